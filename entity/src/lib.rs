@@ -1,0 +1,8 @@
+//! SeaORM entities of tokenkeeper: rows, and nothing else.
+//!
+//! Every date is a `BIGINT` of milliseconds since the Unix epoch: MariaDB's and MySQL's own date types cut
+//! milliseconds off. Every `*_sealed` column holds ciphertext (see `secret.rs` of the worker).
+
+pub mod auth_provider;
+pub mod identity;
+pub mod token_entry;

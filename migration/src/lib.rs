@@ -1,0 +1,27 @@
+//! Migrations of tokenkeeper, for SQLite, PostgreSQL, MariaDB and MySQL.
+//!
+//! Each one is a single statement with its indexes inside, because only PostgreSQL rolls a half-done
+//! migration back. Nothing locks: one process migrates at a time (`tokenkeeper migrate up`).
+
+mod column;
+mod m20261122_000001_create_auth_provider;
+mod m20261122_000002_create_identity;
+mod m20261122_000003_create_token_entry;
+
+use sea_orm_migration::prelude::*;
+pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
+
+/// Every migration, oldest first.
+#[derive(Debug, Clone, Copy)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261122_000001_create_auth_provider::Migration),
+            Box::new(m20261122_000002_create_identity::Migration),
+            Box::new(m20261122_000003_create_token_entry::Migration),
+        ]
+    }
+}

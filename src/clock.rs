@@ -1,0 +1,153 @@
+//! Time as a value: [`Timestamp`], and the clocks it comes from.
+//!
+//! Every rule of this crate takes `now` as an argument. The only calls of the machine's clock are in
+//! [`SystemClock`]; `clippy.toml` bans them elsewhere, so that any rule can be tested at any time of day.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A point in time: milliseconds since the Unix epoch, UTC.
+///
+/// Milliseconds are what the messages show and what every one of the databases keeps exactly
+/// (MariaDB truncates its own date types to seconds), so no conversion ever rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The time `millis` milliseconds after the Unix epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Reads an RFC 3339 date with any offset; finer than milliseconds is cut off.
+    pub fn parse_rfc3339(text: &str) -> Result<Self, chrono::ParseError> {
+        DateTime::parse_from_rfc3339(text).map(|date| Self(date.timestamp_millis()))
+    }
+
+    /// How long from `earlier` to here; zero where `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// This time plus `duration`, or the last one that can be written where it would overflow.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: `2020-01-01T01:05:00.000Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DateTime::<Utc>::from_timestamp_millis(self.0) {
+            Some(date) => f.write_str(&date.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            None => write!(f, "{} ms after the epoch", self.0),
+        }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse_rfc3339(&text).map_err(|error| {
+            de::Error::custom(format_args!("not an RFC 3339 date like 2020-01-01T01:05:00.000Z: {error}"))
+        })
+    }
+}
+
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "format": "date-time",
+            "description": "RFC 3339, UTC, milliseconds: 2020-01-01T01:05:00.000Z",
+        })
+    }
+}
+
+/// Where `now` comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one home of the machine's clock")]
+    fn now(&self) -> Timestamp {
+        Timestamp(Utc::now().timestamp_millis())
+    }
+}
+
+/// A clock that stands still until it is told otherwise, for tests of rules that depend on the time.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    pub const fn at(now: Timestamp) -> Self {
+        Self(AtomicI64::new(now.0))
+    }
+
+    /// Shows `now` from here on.
+    pub fn set(&self, now: Timestamp) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        self.set(self.now().plus(by));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_is_written_in_utc_with_milliseconds_and_read_with_any_offset() {
+        let noon = Timestamp::parse_rfc3339("2020-01-01T02:05:00+01:00").unwrap();
+        assert_eq!(noon.to_string(), "2020-01-01T01:05:00.000Z");
+        assert_eq!(serde_json::from_str::<Timestamp>("\"2020-01-01T01:05:00.0009Z\"").unwrap(), noon);
+        let error = serde_json::from_str::<Timestamp>("\"tomorrow\"").unwrap_err().to_string();
+        assert!(error.contains("RFC 3339"), "{error}");
+    }
+
+    #[test]
+    fn time_saturates_instead_of_wrapping() {
+        let last = Timestamp::from_millis(i64::MAX);
+        assert_eq!(last.plus(Duration::MAX), last);
+        assert_eq!(Timestamp::from_millis(0).since(last), Duration::ZERO);
+        assert_eq!(last.since(Timestamp::from_millis(i64::MIN)).as_millis(), i64::MAX as u128);
+    }
+}
