@@ -47,6 +47,9 @@ pub struct Model {
     pub failure_fingerprint: Option<String>,
     /// When it failed, in ms since the epoch.
     pub failed_at: Option<i64>,
+    /// Fingerprint of the access token that a login flow stored last: tells a `token.store` that is delivered
+    /// twice from a new one.
+    pub login_fingerprint: Option<String>,
     /// When the first pair was stored, in ms since the epoch.
     pub created_at: i64,
     /// When this pair was stored, in ms since the epoch.

@@ -31,6 +31,7 @@ impl MigrationTrait for Migration {
             .col(ColumnDef::new("failure_message").text())
             .col(exact.column("failure_fingerprint", 64))
             .col(millis("failed_at"))
+            .col(exact.column("login_fingerprint", 64))
             .col(millis("created_at").not_null())
             .col(millis("updated_at").not_null())
             .foreign_key(

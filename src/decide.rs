@@ -1,0 +1,196 @@
+//! DECIDE: what a request does with a stored token (section 4 of the design).
+//!
+//! A pure function: no I/O, no async, no clock. Everything it depends on is an argument, so every row of the
+//! table is a line in a test.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::message::{Refresh, Warning};
+use crate::provider::{Provider, RequiredWhileReserved};
+
+/// What is known about the stored token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenState {
+    /// When it expires; none: never.
+    pub expires_at: Option<Timestamp>,
+    /// Until when somebody holds it.
+    pub reserved_until: Option<Timestamp>,
+    /// The lifetime the provider granted; known for a pair that a refresh issued.
+    pub granted_lifetime: Option<Duration>,
+    /// Whether there is a refresh token.
+    pub refreshable: bool,
+}
+
+/// What the provider and the flags say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// The provider needs opportunistic refresh and the user's flag is on.
+    pub opportunistic: bool,
+    /// Where set, an opportunistic refresh waits until the token expires within this window.
+    pub opportunistic_window: Option<Duration>,
+    /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
+    pub required_while_reserved: RequiredWhileReserved,
+}
+
+impl Policy {
+    /// The policy of a provider for a user whose flag `opportunistic_token_refresh` is as given.
+    pub fn new(provider: &Provider, opportunistic_flag: bool) -> Self {
+        Self {
+            opportunistic: provider.opportunistic_refresh && opportunistic_flag,
+            opportunistic_window: provider.opportunistic_refresh_window,
+            required_while_reserved: if provider.kills_old_token {
+                provider.required_while_reserved
+            } else {
+                RequiredWhileReserved::Refresh
+            },
+        }
+    }
+}
+
+/// What a requester asks for. Both dates are fixed when the request arrives, so a request that had to wait is
+/// judged by the same `until` as one that did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// When the request arrived.
+    pub received_at: Timestamp,
+    /// How long from then the token must work.
+    pub lifetime: Duration,
+    /// When the requester stops waiting.
+    pub deadline: Timestamp,
+}
+
+impl Demand {
+    /// Until when the token must work, and be reserved.
+    pub fn until(&self) -> Timestamp {
+        self.received_at.plus(self.lifetime)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Extend the reservation to `until` and hand out the stored token.
+    Serve {
+        /// What the reply says: `None` or `Reserved`.
+        refresh: Refresh,
+        /// What the requester should know.
+        warnings: Vec<Warning>,
+    },
+    /// Refresh, then hand out the new token.
+    Refresh(Cause),
+    /// Somebody holds the token until then, and a refresh would kill it: decide again when they are done.
+    WaitForReservation(Timestamp),
+    /// The identity has no token.
+    TokenNotFound,
+    /// It does not live as long as requested, and there is no refresh token.
+    NotRefreshable,
+}
+
+/// Why a token is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// It is still valid for the request, and nobody holds it.
+    Opportunistic,
+    /// It does not live as long as requested.
+    Required,
+}
+
+impl Cause {
+    /// What the reply says.
+    pub const fn refresh(self) -> Refresh {
+        match self {
+            Self::Opportunistic => Refresh::Opportunistic,
+            Self::Required => Refresh::Required,
+        }
+    }
+}
+
+/// Decides. The rows of the design's table, from top to bottom.
+pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
+    let Some(token) = token else { return Decision::TokenNotFound };
+    let reserved = token.reserved_until.is_some_and(|until| until > now);
+    if is_valid(token, now, demand) {
+        return if !opportunistic_due(token, now, policy) {
+            serve(token, demand, Refresh::None)
+        } else if reserved {
+            serve(token, demand, Refresh::Reserved)
+        } else if token.refreshable {
+            Decision::Refresh(Cause::Opportunistic)
+        } else {
+            serve(token, demand, Refresh::None)
+        };
+    }
+    if !token.refreshable {
+        return Decision::NotRefreshable;
+    }
+    match token.reserved_until {
+        Some(until) if reserved && is_alive(token, now) => {
+            required_while_reserved(token, until, demand, policy)
+        }
+        _ => Decision::Refresh(Cause::Required),
+    }
+}
+
+/// Whether the token can be handed out for this demand: valid at `until`, and not expired.
+///
+/// The second half matters to a request that waited longer than the lifetime it asked for.
+pub fn is_valid(token: &TokenState, now: Timestamp, demand: &Demand) -> bool {
+    let until = demand.received_at.plus(decided_lifetime(token, demand));
+    token.expires_at.is_none_or(|expires_at| expires_at >= until) && is_alive(token, now)
+}
+
+/// The warnings that go with a token of this granted lifetime.
+pub fn clamp_warning(granted_lifetime: Option<Duration>, demand: &Demand) -> Option<Warning> {
+    granted_lifetime.is_some_and(|granted| demand.lifetime > granted).then_some(Warning::LifetimeClamped)
+}
+
+/// The lifetime to decide by. A request for more than the provider grants counts as one for half of that, so
+/// that a provider with short tokens is not asked for a new one on every call.
+fn decided_lifetime(token: &TokenState, demand: &Demand) -> Duration {
+    match token.granted_lifetime {
+        Some(granted) if demand.lifetime > granted => granted / 2,
+        _ => demand.lifetime,
+    }
+}
+
+fn is_alive(token: &TokenState, now: Timestamp) -> bool {
+    token.expires_at.is_none_or(|expires_at| expires_at > now)
+}
+
+fn opportunistic_due(token: &TokenState, now: Timestamp, policy: &Policy) -> bool {
+    policy.opportunistic
+        && match (policy.opportunistic_window, token.expires_at) {
+            (None, _) => true,
+            (Some(window), Some(expires_at)) => expires_at <= now.plus(window),
+            (Some(_), None) => false,
+        }
+}
+
+fn serve(token: &TokenState, demand: &Demand, refresh: Refresh) -> Decision {
+    Decision::Serve { refresh, warnings: clamp_warning(token.granted_lifetime, demand).into_iter().collect() }
+}
+
+fn required_while_reserved(
+    token: &TokenState,
+    reserved_until: Timestamp,
+    demand: &Demand,
+    policy: &Policy,
+) -> Decision {
+    match policy.required_while_reserved {
+        RequiredWhileReserved::Refresh => Decision::Refresh(Cause::Required),
+        RequiredWhileReserved::Wait if reserved_until < demand.deadline => {
+            Decision::WaitForReservation(reserved_until)
+        }
+        RequiredWhileReserved::Wait | RequiredWhileReserved::GrantRemaining => Decision::Serve {
+            refresh: Refresh::None,
+            warnings: clamp_warning(token.granted_lifetime, demand)
+                .into_iter()
+                .chain([Warning::LifetimeShort])
+                .collect(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

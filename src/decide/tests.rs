@@ -1,0 +1,274 @@
+//! Section 4 of the design, row by row, example by example, and as properties of any state.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOON: i64 = 1_577_880_000_000; // 2020-01-01T12:00:00Z
+const MINUTE: i64 = 60_000;
+
+fn at(minutes: i64) -> Timestamp {
+    Timestamp::from_millis(NOON + minutes * MINUTE)
+}
+
+fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(minutes * 60)
+}
+
+/// A refreshable token that expires and is reserved at these minutes after noon.
+fn token(expires_at: impl Into<Option<i64>>, reserved_until: impl Into<Option<i64>>) -> TokenState {
+    TokenState {
+        expires_at: expires_at.into().map(at),
+        reserved_until: reserved_until.into().map(at),
+        granted_lifetime: None,
+        refreshable: true,
+    }
+}
+
+/// A demand at noon for five minutes, with thirty seconds to answer it.
+fn demand() -> Demand {
+    Demand { received_at: at(0), lifetime: minutes(5), deadline: at(0).plus(Duration::from_secs(30)) }
+}
+
+fn policy(opportunistic: bool) -> Policy {
+    Policy {
+        opportunistic,
+        opportunistic_window: None,
+        required_while_reserved: RequiredWhileReserved::Refresh,
+    }
+}
+
+fn served(refresh: Refresh) -> Decision {
+    Decision::Serve { refresh, warnings: vec![] }
+}
+
+#[test]
+fn every_row_of_the_table() {
+    let unrefreshable = |token: TokenState| TokenState { refreshable: false, ..token };
+    let rows = [
+        ("none", None, true, Decision::TokenNotFound),
+        ("none, no opportunism", None, false, Decision::TokenNotFound),
+        ("valid, no opportunism", Some(token(60, None)), false, served(Refresh::None)),
+        ("valid, no opportunism, reserved", Some(token(60, 30)), false, served(Refresh::None)),
+        ("never expires, no opportunism", Some(token(None, None)), false, served(Refresh::None)),
+        ("valid, reserved", Some(token(60, 30)), true, served(Refresh::Reserved)),
+        ("never expires, reserved", Some(token(None, 1)), true, served(Refresh::Reserved)),
+        ("valid, not reserved", Some(token(60, None)), true, Decision::Refresh(Cause::Opportunistic)),
+        ("valid, reservation over", Some(token(60, -1)), true, Decision::Refresh(Cause::Opportunistic)),
+        ("valid, reservation ends now", Some(token(60, 0)), true, Decision::Refresh(Cause::Opportunistic)),
+        (
+            "never expires, not reserved",
+            Some(token(None, None)),
+            true,
+            Decision::Refresh(Cause::Opportunistic),
+        ),
+        ("valid, no refresh token", Some(unrefreshable(token(60, None))), true, served(Refresh::None)),
+        (
+            "valid, no refresh token, reserved",
+            Some(unrefreshable(token(60, 30))),
+            true,
+            served(Refresh::Reserved),
+        ),
+        ("valid to the millisecond", Some(token(5, None)), false, served(Refresh::None)),
+        ("too short", Some(token(4, None)), false, Decision::Refresh(Cause::Required)),
+        ("too short, opportunism", Some(token(4, None)), true, Decision::Refresh(Cause::Required)),
+        ("too short, reserved", Some(token(4, 3)), true, Decision::Refresh(Cause::Required)),
+        ("expired", Some(token(-1, None)), false, Decision::Refresh(Cause::Required)),
+        ("too short, no refresh token", Some(unrefreshable(token(4, None))), true, Decision::NotRefreshable),
+        ("expired, no refresh token", Some(unrefreshable(token(-1, 3))), false, Decision::NotRefreshable),
+    ];
+    for (name, token, opportunistic, expected) in rows {
+        let decision = decide(token.as_ref(), at(0), &demand(), &policy(opportunistic));
+        assert_eq!(decision, expected, "{name}");
+    }
+}
+
+/// Issued at 00:00, expires at 02:00, default lifetime; minutes are counted from 00:00.
+#[test]
+fn every_worked_example() {
+    let github = policy(false);
+    let bitbucket_server = policy(true);
+    for (now, policy, reserved_until, expected) in [
+        (60, github, None, served(Refresh::None)),
+        (180, github, None, Decision::Refresh(Cause::Required)),
+        (60, bitbucket_server, None, Decision::Refresh(Cause::Opportunistic)),
+        (60, bitbucket_server, Some(90), served(Refresh::Reserved)),
+        (60, bitbucket_server, Some(63), served(Refresh::Reserved)),
+    ] {
+        let demand = Demand { received_at: at(now), ..demand() };
+        let decision = decide(Some(&token(120, reserved_until)), at(now), &demand, &policy);
+        assert_eq!(decision, expected, "at {now} min, reserved until {reserved_until:?}");
+    }
+}
+
+#[test]
+fn an_opportunistic_refresh_waits_for_the_window_where_there_is_one() {
+    let policy = Policy { opportunistic_window: Some(minutes(30)), ..policy(true) };
+    let decide = |token: TokenState| decide(Some(&token), at(0), &demand(), &policy);
+    assert_eq!(decide(token(31, None)), served(Refresh::None));
+    assert_eq!(
+        decide(token(31, 10)),
+        served(Refresh::None),
+        "before the window a reservation changes nothing"
+    );
+    assert_eq!(decide(token(None, None)), served(Refresh::None), "what never expires is never in the window");
+    assert_eq!(decide(token(30, None)), Decision::Refresh(Cause::Opportunistic));
+    assert_eq!(decide(token(30, 10)), served(Refresh::Reserved));
+}
+
+#[test]
+fn a_request_for_more_than_the_provider_grants_counts_as_one_for_half_of_that() {
+    let demand = Demand { lifetime: minutes(600), ..demand() };
+    let granted = |expires_at| TokenState { granted_lifetime: Some(minutes(60)), ..token(expires_at, None) };
+    let clamped = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeClamped] };
+    assert_eq!(decide(Some(&granted(30)), at(0), &demand, &policy(false)), clamped);
+    assert_eq!(
+        decide(Some(&granted(29)), at(0), &demand, &policy(false)),
+        Decision::Refresh(Cause::Required)
+    );
+    let exactly = Demand { lifetime: minutes(60), ..demand };
+    assert_eq!(decide(Some(&granted(60)), at(0), &exactly, &policy(false)), served(Refresh::None));
+    assert_eq!(
+        decide(Some(&granted(59)), at(0), &exactly, &policy(false)),
+        Decision::Refresh(Cause::Required)
+    );
+    let unknown = token(30, None);
+    assert_eq!(decide(Some(&unknown), at(0), &demand, &policy(false)), Decision::Refresh(Cause::Required));
+}
+
+#[test]
+fn a_required_refresh_under_a_reservation_does_what_the_provider_says() {
+    let held = token(4, 3);
+    let short = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeShort] };
+    let patient = Demand { deadline: at(10), ..demand() };
+    for (rule, demand, expected) in [
+        (RequiredWhileReserved::Refresh, patient, Decision::Refresh(Cause::Required)),
+        (RequiredWhileReserved::GrantRemaining, patient, short.clone()),
+        (RequiredWhileReserved::Wait, patient, Decision::WaitForReservation(at(3))),
+        (RequiredWhileReserved::Wait, demand(), short),
+    ] {
+        let policy = Policy { required_while_reserved: rule, ..policy(true) };
+        assert_eq!(decide(Some(&held), at(0), &demand, &policy), expected, "{rule:?}");
+        for gone in [token(4, None), token(4, 0), token(-1, 3)] {
+            let decision = decide(Some(&gone), at(0), &demand, &policy);
+            assert_eq!(decision, Decision::Refresh(Cause::Required), "{rule:?}: nobody holds a living token");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_waited_past_its_own_lifetime_gets_no_expired_token() {
+    let brief = Demand { lifetime: Duration::from_secs(1), ..demand() };
+    let expired_while_waiting = token(1, None);
+    let decision = decide(Some(&expired_while_waiting), at(2), &brief, &policy(false));
+    assert_eq!(decision, Decision::Refresh(Cause::Required));
+}
+
+prop_compose! {
+    fn any_token()(
+        expires_at in proptest::option::of(-300i64..300),
+        reserved_until in proptest::option::of(-300i64..300),
+        granted in proptest::option::of(1u64..300),
+        refreshable: bool,
+    ) -> TokenState {
+        TokenState { granted_lifetime: granted.map(minutes), refreshable, ..token(expires_at, reserved_until) }
+    }
+}
+
+prop_compose! {
+    fn any_demand()(lifetime in 1u64..86_400, patience in 0u64..600) -> Demand {
+        Demand {
+            received_at: at(0),
+            lifetime: Duration::from_secs(lifetime),
+            deadline: at(0).plus(Duration::from_secs(patience)),
+        }
+    }
+}
+
+prop_compose! {
+    fn any_policy()(
+        opportunistic: bool,
+        window in proptest::option::of(0u64..300),
+        rule in prop_oneof![
+            Just(RequiredWhileReserved::Refresh),
+            Just(RequiredWhileReserved::Wait),
+            Just(RequiredWhileReserved::GrantRemaining),
+        ],
+    ) -> Policy {
+        Policy { opportunistic, opportunistic_window: window.map(minutes), required_while_reserved: rule }
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_refreshed_opportunistically_while_it_is_reserved(
+        token in any_token(), waited in 0i64..10, demand in any_demand(), policy in any_policy(),
+    ) {
+        let now = at(waited);
+        let decision = decide(Some(&token), now, &demand, &policy);
+        if token.reserved_until.is_some_and(|until| until > now) {
+            prop_assert_ne!(decision, Decision::Refresh(Cause::Opportunistic));
+        }
+    }
+
+    #[test]
+    fn an_expired_token_is_never_served(
+        token in any_token(), waited in 0i64..10, demand in any_demand(), policy in any_policy(),
+    ) {
+        let now = at(waited);
+        if let Decision::Serve { .. } = decide(Some(&token), now, &demand, &policy) {
+            prop_assert!(token.expires_at.is_none_or(|expires_at| expires_at > now));
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_refresh_token_is_never_refreshed(
+        token in any_token(), demand in any_demand(), policy in any_policy(),
+    ) {
+        let token = TokenState { refreshable: false, ..token };
+        let decision = decide(Some(&token), at(0), &demand, &policy);
+        prop_assert!(!matches!(decision, Decision::Refresh(_) | Decision::WaitForReservation(_)));
+    }
+
+    #[test]
+    fn a_served_token_lives_as_long_as_asked_or_the_requester_is_warned(
+        token in any_token(), demand in any_demand(), policy in any_policy(),
+    ) {
+        if let Decision::Serve { warnings, .. } = decide(Some(&token), at(0), &demand, &policy) {
+            let lives = token.expires_at.is_none_or(|expires_at| expires_at >= demand.until());
+            prop_assert!(lives || !warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn without_opportunism_a_token_that_lives_long_enough_is_left_alone(
+        token in any_token(), demand in any_demand(), policy in any_policy(),
+    ) {
+        let policy = Policy { opportunistic: false, ..policy };
+        let lives = token.expires_at.is_none_or(|expires_at| expires_at >= demand.until());
+        if lives {
+            let served_as_it_is =
+                matches!(decide(Some(&token), at(0), &demand, &policy), Decision::Serve { refresh: Refresh::None, .. });
+            prop_assert!(served_as_it_is);
+        }
+    }
+
+    #[test]
+    fn a_refresh_is_required_exactly_when_the_token_is_too_short(
+        token in any_token(), demand in any_demand(), policy in any_policy(),
+    ) {
+        if decide(Some(&token), at(0), &demand, &policy) == Decision::Refresh(Cause::Required) {
+            prop_assert!(!is_valid(&token, at(0), &demand));
+        }
+    }
+
+    #[test]
+    fn waiting_for_a_reservation_ends_within_the_requests_time(
+        token in any_token(), demand in any_demand(), policy in any_policy(),
+    ) {
+        if let Decision::WaitForReservation(until) = decide(Some(&token), at(0), &demand, &policy) {
+            prop_assert!(until < demand.deadline);
+            prop_assert!(until > at(0));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! DECODE, ENCODE: the contract's messages (section 3 of the design) as types.
+//!
+//! [`decode`] turns a body into a [`Request`] that holds nothing invalid, or says which field is wrong;
+//! [`Reply::encode`] turns an answer into a body. Neither does I/O, and neither puts a value that a publisher
+//! sent into an error text: a token in the wrong place must not travel on into a log or a dead letter.
+
+mod clone_url;
+mod decode;
+mod envelope;
+mod reply;
+mod request;
+
+pub use clone_url::{CloneUrl, CloneUrlError};
+pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
+pub use envelope::{DIRECT_REPLY_TO, Envelope};
+pub use reply::{
+    ErrorBody, ErrorCode, ErrorReply, GrantedToken, Refresh, Reply, StoreReply, TokenGrant, TokenReply,
+    TokenValue, Warning, WorkspaceStartReply,
+};
+pub use request::{
+    Host, LifetimeSecs, MessageKind, Request, StoreRequest, StoredPair, TokenRequest, UserId,
+    WorkspaceStartRequest,
+};

@@ -1,0 +1,146 @@
+//! Clone URLs, of which a workspace start needs the host.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::Url;
+
+use super::request::Host;
+
+/// The clone URL of a repository, reduced to the host whose token it needs.
+///
+/// Nothing else of it is kept: a path names a private project, and the user info may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "Cow<'_, str>")]
+#[schemars(
+    with = "String",
+    description = "https://host[:port]/path, ssh://user@host/path, or user@host:path"
+)]
+pub struct CloneUrl {
+    host: Host,
+}
+
+/// Why a text is no clone URL. Does not repeat the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a clone URL: https://host/path, ssh://user@host/path or user@host:path")]
+pub struct CloneUrlError;
+
+impl CloneUrl {
+    /// The host whose token it needs: with its port for http(s), where it has one; the bare name for ssh, whose
+    /// port says nothing about the provider's web address.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+impl TryFrom<Cow<'_, str>> for CloneUrl {
+    type Error = CloneUrlError;
+
+    fn try_from(text: Cow<'_, str>) -> Result<Self, Self::Error> {
+        let host = match text.split_once("://") {
+            Some(("https" | "http", _)) => http_host(&text),
+            Some(("ssh" | "git+ssh" | "ssh+git", rest)) => ssh_host(rest),
+            Some(_) => None,
+            None => scp_host(&text),
+        };
+        let host = host.and_then(|host| Host::try_from(host.as_str()).ok());
+        host.map(|host| Self { host }).ok_or(CloneUrlError)
+    }
+}
+
+fn http_host(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok()?;
+    let name = url.host_str()?.to_owned();
+    if url.path().len() < 2 {
+        return None;
+    }
+    // `Url` drops a port that is the scheme's default. The contract keeps the port that was written, and a
+    // provider applied as `host:443` must be found.
+    let authority = text.split_once("://")?.1.split(['/', '?', '#']).next()?;
+    let behind_user_info = authority.rsplit('@').next().filter(|rest| !rest.is_empty())?;
+    match behind_user_info.rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(format!("{name}:{}", port.parse::<u16>().ok()?))
+        }
+        _ => Some(name),
+    }
+}
+
+fn ssh_host(rest: &str) -> Option<String> {
+    // Not a special scheme to the URL standard, so its host is neither checked nor lower-cased there.
+    let url = Url::parse(&format!("https://{rest}")).ok()?;
+    if url.path().len() < 2 { None } else { url.host_str().map(str::to_owned) }
+}
+
+/// `[user@]host:path`, as git reads it: a colon before the first slash.
+fn scp_host(text: &str) -> Option<String> {
+    let (before, path) = text.split_once(':')?;
+    let name = before.rsplit('@').next()?;
+    if before.contains('/') || path.is_empty() || name.is_empty() {
+        return None;
+    }
+    Url::parse(&format!("https://{name}/")).ok()?.host_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Option<String> {
+        CloneUrl::try_from(Cow::Borrowed(text)).ok().map(|url| url.host().as_str().to_owned())
+    }
+
+    #[test]
+    fn the_host_of_an_http_url_keeps_its_port_and_loses_its_user_info() {
+        for (text, expected) in [
+            ("https://bitbucket.example.org/scm/proj/repo.git", "bitbucket.example.org"),
+            ("https://bitbucket.example.org:7990/scm/p/r.git", "bitbucket.example.org:7990"),
+            ("http://127.0.0.1:41000/scm/p/r.git", "127.0.0.1:41000"),
+            ("https://jdoe:pa:ss@git.example.org/p/r", "git.example.org"),
+            ("https://jdoe:pass@git.example.org:8443/p/r", "git.example.org:8443"),
+            ("https://git.example.org:443/p/r", "git.example.org:443"),
+            ("https://GIT.Example.org/p/r", "git.example.org"),
+            ("https://[::1]:7990/p/r", "[::1]:7990"),
+            ("https://[2001:db8::1]/p/r", "[2001:db8::1]"),
+        ] {
+            assert_eq!(host(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_ssh_form_is_the_bare_name() {
+        for (text, expected) in [
+            ("ssh://git@bitbucket.example.org:7999/proj/repo.git", "bitbucket.example.org"),
+            ("ssh://bitbucket.example.org/proj/repo.git", "bitbucket.example.org"),
+            ("git@github.com:owner/repo.git", "github.com"),
+            ("github.com:owner/repo.git", "github.com"),
+            ("git@GitHub.com:owner/repo.git", "github.com"),
+        ] {
+            assert_eq!(host(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_git_could_not_clone_over_https_or_ssh_is_refused() {
+        for text in [
+            "",
+            "repo",
+            "/srv/git/repo.git",
+            "./repo:x",
+            "file:///srv/repo.git",
+            "git://example.org/r",
+            "https://",
+            "https:///p/r",
+            "https://example.org",
+            "https://example.org/",
+            "git@:path",
+            "git@host:",
+            "https://example.org:99999/p",
+            "ssh://",
+            "https://exa mple.org/r",
+        ] {
+            assert_eq!(host(text), None, "{text}");
+        }
+    }
+}

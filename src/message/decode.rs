@@ -1,0 +1,232 @@
+//! Bodies into requests, and what is wrong with a body that is none.
+
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::request::{MessageKind, Request};
+
+/// Largest body, in bytes.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// A body that breaks the contract.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct InvalidRequest {
+    /// Which field is wrong and what would be right. Repeats nothing the publisher sent.
+    pub reason: String,
+    /// What could be read nevertheless.
+    pub echo: Box<Echo>,
+}
+
+/// The fields that a reply repeats, so that the requester knows what it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// The platform's user.
+    pub user_id: Option<String>,
+    /// The provider's host.
+    pub host: Option<String>,
+    /// The workspace.
+    pub workspace_id: Option<String>,
+}
+
+/// Reads the body of a message of this kind.
+///
+/// # Errors
+/// [`InvalidRequest`], with a reason that names the field.
+pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest> {
+    if body.len() > MAX_BODY_BYTES {
+        let reason = format!("the body has {} bytes; at most {MAX_BODY_BYTES} are taken", body.len());
+        return Err(InvalidRequest { reason, echo: Box::default() });
+    }
+    // Serde also reads a struct from an array; the contract knows objects alone.
+    if !matches!(body.trim_ascii_start().first(), None | Some(b'{')) {
+        let reason = "the body must be a JSON object".to_owned();
+        return Err(InvalidRequest { reason, echo: Box::default() });
+    }
+    let request = match kind {
+        MessageKind::TokenRequest => serde_json::from_slice(body).map(Request::Token),
+        MessageKind::WorkspaceStart => serde_json::from_slice(body).map(Request::WorkspaceStart),
+        MessageKind::TokenStore => serde_json::from_slice(body).map(Request::Store),
+    };
+    request.map_err(|error| InvalidRequest {
+        reason: if error.classify() == Category::Data { wrong_field(kind, body) } else { not_json(&error) },
+        echo: Box::new(read_echo(body)),
+    })
+}
+
+/// Reads the body again, this time keeping track of where in it the reader is: only a bad message pays for that.
+fn wrong_field(kind: MessageKind, body: &[u8]) -> String {
+    use super::request::{StoreRequest, TokenRequest, WorkspaceStartRequest};
+    match kind {
+        MessageKind::TokenRequest => place_of_error::<TokenRequest>(body),
+        MessageKind::WorkspaceStart => place_of_error::<WorkspaceStartRequest>(body),
+        MessageKind::TokenStore => place_of_error::<StoreRequest>(body),
+    }
+}
+
+fn place_of_error<T: DeserializeOwned>(body: &[u8]) -> String {
+    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(body)) {
+        Err(error) => match error.path().to_string() {
+            root if root == "." => without_values(&error.inner().to_string()),
+            path => format!("{path}: {}", without_values(&error.inner().to_string())),
+        },
+        // The value is good, so what follows it is not.
+        Ok(_) => "there is something behind the JSON object".to_owned(),
+    }
+}
+
+/// Cuts out of a serde message what it repeats of the input ("invalid type: string \"…\", expected u64"): in a
+/// misplaced field that may be a token.
+fn without_values(message: &str) -> String {
+    let (text, _position) = message.rsplit_once(" at line ").unwrap_or((message, ""));
+    let repeats_input = text.starts_with("invalid type:") || text.starts_with("invalid value:");
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) if repeats_input => format!("must be {expected}"),
+        _ if repeats_input => "has a wrong type or value".to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!("the body is not JSON (line {}, column {})", error.line(), error.column())
+}
+
+fn read_echo(body: &[u8]) -> Echo {
+    let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body) else {
+        return Echo::default();
+    };
+    let mut text = |name: &str| match fields.remove(name) {
+        Some(serde_json::Value::String(text)) if text.chars().count() <= 255 => Some(text),
+        _ => None,
+    };
+    Echo { user_id: text("user_id"), host: text("host"), workspace_id: text("workspace_id") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(kind: MessageKind, body: &str) -> String {
+        decode(kind, body.as_bytes()).expect_err("must be refused").reason
+    }
+
+    #[test]
+    fn a_good_request_is_read_and_unknown_fields_are_ignored() {
+        let body = br#"{"user_id":"u-1","host":"h.example.org","requested_lifetime_secs":86400,"later":[1]}"#;
+        let Ok(Request::Token(request)) = decode(MessageKind::TokenRequest, body) else { panic!("not read") };
+        assert_eq!(request.user_id.as_str(), "u-1");
+        assert_eq!(request.requested_lifetime_secs.unwrap().duration().as_secs(), 86400);
+    }
+
+    #[test]
+    fn the_reason_names_the_field_and_what_would_be_right() {
+        use MessageKind::{TokenRequest, TokenStore, WorkspaceStart};
+        for (kind, body, expected) in [
+            (TokenRequest, "", "the body is not JSON (line 1, column 0)"),
+            (TokenRequest, "{", "the body is not JSON (line 1, column 1)"),
+            (TokenRequest, r#"["u","h"]"#, "the body must be a JSON object"),
+            (TokenRequest, "7", "the body must be a JSON object"),
+            (TokenStore, r#"{"user_id":"u","host":"h","token":["t"]}"#, "token: must be an object"),
+            (TokenRequest, r#"{"host":"h"}"#, "missing field `user_id`"),
+            (TokenRequest, r#"{"user_id":"u"}"#, "missing field `host`"),
+            (TokenRequest, r#"{"user_id":7,"host":"h"}"#, "user_id: must be a string"),
+            (TokenRequest, r#"{"user_id":"","host":"h"}"#, "user_id: must be 1 to 255 characters"),
+            (
+                TokenRequest,
+                r#"{"user_id":"a\u0000b","host":"h"}"#,
+                "user_id: must not contain control characters",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"https://h/"}"#,
+                "host: must be a bare host name, with a port where there is one, like bitbucket.example.org:7990",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":0}"#,
+                "requested_lifetime_secs: must be 1 to 86400 seconds",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":86401}"#,
+                "requested_lifetime_secs: must be 1 to 86400 seconds",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":-1}"#,
+                "requested_lifetime_secs: must be u64",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":"5m"}"#,
+                "requested_lifetime_secs: must be u64",
+            ),
+            (TokenRequest, r#"{"user_id":"u","host":"h","user_id":"v"}"#, "duplicate field `user_id`"),
+            (
+                WorkspaceStart,
+                r#"{"workspace_id":"w","user_id":"u","repositories":[]}"#,
+                "repositories: must be 1 to 16 clone URLs",
+            ),
+            (
+                WorkspaceStart,
+                r#"{"workspace_id":"w","user_id":"u","repositories":["x"]}"#,
+                "repositories[0]: must be a clone URL: https://host/path, ssh://user@host/path or user@host:path",
+            ),
+            (
+                TokenStore,
+                r#"{"user_id":"u","host":"h","token":{"value":""}}"#,
+                "token.value: must be 1 to 16384 bytes",
+            ),
+            (
+                TokenStore,
+                r#"{"user_id":"u","host":"h","token":{"value":"a","expires_at":"soon"}}"#,
+                "token.expires_at: not an RFC 3339 date like 2020-01-01T01:05:00.000Z: premature end of input",
+            ),
+        ] {
+            assert_eq!(reason(kind, body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_the_object_and_too_large_a_body_are_told() {
+        let behind = reason(MessageKind::TokenRequest, r#"{"user_id":"u","host":"h"} x"#);
+        assert_eq!(behind, "the body is not JSON (line 1, column 28)");
+        let large = format!(r#"{{"user_id":"u","host":"h","x":"{}"}}"#, "y".repeat(MAX_BODY_BYTES));
+        assert!(reason(MessageKind::TokenRequest, &large).contains("at most 65536"));
+    }
+
+    #[test]
+    fn user_and_host_are_echoed_where_they_could_be_read() {
+        let body = br#"{"user_id":"u-1","host":"h","requested_lifetime_secs":0}"#;
+        let error = decode(MessageKind::TokenRequest, body).unwrap_err();
+        assert_eq!(error.echo.user_id.as_deref(), Some("u-1"));
+        assert_eq!(error.echo.host.as_deref(), Some("h"));
+        let error = decode(MessageKind::TokenRequest, br#"{"user_id":"u-1","host":7}"#).unwrap_err();
+        assert_eq!((error.echo.user_id.as_deref(), error.echo.host), (Some("u-1"), None));
+    }
+
+    #[test]
+    fn a_misplaced_token_is_not_repeated_in_the_reason() {
+        for body in [
+            r#"{"user_id":"u","host":"h","token":"s3cret-token"}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"a","scopes":"s3cret-token, expected x"}}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"a","expires_at":"s3cret-token"}}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"s3cret-tokené"}}"#,
+            r#"{"user_id":"u","host":"s3cret-token/x","token":{"value":"a"}}"#,
+        ] {
+            let reason = reason(MessageKind::TokenStore, body);
+            assert!(!reason.contains("s3cret"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_pair_of_sixteen_kib_is_taken_and_a_larger_one_is_not() {
+        let body =
+            |len: usize| format!(r#"{{"user_id":"u","host":"h","token":{{"value":"{}"}}}}"#, "t".repeat(len));
+        assert!(decode(MessageKind::TokenStore, body(16 * 1024).as_bytes()).is_ok());
+        assert_eq!(
+            reason(MessageKind::TokenStore, &body(16 * 1024 + 1)),
+            "token.value: must be 1 to 16384 bytes"
+        );
+    }
+}

@@ -1,0 +1,294 @@
+//! What tokenkeeper answers.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, Serializer};
+
+use super::decode::Echo;
+use crate::clock::Timestamp;
+
+/// The answer to a message of any kind.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To `token.request`.
+    Token(TokenReply),
+    /// To `workspace.start`.
+    WorkspaceStart(WorkspaceStartReply),
+    /// To `token.store`.
+    Store(StoreReply),
+}
+
+impl Reply {
+    /// The JSON body.
+    ///
+    /// # Errors
+    /// None that is known: every field of a reply has a JSON form.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        // One allocation for nearly every reply: the fields around a token take some 350 bytes.
+        let mut body = Vec::with_capacity(1024);
+        serde_json::to_writer(&mut body, self)?;
+        Ok(body)
+    }
+}
+
+/// The answer to `token.request`, and to each host of `workspace.start`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.reply")]
+pub enum TokenReply {
+    /// Here is the token.
+    Ok(TokenGrant),
+    /// There is none.
+    Error(ErrorReply),
+}
+
+impl TokenReply {
+    /// Whether a token was handed out.
+    pub const fn is_ok(&self) -> bool {
+        matches!(self, Self::Ok(_))
+    }
+}
+
+/// A token that was handed out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TokenGrant {
+    /// The platform's user.
+    pub user_id: String,
+    /// The provider's host.
+    pub host: String,
+    /// The token.
+    pub token: GrantedToken,
+    /// What this request did.
+    pub refresh: Refresh,
+    /// What the requester should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// The token itself.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct GrantedToken {
+    /// The access token.
+    pub value: TokenValue,
+    /// The user name that git sends beside it.
+    pub username: String,
+    /// The scopes it was granted.
+    pub scopes: Vec<String>,
+    /// When this pair was stored.
+    pub updated_at: Timestamp,
+    /// When it expires; null: never.
+    pub expires_at: Option<Timestamp>,
+    /// Until then it is not refreshed opportunistically.
+    pub reserved_until: Timestamp,
+}
+
+/// An access token on its way to the requester: shown in JSON, never in `Debug`.
+#[derive(Clone)]
+pub struct TokenValue(pub SecretString);
+
+impl Serialize for TokenValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.expose_secret())
+    }
+}
+
+impl fmt::Debug for TokenValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[REDACTED]")
+    }
+}
+
+impl JsonSchema for TokenValue {
+    fn schema_name() -> Cow<'static, str> {
+        "TokenValue".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
+/// What a request did to the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refresh {
+    /// Still valid.
+    None,
+    /// Still valid; an opportunistic refresh was due, but somebody holds the token.
+    Reserved,
+    /// Refreshed although still valid, because nobody held it.
+    Opportunistic,
+    /// Refreshed because it would not have lived as long as requested.
+    Required,
+}
+
+/// What a requester should know about a token that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Warning {
+    /// The provider issues tokens that live shorter than requested.
+    LifetimeClamped,
+    /// The token expires before the requested lifetime is over, because refreshing it now would kill it under
+    /// somebody who holds it.
+    LifetimeShort,
+    /// An opportunistic refresh failed; this is the still valid token.
+    RefreshFailed,
+}
+
+/// The answer where there is no token to hand out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ErrorReply {
+    /// The workspace, for a `workspace.start`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<String>,
+    /// The platform's user, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// The provider's host, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What is wrong.
+    pub error: ErrorBody,
+}
+
+impl ErrorReply {
+    /// An error about a message of which `echo` could be read.
+    pub fn new(echo: Echo, error: ErrorBody) -> Self {
+        Self { workspace_id: echo.workspace_id, user_id: echo.user_id, host: echo.host, error }
+    }
+}
+
+/// What is wrong, for a program and for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ErrorBody {
+    /// For the program.
+    pub code: ErrorCode,
+    /// For the person; says nothing secret.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// How long to wait before that, in seconds, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_secs: Option<u64>,
+}
+
+impl ErrorBody {
+    /// An error with what its code says about retrying.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable: code.is_retryable(), retry_after_secs: None }
+    }
+}
+
+/// The error codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Body or properties break the contract.
+    InvalidRequest,
+    /// No provider has this host.
+    UnknownHost,
+    /// The user has no identity at all.
+    UserNotFound,
+    /// The user has no identity at this host.
+    IdentityNotFound,
+    /// The identity has no token.
+    TokenNotFound,
+    /// Too short for the request, and there is no refresh token.
+    NotRefreshable,
+    /// The provider refuses the refresh token: the user must log in again.
+    ReauthorizationRequired,
+    /// The provider refuses us: the operator must mend its settings.
+    ProviderMisconfigured,
+    /// The provider cannot be reached or does not answer as it should.
+    ProviderUnavailable,
+    /// Another worker's refresh did not end within the wait.
+    RefreshTimeout,
+    /// The request was too old, or its time ran out.
+    DeadlineExceeded,
+    /// The publisher may not have this.
+    Forbidden,
+    /// Anything else.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Whether the same request may succeed later.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::ProviderUnavailable | Self::RefreshTimeout | Self::DeadlineExceeded | Self::Internal => {
+                true
+            }
+            Self::InvalidRequest
+            | Self::UnknownHost
+            | Self::UserNotFound
+            | Self::IdentityNotFound
+            | Self::TokenNotFound
+            | Self::NotRefreshable
+            | Self::ReauthorizationRequired
+            | Self::ProviderMisconfigured
+            | Self::Forbidden => false,
+        }
+    }
+
+    /// The code as it stands in replies, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::UnknownHost => "unknown_host",
+            Self::UserNotFound => "user_not_found",
+            Self::IdentityNotFound => "identity_not_found",
+            Self::TokenNotFound => "token_not_found",
+            Self::NotRefreshable => "not_refreshable",
+            Self::ReauthorizationRequired => "reauthorization_required",
+            Self::ProviderMisconfigured => "provider_misconfigured",
+            Self::ProviderUnavailable => "provider_unavailable",
+            Self::RefreshTimeout => "refresh_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Forbidden => "forbidden",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// The answer to `workspace.start`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "workspace.start.reply")]
+pub struct WorkspaceStartReply {
+    /// `ok` when every token is.
+    pub status: Status,
+    /// The workspace, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<String>,
+    /// The platform's user, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// One a distinct host, in the order of first appearance.
+    pub tokens: Vec<TokenReply>,
+    /// What is wrong with the message as a whole; then there are no tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+}
+
+/// The answer to `token.store`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.store.reply")]
+pub enum StoreReply {
+    /// The pair is stored.
+    Ok,
+    /// It is not.
+    Error(ErrorReply),
+}
+
+/// Whether all went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It did.
+    Ok,
+    /// It did not.
+    Error,
+}

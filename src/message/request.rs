@@ -1,0 +1,341 @@
+//! What upstream publishes. A value of these types is valid: the checks run while it is read.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::clone_url::CloneUrl;
+use crate::clock::Timestamp;
+
+/// The three kinds of message, each with its routing key, queue and type of reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MessageKind {
+    /// One token of one user.
+    #[serde(rename = "token.request")]
+    TokenRequest,
+    /// The tokens a workspace needs to clone its repositories.
+    #[serde(rename = "workspace.start")]
+    WorkspaceStart,
+    /// A pair that a login flow obtained.
+    #[serde(rename = "token.store")]
+    TokenStore,
+}
+
+impl MessageKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore];
+
+    /// The routing key it is published with, and its name in logs and metrics.
+    pub const fn routing_key(self) -> &'static str {
+        match self {
+            Self::TokenRequest => "token.request",
+            Self::WorkspaceStart => "workspace.start",
+            Self::TokenStore => "token.store",
+        }
+    }
+
+    /// The queue it waits in.
+    pub fn queue(self, prefix: &str) -> String {
+        let name = match self {
+            Self::TokenRequest => "token-requests",
+            Self::WorkspaceStart => "workspace-starts",
+            Self::TokenStore => "token-stores",
+        };
+        format!("{prefix}.{name}")
+    }
+
+    /// The AMQP `type` of its reply.
+    pub const fn reply_type(self) -> &'static str {
+        match self {
+            Self::TokenRequest => "token.reply",
+            Self::WorkspaceStart => "workspace.start.reply",
+            Self::TokenStore => "token.store.reply",
+        }
+    }
+
+    /// Whether a publisher must say where the reply goes.
+    pub const fn needs_reply_to(self) -> bool {
+        match self {
+            Self::TokenRequest | Self::WorkspaceStart => true,
+            Self::TokenStore => false,
+        }
+    }
+}
+
+impl fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.routing_key())
+    }
+}
+
+/// A decoded message.
+#[derive(Debug)]
+pub enum Request {
+    /// `token.request`
+    Token(TokenRequest),
+    /// `workspace.start`
+    WorkspaceStart(WorkspaceStartRequest),
+    /// `token.store`
+    Store(Box<StoreRequest>),
+}
+
+/// `token.request`: hand out a user's token for a host.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.request")]
+pub struct TokenRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// How long from now the token must work; 300 where left out.
+    pub requested_lifetime_secs: Option<LifetimeSecs>,
+}
+
+/// `workspace.start`: hand out the tokens that a workspace needs to clone its repositories.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "workspace.start")]
+pub struct WorkspaceStartRequest {
+    /// The workspace; echoed in the reply.
+    pub workspace_id: WorkspaceId,
+    /// The platform's user.
+    pub user_id: UserId,
+    /// Clone URLs; their distinct hosts decide which tokens are handed out.
+    #[serde(deserialize_with = "repositories")]
+    #[schemars(length(min = 1, max = 16))]
+    pub repositories: Vec<CloneUrl>,
+    /// How long from now the tokens must work; where left out the user's feature flag decides.
+    pub requested_lifetime_secs: Option<LifetimeSecs>,
+}
+
+impl WorkspaceStartRequest {
+    /// The hosts of the repositories, each once, in the order of first appearance.
+    pub fn hosts(&self) -> Vec<&Host> {
+        let mut hosts: Vec<&Host> = Vec::new();
+        for repository in &self.repositories {
+            if !hosts.contains(&repository.host()) {
+                hosts.push(repository.host());
+            }
+        }
+        hosts
+    }
+}
+
+/// `token.store`: a user has authorised; tokenkeeper owns the pair from here on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.store")]
+pub struct StoreRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// The account's id at the provider; `user_id` where left out.
+    pub auth_id: Option<ShortText>,
+    /// The account's display name at the provider.
+    pub auth_name: Option<ShortText>,
+    /// The pair.
+    #[serde(deserialize_with = "object")]
+    pub token: StoredPair,
+}
+
+/// A pair as a login flow obtained it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct StoredPair {
+    /// The access token.
+    #[serde(deserialize_with = "token_value")]
+    #[schemars(with = "String", length(min = 1, max = 16384))]
+    pub value: SecretString,
+    /// The refresh token; left out: the pair cannot be refreshed.
+    #[serde(default, deserialize_with = "optional_token_value")]
+    #[schemars(with = "Option<String>", length(min = 1, max = 16384))]
+    pub refresh_token: Option<SecretString>,
+    /// Git user name that goes with the token; the provider's where left out.
+    pub username: Option<ShortText>,
+    /// The scopes that were granted.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub scopes: Option<Vec<String>>,
+    /// When the access token expires; left out: never.
+    pub expires_at: Option<Timestamp>,
+    /// When the refresh token expires; left out: not known.
+    pub refresh_token_expires_at: Option<Timestamp>,
+}
+
+/// A lifetime that may be asked for: 1 to 86400 seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "u64")]
+pub struct LifetimeSecs(#[schemars(range(min = 1, max = 86400))] u32);
+
+impl LifetimeSecs {
+    /// What a `token.request` asks for that does not say.
+    pub const DEFAULT: Duration = Duration::from_secs(300);
+    /// The longest that may be asked for.
+    pub const MAX: u32 = 86_400;
+
+    /// As a duration.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
+    }
+}
+
+impl TryFrom<u64> for LifetimeSecs {
+    type Error = &'static str;
+
+    fn try_from(secs: u64) -> Result<Self, Self::Error> {
+        match u32::try_from(secs) {
+            Ok(secs @ 1..=Self::MAX) => Ok(Self(secs)),
+            _ => Err("must be 1 to 86400 seconds"),
+        }
+    }
+}
+
+/// Names that the messages carry: 1 to 255 characters, no control characters (PostgreSQL cannot keep a NUL, and
+/// a line break would forge a log line).
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $check:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+        #[serde(try_from = "Cow<'_, str>")]
+        pub struct $name(#[schemars(length(min = 1, max = 255))] String);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<Cow<'_, str>> for $name {
+            type Error = &'static str;
+
+            fn try_from(text: Cow<'_, str>) -> Result<Self, Self::Error> {
+                $check(&text)?;
+                Ok(Self(text.into_owned()))
+            }
+        }
+
+        impl TryFrom<&str> for $name {
+            type Error = &'static str;
+
+            fn try_from(text: &str) -> Result<Self, Self::Error> {
+                Self::try_from(Cow::Borrowed(text))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text!(
+    /// A user of the platform. Compared byte for byte.
+    UserId,
+    check_text
+);
+text!(
+    /// A provider's host as it stands in clone URLs, with a port where there is one. Compared byte for byte.
+    Host,
+    check_host
+);
+text!(
+    /// A workspace of the platform.
+    WorkspaceId,
+    check_text
+);
+text!(
+    /// Any other short text.
+    ShortText,
+    check_text
+);
+
+fn check_text(text: &str) -> Result<(), &'static str> {
+    // Characters are counted only where bytes do not settle it: nearly every text is short ASCII.
+    if text.is_empty() || (text.len() > 255 && text.chars().count() > 255) {
+        return Err("must be 1 to 255 characters");
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must not contain control characters");
+    }
+    Ok(())
+}
+
+fn check_host(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > 255 {
+        return Err("must be 1 to 255 characters");
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control() || b" /@?#\\".contains(&byte)) {
+        return Err(
+            "must be a bare host name, with a port where there is one, like bitbucket.example.org:7990",
+        );
+    }
+    Ok(())
+}
+
+/// Longest token that is kept, in bytes: what the columns take once it is encrypted. The longest seen in the
+/// field are Bitbucket Cloud's, over 2,500 characters.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+fn check_token(token: &SecretString) -> Result<(), &'static str> {
+    let token = token.expose_secret();
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+        return Err("must be 1 to 16384 bytes");
+    }
+    // RFC 6749, appendix A.12 and A.17: tokens are visible ASCII and blanks.
+    if !token.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Err("must be printable ASCII (RFC 6749, appendix A)");
+    }
+    Ok(())
+}
+
+/// Reads a struct from an object, and not from an array, which serde takes too.
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct ObjectOnly<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOnly<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
+        }
+    }
+
+    deserializer.deserialize_map(ObjectOnly(PhantomData))
+}
+
+fn token_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    let token = SecretString::from(String::deserialize(deserializer)?);
+    check_token(&token).map_err(de::Error::custom)?;
+    Ok(token)
+}
+
+fn optional_token_value<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SecretString>, D::Error> {
+    let Some(token) = Option::<String>::deserialize(deserializer)?.map(SecretString::from) else {
+        return Ok(None);
+    };
+    check_token(&token).map_err(de::Error::custom)?;
+    Ok(Some(token))
+}
+
+fn repositories<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CloneUrl>, D::Error> {
+    let repositories = Vec::<CloneUrl>::deserialize(deserializer)?;
+    if (1..=16).contains(&repositories.len()) {
+        Ok(repositories)
+    } else {
+        Err(de::Error::custom("must be 1 to 16 clone URLs"))
+    }
+}

@@ -1,0 +1,178 @@
+//! RESERVE: every query on token entries (section 5 of the design), and nothing else.
+//!
+//! Each write is one short conditional UPDATE guarded by the state it was decided on. It says whether it took
+//! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing
+//! here holds a transaction, and nothing holds a connection longer than a statement takes.
+
+mod entry;
+mod lease;
+mod pair;
+mod provider;
+
+use std::time::Duration;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QuerySelect};
+use tokenkeeper_entity::{identity, token_entry};
+
+pub use self::entry::{Entry, Failure, FailureKind, Lease};
+pub use self::pair::{AccountNames, NewPair, PairSource};
+pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
+use crate::clock::Timestamp;
+use crate::secret::{KeyRing, OpenError};
+
+/// The token entries and providers of one database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    db: DatabaseConnection,
+    keys: KeyRing,
+}
+
+/// What there is for a user at a provider.
+#[derive(Debug)]
+pub enum Found {
+    /// The user has no identity at all.
+    NoUser,
+    /// The user has no identity at this provider.
+    NoIdentity,
+    /// The identity has no token.
+    NoToken,
+    /// Its current entry.
+    Entry(Box<Entry>),
+}
+
+/// Whether a guarded UPDATE took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a guarded UPDATE that changed nothing means: load and decide again"]
+pub enum Guarded {
+    /// It did.
+    Done,
+    /// It did not: the row is no longer what was decided on.
+    Moved,
+}
+
+impl Guarded {
+    fn from_rows(rows: u64) -> Self {
+        if rows == 0 { Self::Moved } else { Self::Done }
+    }
+}
+
+/// What can go wrong between us and a row.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database did not do what it was asked. Worth another try.
+    #[error("cannot {action}: {source}")]
+    Database {
+        /// What was tried, on what.
+        action: &'static str,
+        /// What the database or its driver said.
+        source: DbErr,
+    },
+    /// An encrypted column cannot be opened. The operator must look at the keys.
+    #[error("cannot decrypt {what}: {source}")]
+    Sealed {
+        /// Which column of which row.
+        what: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// A row holds what no version of this program wrote.
+    #[error("{what} is not readable: {reason}")]
+    Corrupt {
+        /// Which column of which row.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    fn database(action: &'static str) -> impl FnOnce(DbErr) -> Self {
+        move |source| Self::Database { action, source }
+    }
+
+    /// Whether the same call may succeed a moment later.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { .. } => true,
+            Self::Sealed { .. } | Self::Corrupt { .. } => false,
+        }
+    }
+}
+
+impl Store {
+    /// The store in this database, with the keys that open its secrets.
+    pub const fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
+        Self { db, keys }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.db.ping().await.map_err(StoreError::database("reach the database"))
+    }
+
+    /// What there is for a user at a provider: one keyed query where there is an entry.
+    pub async fn find(&self, user_id: &str, provider_id: i64) -> Result<Found, StoreError> {
+        let found = identity::Entity::find()
+            .filter(identity::Column::UserId.eq(user_id))
+            .filter(identity::Column::ProviderId.eq(provider_id))
+            .find_also_related(token_entry::Entity)
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("load the token of a user"))?;
+        match found {
+            Some((_, Some(row))) => Ok(Found::Entry(Box::new(Entry::from_row(row)?))),
+            Some((_, None)) => Ok(Found::NoToken),
+            None if self.has_identity(user_id).await? => Ok(Found::NoIdentity),
+            None => Ok(Found::NoUser),
+        }
+    }
+
+    async fn has_identity(&self, user_id: &str) -> Result<bool, StoreError> {
+        let id: Option<i64> = identity::Entity::find()
+            .select_only()
+            .column(identity::Column::Id)
+            .filter(identity::Column::UserId.eq(user_id))
+            .limit(1)
+            .into_tuple()
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("look a user up"))?;
+        Ok(id.is_some())
+    }
+
+    /// Looks again at an entry that was found before; none: it is gone.
+    pub async fn reload(&self, entry_id: i64) -> Result<Option<Entry>, StoreError> {
+        let row = token_entry::Entity::find_by_id(entry_id)
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("look at a token again"))?;
+        row.map(Entry::from_row).transpose()
+    }
+
+    /// Extends the reservation to `until`. A reservation only ever grows.
+    pub async fn reserve(
+        &self,
+        entry: &Entry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Guarded, StoreError> {
+        let grows = Condition::any()
+            .add(token_entry::Column::ReservedUntil.is_null())
+            .add(token_entry::Column::ReservedUntil.lt(until.as_millis()));
+        let updated = token_entry::Entity::update_many()
+            .col_expr(token_entry::Column::ReservedUntil, Expr::value(until.as_millis()))
+            .filter(entry.is_unmoved())
+            .filter(lease::none_live(now))
+            .filter(grows)
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("reserve a token"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+}
+
+/// How long a lease that is taken or renewed at `now` lives.
+fn deadline(now: Timestamp, ttl: Duration) -> i64 {
+    now.plus(ttl).as_millis()
+}

@@ -1,0 +1,205 @@
+//! A token entry as a worker sees it: decided on as plain values, decrypted only when a value is needed.
+
+use std::time::Duration;
+
+use sea_orm::{ColumnTrait, Condition};
+use tokenkeeper_entity::token_entry;
+
+use super::{Store, StoreError};
+use crate::clock::Timestamp;
+use crate::decide::TokenState;
+use crate::secret::{SecretString, fingerprint};
+
+/// The current token pair of an identity, as it was loaded. The pair itself stays encrypted.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Row id.
+    pub id: i64,
+    /// Whose pair it is.
+    pub identity_id: i64,
+    /// Counts the pairs stored here. Every write is guarded by it.
+    pub generation: i64,
+    /// Git user name that goes with the token; none: the provider's.
+    pub username: Option<String>,
+    /// The scopes that were granted.
+    pub scopes: Vec<String>,
+    /// What decisions are made on.
+    pub state: TokenState,
+    /// When the refresh token expires, where it is known.
+    pub refresh_token_expires_at: Option<Timestamp>,
+    /// Who refreshes it, or did last.
+    pub lease: Option<Lease>,
+    /// How the last refresh failed; none where none did since this pair was stored.
+    pub failure: Option<Failure>,
+    /// When this pair was stored.
+    pub updated_at: Timestamp,
+    pub(super) access_token_sealed: Vec<u8>,
+    pub(super) refresh_token_sealed: Option<Vec<u8>>,
+    pub(super) key_id: String,
+}
+
+/// The right to refresh an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Which flight holds it.
+    pub holder: String,
+    /// Until when it is live.
+    pub until: Timestamp,
+}
+
+/// A refresh that failed. It belongs to the refresh token that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What it was, in words; never a secret.
+    pub message: String,
+    /// Which refresh token was sent.
+    pub fingerprint: String,
+    /// When it failed.
+    pub at: Timestamp,
+}
+
+/// The kinds of failed refreshes that are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The provider refuses the refresh token.
+    Refused,
+    /// The provider refuses the refresh token after the answer to an earlier attempt was lost: it acted on that
+    /// one, so the stored access token is dead too where a refresh kills it.
+    Interrupted,
+    /// The provider refuses us; says nothing about the user's token.
+    Misconfigured,
+    /// The provider could not be reached or did not answer as it should.
+    Unavailable,
+}
+
+impl FailureKind {
+    const ALL: [Self; 4] = [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
+
+    /// The name in the database and in lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "reauthorization_required",
+            Self::Interrupted => "refresh_interrupted",
+            Self::Misconfigured => "provider_misconfigured",
+            Self::Unavailable => "provider_unavailable",
+        }
+    }
+
+    /// Whether the refresh token that was sent is dead, so that sending it again can only be refused.
+    pub const fn condemns_refresh_token(self) -> bool {
+        match self {
+            Self::Refused | Self::Interrupted => true,
+            Self::Misconfigured | Self::Unavailable => false,
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn from_row(row: token_entry::Model) -> Result<Self, StoreError> {
+        let scopes = serde_json::from_str(&row.scopes).map_err(|error| StoreError::Corrupt {
+            what: format!("column scopes of token_entry {}", row.id),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            id: row.id,
+            identity_id: row.identity_id,
+            generation: row.generation,
+            username: row.username,
+            scopes,
+            state: TokenState {
+                expires_at: row.expires_at.map(Timestamp::from_millis),
+                reserved_until: row.reserved_until.map(Timestamp::from_millis),
+                granted_lifetime: row
+                    .granted_lifetime_ms
+                    .and_then(|ms| u64::try_from(ms).ok())
+                    .map(Duration::from_millis),
+                refreshable: row.refresh_token_sealed.is_some(),
+            },
+            refresh_token_expires_at: row.refresh_token_expires_at.map(Timestamp::from_millis),
+            lease: row
+                .lease_holder
+                .zip(row.lease_until)
+                .map(|(holder, until)| Lease { holder, until: Timestamp::from_millis(until) }),
+            failure: row.failure_code.and_then(|code| {
+                Some(Failure {
+                    kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
+                    message: row.failure_message.unwrap_or_default(),
+                    fingerprint: row.failure_fingerprint.unwrap_or_default(),
+                    at: Timestamp::from_millis(row.failed_at.unwrap_or_default()),
+                })
+            }),
+            updated_at: Timestamp::from_millis(row.updated_at),
+            access_token_sealed: row.access_token_sealed,
+            refresh_token_sealed: row.refresh_token_sealed,
+            key_id: row.key_id,
+        })
+    }
+
+    /// Whether somebody refreshes it now.
+    pub fn has_live_lease(&self, now: Timestamp) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.until > now)
+    }
+
+    /// The guard of every write: this row, with the pair that was loaded.
+    pub(super) fn is_unmoved(&self) -> Condition {
+        Condition::all()
+            .add(token_entry::Column::Id.eq(self.id))
+            .add(token_entry::Column::Generation.eq(self.generation))
+    }
+}
+
+impl Store {
+    /// Decrypts the access token.
+    pub fn open_access_token(&self, entry: &Entry) -> Result<SecretString, StoreError> {
+        self.open(entry, PairColumn::AccessToken, &entry.access_token_sealed)
+    }
+
+    /// Decrypts the refresh token, where there is one.
+    pub fn open_refresh_token(&self, entry: &Entry) -> Result<Option<SecretString>, StoreError> {
+        let sealed = entry.refresh_token_sealed.as_deref();
+        sealed.map(|sealed| self.open(entry, PairColumn::RefreshToken, sealed)).transpose()
+    }
+
+    /// The failure that condemned the refresh token the entry has now, if one did. A failure of an earlier
+    /// refresh token says nothing about this one.
+    pub fn condemnation<'a>(&self, entry: &'a Entry) -> Result<Option<&'a Failure>, StoreError> {
+        let Some(failure) = entry.failure.as_ref().filter(|failure| failure.kind.condemns_refresh_token())
+        else {
+            return Ok(None);
+        };
+        let refresh_token = self.open_refresh_token(entry)?;
+        Ok(refresh_token.filter(|token| fingerprint(token) == failure.fingerprint).map(|_| failure))
+    }
+
+    fn open(&self, entry: &Entry, column: PairColumn, sealed: &[u8]) -> Result<SecretString, StoreError> {
+        let bound_to = column.bound_to(entry.identity_id, entry.generation);
+        self.keys.open(&entry.key_id, sealed, &bound_to).map_err(|source| StoreError::Sealed {
+            what: format!("column {} of token_entry {}", column.name(), entry.id),
+            source,
+        })
+    }
+}
+
+/// The two encrypted columns of an entry.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PairColumn {
+    AccessToken,
+    RefreshToken,
+}
+
+impl PairColumn {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token_sealed",
+            Self::RefreshToken => "refresh_token_sealed",
+        }
+    }
+
+    /// What a ciphertext is bound to: its column, its identity and its generation. Copied to another user, or an
+    /// old pair written back over a newer one, it does not open.
+    pub(super) fn bound_to(self, identity_id: i64, generation: i64) -> String {
+        format!("token_entry/{}/{identity_id}/{generation}", self.name())
+    }
+}

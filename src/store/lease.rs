@@ -1,0 +1,87 @@
+//! The refresh lease: the row-level lock of the one worker that refreshes an entry.
+
+use std::time::Duration;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
+use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
+
+use super::entry::{Entry, Failure};
+use super::{Guarded, Store, StoreError, deadline};
+use crate::clock::Timestamp;
+use crate::decide::Cause;
+
+/// Nobody refreshes it.
+pub(super) fn none_live(now: Timestamp) -> Condition {
+    Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now.as_millis()))
+}
+
+/// Nobody holds the token.
+fn none_reserved(now: Timestamp) -> Condition {
+    Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(now.as_millis()))
+}
+
+impl Store {
+    /// Takes the lease. For an opportunistic refresh a live reservation stands against it (invariant 1).
+    pub async fn take_lease(
+        &self,
+        entry: &Entry,
+        cause: Cause,
+        holder: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Guarded, StoreError> {
+        let mut update = TokenEntry::update_many()
+            .col_expr(Column::LeaseHolder, Expr::value(holder))
+            .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
+            .filter(entry.is_unmoved())
+            .filter(none_live(now));
+        match cause {
+            Cause::Opportunistic => update = update.filter(none_reserved(now)),
+            Cause::Required => {}
+        }
+        let updated = update.exec(&self.db).await.map_err(StoreError::database("take a refresh lease"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Keeps the lease alive while the provider call runs.
+    pub async fn renew_lease(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Guarded, StoreError> {
+        let updated = TokenEntry::update_many()
+            .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
+            .filter(entry.is_unmoved())
+            .filter(Column::LeaseHolder.eq(holder))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("renew a refresh lease"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Gives the lease back and records why nothing came of it.
+    pub async fn give_up(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        failure: &Failure,
+    ) -> Result<Guarded, StoreError> {
+        let nothing = || Expr::value(None::<String>);
+        let updated = TokenEntry::update_many()
+            .col_expr(Column::LeaseHolder, nothing())
+            .col_expr(Column::LeaseUntil, Expr::value(None::<i64>))
+            .col_expr(Column::FailureCode, Expr::value(failure.kind.name()))
+            .col_expr(Column::FailureMessage, Expr::value(failure.message.as_str()))
+            .col_expr(Column::FailureFingerprint, Expr::value(failure.fingerprint.as_str()))
+            .col_expr(Column::FailedAt, Expr::value(failure.at.as_millis()))
+            .filter(entry.is_unmoved())
+            .filter(Column::LeaseHolder.eq(holder))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("give a refresh lease back"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+}
