@@ -87,7 +87,7 @@ impl JsonSchema for Timestamp {
 }
 
 /// Where `now` comes from.
-pub trait Clock: Send + Sync + 'static {
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Timestamp;
 }

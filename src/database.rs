@@ -2,34 +2,26 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
+
+use crate::settings;
 
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the pool is opened.
-#[derive(Debug, Clone)]
-pub struct PoolOptions {
-    /// `sqlite://…`, `postgres://…` or `mysql://…`; may hold a password.
-    pub url: SecretString,
-    /// Most connections open at once.
-    pub max_connections: u32,
-    /// How long a statement waits for a connection.
-    pub acquire_timeout: Duration,
-}
-
 /// Opens the pool. A missing SQLite file is created.
 ///
 /// # Errors
-/// What the driver says; it does not repeat the URL.
-pub async fn connect(options: &PoolOptions) -> Result<DatabaseConnection, DbErr> {
-    let mut connect = ConnectOptions::new(options.url.expose_secret());
+/// Says which database could not be opened, without its password.
+pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
+    let mut connect = ConnectOptions::new(settings.url.expose_secret());
     connect
-        .max_connections(options.max_connections)
-        .acquire_timeout(options.acquire_timeout)
-        .connect_timeout(options.acquire_timeout)
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        .connect_timeout(settings.acquire_timeout)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|sqlite| {
@@ -40,7 +32,9 @@ pub async fn connect(options: &PoolOptions) -> Result<DatabaseConnection, DbErr>
                 .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
                 .busy_timeout(SQLITE_BUSY_TIMEOUT)
         });
-    Database::connect(connect).await
+    Database::connect(connect)
+        .await
+        .with_context(|| format!("cannot open the database {}", settings.display_url()))
 }
 
 /// The database's product, in words.

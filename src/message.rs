@@ -14,10 +14,10 @@ pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
 pub use envelope::{DIRECT_REPLY_TO, Envelope};
 pub use reply::{
-    ErrorBody, ErrorCode, ErrorReply, GrantedToken, Refresh, Reply, StoreReply, TokenGrant, TokenReply,
-    TokenValue, Warning, WorkspaceStartReply,
+    ErrorBody, ErrorCode, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply, TokenGrant,
+    TokenReply, TokenValue, Warning, WorkspaceStartReply,
 };
 pub use request::{
-    Host, LifetimeSecs, MessageKind, Request, StoreRequest, StoredPair, TokenRequest, UserId,
+    Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,
     WorkspaceStartRequest,
 };

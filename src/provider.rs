@@ -99,6 +99,9 @@ pub struct Profile {
     pub max_concurrent_refreshes: usize,
     /// Whether a refresh without `redirect_uri` is refused although the refresh token is good.
     pub wants_redirect_uri: bool,
+    /// How long an access token lives of which the token endpoint does not say (`expires_in` left out). None: as
+    /// long as the one before, or for ever.
+    pub unstated_lifetime: Option<Duration>,
 }
 
 impl ProviderKind {
@@ -128,6 +131,7 @@ impl ProviderKind {
                 opportunistic_refresh: false,
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: false,
+                unstated_lifetime: None,
             },
             Self::Gitlab => Profile {
                 token_path: Some("/oauth/token"),
@@ -137,6 +141,7 @@ impl ProviderKind {
                 opportunistic_refresh: false,
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: true,
+                unstated_lifetime: Some(Duration::from_secs(7200)),
             },
             Self::Bitbucket => Profile {
                 token_path: Some("/site/oauth2/access_token"),
@@ -146,6 +151,7 @@ impl ProviderKind {
                 opportunistic_refresh: false,
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: false,
+                unstated_lifetime: None,
             },
             Self::BitbucketServer => Profile {
                 token_path: Some("/rest/oauth2/latest/token"),
@@ -155,6 +161,7 @@ impl ProviderKind {
                 opportunistic_refresh: true,
                 max_concurrent_refreshes: 2,
                 wants_redirect_uri: true,
+                unstated_lifetime: None,
             },
             Self::Generic => Profile {
                 token_path: None,
@@ -164,6 +171,7 @@ impl ProviderKind {
                 opportunistic_refresh: false,
                 max_concurrent_refreshes: 8,
                 wants_redirect_uri: false,
+                unstated_lifetime: None,
             },
         }
     }

@@ -24,14 +24,29 @@ pub enum Reply {
 
 impl Reply {
     /// The JSON body.
-    ///
-    /// # Errors
-    /// None that is known: every field of a reply has a JSON form.
-    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+    #[allow(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "every field of a reply has a JSON form"
+    )]
+    pub fn encode(&self) -> Vec<u8> {
         // One allocation for nearly every reply: the fields around a token take some 350 bytes.
         let mut body = Vec::with_capacity(1024);
-        serde_json::to_writer(&mut body, self)?;
-        Ok(body)
+        serde_json::to_writer(&mut body, self).expect("a reply has a JSON form");
+        body
+    }
+
+    /// The first error in it; none: all went well.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Token(reply) => reply.error_code(),
+            Self::Store(StoreReply::Ok) => None,
+            Self::Store(StoreReply::Error(reply)) => Some(reply.error.code),
+            Self::WorkspaceStart(reply) => {
+                let whole = reply.error.as_ref().map(|error| error.code);
+                whole.or_else(|| reply.tokens.iter().find_map(TokenReply::error_code))
+            }
+        }
     }
 }
 
@@ -47,9 +62,12 @@ pub enum TokenReply {
 }
 
 impl TokenReply {
-    /// Whether a token was handed out.
-    pub const fn is_ok(&self) -> bool {
-        matches!(self, Self::Ok(_))
+    /// Why no token was handed out; none: one was.
+    pub const fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Ok(_) => None,
+            Self::Error(reply) => Some(reply.error.code),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use tokenkeeper_entity::{identity, token_entry};
 use super::entry::{Entry, PairColumn};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
+use crate::decide::TokenState;
 use crate::secret::{SecretString, fingerprint};
 
 /// A pair to store.
@@ -55,18 +56,20 @@ pub enum PairSource {
 }
 
 impl PairSource {
-    fn granted_lifetime_ms(self) -> Option<i64> {
+    const fn granted_lifetime(self) -> Option<Duration> {
         match self {
-            Self::Refresh { granted_lifetime, .. } => {
-                granted_lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
-            }
+            Self::Refresh { granted_lifetime, .. } => granted_lifetime,
             Self::Login => None,
         }
     }
 
-    fn reserved_until(self) -> Option<i64> {
+    fn granted_lifetime_ms(self) -> Option<i64> {
+        self.granted_lifetime().map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    const fn reserved_until(self) -> Option<Timestamp> {
         match self {
-            Self::Refresh { reserved_until, .. } => Some(reserved_until.as_millis()),
+            Self::Refresh { reserved_until, .. } => Some(reserved_until),
             Self::Login => None,
         }
     }
@@ -86,24 +89,31 @@ impl Store {
     ///
     /// Guarded by the generation alone. Whoever still has the entry's generation has its newest pair, lease or no
     /// lease; whoever does not must not overwrite the newer one.
+    ///
+    /// Gives back the entry as it is stored now, or none where the generation has moved.
     pub async fn store_pair(
         &self,
         entry: &Entry,
         pair: &NewPair,
         now: Timestamp,
-    ) -> Result<Guarded, StoreError> {
-        let generation = entry.generation + 1;
-        let sealed = self.seal_pair(entry.identity_id, generation, pair);
+    ) -> Result<Option<Entry>, StoreError> {
+        let successor = self.successor(entry, pair, now);
         let nothing = || Expr::value(None::<String>);
         let mut update = token_entry::Entity::update_many();
         if let Some(login) = pair.login_fingerprint() {
             update = update.col_expr(token_entry::Column::LoginFingerprint, Expr::value(login));
         }
         let updated = update
-            .col_expr(token_entry::Column::Generation, Expr::value(generation))
-            .col_expr(token_entry::Column::AccessTokenSealed, Expr::value(sealed.access_token))
-            .col_expr(token_entry::Column::RefreshTokenSealed, Expr::value(sealed.refresh_token))
-            .col_expr(token_entry::Column::KeyId, Expr::value(sealed.key_id))
+            .col_expr(token_entry::Column::Generation, Expr::value(successor.generation))
+            .col_expr(
+                token_entry::Column::AccessTokenSealed,
+                Expr::value(successor.access_token_sealed.clone()),
+            )
+            .col_expr(
+                token_entry::Column::RefreshTokenSealed,
+                Expr::value(successor.refresh_token_sealed.clone()),
+            )
+            .col_expr(token_entry::Column::KeyId, Expr::value(successor.key_id.as_str()))
             .col_expr(token_entry::Column::Username, Expr::value(pair.username.clone()))
             .col_expr(token_entry::Column::Scopes, Expr::value(scopes_json(&pair.scopes)))
             .col_expr(token_entry::Column::ExpiresAt, Expr::value(pair.expires_at.map(Timestamp::as_millis)))
@@ -112,7 +122,10 @@ impl Store {
                 Expr::value(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
             )
             .col_expr(token_entry::Column::GrantedLifetimeMs, Expr::value(pair.source.granted_lifetime_ms()))
-            .col_expr(token_entry::Column::ReservedUntil, Expr::value(pair.source.reserved_until()))
+            .col_expr(
+                token_entry::Column::ReservedUntil,
+                Expr::value(pair.source.reserved_until().map(Timestamp::as_millis)),
+            )
             .col_expr(token_entry::Column::LeaseHolder, nothing())
             .col_expr(token_entry::Column::LeaseUntil, Expr::value(None::<i64>))
             .col_expr(token_entry::Column::FailureCode, nothing())
@@ -124,7 +137,36 @@ impl Store {
             .exec(&self.db)
             .await
             .map_err(StoreError::database("store a token pair"))?;
-        Ok(Guarded::from_rows(updated.rows_affected))
+        match Guarded::from_rows(updated.rows_affected) {
+            Guarded::Done => Ok(Some(successor)),
+            Guarded::Moved => Ok(None),
+        }
+    }
+
+    /// The entry that follows `entry` with this pair.
+    fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
+        let generation = entry.generation + 1;
+        let sealed = self.seal_pair(entry.identity_id, generation, pair);
+        Entry {
+            id: entry.id,
+            identity_id: entry.identity_id,
+            generation,
+            username: pair.username.clone(),
+            scopes: pair.scopes.clone(),
+            state: TokenState {
+                expires_at: pair.expires_at,
+                reserved_until: pair.source.reserved_until(),
+                granted_lifetime: pair.source.granted_lifetime(),
+                refreshable: pair.refresh_token.is_some(),
+            },
+            refresh_token_expires_at: pair.refresh_token_expires_at,
+            lease: None,
+            failure: None,
+            updated_at: now,
+            access_token_sealed: sealed.access_token,
+            refresh_token_sealed: sealed.refresh_token,
+            key_id: sealed.key_id,
+        }
     }
 
     /// Creates or replaces identity and pair. It wins over a refresh that is under way: the generation moves.
@@ -147,16 +189,13 @@ impl Store {
                 .one(&self.db)
                 .await
                 .map_err(StoreError::database("load the token of an identity"))?;
-            let written = match entry {
-                Some(row) if redelivered && row.login_fingerprint == pair.login_fingerprint() => {
-                    return Ok(());
-                }
-                Some(row) => self.store_pair(&Entry::from_row(row)?, pair, now).await?,
-                None => self.insert_entry(identity_id, pair, now).await?,
+            let stored = match entry {
+                Some(row) if redelivered && row.login_fingerprint == pair.login_fingerprint() => true,
+                Some(row) => self.store_pair(&Entry::from_row(row)?, pair, now).await?.is_some(),
+                None => self.insert_entry(identity_id, pair, now).await? == Guarded::Done,
             };
-            match written {
-                Guarded::Done => return Ok(()),
-                Guarded::Moved => {}
+            if stored {
+                return Ok(());
             }
         }
     }
@@ -237,7 +276,7 @@ impl Store {
             expires_at: Set(pair.expires_at.map(Timestamp::as_millis)),
             refresh_token_expires_at: Set(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
             granted_lifetime_ms: Set(pair.source.granted_lifetime_ms()),
-            reserved_until: Set(pair.source.reserved_until()),
+            reserved_until: Set(pair.source.reserved_until().map(Timestamp::as_millis)),
             lease_holder: Set(None),
             lease_until: Set(None),
             failure_code: Set(None),

@@ -1,0 +1,143 @@
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Publisher;
+use crate::message::MessageKind;
+use crate::store::Store;
+use crate::telemetry::recorder::UPKEEP_INTERVAL;
+
+/// How long the database has to answer `/readyz`.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether this worker does its job, and if not, why.
+#[derive(Debug)]
+pub struct Health {
+    store: Store,
+    publisher: Publisher,
+    /// One for each of [`MessageKind::ALL`].
+    consuming: [Arc<AtomicBool>; MessageKind::ALL.len()],
+    address: OnceLock<SocketAddr>,
+}
+
+impl Health {
+    /// The health of a worker with this database and publisher.
+    pub fn new(store: Store, publisher: Publisher) -> Self {
+        Self { store, publisher, consuming: Default::default(), address: OnceLock::new() }
+    }
+
+    /// Notes that a queue is consumed, until the mark is dropped.
+    pub(crate) fn consuming(&self, kind: MessageKind) -> ConsumingMark {
+        let mark = ConsumingMark(Arc::clone(self.flag(kind)));
+        mark.0.store(true, Ordering::Relaxed);
+        mark
+    }
+
+    /// Where the admin endpoint listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address.get().copied()
+    }
+
+    pub(crate) fn set_address(&self, address: SocketAddr) {
+        // Set once, at start.
+        drop(self.address.set(address));
+    }
+
+    /// What keeps this worker from doing its job; empty: it is ready.
+    pub async fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        match timeout(DATABASE_PATIENCE, self.store.ping()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => problems.push(format!("database: {error}")),
+            Err(_) => problems.push("database: does not answer".to_owned()),
+        }
+        if !self.publisher.is_ready() {
+            problems.push("broker: the publishing connection is not up".to_owned());
+        }
+        for kind in MessageKind::ALL {
+            if !self.flag(kind).load(Ordering::Relaxed) {
+                problems.push(format!("broker: {kind} is not consumed"));
+            }
+        }
+        problems
+    }
+
+    fn flag(&self, kind: MessageKind) -> &Arc<AtomicBool> {
+        let [token_requests, workspace_starts, token_stores] = &self.consuming;
+        match kind {
+            MessageKind::TokenRequest => token_requests,
+            MessageKind::WorkspaceStart => workspace_starts,
+            MessageKind::TokenStore => token_stores,
+        }
+    }
+}
+
+/// A queue is consumed for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ConsumingMark(Arc<AtomicBool>);
+
+impl Drop for ConsumingMark {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Serves the endpoint until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    metrics: Option<PrometheusHandle>,
+    stop: CancellationToken,
+) {
+    let upkeep = keep_up(metrics.clone());
+    let router = Router::new()
+        .route(
+            "/metrics",
+            get(move || async move { metrics.map_or_else(String::new, |metrics| metrics.render()) }),
+        )
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .with_state(health);
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        ended = server => if let Err(error) = ended {
+            tracing::error!(%error, "the admin endpoint ended");
+        },
+        () = upkeep => {}
+        // A scraper that holds its connection open does not hold the process.
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await } => {}
+    }
+}
+
+async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
+    let problems = health.problems().await;
+    if problems.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
+    }
+}
+
+/// Drains histograms; without it the recorder keeps every sample.
+async fn keep_up(metrics: Option<PrometheusHandle>) {
+    let mut ticks = interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Some(metrics) = &metrics {
+            metrics.run_upkeep();
+        }
+    }
+}

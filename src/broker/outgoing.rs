@@ -1,0 +1,106 @@
+//! What the worker publishes: replies, and messages for the dead letters.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+
+use super::BrokerError;
+use crate::message::{DIRECT_REPLY_TO, Envelope, MessageKind};
+
+/// Header that says, in a word, why a message is in the dead letters.
+pub const REASON_HEADER: &str = "x-tokenkeeper-reason";
+/// Header that says it in a sentence.
+pub const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
+/// Header with the AMQP user who published. The property cannot be kept: the broker compares it with ours.
+pub const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
+
+/// AMQP `delivery_mode` of a message that survives the broker.
+const PERSISTENT: u8 = 2;
+
+/// A reply, ready to be published.
+#[derive(Debug, Clone)]
+pub struct OutgoingReply<'a> {
+    /// The requester's queue.
+    pub reply_to: &'a str,
+    /// AMQP `type`.
+    pub reply_type: &'static str,
+    /// The request's properties.
+    pub envelope: &'a Envelope,
+}
+
+impl OutgoingReply<'_> {
+    /// Whether the broker is asked to give the reply back where nobody would get it.
+    pub(super) fn mandatory(&self) -> bool {
+        !self.reply_to.starts_with(DIRECT_REPLY_TO)
+    }
+
+    pub(super) fn routing_key(&self) -> Result<ShortString, BrokerError> {
+        short(self.reply_to, "reply_to")
+    }
+
+    pub(super) fn properties(&self) -> Result<BasicProperties, BrokerError> {
+        let mut properties = BasicProperties::default()
+            .with_type(self.reply_type.into())
+            .with_content_type("application/json".into());
+        if let Some(id) = &self.envelope.correlation_id {
+            properties = properties.with_correlation_id(short(id, "correlation_id")?);
+        }
+        if let Some(trace) = &self.envelope.traceparent {
+            let mut headers = FieldTable::default();
+            headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
+            properties = properties.with_headers(headers);
+        }
+        Ok(properties)
+    }
+}
+
+/// A message that goes to the dead letters as it came, with the reason in its headers.
+#[derive(Debug, Clone)]
+pub struct DeadLetter<'a> {
+    /// Which kind of message it is.
+    pub kind: MessageKind,
+    /// The properties it came with.
+    pub properties: &'a BasicProperties,
+    /// Why, in a word.
+    pub reason: &'static str,
+    /// Why, in a sentence. Repeats nothing of the body.
+    pub detail: &'a str,
+}
+
+impl DeadLetter<'_> {
+    pub(super) fn properties(&self) -> BasicProperties {
+        let mut headers = self.properties.headers().clone().unwrap_or_default();
+        let text = |value: &str| AMQPValue::LongString(LongString::from(value));
+        headers.insert(REASON_HEADER.into(), text(self.reason));
+        headers.insert(DETAIL_HEADER.into(), text(self.detail));
+        if let Some(publisher) = self.properties.user_id() {
+            headers.insert(PUBLISHER_HEADER.into(), text(publisher.as_str()));
+        }
+        // Copied one by one: `user_id` must stay behind, and so must `expiration`, by which it would be gone
+        // before anybody looks.
+        let from = self.properties;
+        let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
+        to = copy(to, from.content_type(), BasicProperties::with_content_type);
+        to = copy(to, from.content_encoding(), BasicProperties::with_content_encoding);
+        to = copy(to, from.correlation_id(), BasicProperties::with_correlation_id);
+        to = copy(to, from.reply_to(), BasicProperties::with_reply_to);
+        to = copy(to, from.message_id(), BasicProperties::with_message_id);
+        to = copy(to, from.timestamp(), BasicProperties::with_timestamp);
+        to = copy(to, from.kind(), BasicProperties::with_type);
+        copy(to, from.app_id(), BasicProperties::with_app_id)
+    }
+}
+
+fn copy<T: Clone>(
+    to: BasicProperties,
+    value: &Option<T>,
+    with: impl FnOnce(BasicProperties, T) -> BasicProperties,
+) -> BasicProperties {
+    match value {
+        Some(value) => with(to, value.clone()),
+        None => to,
+    }
+}
+
+fn short(text: &str, what: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(text).map_err(|_| BrokerError::TooLong { what: format!("the property {what}") })
+}

@@ -1,0 +1,272 @@
+//! Publishing with confirms, over a connection that is made anew when it breaks.
+//!
+//! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned
+//! message to whichever confirm completes next, so "unroutable" is read off the returned message itself and never
+//! off the publish it came back with. Dead letters go one at a time over a channel of their own, where a return
+//! is exact: a message that has no place there must not be acked.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
+use crate::settings::Broker;
+use crate::telemetry::{self, Link};
+
+/// Publishes replies and dead letters. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    settings: Arc<Broker>,
+    dead_letters: Arc<str>,
+    wire: watch::Receiver<Option<Arc<Wire>>>,
+    /// Tells the supervisor that a publish failed and the connection wants a look.
+    suspicion: Arc<Notify>,
+    hard_stop: CancellationToken,
+}
+
+/// The worker stops; the message was not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker is stopping")]
+pub struct Stopped;
+
+/// One connection and its two confirming channels.
+#[derive(Debug)]
+struct Wire {
+    connection: Connection,
+    replies: Channel,
+    dead_letters: Mutex<Channel>,
+}
+
+impl Publisher {
+    /// A publisher, and the task that keeps its connection up until `hard_stop` fires.
+    pub fn new(
+        settings: Arc<Broker>,
+        name: String,
+        hard_stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (up, wire) = watch::channel(None);
+        let suspicion = Arc::new(Notify::new());
+        let supervisor =
+            supervise(Arc::clone(&settings), name, up, Arc::clone(&suspicion), hard_stop.clone());
+        let dead_letters = Names::new(&settings.prefix).dead_letters().into();
+        (Self { settings, dead_letters, wire, suspicion, hard_stop }, supervisor)
+    }
+
+    /// Whether the connection is up and not blocked.
+    pub fn is_ready(&self) -> bool {
+        self.wire.borrow().as_ref().is_some_and(|wire| wire.is_open() && !wire.connection.status().blocked())
+    }
+
+    /// Publishes a reply and waits for the broker's confirm, for as long as that takes: over a new connection
+    /// where this one breaks, and until an alarm is over where the broker blocks it.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the worker stops first.
+    pub async fn reply(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), Stopped> {
+        self.insist(|wire| self.try_reply(wire, reply, body)).await
+    }
+
+    /// Lays a message into the dead letters and waits for the broker's confirm.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the worker stops first.
+    pub async fn dead_letter(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), Stopped> {
+        self.insist(|wire| self.try_dead_letter(wire, letter, body)).await
+    }
+
+    async fn try_reply(
+        &self,
+        wire: Arc<Wire>,
+        reply: &OutgoingReply<'_>,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let (routing_key, properties) = match (reply.routing_key(), reply.properties()) {
+            (Ok(routing_key), Ok(properties)) => (routing_key, properties),
+            // Came over AMQP, so it fits into AMQP.
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        let what = "a reply";
+        let publish = Publish {
+            exchange: ShortString::default(),
+            routing_key,
+            mandatory: reply.mandatory(),
+            properties,
+            what,
+        };
+        if let Some(returned) = self.publish(&wire.replies, publish, body).await? {
+            let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
+            telemetry::reply_unroutable(reply_type);
+        }
+        Ok(())
+    }
+
+    async fn try_dead_letter(
+        &self,
+        wire: Arc<Wire>,
+        letter: &DeadLetter<'_>,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let exchange = self.dead_letters.to_string();
+        let publish = Publish {
+            exchange: ShortString::try_new(exchange.as_str())
+                .map_err(|_| BrokerError::TooLong { what: format!("the name {exchange}") })?,
+            routing_key: letter.kind.routing_key().into(),
+            mandatory: true,
+            properties: letter.properties(),
+            what: "a dead letter",
+        };
+        let channel = wire.dead_letters.lock().await;
+        match self.publish(&channel, publish, body).await? {
+            None => Ok(()),
+            Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
+        }
+    }
+
+    /// One publish and its confirm; gives back a message that the broker returned meanwhile.
+    async fn publish(
+        &self,
+        channel: &Channel,
+        publish: Publish,
+        body: &[u8],
+    ) -> Result<Option<BasicReturnMessage>, BrokerError> {
+        let Publish { exchange, routing_key, mandatory, properties, what } = publish;
+        let limit = self.settings.operation_timeout;
+        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+        let confirmed =
+            async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await };
+        match within(limit, || format!("publish {what}"), confirmed).await? {
+            Confirmation::Ack(returned) => Ok(returned),
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Refused { what }),
+        }
+    }
+
+    /// Publishes again until it works or the worker stops.
+    async fn insist<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
+    where
+        F: Future<Output = Result<(), BrokerError>>,
+    {
+        let mut wire = self.wire.clone();
+        let attempts = async {
+            let mut delays = AGAIN.delays();
+            loop {
+                // An error here means the supervisor has ended, which it does at the hard stop alone.
+                let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else { return };
+                let Some(up) = up else { continue };
+                let error = match publish(up).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                };
+                self.suspicion.notify_one();
+                let delay = delays.next().unwrap_or(AGAIN.max_interval);
+                telemetry::publish_failed(&error, delay);
+                sleep(delay).await;
+            }
+        };
+        tokio::select! {
+            () = self.hard_stop.cancelled() => Err(Stopped),
+            () = attempts => if self.hard_stop.is_cancelled() { Err(Stopped) } else { Ok(()) },
+        }
+    }
+}
+
+/// A message on its way out.
+struct Publish {
+    exchange: ShortString,
+    routing_key: ShortString,
+    mandatory: bool,
+    properties: BasicProperties,
+    what: &'static str,
+}
+
+impl Wire {
+    async fn open(settings: &Broker, name: &str) -> Result<Self, BrokerError> {
+        let connection = connect(settings, name).await?;
+        let replies = confirming_channel(&connection, settings).await?;
+        let dead_letters = confirming_channel(&connection, settings).await?;
+        Ok(Self { connection, replies, dead_letters: Mutex::new(dead_letters) })
+    }
+
+    fn is_open(&self) -> bool {
+        let dead_letters_open =
+            self.dead_letters.try_lock().map_or(true, |channel| channel.status().connected());
+        self.connection.status().connected() && self.replies.status().connected() && dead_letters_open
+    }
+}
+
+async fn confirming_channel(connection: &Connection, settings: &Broker) -> Result<Channel, BrokerError> {
+    let limit = settings.operation_timeout;
+    let channel =
+        within(limit, || "open a channel for publishing".to_owned(), connection.create_channel()).await?;
+    // Without this every confirm looks like success.
+    let select = channel.confirm_select(ConfirmSelectOptions::default());
+    within(limit, || "ask for publisher confirms".to_owned(), select).await?;
+    Ok(channel)
+}
+
+/// Keeps a wire up: connects, watches, connects again.
+async fn supervise(
+    settings: Arc<Broker>,
+    name: String,
+    up: watch::Sender<Option<Arc<Wire>>>,
+    suspicion: Arc<Notify>,
+    hard_stop: CancellationToken,
+) {
+    let keep_up = async {
+        let mut delays = AGAIN.delays();
+        loop {
+            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            match Wire::open(&settings, &name).await {
+                Ok(wire) => {
+                    delays = AGAIN.delays();
+                    telemetry::broker_connected(Link::Publish, settings.display_url());
+                    let wire = Arc::new(wire);
+                    up.send_replace(Some(Arc::clone(&wire)));
+                    let reason = until_broken(&wire, &suspicion).await;
+                    up.send_replace(None);
+                    telemetry::broker_lost(Link::Publish, &reason, delay);
+                    // What is left of it must not go on holding a connection at the broker.
+                    let close = wire.connection.close(320, "made anew".into());
+                    drop(within(settings.operation_timeout, String::new, close).await);
+                }
+                Err(error) => telemetry::broker_lost(Link::Publish, &error, delay),
+            }
+            sleep(delay).await;
+        }
+    };
+    tokio::select! {
+        () = hard_stop.cancelled() => {}
+        () = keep_up => {}
+    }
+    let last = up.send_replace(None);
+    if let Some(wire) = last {
+        let close = wire.connection.close(200, "the worker stops".into());
+        drop(within(settings.operation_timeout, || "close the connection".to_owned(), close).await);
+    }
+}
+
+/// Waits until the connection or one of its channels is closed, and says why.
+async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
+    let mut events = Box::pin(wire.connection.events_listener());
+    loop {
+        if !wire.is_open() {
+            return "the connection or a channel is closed".to_owned();
+        }
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Event::Error(error)) => return error.to_string(),
+                Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),
+                Some(Event::ConnectionUnblocked) => telemetry::broker_blocked(Link::Publish, None),
+                Some(_) => {}
+                None => return "the connection is gone".to_owned(),
+            },
+            () = suspicion.notified() => {}
+        }
+    }
+}

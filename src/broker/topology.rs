@@ -1,0 +1,149 @@
+//! Exchanges and queues: what there is, and how it is declared.
+
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::{BrokerError, within};
+use crate::message::MessageKind;
+use crate::settings::{Broker, Topology};
+
+/// The dead letters must outlive any number of looks at them: a message that is taken and given back this often
+/// would be dropped, and nothing is behind this queue.
+const DEAD_LETTERS_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
+/// The names of exchanges and queues under a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// The names under this prefix.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// The direct exchange that requests are published to.
+    pub fn exchange(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The queue of a kind of message.
+    pub fn queue(&self, kind: MessageKind) -> String {
+        kind.queue(&self.prefix)
+    }
+
+    /// The dead-letter exchange, and the queue bound to it.
+    pub fn dead_letters(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+}
+
+/// Brings the topology about as the setting says: declares it, only checks that it is there, or leaves it be.
+///
+/// # Errors
+/// [`BrokerError`] naming the exchange or queue. One that exists with other arguments is an error too; then the
+/// operator migrates it, or sets `broker.topology` to `passive`.
+pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
+    let passive = match settings.topology {
+        Topology::Declare => false,
+        Topology::Passive => true,
+        Topology::None => return Ok(()),
+    };
+    let limit = settings.operation_timeout;
+    // A channel of its own: what is not there, or not as declared, closes it.
+    let channel =
+        within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await?;
+    let declarer = Declarer { channel, limit, passive, names: Names::new(&settings.prefix) };
+    declarer.run(i64::from(settings.delivery_limit)).await?;
+    let close = declarer.channel.close(200, "topology is there".into());
+    within(limit, || "close the channel of the topology".to_owned(), close).await
+}
+
+struct Declarer {
+    channel: Channel,
+    limit: Duration,
+    passive: bool,
+    names: Names,
+}
+
+impl Declarer {
+    async fn run(&self, delivery_limit: i64) -> Result<(), BrokerError> {
+        let dead_letters = self.names.dead_letters();
+        self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
+        self.queue(&dead_letters, dead_letter_arguments()).await?;
+        self.bind(&dead_letters, &dead_letters, "").await?;
+        self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
+        for kind in MessageKind::ALL {
+            let queue = self.names.queue(kind);
+            self.queue(&queue, work_arguments(&dead_letters, delivery_limit)).await?;
+            self.bind(&queue, self.names.exchange(), kind.routing_key()).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange(&self, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            passive: self.passive,
+            ..ExchangeDeclareOptions::default()
+        };
+        let call = self.channel.exchange_declare(short(name)?, kind, options, FieldTable::default());
+        within(self.limit, || format!("{} exchange {name}", self.verb()), call).await
+    }
+
+    async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
+        let options =
+            QueueDeclareOptions { durable: true, passive: self.passive, ..QueueDeclareOptions::default() };
+        let call = self.channel.queue_declare(short(name)?, options, arguments);
+        within(self.limit, || format!("{} queue {name}", self.verb()), call).await.map(drop)
+    }
+
+    /// There is no passive bind: with `passive` the operator vouches for the bindings.
+    async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), BrokerError> {
+        if self.passive {
+            return Ok(());
+        }
+        let call = self.channel.queue_bind(
+            short(queue)?,
+            short(exchange)?,
+            short(routing_key)?,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        within(self.limit, || format!("bind queue {queue} to exchange {exchange}"), call).await
+    }
+
+    const fn verb(&self) -> &'static str {
+        if self.passive { "find" } else { "declare" }
+    }
+}
+
+/// Quorum queues: they survive a node, and count deliveries. At-least-once dead-lettering needs `reject-publish`.
+fn work_arguments(dead_letters: &str, delivery_limit: i64) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
+    arguments.insert("x-dead-letter-exchange".into(), text(dead_letters));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments
+}
+
+fn dead_letter_arguments() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DEAD_LETTERS_DELIVERY_LIMIT));
+    arguments
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(value))
+}
+
+fn short(name: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(name).map_err(|_| BrokerError::TooLong { what: format!("the name {name}") })
+}

@@ -1,0 +1,359 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Flags on a file in a folder of their own, followed while this lives.
+struct Followed {
+    folder: TempDir,
+    file: PathBuf,
+    flags: Flags,
+    events: UnboundedReceiver<FlagsEvent>,
+    reloader: JoinHandle<()>,
+}
+
+impl Followed {
+    async fn start(text: Option<&str>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("flags.json");
+        if let Some(text) = text {
+            fs::write(&file, text).unwrap();
+        }
+        Self::on(folder, file).await
+    }
+
+    async fn on(folder: TempDir, file: PathBuf) -> Self {
+        let (flags, reloader) = Flags::open(&FlagFile::Optional(file.clone())).await.unwrap();
+        let (sender, events) = unbounded_channel();
+        let reloader = tokio::spawn(async move {
+            reloader.run(move |event| drop(sender.send(event.clone()))).await;
+        });
+        Self { folder, file, flags, events, reloader }
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.file, text).unwrap();
+    }
+
+    async fn event(&mut self) -> FlagsEvent {
+        timeout(PATIENCE, self.events.recv()).await.expect("the change is not seen").unwrap()
+    }
+
+    async fn refusal(&mut self) -> FlagsError {
+        match self.event().await {
+            FlagsEvent::Refused(error) => error,
+            FlagsEvent::InForce => panic!("a broken file is in force"),
+        }
+    }
+
+    async fn minutes(&self, user_id: &str) -> u64 {
+        self.flags.workspace_start_lifetime(user_id).await.as_secs() / 60
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.reloader.abort();
+    }
+}
+
+fn refresh(default_variant: &str, targeting: &Value) -> Value {
+    json!({"state": "ENABLED", "variants": {"on": true, "off": false},
+           "defaultVariant": default_variant, "targeting": targeting})
+}
+
+fn lifetime(minutes: &Value) -> Value {
+    json!({"state": "ENABLED", "variants": {"only": minutes}, "defaultVariant": "only"})
+}
+
+fn file_of(flags: &[(&str, Value)]) -> String {
+    let flags: serde_json::Map<_, _> =
+        flags.iter().map(|(name, flag)| ((*name).into(), flag.clone())).collect();
+    json!({ "flags": flags }).to_string()
+}
+
+fn minutes_file(minutes: i64) -> String {
+    file_of(&[(WORKSPACE_START_LIFETIME, lifetime(&json!(minutes)))])
+}
+
+async fn open(text: &str) -> Result<Flags, FlagsError> {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("flags.json");
+    fs::write(&file, text).unwrap();
+    Flags::open(&FlagFile::Required(file)).await.map(|(flags, _)| flags)
+}
+
+#[tokio::test]
+async fn without_a_file_the_defaults_hold_until_one_appears() {
+    let mut followed = Followed::start(None).await;
+    assert!(followed.flags.opportunistic_token_refresh("u-1").await);
+    assert_eq!(followed.minutes("u-1").await, 10);
+    followed.write(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &json!({})))]));
+    assert_eq!(followed.event().await, FlagsEvent::InForce);
+    assert!(!followed.flags.opportunistic_token_refresh("u-1").await);
+    assert_eq!(followed.minutes("u-1").await, 10, "a flag that the file does not define has its default");
+}
+
+#[tokio::test]
+async fn a_file_that_an_operator_named_must_be_there() {
+    let file = TempDir::new().unwrap().path().join("flags.json");
+    let error = Flags::open(&FlagFile::Required(file.clone())).await.err().unwrap();
+    assert_eq!(error, FlagsError::Missing(file));
+}
+
+#[tokio::test]
+async fn the_example_shows_the_defaults_and_a_list_of_users() {
+    let flags = open(include_str!("../../flags.example.json")).await.unwrap();
+    assert!(flags.opportunistic_token_refresh("u-1").await);
+    assert!(!flags.opportunistic_token_refresh("id-of-a-user").await);
+    assert_eq!(flags.workspace_start_lifetime("u-1").await, DEFAULT_LIFETIME);
+}
+
+#[tokio::test]
+async fn a_disabled_flag_has_its_default() {
+    let mut disabled = refresh("off", &json!({}));
+    disabled["state"] = json!("DISABLED");
+    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, disabled)])).await.unwrap();
+    assert!(flags.opportunistic_token_refresh("u-1").await);
+}
+
+#[tokio::test]
+async fn a_share_of_the_users_is_the_same_users_every_time() {
+    let half = json!({"fractional": [["on", 50], ["off", 50]]});
+    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &half))])).await.unwrap();
+    let mut on = 0;
+    for user in 0..200 {
+        let user_id = format!("u-{user}");
+        let first = flags.opportunistic_token_refresh(&user_id).await;
+        assert_eq!(flags.opportunistic_token_refresh(&user_id).await, first);
+        on += u32::from(first);
+    }
+    assert!((60..=140).contains(&on), "{on} of 200");
+}
+
+#[tokio::test]
+async fn a_lifetime_is_chosen_by_user() {
+    let flag = json!({"state": "ENABLED", "variants": {"short": 5, "long": 60}, "defaultVariant": "short",
+                      "targeting": {"if": [{"starts_with": [{"var": "targetingKey"}, "team-a/"]}, "long"]}});
+    let flags = open(&file_of(&[(WORKSPACE_START_LIFETIME, flag)])).await.unwrap();
+    assert_eq!(flags.workspace_start_lifetime("team-a/u-1").await, Duration::from_mins(60));
+    assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(5));
+}
+
+#[tokio::test]
+async fn a_lifetime_out_of_range_is_the_default() {
+    for (minutes, used) in [(0, 10), (-5, 10), (1, 1), (1440, 1440), (1441, 10), (i64::MAX, 10)] {
+        let flags = open(&minutes_file(minutes)).await.unwrap();
+        assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(used), "{minutes}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_fails_for_one_user_gives_that_user_the_default() {
+    let rule = json!({"if": [{"==": [{"var": "targetingKey"}, "u-1"]}, "no-such-variant", "off"]});
+    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &rule))])).await.unwrap();
+    assert!(flags.opportunistic_token_refresh("u-1").await);
+    assert!(!flags.opportunistic_token_refresh("u-2").await);
+}
+
+#[tokio::test]
+async fn two_workers_in_one_process_do_not_share_flags() {
+    let (one, other) = (open(&minutes_file(1)).await.unwrap(), open(&minutes_file(2)).await.unwrap());
+    assert_eq!(one.workspace_start_lifetime("u-1").await, Duration::from_mins(1));
+    assert_eq!(other.workspace_start_lifetime("u-1").await, Duration::from_mins(2));
+}
+
+#[tokio::test]
+async fn a_broken_file_is_refused_at_start_with_the_place() {
+    let refresh_without = |key: &str| {
+        let mut flag = refresh("on", &json!({}));
+        flag.as_object_mut().unwrap().remove(key);
+        file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, flag)])
+    };
+    let refresh_with = |key: &str, value: Value| {
+        let mut flag = refresh("on", &json!({}));
+        flag[key] = value;
+        file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, flag)])
+    };
+    let path = |rest: &str| format!("flags.{OPPORTUNISTIC_TOKEN_REFRESH}{rest}");
+    let cases = [
+        ("".to_owned(), "line 1, column 0".to_owned(), "EOF"),
+        ("{\n  \"flags\": {,\n}".to_owned(), "line 2, column 13".to_owned(), "key must be a string"),
+        ("{\"flags\": {}} x".to_owned(), "line 1, column 15".to_owned(), "trailing characters"),
+        ("{}".to_owned(), "line 1, column 2".to_owned(), "missing field `flags`"),
+        ("{\"flags\": []}".to_owned(), "flags (line 1,".to_owned(), "expected a map"),
+        (refresh_without("state"), path(" (line 1,"), "missing field `state`"),
+        (refresh_without("defaultVariant"), path(" (line 1,"), "missing field `defaultVariant`"),
+        (refresh_with("state", json!("ON")), path(".state"), "expected `ENABLED` or `DISABLED`"),
+        (refresh_with("variants", json!([])), path(".variants"), "expected a map"),
+        (refresh_with("variants", json!({"on": "yes"})), path(".variants.on"), "must be true or false"),
+        (
+            refresh_with("defaultVariant", json!("up")),
+            path(".defaultVariant"),
+            "not one of the variants: off, on",
+        ),
+        (refresh_with("targeting", json!({"perhaps": []})), path(".targeting"), "perhaps"),
+        (refresh_with("targeting", json!({"if": [false, "on", "up"]})), path(".targeting"), "up"),
+        (refresh_with("targeting", json!({"$ref": "staff"})), "flags".to_owned(), "staff"),
+        (
+            file_of(&[(WORKSPACE_START_LIFETIME, lifetime(&json!(1.5)))]),
+            format!("flags.{WORKSPACE_START_LIFETIME}.variants.only"),
+            "whole number of minutes",
+        ),
+    ];
+    for (text, expected_place, expected_reason) in cases {
+        match open(&text).await.err() {
+            Some(FlagsError::Definition { place, reason, .. }) => {
+                assert!(place.starts_with(&expected_place), "{text}: {place}: {reason}");
+                assert!(reason.contains(expected_reason), "{text}: {place}: {reason}");
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_a_file_is_broken_its_last_good_flags_stay_in_force() {
+    let mut followed = Followed::start(Some(&minutes_file(20))).await;
+    followed.write("{\"flags\": {");
+    let error = followed.refusal().await.to_string();
+    assert!(error.contains("flags.json") && error.contains("line 1, column 11"), "{error}");
+    assert_eq!(followed.minutes("u-1").await, 20);
+
+    followed.write(&minutes_file(30).replace("ENABLED", "PERHAPS"));
+    let error = followed.refusal().await.to_string();
+    assert!(error.contains("flags.workspace_start_scm_access_token_lifetime.state"), "{error}");
+    assert_eq!(followed.minutes("u-1").await, 20);
+
+    followed.write(&minutes_file(30));
+    assert_eq!(followed.event().await, FlagsEvent::InForce);
+    assert_eq!(followed.minutes("u-1").await, 30);
+}
+
+#[tokio::test]
+async fn a_file_that_vanishes_is_told_once_and_its_flags_stay_in_force() {
+    let mut followed = Followed::start(Some(&minutes_file(20))).await;
+    fs::remove_file(&followed.file).unwrap();
+    assert_eq!(followed.refusal().await, FlagsError::Missing(followed.file.clone()));
+    assert_eq!(followed.minutes("u-1").await, 20);
+    followed.write(&minutes_file(20));
+    assert_eq!(followed.event().await, FlagsEvent::InForce, "nothing was told twice");
+    assert_eq!(followed.minutes("u-1").await, 20);
+}
+
+#[tokio::test]
+async fn a_link_that_moves_to_another_version_is_a_change() {
+    let folder = TempDir::new().unwrap();
+    let versions = [("..v1", 1), ("..v2", 2)].map(|(name, minutes)| {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("flags.json"), minutes_file(minutes)).unwrap();
+        Path::new(name)
+    });
+    let link_to = |version: &Path| {
+        let (next, data) = (folder.path().join("..next"), folder.path().join("..data"));
+        std::os::unix::fs::symlink(version, &next).unwrap();
+        fs::rename(next, data).unwrap();
+    };
+    link_to(versions[0]);
+    let file = folder.path().join("flags.json");
+    std::os::unix::fs::symlink("..data/flags.json", &file).unwrap();
+    let (flags, reloader) = Flags::open(&FlagFile::Required(file)).await.unwrap();
+    assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(1));
+    link_to(versions[1]);
+    let (sender, mut events) = unbounded_channel();
+    let follow = reloader.run(move |event| drop(sender.send(event.clone())));
+    tokio::select! {
+        _ = follow => {}
+        event = timeout(PATIENCE, events.recv()) => assert_eq!(event.unwrap(), Some(FlagsEvent::InForce)),
+    }
+    assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(2));
+}
+
+#[tokio::test]
+async fn writes_beside_the_file_do_not_wear_reloading_out() {
+    let mut followed = Followed::start(Some(&minutes_file(20))).await;
+    for number in 0..1_500 {
+        fs::write(followed.folder.path().join("tokenkeeper.db-wal"), number.to_string()).unwrap();
+    }
+    followed.write(&minutes_file(30));
+    assert_eq!(followed.event().await, FlagsEvent::InForce);
+    assert_eq!(followed.minutes("u-1").await, 30);
+}
+async fn bench(name: &str, flags: &Flags) {
+    for rounds in [2_000u32, 20_000] {
+        let start = std::time::Instant::now();
+        let mut on = 0u64;
+        for n in 0..rounds {
+            on += u64::from(
+                flags
+                    .opportunistic_token_refresh(if n % 2 == 0 {
+                        "u-1"
+                    } else {
+                        "0b1c7d3e-aaaa-bbbb-cccc-000000000001"
+                    })
+                    .await,
+            );
+        }
+        println!("BENCH {name}: {:?}/call ({on})", start.elapsed() / rounds);
+    }
+}
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter(|t| {
+            fs::read_to_string(t.as_ref().unwrap().path().join("comm")).unwrap_or_default().contains("notify")
+        })
+        .count()
+}
+#[tokio::test]
+async fn scratch_bench() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).init();
+    bench("no file", &Flags::defaults()).await;
+    bench(
+        "no targeting",
+        &open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &json!({})))])).await.unwrap(),
+    )
+    .await;
+    bench("one user list", &open(include_str!("../../flags.example.json")).await.unwrap()).await;
+    let half = json!({"fractional": [["on", 50], ["off", 50]]});
+    bench(
+        "fractional",
+        &open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &half))])).await.unwrap(),
+    )
+    .await;
+    let users: Vec<String> = (0..1000).map(|n| format!("0b1c7d3e-aaaa-bbbb-cccc-{n:012}")).collect();
+    let list = json!({"if": [{"in": [{"var": "targetingKey"}, users]}, "off"]});
+    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("on", &list))])).await.unwrap();
+    bench("1000 user list", &flags).await;
+    println!("BENCH threads {}", threads());
+    for n in 0..300 {
+        let f = open(&file_of(&[(
+            OPPORTUNISTIC_TOKEN_REFRESH,
+            refresh("on", &json!({"fractional": [["on", n], ["off", 50]]})),
+        )]))
+        .await
+        .unwrap();
+        f.opportunistic_token_refresh("u").await;
+        drop(f);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    println!(
+        "BENCH threads after {} tmp {}",
+        threads(),
+        fs::read_dir(std::env::temp_dir())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("tokenkeeper-flags-"))
+            .count()
+    );
+}

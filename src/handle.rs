@@ -1,0 +1,189 @@
+//! The story of one request: decode, authorise, load, decide, act, outcome.
+//!
+//! Nothing here publishes or acks: [`Handler::handle`] takes what came in and gives back an [`Outcome`] for
+//! `worker.rs` to settle.
+
+mod grant;
+mod outcome;
+mod store_pair;
+mod token;
+mod workspace_start;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::outcome::Outcome;
+pub use self::store_pair::Login;
+use self::token::Ask;
+use crate::clock::{Clock, Timestamp};
+use crate::flags::Flags;
+use crate::message::{
+    Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, LifetimeSecs, MessageKind, Request, TokenReply, decode,
+};
+use crate::providers::Providers;
+use crate::refresh::Refresher;
+use crate::settings::Access;
+use crate::store::Store;
+
+/// Handles requests: everything between a delivery and its outcome.
+pub struct Handler {
+    /// Token entries.
+    pub store: Store,
+    /// Providers by host.
+    pub providers: Providers,
+    /// Flights.
+    pub refresher: Refresher,
+    /// Feature flags.
+    pub flags: Flags,
+    /// Who may ask for what.
+    pub access: Access,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How much time a request has that does not say.
+    pub budgets: Budgets,
+}
+
+/// How much time a request has, where its `expiration` does not say less.
+#[derive(Debug, Clone, Copy)]
+pub struct Budgets {
+    /// `token.request` and `token.store`.
+    pub request: Duration,
+    /// `workspace.start`.
+    pub workspace_start: Duration,
+}
+
+/// A message that came in.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// Which kind, by the queue it came from.
+    pub kind: MessageKind,
+    /// The body. Printed nowhere: it may hold a token.
+    pub body: Body<'a>,
+    /// What its properties say.
+    pub envelope: &'a Envelope,
+    /// Whether the broker delivers it again.
+    pub redelivered: bool,
+}
+
+/// A body that `Debug` does not show.
+#[derive(Clone, Copy)]
+pub struct Body<'a>(pub &'a [u8]);
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The time frame of a request.
+#[derive(Debug, Clone, Copy)]
+struct TimeFrame {
+    received_at: Timestamp,
+    deadline: Timestamp,
+    give_up_at: Instant,
+}
+
+impl TimeFrame {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.give_up_at
+    }
+}
+
+impl Handler {
+    /// Handles one message.
+    pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
+        let Incoming { kind, body, envelope, redelivered } = incoming;
+        let request = match decode(kind, body.0) {
+            Ok(request) => request,
+            Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
+        };
+        let echo = echo_of(&request);
+        tracing::Span::current().record("user", echo.user_id.as_deref()).record("host", echo.host.as_deref());
+        if kind.needs_reply_to() && envelope.reply_to.is_none() {
+            return Outcome::invalid(
+                kind,
+                echo,
+                "property reply_to: is missing; it names the queue of the reply".into(),
+            );
+        }
+        let time = self.time_frame(kind, envelope);
+        if time.is_over() {
+            let error =
+                ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
+            return Outcome::error(kind, echo, error);
+        }
+        let publisher = envelope.publisher.as_deref();
+        match request {
+            Request::Token(request) => {
+                let ask = Ask {
+                    user_id: request.user_id.as_str(),
+                    host: request.host.as_str(),
+                    lifetime: request
+                        .requested_lifetime_secs
+                        .map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration),
+                    time,
+                    publisher,
+                    kind,
+                };
+                Outcome::token(self.token_reply(ask).await)
+            }
+            Request::WorkspaceStart(request) => {
+                Outcome::workspace_start(self.start_workspace(&request, time, publisher).await)
+            }
+            Request::Store(request) => {
+                Outcome::store(self.store_pair(*request, time, publisher, redelivered).await)
+            }
+        }
+    }
+
+    /// When the request came and when its requester stops waiting: counted from its `timestamp` where it has one
+    /// (a message may have waited in the queue), else from now.
+    fn time_frame(&self, kind: MessageKind, envelope: &Envelope) -> TimeFrame {
+        let budget = match kind {
+            MessageKind::TokenRequest | MessageKind::TokenStore => self.budgets.request,
+            MessageKind::WorkspaceStart => self.budgets.workspace_start,
+        };
+        let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(budget));
+        let received_at = self.clock.now();
+        // A publisher whose clock is ahead does not get more time.
+        let counted_from = envelope.published_at.map_or(received_at, |at| at.min(received_at));
+        let deadline = counted_from.plus(budget);
+        TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
+    }
+
+    /// One token, as a reply.
+    async fn token_reply(&self, ask: Ask<'_>) -> TokenReply {
+        match self.hand_out(&ask).await {
+            Ok(grant) => TokenReply::Ok(grant),
+            Err(error) => TokenReply::Error(ErrorReply {
+                workspace_id: None,
+                user_id: Some(ask.user_id.to_owned()),
+                host: Some(ask.host.to_owned()),
+                error,
+            }),
+        }
+    }
+}
+
+fn echo_of(request: &Request) -> Echo {
+    match request {
+        Request::Token(request) => Echo {
+            user_id: Some(request.user_id.to_string()),
+            host: Some(request.host.to_string()),
+            workspace_id: None,
+        },
+        Request::WorkspaceStart(request) => Echo {
+            user_id: Some(request.user_id.to_string()),
+            host: None,
+            workspace_id: Some(request.workspace_id.to_string()),
+        },
+        Request::Store(request) => Echo {
+            user_id: Some(request.user_id.to_string()),
+            host: Some(request.host.to_string()),
+            workspace_id: None,
+        },
+    }
+}

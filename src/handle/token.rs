@@ -1,0 +1,392 @@
+//! One token for one requester: load, decide, act, until it is handed out or refused.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::grant::{Grant, Way, refused};
+use super::{Handler, TimeFrame};
+use crate::clock::Timestamp;
+use crate::decide::{Cause, Decision, Demand, Policy, clamp_warning, decide, is_valid};
+use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
+use crate::provider::Provider;
+use crate::refresh::{Boarding, FailedFlight, Landing, Order, Role};
+use crate::retry::Backoff;
+use crate::store::{Entry, Failure, FailureKind, Found, Guarded, StoreError};
+use crate::telemetry::{self, Opportunism, Statement};
+
+/// How a request is tried again while the database is away.
+const DATABASE_AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(50),
+    max_interval: Duration::from_secs(2),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+/// A joiner whose own time ends this much later than the flight's takes the flight's failure for its own. All who
+/// ask at about the same time fail together, instead of trying one after the other.
+const SHARED_FATE: Duration = Duration::from_secs(2);
+
+/// What one requester asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) user_id: &'a str,
+    pub(super) host: &'a str,
+    pub(super) lifetime: Duration,
+    pub(super) time: TimeFrame,
+    pub(super) publisher: Option<&'a str>,
+    pub(super) kind: MessageKind,
+}
+
+impl Ask<'_> {
+    fn demand(&self) -> Demand {
+        Demand { received_at: self.time.received_at, lifetime: self.lifetime, deadline: self.time.deadline }
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The requester is told so.
+    Answer(ErrorBody),
+    /// The database failed: tried again while there is time.
+    Store(Arc<StoreError>),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<ErrorBody> for Refusal {
+    fn from(error: ErrorBody) -> Self {
+        Self::Answer(error)
+    }
+}
+
+impl Handler {
+    /// Hands out a token, and counts how that went.
+    pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
+        let granted = self.patiently(ask.time, || self.try_hand_out(ask)).await;
+        match granted {
+            Ok(grant) => {
+                telemetry::token_requested(ask.host, grant.result, grant.opportunism);
+                Ok(grant.reply)
+            }
+            Err(error) => {
+                // The label `host` is for known hosts alone: an unknown one is whatever a publisher wrote.
+                if !matches!(error.code, ErrorCode::UnknownHost | ErrorCode::Forbidden) {
+                    telemetry::token_requested(ask.host, refused(&error), Opportunism::False);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs `attempt` again while the database is away and there is time.
+    pub(super) async fn patiently<T, F>(
+        &self,
+        time: TimeFrame,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, ErrorBody>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let mut delays = DATABASE_AGAIN.delays();
+        loop {
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(Refusal::Answer(error)) => return Err(error),
+                Err(Refusal::Store(error)) => error,
+            };
+            telemetry::store_failed(&error);
+            let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
+            if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
+                return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
+            }
+            sleep(delay).await;
+        }
+    }
+
+    async fn try_hand_out(&self, ask: &Ask<'_>) -> Result<Grant, Refusal> {
+        if !self.access.allows(ask.publisher, ask.kind, ask.host) {
+            return Err(Refusal::forbidden());
+        }
+        let Some(provider) = self.providers.find(ask.host).await? else {
+            return Err(Refusal::unknown_host(ask.host));
+        };
+        // The flag costs nothing where the provider does not need it.
+        let flag =
+            provider.opportunistic_refresh && self.flags.opportunistic_token_refresh(ask.user_id).await;
+        let policy = Policy::new(&provider, flag);
+        Attempt {
+            handler: self,
+            ask,
+            demand: ask.demand(),
+            provider,
+            policy,
+            patience_until: None,
+            failed: None,
+        }
+        .run()
+        .await
+    }
+}
+
+/// One request on its way through load, decide and act, with what it remembers between two rounds.
+struct Attempt<'a> {
+    handler: &'a Handler,
+    ask: &'a Ask<'a>,
+    demand: Demand,
+    provider: Arc<Provider>,
+    policy: Policy,
+    /// Until when it waits for refreshes of others; set when it meets the first one.
+    patience_until: Option<Instant>,
+    /// The flight that failed while it waited.
+    failed: Option<Arc<FailedFlight>>,
+}
+
+/// How a round ended.
+enum Round {
+    Granted(Grant),
+    /// The world has moved: load and decide again.
+    Again,
+}
+
+impl Attempt<'_> {
+    /// Round by round. Each one that does not end the request was ended by somebody else's progress.
+    async fn run(mut self) -> Result<Grant, Refusal> {
+        loop {
+            if self.ask.time.is_over() {
+                return Err(deadline_exceeded().into());
+            }
+            match self.round().await? {
+                Round::Granted(grant) => return Ok(grant),
+                Round::Again => {}
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<Round, Refusal> {
+        let entry = self.load().await?;
+        let now = self.handler.clock.now();
+        if entry.has_live_lease(now) {
+            telemetry::lease_waited(&self.provider.host);
+            let watch = self.handler.refresher.watch(&entry);
+            return self.wait_for_others(watch).await;
+        }
+        let condemned = self.handler.store.condemnation(&entry)?;
+        if let Some(failure) = condemned.filter(|failure| self.ends_old_token(failure.kind)) {
+            return Err(refused_before(failure, &self.provider).into());
+        }
+        match decide(Some(&entry.state), now, &self.demand, &self.policy) {
+            Decision::Serve { refresh, warnings } => self.serve(&entry, Way::of(refresh), warnings).await,
+            Decision::Refresh(cause) => match (condemned, &self.failed) {
+                (Some(failure), _) => {
+                    let error = refused_before(failure, &self.provider);
+                    self.go_without_refresh(&entry, cause, true, error).await
+                }
+                (None, Some(flight)) if self.shares_fate(cause, flight) => {
+                    self.go_without_refresh(&entry, cause, flight.certain, flight_failed(flight)).await
+                }
+                (None, _) => self.refresh(entry, cause).await,
+            },
+            Decision::WaitForReservation(until) => {
+                sleep(until.since(now).min(self.ask.time.deadline.since(now))).await;
+                Ok(Round::Again)
+            }
+            Decision::TokenNotFound => Err(self.token_not_found().into()),
+            Decision::NotRefreshable => Err(self.not_refreshable().into()),
+        }
+    }
+
+    async fn load(&self) -> Result<Entry, Refusal> {
+        let found = self.handler.store.find(self.ask.user_id, self.provider.id).await?;
+        let error = match found {
+            Found::Entry(entry) => return Ok(*entry),
+            Found::NoUser => {
+                ErrorBody::new(ErrorCode::UserNotFound, "the user has no identity at any provider")
+            }
+            Found::NoIdentity => ErrorBody::new(
+                ErrorCode::IdentityNotFound,
+                format!("the user has no identity at {}", self.provider.host),
+            ),
+            Found::NoToken => self.token_not_found(),
+        };
+        Err(error.into())
+    }
+
+    /// Reserves, then hands out. No write where the reservation reaches far enough already.
+    async fn serve(&self, entry: &Entry, way: Way, warnings: Vec<Warning>) -> Result<Round, Refusal> {
+        let until = self.demand.until();
+        let reserved_until = match entry.state.reserved_until {
+            Some(reserved) if reserved >= until => reserved,
+            _ => match self.handler.store.reserve(entry, until, self.handler.clock.now()).await? {
+                Guarded::Done => until,
+                Guarded::Moved => {
+                    telemetry::lost_compare_and_set(Statement::Reserve);
+                    return Ok(Round::Again);
+                }
+            },
+        };
+        self.granted(entry, reserved_until, way, warnings)
+    }
+
+    async fn refresh(&mut self, entry: Entry, cause: Cause) -> Result<Round, Refusal> {
+        let boarding = self.handler.refresher.refresh(Order {
+            entry: entry.clone(),
+            provider: Arc::clone(&self.provider),
+            cause,
+            until: self.demand.until(),
+            deadline: self.ask.time.give_up_at,
+        });
+        let role = boarding.role;
+        let until = match role {
+            Role::Started => self.ask.time.give_up_at,
+            Role::Joined => self.patience_until(),
+        };
+        match boarding.landing(until).await {
+            Some(Landing::Refreshed(entry)) if role == Role::Started => {
+                let warnings =
+                    clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+                self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
+            }
+            Some(Landing::Failed(flight)) if role == Role::Started || self.shares_fate(cause, &flight) => {
+                let error = flight_failed(&flight);
+                self.go_without_refresh(&entry, cause, flight.certain, error).await
+            }
+            Some(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Some(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) => Ok(Round::Again),
+            None => self.last_look().await,
+        }
+    }
+
+    /// There will be no refresh. The token is still good for an opportunistic one, where it is certain that the
+    /// provider did not act.
+    async fn go_without_refresh(
+        &self,
+        entry: &Entry,
+        cause: Cause,
+        certain: bool,
+        error: ErrorBody,
+    ) -> Result<Round, Refusal> {
+        match cause {
+            Cause::Opportunistic if certain => {
+                let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
+                let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
+                self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
+            }
+            Cause::Opportunistic | Cause::Required => Err(error.into()),
+        }
+    }
+
+    async fn wait_for_others(&mut self, watch: Boarding) -> Result<Round, Refusal> {
+        let until = self.patience_until();
+        match watch.landing(until).await {
+            Some(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Some(Landing::Failed(flight)) => {
+                self.failed = Some(flight);
+                Ok(Round::Again)
+            }
+            Some(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => Ok(Round::Again),
+            Some(_) | None => self.last_look().await,
+        }
+    }
+
+    /// The wait is over: hand the token out if nobody refreshes it any more and it is valid by now.
+    async fn last_look(&self) -> Result<Round, Refusal> {
+        let entry = self.load().await?;
+        let now = self.handler.clock.now();
+        if !entry.has_live_lease(now) && is_valid(&entry.state, now, &self.demand) {
+            let warnings = clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+            if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
+                return Ok(Round::Granted(grant));
+            }
+        }
+        Err(if self.ask.time.is_over() { deadline_exceeded() } else { refresh_timeout(&self.provider) }
+            .into())
+    }
+
+    fn granted(
+        &self,
+        entry: &Entry,
+        reserved_until: Timestamp,
+        way: Way,
+        warnings: Vec<Warning>,
+    ) -> Result<Round, Refusal> {
+        let Self { handler, ask, provider, .. } = self;
+        handler.grant(ask.user_id, provider, entry, reserved_until, way, warnings).map(Round::Granted)
+    }
+
+    fn patience_until(&mut self) -> Instant {
+        let wait = self.handler.refresher.options().wait;
+        *self.patience_until.get_or_insert_with(|| (Instant::now() + wait).min(self.ask.time.give_up_at))
+    }
+
+    fn shares_fate(&self, cause: Cause, flight: &FailedFlight) -> bool {
+        match cause {
+            Cause::Opportunistic => true,
+            Cause::Required => match flight.kind {
+                FailureKind::Refused | FailureKind::Interrupted | FailureKind::Misconfigured => true,
+                FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FATE,
+            },
+        }
+    }
+
+    /// Whether a failure of this kind says that the stored access token is dead as well.
+    fn ends_old_token(&self, kind: FailureKind) -> bool {
+        kind == FailureKind::Interrupted && self.provider.kills_old_token
+    }
+
+    fn token_not_found(&self) -> ErrorBody {
+        let message = format!("the identity at {} has no token", self.provider.host);
+        ErrorBody::new(ErrorCode::TokenNotFound, message)
+    }
+
+    fn not_refreshable(&self) -> ErrorBody {
+        let message = format!(
+            "the token does not live until {}, and there is no refresh token; the user must log in at {} again",
+            self.demand.until(),
+            self.provider.host
+        );
+        ErrorBody::new(ErrorCode::NotRefreshable, message)
+    }
+}
+
+fn refused_before(failure: &Failure, provider: &Provider) -> ErrorBody {
+    let message = format!(
+        "the user must log in at {} again: the refresh token was refused at {}",
+        provider.host, failure.at
+    );
+    ErrorBody::new(ErrorCode::ReauthorizationRequired, message)
+}
+
+fn flight_failed(flight: &FailedFlight) -> ErrorBody {
+    let code = match flight.kind {
+        FailureKind::Refused | FailureKind::Interrupted => ErrorCode::ReauthorizationRequired,
+        FailureKind::Misconfigured => ErrorCode::ProviderMisconfigured,
+        FailureKind::Unavailable => ErrorCode::ProviderUnavailable,
+    };
+    let retry_after_secs = flight.retry_after.map(|wait| wait.as_secs().max(1));
+    ErrorBody { retry_after_secs, ..ErrorBody::new(code, flight.message.clone()) }
+}
+
+fn refresh_timeout(provider: &Provider) -> ErrorBody {
+    let message = format!("another worker's refresh at {} did not end in time", provider.host);
+    ErrorBody::new(ErrorCode::RefreshTimeout, message)
+}
+
+fn deadline_exceeded() -> ErrorBody {
+    ErrorBody::new(ErrorCode::DeadlineExceeded, "the time of the request ran out")
+}
+
+fn internal_message(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Database { .. } => "the database does not answer",
+        StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
+        StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
+    }
+}

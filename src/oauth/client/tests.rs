@@ -1,0 +1,232 @@
+use std::time::Instant;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::header::AUTHORIZATION;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::super::testing::{Endpoint, Reply, http, provider};
+use super::*;
+use crate::clock::{ManualClock, Timestamp};
+use crate::provider::ProviderKind;
+
+const PAIR: &str = r#"{"access_token":"new-access","refresh_token":"new-refresh","expires_in":7200}"#;
+const JSON: &str = "content-type: application/json\r\n";
+
+fn client(total_timeout: Duration) -> TokenClient {
+    let now = Timestamp::parse_rfc3339("2015-10-21T07:28:00Z").unwrap();
+    TokenClient::new(Duration::from_millis(300), total_timeout, Arc::new(ManualClock::at(now))).unwrap()
+}
+
+async fn refresh(provider: &Provider) -> Result<IssuedPair, RefreshError> {
+    client(Duration::from_secs(10)).refresh(provider, &"old-r3fresh".into()).await
+}
+
+fn acted(result: &Result<IssuedPair, RefreshError>) -> Acted {
+    match result {
+        Err(RefreshError::Unavailable { acted, .. }) => *acted,
+        other => panic!("not unavailable: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_kind_is_asked_in_its_own_way() {
+    for kind in ProviderKind::ALL {
+        let endpoint = Endpoint::answering("200 OK", JSON, PAIR).await;
+        let provider = endpoint.of(provider(kind));
+        let pair = refresh(&provider).await.unwrap();
+        assert_eq!(pair.access_token.expose_secret(), "new-access");
+
+        let [seen] = &endpoint.seen()[..] else { panic!("{kind} was not asked once") };
+        assert_eq!(seen.line, format!("POST {} HTTP/1.1", provider.token_url.path()));
+        assert_eq!(seen.headers["accept"], "application/json");
+        assert_eq!(seen.headers["content-type"], "application/x-www-form-urlencoded");
+        assert_eq!(seen.headers["user-agent"], concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")));
+        let mut form = vec![("grant_type", "refresh_token"), ("refresh_token", "old-r3fresh")];
+        if kind == ProviderKind::Bitbucket {
+            let credentials = BASE64.encode("tokenkeeper-client:cl1ent-s3cret");
+            assert_eq!(seen.headers["authorization"], format!("Basic {credentials}"));
+        } else {
+            assert_eq!(seen.headers.get("authorization"), None, "{kind}");
+            form.extend([("client_id", "tokenkeeper-client"), ("client_secret", "cl1ent-s3cret")]);
+        }
+        let form: Vec<_> =
+            form.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(seen.form(), form, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_uri_is_sent_where_it_is_set_and_signs_survive_the_form() {
+    let endpoint = Endpoint::answering("200 OK", JSON, PAIR).await;
+    let mut provider = endpoint.of(provider(ProviderKind::Gitlab));
+    provider.redirect_uri = Some("https://app.example.org/callback?a=b&c=d".into());
+    provider.client_secret = "s%/+ &=é".into();
+    refresh(&provider).await.unwrap();
+    let form = endpoint.seen()[0].form();
+    assert!(
+        form.contains(&("redirect_uri".into(), "https://app.example.org/callback?a=b&c=d".into())),
+        "{form:?}"
+    );
+    assert!(form.contains(&("client_secret".into(), "s%/+ &=é".into())), "{form:?}");
+}
+
+#[tokio::test]
+async fn basic_credentials_are_form_encoded_first_and_marked_sensitive() {
+    let endpoint = Endpoint::answering("200 OK", JSON, PAIR).await;
+    let mut provider = endpoint.of(provider(ProviderKind::Bitbucket));
+    provider.client_id = "a b:c".into();
+    provider.client_secret = "s%/+".into();
+    refresh(&provider).await.unwrap();
+    let credentials = endpoint.seen()[0].headers["authorization"].replace("Basic ", "");
+    assert_eq!(BASE64.decode(credentials).unwrap(), b"a+b%3Ac:s%25%2F%2B");
+
+    let request = RefreshRequest { provider: &provider, refresh_token: &"old-r3fresh".into() };
+    let request = client(Duration::from_secs(10)).post(request).build().unwrap();
+    assert!(request.headers()[AUTHORIZATION].is_sensitive());
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    for status in ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let elsewhere = Endpoint::answering("200 OK", JSON, PAIR).await;
+        let location = format!("location: http://127.0.0.1:{}/token\r\n", elsewhere.port);
+        let endpoint = Endpoint::answering(status, &location, "").await;
+        let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
+        assert!(matches!(result, Err(RefreshError::Misconfigured { .. })), "{status}: {result:?}");
+        assert_eq!(elsewhere.seen().len(), 0, "{status} was followed");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_of_a_lost_connection_may_have_been_a_new_pair() {
+    let longer = PAIR.len() + 1;
+    let cut_by_length = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {longer}\r\n\r\n{PAIR}");
+    let cut_by_chunk =
+        format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n{:x}\r\n{PAIR}\r\n", PAIR.len());
+    for reply in [
+        Reply::Close,
+        Reply::Bytes(b"HTTP/1.1 200 O".to_vec()),
+        Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
+        Reply::Bytes(cut_by_length.into()),
+        Reply::Bytes(cut_by_chunk.into()),
+    ] {
+        let endpoint = Endpoint::start(move |_| reply.clone()).await;
+        let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
+        assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
+        assert_eq!(endpoint.seen().len(), 1, "asked again without being told to");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_an_error_even_where_its_body_breaks_off() {
+    let endpoint =
+        Endpoint::start(|_| Reply::Bytes(b"HTTP/1.1 500 No\r\ncontent-length: 9\r\n\r\n{".to_vec())).await;
+    assert_eq!(acted(&refresh(&endpoint.of(provider(ProviderKind::Github))).await), Acted::No);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_in_time_may_have_been_a_new_pair() {
+    let head = http("200 OK", JSON, PAIR);
+    let half = head[..head.len() - 10].to_vec();
+    for sent in [Vec::new(), half] {
+        let endpoint = Endpoint::start(move |_| Reply::Stall(sent.clone())).await;
+        let provider = endpoint.of(provider(ProviderKind::Github));
+        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into()).await;
+        assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    let heads: [&'static [u8]; 2] = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"access_token\":\"a",
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9999999999\r\n\r\n{",
+    ];
+    for head in heads {
+        let mut endpoint = Endpoint::start(move |_| Reply::Endless(head, &[b'a'; 4096])).await;
+        let begin = Instant::now();
+        let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
+        assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
+        assert!(begin.elapsed() < Duration::from_secs(5), "only the timeout ended it");
+        endpoint.client_left().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_up_to_64_kib() {
+    let filled = |length: usize| format!("{PAIR}{}", " ".repeat(length - PAIR.len()));
+    let endpoint = Endpoint::answering("200 OK", JSON, &filled(MAX_ANSWER)).await;
+    assert!(refresh(&endpoint.of(provider(ProviderKind::Github))).await.is_ok());
+    let endpoint = Endpoint::answering("200 OK", JSON, &filled(MAX_ANSWER + 1)).await;
+    assert_eq!(acted(&refresh(&endpoint.of(provider(ProviderKind::Github))).await), Acted::Unknown);
+}
+
+#[tokio::test]
+async fn a_provider_that_was_not_reached_did_not_act() {
+    let refusing = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}/token", listener.local_addr().unwrap())
+    };
+    // The first accepts and never speaks TLS, the second does not know it.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute_url = format!("https://{}/token", mute.local_addr().unwrap());
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain_url = format!("https://{}/token", plain.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = plain.accept().await {
+            let _ = connection.read(&mut [0; 512]).await;
+            let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    for url in [refusing, mute_url, plain_url, "https://no-such-host.invalid/token".to_owned()] {
+        let token_url = Url::parse(&url).unwrap();
+        let result = refresh(&Provider { token_url, ..provider(ProviderKind::Github) }).await;
+        assert_eq!(acted(&result), Acted::No, "{url}: {result:?}");
+    }
+    drop(mute);
+}
+
+#[tokio::test]
+async fn secrets_do_not_leave_the_machine_without_tls() {
+    let endpoint = Endpoint::answering("200 OK", JSON, PAIR).await;
+    let token_url = Url::parse(&format!("http://localhost.example.org:{}/token", endpoint.port)).unwrap();
+    let result = refresh(&Provider { token_url, ..provider(ProviderKind::Generic) }).await;
+    assert!(
+        matches!(&result, Err(RefreshError::Misconfigured { detail }) if detail.contains("https")),
+        "{result:?}"
+    );
+    assert_eq!(endpoint.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_date_to_come_back_at_is_counted_from_the_clock() {
+    let headers = "retry-after: Wed, 21 Oct 2015 07:28:12 GMT\r\n";
+    let endpoint = Endpoint::answering("503 Service Unavailable", headers, "").await;
+    let result = refresh(&endpoint.of(provider(ProviderKind::Bitbucket))).await;
+    let Err(RefreshError::Unavailable { acted: Acted::No, retry_after, .. }) = result else {
+        panic!("{result:?}")
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(12)));
+}
+
+#[tokio::test]
+async fn what_a_provider_echoes_is_not_told_on() {
+    for (kind, status) in [(ProviderKind::Github, "200 OK"), (ProviderKind::Bitbucket, "400 Bad Request")] {
+        let endpoint = Endpoint::start(move |seen| {
+            let echo = format!("{} {:?} {:?}", seen.body, seen.form(), seen.headers.get("authorization"));
+            let body = serde_json::json!({"error": "invalid_grant", "error_description": echo}).to_string();
+            Reply::Bytes(http(status, JSON, &body))
+        })
+        .await;
+        let error = refresh(&endpoint.of(provider(kind))).await.unwrap_err();
+        let told = format!("{error} {error:?}");
+        let credentials = BASE64.encode("tokenkeeper-client:cl1ent-s3cret");
+        for secret in ["r3fresh", "s3cret", &credentials[..12]] {
+            assert!(!told.contains(secret), "{told}");
+        }
+        assert!(told.contains("invalid_grant"), "{told}");
+    }
+}

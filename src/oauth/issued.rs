@@ -1,0 +1,173 @@
+//! Reads a new pair from the fields of an answer, in the spellings that providers use.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::IssuedPair;
+use crate::secret::{ExposeSecret, SecretString};
+
+/// Most bytes of a token: far above what any provider issues, and what the database is made for.
+pub const MAX_TOKEN_LEN: usize = 16 * 1024;
+
+/// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
+const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Whether a value can be used as an access or refresh token: 1 to [`MAX_TOKEN_LEN`] characters of VSCHAR
+/// (RFC 6749, appendix A.12 and A.17). Anything else would break a header, a credential line or a column.
+pub fn is_usable_token(value: &str) -> bool {
+    (1..=MAX_TOKEN_LEN).contains(&value.len()) && value.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
+}
+
+/// The pair in an answer to `sent`, or none where it has no usable access token. Tokens are moved, not copied.
+pub(super) fn take_pair(answer: &mut Value, sent: &SecretString) -> Option<IssuedPair> {
+    let access_token = take_token(answer, "access_token")?;
+    // An unusable new refresh token is passed over: the access token is good, and its user is served.
+    let refresh_token = take_token(answer, "refresh_token")
+        .filter(|refresh_token| refresh_token.expose_secret() != sent.expose_secret());
+    Some(IssuedPair {
+        access_token,
+        refresh_token,
+        expires_in: answer.get("expires_in").and_then(access_token_life),
+        // GitHub's name, and Keycloak's.
+        refresh_token_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
+            .into_iter()
+            .find_map(|name| answer.get(name).and_then(refresh_token_life)),
+        // RFC 6749's name, and Bitbucket Cloud's.
+        scopes: ["scope", "scopes"]
+            .into_iter()
+            .find_map(|name| answer.get(name).map(scope_list).filter(|scopes| !scopes.is_empty())),
+    })
+}
+
+fn take_token(answer: &mut Value, name: &str) -> Option<SecretString> {
+    match answer.get_mut(name)?.take() {
+        Value::String(token) if is_usable_token(&token) => Some(token.into()),
+        _ => None,
+    }
+}
+
+/// Zero or less means "over already", as RFC 6749 (section 5.1) reads: taken for "never expires", a dead token
+/// would be handed out for ever; taken literally, at worst it is refreshed for every request.
+fn access_token_life(value: &Value) -> Option<Duration> {
+    let life = Duration::try_from_secs_f64(seconds(value)?.max(0.0)).ok()?;
+    (life <= LONGEST_LIFE).then_some(life)
+}
+
+/// Zero means "never expires" here, as Keycloak writes it for offline tokens: a refresh token that was dead when
+/// it was issued makes no sense, and trying it costs one request.
+fn refresh_token_life(value: &Value) -> Option<Duration> {
+    access_token_life(value).filter(|life| !life.is_zero())
+}
+
+/// A number of seconds: `7200`, `7200.0`, and as some write it, `"7200"`.
+fn seconds(value: &Value) -> Option<f64> {
+    let seconds = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    seconds.filter(|seconds| seconds.is_finite())
+}
+
+/// Blanks separate scopes (RFC 6749, section 3.3), at GitHub commas; some send a JSON array.
+fn scope_list(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => text
+            .split(|sign: char| sign.is_whitespace() || sign == ',')
+            .filter(|scope| !scope.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(scope_list).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pair(mut answer: Value) -> Option<IssuedPair> {
+        take_pair(&mut answer, &"old-refresh".into())
+    }
+
+    fn with(name: &str, value: Value) -> IssuedPair {
+        let mut answer = json!({"access_token": "a"});
+        answer[name] = value;
+        pair(answer).unwrap()
+    }
+
+    #[test]
+    fn the_life_of_an_access_token_is_read_in_every_spelling() {
+        let life = |value| with("expires_in", value).expires_in;
+        let two_hours = Some(Duration::from_secs(7200));
+        for spelling in [json!(7200), json!(7200.0), json!("7200"), json!(" 7200 "), json!("7200.0")] {
+            assert_eq!(life(spelling.clone()), two_hours, "{spelling}");
+        }
+        for over in [json!(0), json!("0"), json!(-1), json!(-3.5)] {
+            assert_eq!(life(over.clone()), Some(Duration::ZERO), "{over}");
+        }
+        for untold in [
+            json!(null),
+            json!("soon"),
+            json!(""),
+            json!({}),
+            json!(1e300),
+            json!(u64::MAX),
+            json!("-inf"),
+            json!("NaN"),
+        ] {
+            assert_eq!(life(untold.clone()), None, "{untold}");
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_refresh_token_is_read_under_both_names_and_zero_is_for_ever() {
+        let half_a_year = Some(Duration::from_secs(15_811_200));
+        for name in ["refresh_token_expires_in", "refresh_expires_in"] {
+            assert_eq!(with(name, json!(15_811_200)).refresh_token_expires_in, half_a_year, "{name}");
+            assert_eq!(with(name, json!(0)).refresh_token_expires_in, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_read_in_every_spelling() {
+        let told = Some(vec!["repo".to_owned(), "read:org".to_owned()]);
+        for spelling in [
+            json!("repo read:org"),
+            json!("repo,read:org"),
+            json!(["repo", "read:org"]),
+            json!("repo, read:org "),
+        ] {
+            assert_eq!(with("scope", spelling.clone()).scopes, told, "{spelling}");
+            assert_eq!(with("scopes", spelling.clone()).scopes, told, "{spelling}");
+        }
+        for untold in [json!(null), json!(""), json!(" "), json!([]), json!(7)] {
+            assert_eq!(with("scope", untold.clone()).scopes, None, "{untold}");
+        }
+    }
+
+    #[test]
+    fn an_omitted_or_repeated_refresh_token_keeps_the_old_one() {
+        let refresh_token =
+            |value| with("refresh_token", value).refresh_token.map(|token| token.expose_secret().to_owned());
+        assert_eq!(refresh_token(json!("new-refresh")), Some("new-refresh".to_owned()));
+        for kept in [json!(null), json!(""), json!("old-refresh"), json!("line\nbreak"), json!(5)] {
+            assert_eq!(refresh_token(kept.clone()), None, "{kept}");
+        }
+    }
+
+    #[test]
+    fn without_a_usable_access_token_there_is_no_pair() {
+        let longest = "a".repeat(MAX_TOKEN_LEN);
+        assert!(pair(json!({"access_token": longest})).is_some());
+        for unusable in
+            [json!(null), json!(""), json!(5), json!("a\nb"), json!("tokén"), json!(longest + "a")]
+        {
+            assert!(pair(json!({"access_token": unusable})).is_none(), "{unusable}");
+        }
+        assert!(pair(json!({})).is_none() && pair(json!([])).is_none());
+    }
+}

@@ -1,0 +1,97 @@
+//! REFRESH, the provider's side: one POST to a token endpoint, and what its answer means.
+//!
+//! A refresh has three ends that matter to a token entry: a new pair, a refusal of *this* refresh token, and
+//! everything else. The hard part is to tell them apart over five kinds of provider: some answer errors with
+//! status 200, some rotate the pair and then lose the answer on the way. [`RefreshError`] keeps what follows
+//! from each, and [`Acted`] whether the old pair may be gone.
+//!
+//! In reading order: `client` sends and receives, `answer` says what came back, `issued` reads a new pair,
+//! `detail` words it for people without telling a secret.
+
+mod answer;
+mod client;
+mod detail;
+mod issued;
+#[cfg(test)]
+mod testing;
+
+use std::time::Duration;
+
+pub use client::{ClientError, TokenClient};
+pub use issued::{MAX_TOKEN_LEN, is_usable_token};
+
+use crate::secret::SecretString;
+
+/// A new pair, as the provider issued it (RFC 6749, section 5.1).
+#[derive(Debug, Clone)]
+pub struct IssuedPair {
+    /// The new access token.
+    pub access_token: SecretString,
+    /// The new refresh token; none: the provider did not rotate it, the old one stays good.
+    pub refresh_token: Option<SecretString>,
+    /// How long the access token lives, from the time of the answer. None: the provider did not say (GitLab has
+    /// left it out), which is not the same as "for ever"; the caller decides. Zero: it is over already.
+    pub expires_in: Option<Duration>,
+    /// How long the refresh token lives; none: not told, or for ever.
+    pub refresh_token_expires_in: Option<Duration>,
+    /// What the access token may do; none: not told, so as before.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// Why there is no new pair. `detail` says what was asked, what came back and what to do; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefreshError {
+    /// The provider refuses this refresh token (`invalid_grant` and its dialects): the user must authorise anew.
+    #[error("the provider refuses the refresh token: {detail}")]
+    Refused {
+        /// For people.
+        detail: String,
+    },
+    /// The provider refuses us, or is not a token endpoint: an operator must act. Says nothing about the user's
+    /// refresh token.
+    #[error("the provider is misconfigured: {detail}")]
+    Misconfigured {
+        /// For people.
+        detail: String,
+    },
+    /// No usable answer for now; worth another try.
+    #[error("the provider is unavailable: {detail}")]
+    Unavailable {
+        /// Whether the provider may have rotated the pair all the same.
+        acted: Acted,
+        /// How long the provider asked us to stay away, uncapped.
+        retry_after: Option<Duration>,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// Whether a provider that gave no usable answer may have rotated the pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acted {
+    /// Certainly not: the request never left, or the provider itself said that it failed. The old pair is good.
+    No,
+    /// The answer was lost, late or unreadable: the old pair may be dead.
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_an_issued_pair_shows_no_token() {
+        let pair = IssuedPair {
+            access_token: "access-1".into(),
+            refresh_token: Some("refresh-1".into()),
+            expires_in: Some(Duration::from_secs(7200)),
+            refresh_token_expires_in: None,
+            scopes: None,
+        };
+        let shown = format!("{pair:?}");
+        assert!(
+            shown.contains("7200") && !shown.contains("access-1") && !shown.contains("refresh-1"),
+            "{shown}"
+        );
+    }
+}

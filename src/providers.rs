@@ -1,0 +1,57 @@
+//! The providers a worker knows, kept for a moment: they change once in a month and are asked for by every message.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::provider::Provider;
+use crate::store::{Store, StoreError};
+
+/// How long a provider is believed. `provider apply` takes effect within this time, in every worker.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+
+/// Finds providers by host.
+#[derive(Debug)]
+pub struct Providers {
+    store: Store,
+    known: RwLock<HashMap<String, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    provider: Arc<Provider>,
+    loaded_at: Instant,
+}
+
+impl Providers {
+    /// The providers in this store.
+    pub fn new(store: Store) -> Self {
+        Self { store, known: RwLock::default() }
+    }
+
+    /// The provider of a host; none: there is none. An unknown host is looked up every time, so that a provider
+    /// that was applied just now is found.
+    pub async fn find(&self, host: &str) -> Result<Option<Arc<Provider>>, StoreError> {
+        if let Some(provider) = self.fresh(host) {
+            return Ok(Some(provider));
+        }
+        let provider = self.store.provider(host).await?.map(Arc::new);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match &provider {
+            Some(provider) => {
+                let entry = Known { provider: Arc::clone(provider), loaded_at: Instant::now() };
+                known.insert(host.to_owned(), entry);
+            }
+            None => drop(known.remove(host)),
+        }
+        Ok(provider)
+    }
+
+    fn fresh(&self, host: &str) -> Option<Arc<Provider>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.get(host)?;
+        (entry.loaded_at.elapsed() < FRESH_FOR).then(|| Arc::clone(&entry.provider))
+    }
+}

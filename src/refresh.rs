@@ -1,0 +1,150 @@
+//! REFRESH: lease, provider call with retries, store; one flight per identity.
+//!
+//! A *flight* is one attempt to get an entry a new pair, and everybody in this process who needs one joins it.
+//! It runs as a task of its own: a requester who stops waiting does not stop it, because the provider may already
+//! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
+
+mod flight;
+mod flights;
+mod permits;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::flight::Crew;
+use self::flights::Flights;
+pub use self::flights::{Boarding, Role};
+use self::permits::HostPermits;
+use crate::clock::{Clock, Timestamp};
+use crate::decide::Cause;
+use crate::oauth::TokenClient;
+use crate::provider::Provider;
+use crate::retry::{Backoff, RetryPolicy};
+use crate::settings::RefreshSettings;
+use crate::store::{Entry, FailureKind, Store, StoreError};
+
+/// How refreshes are done.
+#[derive(Debug, Clone)]
+pub struct RefreshOptions {
+    /// How long a lease lives without a heartbeat. Shorter than the wait of those who meet it, so that they
+    /// outlast a worker that died.
+    pub lease_ttl: Duration,
+    /// How long a request waits for somebody else's refresh.
+    pub wait: Duration,
+    /// How long an opportunistic refresh may go on trying while a valid token is at hand.
+    pub opportunistic_budget: Duration,
+    /// How calls of a token endpoint are tried again.
+    pub retry: RetryPolicy,
+}
+
+/// Refreshes entries. One a process: joining a running flight works within one of these.
+pub struct Refresher {
+    crew: Arc<Crew>,
+    flights: Flights,
+    tracker: TaskTracker,
+}
+
+/// An order to refresh an entry.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The entry as it was decided on.
+    pub entry: Entry,
+    /// Where it is refreshed.
+    pub provider: Arc<Provider>,
+    /// Why.
+    pub cause: Cause,
+    /// Until when the new pair is reserved for the one who ordered.
+    pub until: Timestamp,
+    /// When the one who ordered stops waiting; no try begins after it.
+    pub deadline: Instant,
+}
+
+/// How a flight ended, for everybody on it.
+#[derive(Debug, Clone)]
+pub enum Landing {
+    /// A new pair is stored: this is the entry now.
+    Refreshed(Arc<Entry>),
+    /// There is no new pair.
+    Failed(Arc<FailedFlight>),
+    /// The database failed before the provider was asked.
+    StoreFailed(Arc<StoreError>),
+    /// The entry is not what was decided on any more, or nobody refreshes it any more: decide again.
+    Moved,
+}
+
+/// A flight that brought no new pair.
+#[derive(Debug, Clone)]
+pub struct FailedFlight {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What it was, in words; never a secret.
+    pub message: String,
+    /// How long the provider wants to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Whether it is certain that the provider did not act, so that the stored token is what it was.
+    pub certain: bool,
+    /// When it would have given up in any case.
+    pub deadline: Instant,
+}
+
+impl From<&RefreshSettings> for RefreshOptions {
+    fn from(settings: &RefreshSettings) -> Self {
+        Self {
+            lease_ttl: settings.lease_ttl,
+            wait: settings.wait,
+            opportunistic_budget: settings.opportunistic_budget,
+            retry: RetryPolicy {
+                backoff: Backoff {
+                    initial_interval: settings.retry_initial,
+                    max_interval: settings.retry_max,
+                    multiplier: 2.0,
+                    jitter: 0.5,
+                },
+                retry_after_cap: settings.retry_after_cap,
+            },
+        }
+    }
+}
+
+impl Refresher {
+    /// A refresher whose flights are tasks of `tracker`, and give up their waits when `hard_stop` fires.
+    pub fn new(
+        store: Store,
+        client: TokenClient,
+        clock: Arc<dyn Clock>,
+        options: RefreshOptions,
+        tracker: TaskTracker,
+        hard_stop: CancellationToken,
+    ) -> Self {
+        let crew = Crew { store, client, clock, options, hard_stop, permits: HostPermits::default() };
+        Self { crew: Arc::new(crew), flights: Flights::default(), tracker }
+    }
+
+    /// How refreshes are done.
+    pub fn options(&self) -> &RefreshOptions {
+        &self.crew.options
+    }
+
+    /// Joins the flight of this entry, or starts one that refreshes it.
+    pub fn refresh(&self, order: Order) -> Boarding {
+        self.flights.board(order.entry.id, &self.tracker, || {
+            let crew = Arc::clone(&self.crew);
+            // Unique for each flight: owner checks must not take an earlier flight of this process for this one.
+            async move { crew.fly(order, &Uuid::new_v4().to_string()).await }
+        })
+    }
+
+    /// Joins the flight of this entry, or starts one that watches another worker's lease until it is gone.
+    pub fn watch(&self, entry: &Entry) -> Boarding {
+        let entry_id = entry.id;
+        self.flights.board(entry_id, &self.tracker, || {
+            let crew = Arc::clone(&self.crew);
+            async move { crew.watch(entry_id).await }
+        })
+    }
+}

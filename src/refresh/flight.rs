@@ -1,0 +1,289 @@
+//! One flight, step by step: permit, lease, provider call under a heartbeat, store or give up.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, interval_at, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::permits::HostPermits;
+use super::{FailedFlight, Landing, Order, RefreshOptions};
+use crate::clock::{Clock, Timestamp};
+use crate::decide::Cause;
+use crate::oauth::{Acted, IssuedPair, RefreshError, TokenClient};
+use crate::provider::Provider;
+use crate::retry::{Backoff, RetryEnd, Verdict, retry};
+use crate::secret::{SecretString, fingerprint};
+use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, PairSource, Store};
+use crate::telemetry::{self, Statement};
+
+/// How often a lease of another worker is looked at: soon at first, since most refreshes are quick.
+const WATCH: Backoff = Backoff {
+    initial_interval: Duration::from_millis(30),
+    max_interval: Duration::from_millis(300),
+    multiplier: 1.5,
+    jitter: 0.5,
+};
+
+/// How often a pair is tried to be stored while the database is away.
+const STORE_AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(50),
+    max_interval: Duration::from_secs(2),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+/// What every flight of a process works with.
+pub(super) struct Crew {
+    pub(super) store: Store,
+    pub(super) client: TokenClient,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) options: RefreshOptions,
+    pub(super) hard_stop: CancellationToken,
+    pub(super) permits: HostPermits,
+}
+
+/// A pair as the provider issued it, with the time from which its lifetime counts.
+struct Issue {
+    pair: IssuedPair,
+    /// Before the request was sent: the provider counts from some later moment, so a token is never thought to
+    /// live longer than it does.
+    asked_at: Timestamp,
+}
+
+impl Crew {
+    /// Refreshes an entry. `holder` names this flight in the lease.
+    pub(super) async fn fly(&self, order: Order, holder: &str) -> Landing {
+        let order = Order { deadline: self.deadline(&order), ..order };
+        let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
+            return Landing::Failed(Arc::new(busy(&order)));
+        };
+        let refresh_token = match self.store.open_refresh_token(&order.entry) {
+            Ok(Some(refresh_token)) => refresh_token,
+            Ok(None) => return Landing::Moved,
+            Err(error) => return Landing::StoreFailed(Arc::new(error)),
+        };
+        let now = self.clock.now();
+        let ttl = self.options.lease_ttl;
+        match self.store.take_lease(&order.entry, order.cause, holder, now, ttl).await {
+            Ok(Guarded::Done) => {}
+            Ok(Guarded::Moved) => {
+                telemetry::lost_compare_and_set(Statement::TakeLease);
+                return Landing::Moved;
+            }
+            Err(error) => return Landing::StoreFailed(Arc::new(error)),
+        }
+        tokio::select! {
+            landing = self.refresh_under_lease(&order, holder, &refresh_token) => landing,
+            never = self.keep_lease(&order.entry, holder) => match never {},
+        }
+    }
+
+    /// Looks at an entry until nobody refreshes it any more, or the longest wait is over.
+    pub(super) async fn watch(&self, entry_id: i64) -> Landing {
+        let until = Instant::now() + self.options.wait;
+        for delay in WATCH.delays() {
+            if Instant::now() + delay >= until {
+                break;
+            }
+            sleep(delay).await;
+            match self.store.reload(entry_id).await {
+                Ok(Some(entry)) if entry.has_live_lease(self.clock.now()) => {}
+                Ok(_) => return Landing::Moved,
+                // The database is away for a moment; whoever waits has a deadline of their own.
+                Err(error) => telemetry::lease_not_kept(&error),
+            }
+        }
+        Landing::Moved
+    }
+
+    fn deadline(&self, order: &Order) -> Instant {
+        match order.cause {
+            Cause::Required => order.deadline,
+            Cause::Opportunistic => order.deadline.min(Instant::now() + self.options.opportunistic_budget),
+        }
+    }
+
+    async fn refresh_under_lease(
+        &self,
+        order: &Order,
+        holder: &str,
+        refresh_token: &SecretString,
+    ) -> Landing {
+        let started = Instant::now();
+        match self.call_provider(order, refresh_token).await {
+            Ok(issue) => self.store_issue(order, issue, refresh_token, started).await,
+            Err(flight) => {
+                let host = &order.provider.host;
+                telemetry::refresh_failed(host, flight.kind, &flight.message, started.elapsed());
+                self.give_up(order, holder, refresh_token, flight).await
+            }
+        }
+    }
+
+    /// Calls the token endpoint, again where that makes sense, and says how certain a failure is.
+    async fn call_provider(
+        &self,
+        order: &Order,
+        refresh_token: &SecretString,
+    ) -> Result<Issue, FailedFlight> {
+        let provider = &order.provider;
+        // An answer that was lost on the way may have been a new pair.
+        let answer_lost = AtomicBool::new(false);
+        let answer_lost = &answer_lost;
+        let attempt = || async move {
+            let asked_at = self.clock.now();
+            let answer = self.client.refresh(provider, refresh_token).await;
+            if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
+                answer_lost.store(true, Ordering::Relaxed);
+            }
+            answer.map(|pair| Issue { pair, asked_at })
+        };
+        let notify = |error: &RefreshError, wait| telemetry::refresh_retried(&provider.host, error, wait);
+        let policy = &self.options.retry;
+        let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
+        end.map_err(|end| failed_call(end, answer_lost.load(Ordering::Relaxed), order.deadline))
+    }
+
+    /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long
+    /// as the process lives, and the heartbeat keeps others away meanwhile.
+    async fn store_issue(
+        &self,
+        order: &Order,
+        issue: Issue,
+        refresh_token: &SecretString,
+        started: Instant,
+    ) -> Landing {
+        let pair = new_pair(order, issue, refresh_token);
+        let mut delays = STORE_AGAIN.delays();
+        loop {
+            match self.store.store_pair(&order.entry, &pair, self.clock.now()).await {
+                Ok(Some(entry)) => {
+                    telemetry::refreshed(&order.provider.host, started.elapsed());
+                    return Landing::Refreshed(Arc::new(entry));
+                }
+                Ok(None) => {
+                    telemetry::refreshed_pair_superseded(&order.provider.host);
+                    return Landing::Moved;
+                }
+                Err(error) => {
+                    let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
+                    telemetry::pair_not_stored(&order.provider.host, &error, delay);
+                    sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// Gives the lease back and records the failure. Where the row has moved meanwhile, the failure says nothing
+    /// about the pair that is there now.
+    async fn give_up(
+        &self,
+        order: &Order,
+        holder: &str,
+        refresh_token: &SecretString,
+        flight: FailedFlight,
+    ) -> Landing {
+        let failure = Failure {
+            kind: flight.kind,
+            message: flight.message.clone(),
+            fingerprint: fingerprint(refresh_token),
+            at: self.clock.now(),
+        };
+        match self.store.give_up(&order.entry, holder, &failure).await {
+            Ok(Guarded::Done) => Landing::Failed(Arc::new(flight)),
+            Ok(Guarded::Moved) => {
+                telemetry::lost_compare_and_set(Statement::GiveUp);
+                Landing::Moved
+            }
+            Err(error) => {
+                // The lease ends by itself; the failure is found out again by the next one.
+                telemetry::lease_not_kept(&error);
+                Landing::Failed(Arc::new(flight))
+            }
+        }
+    }
+
+    /// The heartbeat: renews the lease at a third of its life, so that two lost beats do not cost it.
+    async fn keep_lease(&self, entry: &Entry, holder: &str) -> Infallible {
+        let period = self.options.lease_ttl / 3;
+        let mut beats = interval_at(Instant::now() + period, period);
+        loop {
+            beats.tick().await;
+            let now = self.clock.now();
+            match self.store.renew_lease(entry, holder, now, self.options.lease_ttl).await {
+                Ok(Guarded::Done) => {}
+                // Somebody stored a newer pair or took the lease over. The call goes on all the same: what comes
+                // of it is stored if the generation still allows it.
+                Ok(Guarded::Moved) => telemetry::lost_compare_and_set(Statement::RenewLease),
+                Err(error) => telemetry::lease_not_kept(&error),
+            }
+        }
+    }
+}
+
+fn busy(order: &Order) -> FailedFlight {
+    let Provider { host, max_concurrent_refreshes, .. } = &*order.provider;
+    FailedFlight {
+        kind: FailureKind::Unavailable,
+        message: format!(
+            "{max_concurrent_refreshes} refreshes are in flight at {host}, and none ended in time"
+        ),
+        retry_after: None,
+        certain: true,
+        deadline: order.deadline,
+    }
+}
+
+/// Whether a failed call is worth another one.
+fn verdict(error: &RefreshError) -> Verdict {
+    match error {
+        RefreshError::Refused { .. } | RefreshError::Misconfigured { .. } => Verdict::Permanent,
+        RefreshError::Unavailable { retry_after: Some(wait), .. } => Verdict::After(*wait),
+        RefreshError::Unavailable { retry_after: None, .. } => Verdict::Transient,
+    }
+}
+
+fn failed_call(end: RetryEnd<RefreshError>, answer_lost: bool, deadline: Instant) -> FailedFlight {
+    let (RetryEnd::GaveUp(error) | RetryEnd::Cancelled(Some(error))) = end else {
+        return FailedFlight {
+            kind: FailureKind::Unavailable,
+            message: "the worker is stopping".to_owned(),
+            retry_after: None,
+            certain: !answer_lost,
+            deadline,
+        };
+    };
+    let message = error.to_string();
+    let (kind, retry_after) = match error {
+        RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
+        RefreshError::Refused { .. } => (FailureKind::Refused, None),
+        RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+        RefreshError::Unavailable { retry_after, .. } => (FailureKind::Unavailable, retry_after),
+    };
+    FailedFlight { kind, message, retry_after, certain: !answer_lost, deadline }
+}
+
+/// What is stored of an answer: what it leaves out stays as it was (RFC 6749, sections 5.1 and 6).
+fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
+    let Order { entry, provider, until, .. } = order;
+    let Issue { pair, asked_at } = issue;
+    let unstated = || entry.state.granted_lifetime.or(provider.kind.profile().unstated_lifetime);
+    let granted_lifetime = pair.expires_in.or_else(unstated);
+    let rotated = pair.refresh_token.is_some();
+    let kept_refresh_expiry = if rotated { None } else { entry.refresh_token_expires_at };
+    NewPair {
+        access_token: pair.access_token,
+        refresh_token: Some(pair.refresh_token.unwrap_or_else(|| refresh_token.clone())),
+        username: entry.username.clone(),
+        scopes: pair.scopes.unwrap_or_else(|| entry.scopes.clone()),
+        expires_at: granted_lifetime.map(|lifetime| asked_at.plus(lifetime)),
+        refresh_token_expires_at: pair
+            .refresh_token_expires_in
+            .map(|lifetime| asked_at.plus(lifetime))
+            .or(kept_refresh_expiry),
+        source: PairSource::Refresh { granted_lifetime, reserved_until: *until },
+    }
+}

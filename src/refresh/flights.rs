@@ -1,0 +1,86 @@
+//! Which flights are under way in this process, and how requests join them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::Landing;
+
+/// The flights under way, by entry.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Flights(Arc<Mutex<HashMap<i64, watch::Receiver<Option<Landing>>>>>);
+
+/// A seat on a flight.
+#[derive(Debug)]
+pub struct Boarding {
+    /// Whether this request started it.
+    pub role: Role,
+    landing: watch::Receiver<Option<Landing>>,
+}
+
+/// How a request came to be on a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It started it.
+    Started,
+    /// It joined one that was under way.
+    Joined,
+}
+
+impl Boarding {
+    /// Waits until the flight ends; none when that is not before `until`.
+    pub async fn landing(mut self, until: Instant) -> Option<Landing> {
+        let landed = timeout_at(until, self.landing.wait_for(Option::is_some)).await.ok()?;
+        match landed {
+            Ok(landing) => landing.clone(),
+            // The task ended without a word, which only a panic does. What it did shows in the row.
+            Err(_) => Some(Landing::Moved),
+        }
+    }
+}
+
+impl Flights {
+    /// Joins the flight of this entry, or starts `flight` as a task.
+    pub(super) fn board<F>(
+        &self,
+        entry_id: i64,
+        tracker: &TaskTracker,
+        flight: impl FnOnce() -> F,
+    ) -> Boarding
+    where
+        F: Future<Output = Landing> + Send + 'static,
+    {
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(landing) = under_way.get(&entry_id) {
+            return Boarding { role: Role::Joined, landing: landing.clone() };
+        }
+        let (landed, landing) = watch::channel(None);
+        under_way.insert(entry_id, landing.clone());
+        let done = RemoveWhenDone { flights: self.clone(), entry_id };
+        let flight = flight();
+        tracker.spawn(async move {
+            let ending = flight.await;
+            // First off the list, then the word: whoever looks after this starts a flight of their own instead of
+            // joining one that has ended.
+            drop(done);
+            landed.send_replace(Some(ending));
+        });
+        Boarding { role: Role::Started, landing }
+    }
+}
+
+/// Takes a flight off the list, also when its task panics.
+struct RemoveWhenDone {
+    flights: Flights,
+    entry_id: i64,
+}
+
+impl Drop for RemoveWhenDone {
+    fn drop(&mut self) {
+        self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.entry_id);
+    }
+}

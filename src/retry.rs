@@ -1,0 +1,328 @@
+//! Trying again: exponential waits with jitter, within a deadline, cut short by a hard stop.
+//!
+//! The only home of the `backoff` crate, and of that only its intervals: its own retry loop measures time with the
+//! machine's clock, sleeps past its limit where a `Retry-After` says so, and cannot be cancelled.
+
+use std::future::Future;
+use std::iter;
+use std::time::Duration;
+
+use backoff::backoff::Backoff as _;
+use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+/// Waits that grow from try to try.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// The first wait, before jitter. More than zero, or there is no waiting at all.
+    pub initial_interval: Duration,
+    /// No wait is longer than this, jitter included.
+    pub max_interval: Duration,
+    /// How many times as long as the one before each wait is; less than 1 counts as 1.
+    pub multiplier: f64,
+    /// How far a wait strays at random, as a part of it from 0 to 1, so that workers that failed together do not
+    /// come back together: 0.5 means between half of the interval and one and a half.
+    pub jitter: f64,
+}
+
+/// How an operation is tried again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// The waits between tries.
+    pub backoff: Backoff,
+    /// The longest `Retry-After` that is waited for; asked to stay away longer, we give up at once.
+    pub retry_after_cap: Duration,
+}
+
+/// What an error says about another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It would fail again.
+    Permanent,
+    /// It may go well.
+    Transient,
+    /// It may go well, but not earlier than after this time.
+    After(Duration),
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryEnd<E> {
+    /// With the last error: permanent, or the next try would have come too late.
+    GaveUp(E),
+    /// By the cancellation token, between two tries; with the last error, or none where nothing was tried yet.
+    Cancelled(Option<E>),
+}
+
+impl Backoff {
+    /// The waits, without end: what a reconnect loop sleeps between its tries.
+    pub fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
+        let max_interval = self.max_interval;
+        let mut intervals = self.intervals();
+        iter::repeat_with(move || intervals.next_backoff().unwrap_or(max_interval).min(max_interval))
+    }
+
+    /// The crate puts jitter on top of its longest interval; ours leaves room for it, since cutting the waits at the
+    /// limit instead would make half of them equal.
+    fn intervals(&self) -> ExponentialBackoff {
+        let jitter = self.jitter.clamp(0.0, 1.0);
+        let longest = self.max_interval.div_f64(1.0 + jitter);
+        ExponentialBackoffBuilder::new()
+            .with_initial_interval(self.initial_interval.min(longest))
+            .with_max_interval(longest)
+            .with_multiplier(self.multiplier.max(1.0))
+            .with_randomization_factor(jitter)
+            // Measured with the machine's clock, which tests cannot move: the deadline is ours.
+            .with_max_elapsed_time(None)
+            .build()
+    }
+}
+
+/// Calls `operation` until it succeeds, fails for good, or another try would start at or after `deadline`.
+///
+/// Only the waits end early when `cancel` fires: a try that is under way is awaited, since the other side may act on
+/// it. For the same reason the deadline does not cut a try; give the operation a timeout of its own. Before each
+/// wait `notify` is told the error and the wait.
+///
+/// # Errors
+/// [`RetryEnd`] with the last error as it came, so that what it asked for (a `Retry-After`) can be passed on.
+pub async fn retry<T, E, F>(
+    policy: &RetryPolicy,
+    deadline: Instant,
+    cancel: &CancellationToken,
+    classify: impl Fn(&E) -> Verdict,
+    mut notify: impl FnMut(&E, Duration),
+    mut operation: impl FnMut() -> F,
+) -> Result<T, RetryEnd<E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    if cancel.is_cancelled() {
+        return Err(RetryEnd::Cancelled(None));
+    }
+    let mut delays = policy.backoff.delays();
+    loop {
+        let error = match operation().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        let Some(wait) = next_wait(policy, deadline, classify(&error), &mut delays) else {
+            return Err(RetryEnd::GaveUp(error));
+        };
+        notify(&error, wait);
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(RetryEnd::Cancelled(Some(error))),
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// None: another try makes no sense, or not in time.
+fn next_wait(
+    policy: &RetryPolicy,
+    deadline: Instant,
+    verdict: Verdict,
+    delays: &mut impl Iterator<Item = Duration>,
+) -> Option<Duration> {
+    let asked = match verdict {
+        Verdict::Permanent => return None,
+        Verdict::Transient => Duration::ZERO,
+        Verdict::After(asked) if asked > policy.retry_after_cap => return None,
+        Verdict::After(asked) => asked,
+    };
+    let wait = delays.next()?.max(asked);
+    (wait < deadline.saturating_duration_since(Instant::now())).then_some(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        backoff: Backoff {
+            initial_interval: Duration::from_millis(100),
+            max_interval: Duration::from_secs(2),
+            multiplier: 2.0,
+            jitter: 0.5,
+        },
+        retry_after_cap: Duration::from_secs(30),
+    };
+
+    fn within(seconds: u64) -> Instant {
+        Instant::now() + Duration::from_secs(seconds)
+    }
+
+    /// Runs an operation that always fails with `verdict`; tells how it ended and when each try began.
+    async fn failing(verdict: Verdict, deadline: Instant) -> (RetryEnd<Verdict>, Vec<Duration>) {
+        let begin = Instant::now();
+        let tries = RefCell::new(Vec::new());
+        let end = retry(
+            &POLICY,
+            deadline,
+            &CancellationToken::new(),
+            |error| *error,
+            |_, _| {},
+            || async {
+                tries.borrow_mut().push(begin.elapsed());
+                assert!(tries.borrow().len() < 1000, "it never gives up");
+                Err::<(), _>(verdict)
+            },
+        )
+        .await;
+        let Err(end) = end else { unreachable!("it always fails") };
+        (end, tries.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transient_error_is_tried_again_until_it_goes_well() {
+        let tries = Cell::new(0);
+        let told = RefCell::new(Vec::new());
+        let notify = |error: &&'static str, wait: Duration| told.borrow_mut().push((*error, wait));
+        let begin = Instant::now();
+        let done = retry(
+            &POLICY,
+            within(60),
+            &CancellationToken::new(),
+            |_| Verdict::Transient,
+            notify,
+            || async {
+                tries.set(tries.get() + 1);
+                if tries.get() < 3 { Err("not yet") } else { Ok("done") }
+            },
+        )
+        .await;
+        assert_eq!((done, tries.get()), (Ok("done"), 3));
+        let told = told.into_inner();
+        assert_eq!(told.len(), 2);
+        let waited: Duration = told.iter().map(|(_, wait)| *wait).sum();
+        // The timer of the runtime counts in milliseconds, rounded up.
+        assert!(begin.elapsed() >= waited && begin.elapsed() < waited + Duration::from_millis(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permanent_error_is_not_tried_again() {
+        let (end, tries) = failing(Verdict::Permanent, within(60)).await;
+        assert_eq!((end, tries), (RetryEnd::GaveUp(Verdict::Permanent), vec![Duration::ZERO]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_gives_up_at_once_when_the_next_try_would_come_after_the_deadline() {
+        let begin = Instant::now();
+        let (end, tries) = failing(Verdict::Transient, within(10)).await;
+        assert_eq!(end, RetryEnd::GaveUp(Verdict::Transient));
+        let last = tries.last().copied().unwrap_or_default();
+        assert!(tries.len() > 5 && last < Duration::from_secs(10), "{tries:?}");
+        assert_eq!(begin.elapsed(), last, "it slept after the last try");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_no_time_left_there_is_still_one_try() {
+        let (end, tries) = failing(Verdict::Transient, within(0)).await;
+        assert_eq!((end, tries.len()), (RetryEnd::GaveUp(Verdict::Transient), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_never_comes_back_earlier_than_asked() {
+        let (_, tries) = failing(Verdict::After(Duration::from_secs(7)), within(60)).await;
+        assert!(tries.len() > 5, "{tries:?}");
+        assert!(tries.windows(2).all(|pair| pair[1] >= pair[0] + Duration::from_secs(7)), "{tries:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn being_asked_back_at_once_does_not_switch_the_backoff_off() {
+        let (_, tries) = failing(Verdict::After(Duration::ZERO), within(60)).await;
+        assert!(tries.len() < 120, "{} tries in a minute", tries.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_gives_up_at_once_when_asked_to_stay_away_for_longer_than_it_may_wait() {
+        for (asked, deadline) in [(31, 60), (20, 10), (u64::MAX, 60)] {
+            let asked = Verdict::After(Duration::from_secs(asked));
+            let (end, tries) = failing(asked, within(deadline)).await;
+            assert_eq!((end, tries), (RetryEnd::GaveUp(asked), vec![Duration::ZERO]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_cuts_a_wait_short_and_keeps_the_last_error() {
+        let cancel = CancellationToken::new();
+        let begin = Instant::now();
+        let asked = |_: &&str| Verdict::After(Duration::from_secs(20));
+        let retrying =
+            retry(&POLICY, within(60), &cancel, asked, |_, _| {}, || async { Err::<(), _>("busy") });
+        let stop = async {
+            sleep(Duration::from_secs(1)).await;
+            cancel.cancel();
+        };
+        let (end, ()) = tokio::join!(retrying, stop);
+        assert_eq!(end, Err(RetryEnd::Cancelled(Some("busy"))));
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_does_not_drop_a_try_that_is_under_way() {
+        let cancel = CancellationToken::new();
+        let retrying = retry(
+            &POLICY,
+            within(60),
+            &cancel,
+            |_: &&str| Verdict::Transient,
+            |_, _| {},
+            || async {
+                cancel.cancel();
+                sleep(Duration::from_secs(5)).await;
+                Ok("rotated")
+            },
+        );
+        assert_eq!(retrying.await, Ok("rotated"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_operation_is_not_tried_at_all() {
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let end = retry(
+            &POLICY,
+            within(60),
+            &cancel,
+            |(): &()| Verdict::Transient,
+            |(), _| {},
+            || async { Ok("tried") },
+        );
+        assert_eq!(end.await, Err(RetryEnd::Cancelled(None)));
+    }
+
+    #[test]
+    fn delays_grow_with_jitter_up_to_the_longest_and_never_end() {
+        let backoff = POLICY.backoff;
+        let mut distinct = std::collections::HashSet::new();
+        for _ in 0..200 {
+            let delays: Vec<Duration> = backoff.delays().take(20).collect();
+            assert!(
+                (Duration::from_millis(50)..=Duration::from_millis(151)).contains(&delays[0]),
+                "{delays:?}"
+            );
+            assert!(
+                (Duration::from_millis(200)..=Duration::from_millis(601)).contains(&delays[2]),
+                "{delays:?}"
+            );
+            assert!(delays.iter().all(|delay| *delay <= backoff.max_interval), "{delays:?}");
+            // A third of the longest: the lower end of what jitter makes of the last interval.
+            assert!(delays[10..].iter().all(|delay| *delay >= Duration::from_millis(666)), "{delays:?}");
+            distinct.extend(delays[10..].iter().copied());
+        }
+        assert!(distinct.len() > 1900, "the waits pile up: {} of 2000 are distinct", distinct.len());
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_still_wait() {
+        let odd = Backoff { multiplier: 0.0, jitter: 0.0, ..POLICY.backoff };
+        assert!(odd.delays().take(50).all(|delay| delay == odd.initial_interval));
+        let long_first = Backoff { initial_interval: Duration::from_secs(60), ..POLICY.backoff };
+        assert!(long_first.delays().take(50).all(|delay| delay <= long_first.max_interval));
+    }
+}

@@ -1,0 +1,408 @@
+//! Settings: one TOML file and the environment, validated as a whole before anything starts.
+//!
+//! A later source wins: defaults, the file, `AMQP_URL` / `DATABASE_URL` / `TOKENKEEPER_KEYS`, and
+//! `TOKENKEEPER__SECTION__KEY`. An empty variable counts as not set. `tokenkeeper.example.toml` shows every key.
+//!
+//! What is read here is the only place where a key, its range and its default are written: the list of known
+//! keys is what the sections below asked for.
+
+mod access;
+mod error;
+mod reader;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod url;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+pub use self::access::{Access, AccessRule};
+pub use self::error::{Problem, SettingsError, Source};
+pub use self::url::ConnectionUrl;
+use crate::flags::FlagFile;
+use crate::secret::KeyRing;
+use reader::Reader;
+use sources::Sources;
+
+/// Read from the working folder where no file was named.
+pub const DEFAULT_FILE: &str = "tokenkeeper.toml";
+
+/// Everything an operator can set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// RabbitMQ.
+    pub broker: Broker,
+    /// Where identities and tokens are kept.
+    pub database: Database,
+    /// Keys for what is encrypted at rest.
+    pub encryption: Encryption,
+    /// The endpoint for metrics and health.
+    pub admin: Admin,
+    /// Feature flags.
+    pub flags: FlagSettings,
+    /// How many messages a worker takes, and how long it works on each.
+    pub worker: WorkerSettings,
+    /// How tokens are refreshed.
+    pub refresh: RefreshSettings,
+    /// Which publisher may ask for what.
+    pub access: Access,
+    /// Logs.
+    pub log: Log,
+}
+
+/// RabbitMQ.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    /// `amqp://` or `amqps://`.
+    pub url: ConnectionUrl,
+    /// First part of the name of every exchange and queue.
+    pub prefix: String,
+    /// What the worker does about exchanges and queues at start.
+    pub topology: Topology,
+    /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
+    pub delivery_limit: u32,
+    /// Limit for connecting, TLS and the AMQP handshake included.
+    pub connect_timeout: Duration,
+    /// Limit for every single AMQP operation: on a blocked connection they wait for ever otherwise.
+    pub operation_timeout: Duration,
+}
+
+/// What the worker does about exchanges and queues at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// Declare them.
+    Declare,
+    /// Check that they are there; an operator declares them.
+    Passive,
+    /// Nothing: the broker's user may not even look.
+    None,
+}
+
+/// Where identities and tokens are kept.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// `sqlite://`, `postgres://` or `mysql://` (which is what `mariadb://` becomes).
+    pub url: ConnectionUrl,
+    /// Whether the worker brings the tables up to date when it starts.
+    pub migrate_at_start: bool,
+    /// Size of the connection pool.
+    pub max_connections: u32,
+    /// How long a query waits for a free connection.
+    pub acquire_timeout: Duration,
+}
+
+/// Keys for what is encrypted at rest.
+#[derive(Debug, Clone)]
+pub struct Encryption {
+    /// None: commands that read or write tokens refuse to run ([`Settings::key_ring`]).
+    pub keys: Option<KeyRing>,
+}
+
+/// The endpoint for metrics and health.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Address and port it listens on; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// Feature flags.
+#[derive(Debug, Clone)]
+pub struct FlagSettings {
+    /// The file in flagd's format.
+    pub file: FlagFile,
+}
+
+/// How many messages a worker takes, and how long it works on each.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Unacked `token.request` messages at once.
+    pub prefetch_token_requests: u16,
+    /// Unacked `workspace.start` messages at once.
+    pub prefetch_workspace_starts: u16,
+    /// Unacked `token.store` messages at once.
+    pub prefetch_token_stores: u16,
+    /// How long a worker that was told to stop finishes what it has in hand.
+    pub grace_period: Duration,
+    /// A `token.request` (and each token of a `workspace.start`) is answered within this time.
+    pub request_budget: Duration,
+    /// A `workspace.start` as a whole is answered within this time.
+    pub workspace_start_budget: Duration,
+}
+
+/// How tokens are refreshed.
+#[derive(Debug, Clone)]
+pub struct RefreshSettings {
+    /// How long a refresh lease lives without a heartbeat; the heartbeat comes at a third of it.
+    pub lease_ttl: Duration,
+    /// How long a request waits for a refresh that another worker has under way.
+    pub wait: Duration,
+    /// Limit for connecting to a provider.
+    pub connect_timeout: Duration,
+    /// Limit for one call of a provider. May be longer than `lease_ttl`: the heartbeat keeps the lease.
+    pub total_timeout: Duration,
+    /// Pause before the first retry of a provider call.
+    pub retry_initial: Duration,
+    /// Longest pause between two retries, jitter aside.
+    pub retry_max: Duration,
+    /// What a provider's `Retry-After` is cut to.
+    pub retry_after_cap: Duration,
+    /// How long an opportunistic refresh is retried while a still valid token could be served.
+    pub opportunistic_budget: Duration,
+}
+
+/// Logs.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// The least severe level that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// What a developer needs.
+    Debug,
+    /// What an operator reads.
+    Info,
+    /// What may need an operator.
+    Warn,
+    /// What needs an operator.
+    Error,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Human` in a terminal, `Json` otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// For machines.
+    Json,
+}
+
+impl Settings {
+    /// Reads `file` (or [`DEFAULT_FILE`] where none is named and it is there) and the process's environment.
+    ///
+    /// # Errors
+    /// The file cannot be read, or at least one setting is wrong; then every wrong one is told.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let default = Path::new(DEFAULT_FILE);
+        // One that is there and cannot be looked at must not be passed over in silence.
+        let file = file.or_else(|| default.try_exists().unwrap_or(true).then_some(default));
+        Self::load_from(file, process_environment()?)
+    }
+
+    /// Reads `file`, if any, and `environment` instead of the process's own.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_from(
+        file: Option<&Path>,
+        environment: HashMap<String, String>,
+    ) -> Result<Self, SettingsError> {
+        let mut reader = Reader::new(Sources::read(file, environment)?);
+        let settings = Self::read(&mut reader);
+        reader.finish()?;
+        Ok(settings)
+    }
+
+    /// The encryption keys, for a command that cannot work without them.
+    ///
+    /// # Errors
+    /// There are none; the error says how to make some.
+    pub fn key_ring(&self) -> Result<KeyRing, SettingsError> {
+        self.encryption.keys.clone().ok_or(SettingsError::NoKeys)
+    }
+
+    fn read(from: &mut Reader) -> Self {
+        let settings = Self {
+            broker: Broker::read(from),
+            database: Database::read(from),
+            encryption: Encryption::read(from),
+            admin: Admin::read(from),
+            flags: FlagSettings::read(from),
+            worker: WorkerSettings::read(from),
+            refresh: RefreshSettings::read(from),
+            access: Access::read(from),
+            log: Log::read(from),
+        };
+        settings.check_order(from);
+        settings
+    }
+
+    /// Limits that make sense in one order alone.
+    fn check_order(&self, from: &mut Reader) {
+        let Self { worker, refresh, .. } = self;
+        let request_budget = ("worker.request_budget_secs", worker.request_budget);
+        from.at_most(("refresh.wait_secs", refresh.wait), request_budget);
+        from.at_most(("refresh.opportunistic_budget_secs", refresh.opportunistic_budget), request_budget);
+        from.at_most(
+            ("refresh.connect_timeout_secs", refresh.connect_timeout),
+            ("refresh.total_timeout_secs", refresh.total_timeout),
+        );
+        from.at_most(
+            ("refresh.retry_initial_ms", refresh.retry_initial),
+            ("refresh.retry_max_ms", refresh.retry_max),
+        );
+    }
+}
+
+impl Broker {
+    /// The URL as logs and errors show it: without its password.
+    pub fn display_url(&self) -> &str {
+        self.url.redacted()
+    }
+
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            url: from.url("broker.url", "amqp://guest:guest@127.0.0.1:5672/%2f", ConnectionUrl::broker),
+            prefix: from.text("broker.prefix", "tokenkeeper", is_prefix, PREFIX_SHAPE),
+            topology: from.choice(
+                "broker.topology",
+                &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],
+                Topology::Declare,
+            ),
+            delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
+            connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
+            operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),
+        }
+    }
+}
+
+impl Database {
+    /// The URL as logs and errors show it: without its password.
+    pub fn display_url(&self) -> &str {
+        self.url.redacted()
+    }
+
+    fn read(from: &mut Reader) -> Self {
+        let url = from.url("database.url", "sqlite://tokenkeeper.db", ConnectionUrl::database);
+        // An embedded database has one user, who expects it to work; a shared one is migrated by one replica.
+        let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
+        Self {
+            url,
+            migrate_at_start,
+            max_connections: from.integer("database.max_connections", 1..=1_000, 16),
+            acquire_timeout: from.seconds("database.acquire_timeout_secs", 1..=300, 5),
+        }
+    }
+}
+
+impl Encryption {
+    fn read(from: &mut Reader) -> Self {
+        let keys = from.key_ring("encryption.keys");
+        let keys_of_file = from.key_ring_file("encryption.keys_file");
+        if keys.is_some() && keys_of_file.is_some() {
+            from.problem("encryption.keys_file", "is set beside `encryption.keys`; set one of the two");
+        }
+        Self { keys: keys.or(keys_of_file) }
+    }
+}
+
+impl Admin {
+    fn read(from: &mut Reader) -> Self {
+        Self { listen: from.address("admin.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))) }
+    }
+}
+
+impl FlagSettings {
+    fn read(from: &mut Reader) -> Self {
+        let file = match from.path("flags.file") {
+            Some(file) => FlagFile::Required(file),
+            None => FlagFile::Optional(from.beside_the_file("flags.json")),
+        };
+        Self { file }
+    }
+}
+
+impl WorkerSettings {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            prefetch_token_requests: from.integer("worker.prefetch_token_requests", 1..=65_535, 256),
+            prefetch_workspace_starts: from.integer("worker.prefetch_workspace_starts", 1..=65_535, 32),
+            prefetch_token_stores: from.integer("worker.prefetch_token_stores", 1..=65_535, 64),
+            grace_period: from.seconds("worker.grace_period_secs", 1..=3_600, 30),
+            // RabbitMQ closes the channel of a delivery that is not acked for 30 minutes.
+            request_budget: from.seconds("worker.request_budget_secs", 1..=600, 30),
+            workspace_start_budget: from.seconds("worker.workspace_start_budget_secs", 1..=600, 60),
+        }
+    }
+}
+
+impl RefreshSettings {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            // Below 3 s the heartbeat at a third of it has no room for one slow query.
+            lease_ttl: from.seconds("refresh.lease_ttl_secs", 3..=300, 15),
+            wait: from.seconds("refresh.wait_secs", 1..=300, 10),
+            connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),
+            total_timeout: from.seconds("refresh.total_timeout_secs", 1..=300, 15),
+            retry_initial: from.milliseconds("refresh.retry_initial_ms", 10..=60_000, 200),
+            retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
+            retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),
+            opportunistic_budget: from.seconds("refresh.opportunistic_budget_secs", 1..=300, 5),
+        }
+    }
+}
+
+impl Log {
+    fn read(from: &mut Reader) -> Self {
+        Self {
+            level: from.choice(
+                "log.level",
+                &LogLevel::ALL.map(|level| (level.name(), level)),
+                LogLevel::Info,
+            ),
+            format: from.choice(
+                "log.format",
+                &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)],
+                LogFormat::Auto,
+            ),
+        }
+    }
+}
+
+impl LogLevel {
+    const ALL: [Self; 5] = [Self::Trace, Self::Debug, Self::Info, Self::Warn, Self::Error];
+
+    /// The level's name in settings and in log filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+const PREFIX_SHAPE: &str =
+    "1 to 100 letters, digits, `-`, `_` or `.`, and not begin with `amq.`, which the broker keeps for itself";
+
+fn is_prefix(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && !text.starts_with("amq.")
+}
+
+fn process_environment() -> Result<HashMap<String, String>, SettingsError> {
+    let ours = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+    std::env::vars_os()
+        .filter_map(ours)
+        .filter(|(name, _)| sources::is_read(name))
+        .map(|(name, value)| match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(SettingsError::NotUnicode(name)),
+        })
+        .collect()
+}

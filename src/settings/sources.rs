@@ -1,0 +1,135 @@
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File, FileFormat};
+use serde_json::Value;
+
+use super::error::{SettingsError, Source};
+
+/// What the file and the environment say, merged, and which of the two said it.
+pub(super) struct Sources {
+    merged: Value,
+    file: Option<PathBuf>,
+    /// The variable behind each key that the environment sets.
+    variables: HashMap<String, String>,
+}
+
+const PREFIX: &str = "TOKENKEEPER__";
+const SEPARATOR: &str = "__";
+
+/// Names that other programs use too, or that are shorter to type. A `TOKENKEEPER__…` name wins over them.
+const ALIASES: [(&str, &str); 3] =
+    [("AMQP_URL", "broker.url"), ("DATABASE_URL", "database.url"), ("TOKENKEEPER_KEYS", "encryption.keys")];
+
+/// Whether an environment variable is a setting. `TOKENKEEPER_…` with one underscore is not: Kubernetes puts
+/// TOKENKEEPER_PORT and the like there for a service of our name.
+pub(super) fn is_read(variable: &str) -> bool {
+    key_of(variable).is_some()
+}
+
+/// The environment variable that sets `key`.
+pub(super) fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', SEPARATOR).to_uppercase())
+}
+
+impl Sources {
+    pub(super) fn read(
+        file: Option<&Path>,
+        environment: HashMap<String, String>,
+    ) -> Result<Self, SettingsError> {
+        let mut builder = Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(File::from_str(&toml_text(path)?, FileFormat::Toml));
+        }
+        let (values, variables) = select(environment);
+        let merged = builder.add_source(Environment::default().source(Some(values))).build()?;
+        let merged = merged.try_deserialize()?;
+        Ok(Self { merged, file: file.map(Path::to_owned), variables })
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        key.split('.').try_fold(&self.merged, |value, name| value.get(name))
+    }
+
+    pub(super) fn source(&self, key: &str) -> Source {
+        match (self.variables.get(key), &self.file) {
+            (Some(variable), _) => Source::Variable(variable.clone()),
+            (None, Some(file)) if self.get(key).is_some() => Source::File(file.clone()),
+            (None, _) => Source::Default,
+        }
+    }
+
+    pub(super) fn is_variable(&self, key: &str) -> bool {
+        self.variables.contains_key(key)
+    }
+
+    /// The folder that relative paths in the settings file count from; empty, which is the working folder, where
+    /// there is no file.
+    pub(super) fn folder(&self) -> &Path {
+        self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""))
+    }
+
+    /// Every key that is set.
+    pub(super) fn keys(&self) -> BTreeSet<String> {
+        let mut keys: BTreeSet<String> = self.variables.keys().cloned().collect();
+        collect_keys(&self.merged, "", &mut keys);
+        keys
+    }
+}
+
+fn collect_keys(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(section) => {
+            for (name, value) in section {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                collect_keys(value, &path, keys);
+            }
+        }
+        _ => {
+            keys.insert(path.to_owned());
+        }
+    }
+}
+
+/// The values of the keys that the environment sets, and the names of the variables that set them.
+fn select(environment: HashMap<String, String>) -> (HashMap<String, String>, HashMap<String, String>) {
+    let (mut values, mut variables) = (HashMap::new(), HashMap::new());
+    for (variable, value) in environment.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let Some(key) = key_of(&variable) else { continue };
+        let is_alias = !variable.starts_with(PREFIX);
+        if is_alias && variables.contains_key(&key) {
+            continue;
+        }
+        values.insert(key.clone(), value);
+        variables.insert(key, variable);
+    }
+    (values, variables)
+}
+
+fn key_of(variable: &str) -> Option<String> {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == variable).map(|(_, key)| (*key).to_owned());
+    let own = || variable.strip_prefix(PREFIX).map(|rest| rest.to_lowercase().replace(SEPARATOR, "."));
+    alias.or_else(own)
+}
+
+/// The file's text, once it is known to be TOML: the error of the `config` crate repeats the wrong line, which may
+/// be the one with a password.
+fn toml_text(path: &Path) -> Result<String, SettingsError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
+    match toml::from_str::<toml::Table>(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
+            let message = error.message().to_owned();
+            Err(SettingsError::Syntax { path: path.to_owned(), line, column, message })
+        }
+    }
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}

@@ -1,0 +1,166 @@
+use std::fmt;
+
+use lapin::uri::AMQPUri;
+use secrecy::ExposeSecret;
+use url::Url;
+
+use crate::secret::SecretString;
+
+/// A URL with a password in it: shown without, exposed to the driver alone.
+#[derive(Clone)]
+pub struct ConnectionUrl {
+    secret: SecretString,
+    redacted: String,
+}
+
+impl ConnectionUrl {
+    /// A URL that lapin connects to.
+    ///
+    /// # Errors
+    /// Says what would be right; never repeats the URL.
+    pub fn broker(text: &str) -> Result<Self, &'static str> {
+        let url = server_url(text, &["amqp", "amqps"]).ok_or(BROKER_SHAPE)?;
+        // lapin takes the default, localhost, for a host that it does not understand.
+        if url.domain().is_none() {
+            return Err("must name its host, or give it as an IPv4 address");
+        }
+        if url.path() == "/" {
+            return Err("names no virtual host behind its last `/`; the default one is written `/%2f`");
+        }
+        text.parse::<AMQPUri>().map_err(|_| BROKER_SHAPE)?;
+        Ok(Self::new(text, &url))
+    }
+
+    /// A URL that sqlx connects to.
+    ///
+    /// # Errors
+    /// Says what would be right; never repeats the URL.
+    pub fn database(text: &str) -> Result<Self, &'static str> {
+        if text.starts_with("sqlite:") {
+            let url = Url::parse(text).map_err(|_| DATABASE_SHAPE)?;
+            return Ok(Self::new(text, &url));
+        }
+        // sea-orm and sqlx know MariaDB by the name of MySQL alone.
+        let text = match text.strip_prefix("mariadb://") {
+            Some(rest) => &format!("mysql://{rest}"),
+            None => text,
+        };
+        let url = server_url(text, &["postgres", "postgresql", "mysql"]).ok_or(DATABASE_SHAPE)?;
+        Ok(Self::new(text, &url))
+    }
+
+    /// As logs and errors show it: without its password and its parameters.
+    pub fn redacted(&self) -> &str {
+        &self.redacted
+    }
+
+    /// Stands where a wrong URL was, until the settings as a whole are refused.
+    pub(super) fn refused() -> Self {
+        Self { secret: SecretString::default(), redacted: String::new() }
+    }
+
+    pub(super) fn is_sqlite(&self) -> bool {
+        self.redacted.starts_with("sqlite:")
+    }
+
+    fn new(text: &str, url: &Url) -> Self {
+        Self { secret: text.into(), redacted: redact(url.clone()) }
+    }
+}
+
+impl ExposeSecret<str> for ConnectionUrl {
+    fn expose_secret(&self) -> &str {
+        self.secret.expose_secret()
+    }
+}
+
+impl fmt::Debug for ConnectionUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.redacted, f)
+    }
+}
+
+const BROKER_SHAPE: &str = "must be a URL like amqp://user:password@host:5672/%2f (or amqps://), with `/`, \
+                            `?`, `#`, `@` and `%` in user and password percent-encoded";
+const DATABASE_SHAPE: &str = "must be a URL like sqlite://tokenkeeper.db, postgres://user:password@host/database \
+                              or mysql://user:password@host/database, with `/`, `?`, `#`, `@` and `%` in user \
+                              and password percent-encoded";
+
+/// A `scheme://authority/…` URL. One whose password has a bare `/` in it parses into something else, and would
+/// be shown with half of the password in its path: the `@` behind the authority tells.
+fn server_url(text: &str, schemes: &[&str]) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let fits = schemes.contains(&url.scheme()) && url.has_host();
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    (fits && !behind.into_iter().flatten().any(|part| part.contains('@'))).then_some(url)
+}
+
+/// Parameters go as well: `password` is one of them in some dialects.
+fn redact(mut url: Url) -> String {
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return format!("{}://***", url.scheme());
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(url: Result<ConnectionUrl, &'static str>) -> String {
+        url.unwrap().redacted().to_owned()
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password_and_exposed_with_it() {
+        let url = ConnectionUrl::broker("amqps://worker:s3cret@mq.example.org/%2f?heartbeat=10").unwrap();
+        assert_eq!(url.redacted(), "amqps://worker:***@mq.example.org/%2f");
+        assert_eq!(format!("{url:?}"), r#""amqps://worker:***@mq.example.org/%2f""#);
+        assert_eq!(url.expose_secret(), "amqps://worker:s3cret@mq.example.org/%2f?heartbeat=10");
+        assert_eq!(
+            shown(ConnectionUrl::database("postgres://db.example.org/tokens?user=u&password=s3cret")),
+            "postgres://db.example.org/tokens"
+        );
+        assert_eq!(shown(ConnectionUrl::database("sqlite://a.db?mode=rwc")), "sqlite://a.db");
+    }
+
+    #[test]
+    fn mariadb_becomes_mysql() {
+        let url = ConnectionUrl::database("mariadb://root:s3cret@localhost/tokens").unwrap();
+        assert_eq!(url.expose_secret(), "mysql://root:s3cret@localhost/tokens");
+        assert_eq!(url.redacted(), "mysql://root:***@localhost/tokens");
+    }
+
+    #[test]
+    fn sqlite_is_told_from_the_servers() {
+        for url in
+            ["sqlite://tokenkeeper.db", "sqlite:tokenkeeper.db", "sqlite:///var/lib/t.db", "sqlite::memory:"]
+        {
+            assert!(ConnectionUrl::database(url).unwrap().is_sqlite(), "{url}");
+        }
+        assert!(!ConnectionUrl::database("postgresql://localhost/tokens").unwrap().is_sqlite());
+    }
+
+    #[test]
+    fn a_url_that_the_driver_would_misread_is_refused_and_not_repeated() {
+        let broker = [
+            "",
+            "http://u:s3cret@host/",
+            "amqp:u:s3cret@host",
+            "amqp://u:12/s3cret@host/%2f",
+            "amqp://u:s3cret@host:port/%2f",
+            "amqp://u:s3cret@[::1]:5672/%2f",
+            "amqp://u:s3cret@host:5672/",
+            "amqp://u:s3cret@host/%2f?heartbeat=s3cret",
+        ];
+        let database =
+            ["", "oracle://u:s3cret@host/db", "mysql:u:s3cret@host/db", "postgres://u:1/s3cret@host/db"];
+        let refused = broker.map(ConnectionUrl::broker).into_iter();
+        for error in refused.chain(database.map(ConnectionUrl::database)).map(Result::unwrap_err) {
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        assert!(ConnectionUrl::broker("amqp://localhost").is_ok(), "the virtual host may be left out whole");
+    }
+}

@@ -1,0 +1,342 @@
+//! One function an event: its log line and its metric together, so that neither is forgotten.
+//!
+//! The two `gitpod_scm_token_refresh_*` names and their labels are an interface: dashboards use them. Nothing
+//! here takes a value that could be a secret.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::flags::FlagsEvent;
+use crate::message::{ErrorCode, MessageKind};
+use crate::store::{FailureKind, StoreError};
+
+pub mod logs;
+pub mod recorder;
+
+const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
+/// Seconds a refresh takes, by host.
+pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
+const MESSAGES: &str = "tokenkeeper_messages_total";
+/// Seconds from a delivery to its settlement, by message type.
+pub const HANDLING: &str = "tokenkeeper_message_handling_seconds";
+const IN_FLIGHT: &str = "tokenkeeper_messages_in_flight";
+const RECONNECTS: &str = "tokenkeeper_broker_reconnects_total";
+const UNROUTABLE: &str = "tokenkeeper_unroutable_replies_total";
+const DEAD_LETTERS: &str = "tokenkeeper_dead_letters_total";
+const LEASE_WAITS: &str = "tokenkeeper_lease_waits_total";
+const LOST_CAS: &str = "tokenkeeper_lost_compare_and_sets_total";
+const REFRESH_RETRIES: &str = "tokenkeeper_refresh_retries_total";
+const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
+const FLAG_RELOADS: &str = "tokenkeeper_flag_reloads_total";
+
+/// What a request for one token came to: label `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenResult {
+    /// It was refreshed for this request.
+    Success,
+    /// Another worker's refresh, or the request's own time, ran out.
+    Timeout,
+    /// Any other error.
+    Error,
+    /// The stored token was handed out.
+    StillValid,
+    /// There is no token.
+    NoToken,
+    /// Too short, and no refresh token.
+    NotRefreshable,
+    /// The wait ran out, and the last look found a token.
+    SuccessAfterTimeout,
+}
+
+impl TokenResult {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
+            Self::StillValid => "still_valid",
+            Self::NoToken => "no_token",
+            Self::NotRefreshable => "not_refreshable",
+            Self::SuccessAfterTimeout => "success_after_timeout",
+        }
+    }
+}
+
+/// Whether an opportunistic refresh played a part: label `opportunisticRefresh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opportunism {
+    /// It was due, and was tried.
+    True,
+    /// It was not due.
+    False,
+    /// It was due, but somebody holds the token.
+    Reserved,
+}
+
+impl Opportunism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::True => "true",
+            Self::False => "false",
+            Self::Reserved => "reserved",
+        }
+    }
+}
+
+/// What became of a message: label `outcome`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageOutcome {
+    /// Answered with `ok`.
+    Ok,
+    /// Answered with an error.
+    Error,
+    /// Refused, and laid into the dead letters.
+    DeadLettered,
+    /// Given back to the broker.
+    Requeued,
+}
+
+impl MessageOutcome {
+    const ALL: [Self; 4] = [Self::Ok, Self::Error, Self::DeadLettered, Self::Requeued];
+
+    /// The label's value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::DeadLettered => "dead_lettered",
+            Self::Requeued => "requeued",
+        }
+    }
+}
+
+/// Which guarded UPDATE found the world moved: label `statement`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    /// Extending a reservation.
+    Reserve,
+    /// Taking a lease.
+    TakeLease,
+    /// Renewing a lease.
+    RenewLease,
+    /// Storing a refreshed pair.
+    StorePair,
+    /// Giving a lease back.
+    GiveUp,
+}
+
+impl Statement {
+    const ALL: [Self; 5] = [Self::Reserve, Self::TakeLease, Self::RenewLease, Self::StorePair, Self::GiveUp];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reserve => "reserve",
+            Self::TakeLease => "take_lease",
+            Self::RenewLease => "renew_lease",
+            Self::StorePair => "store_pair",
+            Self::GiveUp => "give_up",
+        }
+    }
+}
+
+/// The two connections to the broker: label `connection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Deliveries and acks.
+    Consume,
+    /// Replies and dead letters.
+    Publish,
+}
+
+impl Link {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Consume, Self::Publish];
+
+    /// The label's value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// A request for one token was decided.
+pub fn token_requested(host: &str, result: TokenResult, opportunism: Opportunism) {
+    counter!(
+        REFRESH_REQUESTS,
+        "host" => host.to_owned(), "result" => result.name(), "opportunisticRefresh" => opportunism.name()
+    )
+    .increment(1);
+    tracing::debug!(result = result.name(), opportunistic = opportunism.name(), "token requested");
+}
+
+/// A provider issued a new pair, and it is stored.
+pub fn refreshed(host: &str, took: Duration) {
+    histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
+    tracing::info!(host, took_ms = took.as_millis(), "token refreshed");
+}
+
+/// A refresh was given up.
+pub fn refresh_failed(host: &str, kind: FailureKind, message: &str, took: Duration) {
+    histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
+    counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => kind.name()).increment(1);
+    tracing::warn!(host, code = kind.name(), message, took_ms = took.as_millis(), "refresh failed");
+}
+
+/// A call of a token endpoint failed and is tried again.
+pub fn refresh_retried(host: &str, error: &dyn std::error::Error, wait: Duration) {
+    counter!(REFRESH_RETRIES, "host" => host.to_owned()).increment(1);
+    tracing::info!(host, %error, wait_ms = wait.as_millis(), "refresh is tried again");
+}
+
+/// A refreshed pair came back to an entry that has a newer one: a login won over the refresh.
+pub fn refreshed_pair_superseded(host: &str) {
+    lost_compare_and_set(Statement::StorePair);
+    tracing::warn!(host, "a newer pair was stored while this one was refreshed; this one is dropped");
+}
+
+/// A refreshed pair could not be stored; it is tried again for as long as the process lives.
+pub fn pair_not_stored(host: &str, error: &StoreError, wait: Duration) {
+    tracing::error!(host, %error, wait_ms = wait.as_millis(), "a refreshed pair is not stored yet");
+}
+
+/// A request met another worker's live lease and waits for it.
+pub fn lease_waited(host: &str) {
+    counter!(LEASE_WAITS, "host" => host.to_owned()).increment(1);
+    tracing::debug!(host, "waiting for another worker's refresh");
+}
+
+/// A guarded UPDATE changed nothing.
+pub fn lost_compare_and_set(statement: Statement) {
+    counter!(LOST_CAS, "statement" => statement.name()).increment(1);
+    tracing::debug!(statement = statement.name(), "the row has moved");
+}
+
+/// A lease could not be renewed or given back because the database failed.
+pub fn lease_not_kept(error: &StoreError) {
+    tracing::warn!(%error, "cannot keep a refresh lease");
+}
+
+/// The database failed a request, which is tried again or answered with `internal`.
+pub fn store_failed(error: &StoreError) {
+    tracing::error!(%error, "the database failed a request");
+}
+
+/// A delivery was taken in hand.
+pub fn message_received(kind: MessageKind) {
+    gauge!(IN_FLIGHT, "type" => kind.routing_key()).increment(1.0);
+}
+
+/// A delivery was settled: answered and acked, dead-lettered, or given back.
+pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
+    gauge!(IN_FLIGHT, "type" => kind.routing_key()).decrement(1.0);
+    counter!(MESSAGES, "type" => kind.routing_key(), "outcome" => outcome.name()).increment(1);
+    histogram!(HANDLING, "type" => kind.routing_key()).record(took);
+    let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));
+    match code {
+        // The usual case, thousands of times a second.
+        None => tracing::debug!(outcome, took_ms = took.as_millis(), "message settled"),
+        Some(code) => tracing::info!(outcome, code, took_ms = took.as_millis(), "message settled"),
+    }
+}
+
+/// A message was laid into the dead letters.
+pub fn dead_lettered(kind: MessageKind, reason: &str) {
+    counter!(DEAD_LETTERS, "type" => kind.routing_key()).increment(1);
+    tracing::warn!(reason, "message laid into the dead letters");
+}
+
+/// The broker could not route a reply: the requester is gone.
+pub fn reply_unroutable(reply_type: &str) {
+    counter!(UNROUTABLE).increment(1);
+    tracing::info!(reply_type, "nobody waits for this reply any more");
+}
+
+/// A reply could not be published; the message goes back to the queue.
+pub fn message_requeued(reason: &dyn std::fmt::Display) {
+    tracing::warn!(%reason, "message given back to the broker");
+}
+
+/// A reply or a dead letter could not be published and is tried again.
+pub fn publish_failed(error: &dyn std::fmt::Display, wait: Duration) {
+    tracing::warn!(%error, wait_ms = wait.as_millis(), "publishing is tried again");
+}
+
+/// An acknowledgement did not reach the broker; it will deliver the message again.
+pub fn ack_lost() {
+    tracing::info!("the acknowledgement came too late; the broker delivers the message again");
+}
+
+/// A connection to the broker is up.
+pub fn broker_connected(link: Link, broker: &str) {
+    tracing::info!(connection = link.name(), broker, "connected to the broker");
+}
+
+/// A connection to the broker, or what runs on it, broke; it is made anew.
+pub fn broker_lost(link: Link, error: &dyn std::fmt::Display, wait: Duration) {
+    counter!(RECONNECTS, "connection" => link.name()).increment(1);
+    tracing::warn!(connection = link.name(), %error, wait_ms = wait.as_millis(), "connecting to the broker again");
+}
+
+/// A consumer was cancelled or its channel closed; it subscribes again.
+pub fn consumer_lost(kind: MessageKind, error: &dyn std::fmt::Display, wait: Duration) {
+    counter!(RECONNECTS, "connection" => Link::Consume.name()).increment(1);
+    tracing::warn!(queue = kind.routing_key(), %error, wait_ms = wait.as_millis(), "subscribing again");
+}
+
+/// The broker blocked or unblocked a connection (memory or disk alarm).
+pub fn broker_blocked(link: Link, reason: Option<&str>) {
+    match reason {
+        Some(reason) => tracing::warn!(connection = link.name(), reason, "the broker blocks this connection"),
+        None => {
+            tracing::info!(connection = link.name(), "the broker does not block this connection any more")
+        }
+    }
+}
+
+/// The flag file was read again.
+pub fn flags_reloaded(event: &FlagsEvent) {
+    let outcome = match event {
+        FlagsEvent::InForce => "ok",
+        FlagsEvent::Refused(_) => "error",
+    };
+    counter!(FLAG_RELOADS, "outcome" => outcome).increment(1);
+}
+
+/// Describes every metric and shows the ones whose labels are known at zero, so that a rate over them has a
+/// beginning.
+pub fn describe() {
+    describe_counter!(REFRESH_REQUESTS, "Requests for one token, by result.");
+    describe_histogram!(REFRESH_LATENCY, Unit::Seconds, "Time a refresh takes, retries included.");
+    describe_counter!(MESSAGES, "Messages settled, by type and outcome.");
+    describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
+    describe_gauge!(IN_FLIGHT, "Messages in hand.");
+    describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was made anew.");
+    describe_counter!(UNROUTABLE, "Replies that nobody waited for any more.");
+    describe_counter!(DEAD_LETTERS, "Messages laid into the dead letters.");
+    describe_counter!(LEASE_WAITS, "Waits for another worker's refresh.");
+    describe_counter!(LOST_CAS, "Guarded UPDATEs that found the row moved.");
+    describe_counter!(REFRESH_RETRIES, "Calls of token endpoints that were tried again.");
+    describe_counter!(REFRESH_FAILURES, "Refreshes given up, by code.");
+    describe_counter!(FLAG_RELOADS, "Times a changed flag file was read.");
+    for kind in MessageKind::ALL {
+        let label = kind.routing_key();
+        gauge!(IN_FLIGHT, "type" => label).set(0.0);
+        counter!(DEAD_LETTERS, "type" => label).absolute(0);
+        for outcome in MessageOutcome::ALL {
+            counter!(MESSAGES, "type" => label, "outcome" => outcome.name()).absolute(0);
+        }
+    }
+    for link in Link::ALL {
+        counter!(RECONNECTS, "connection" => link.name()).absolute(0);
+    }
+    for statement in Statement::ALL {
+        counter!(LOST_CAS, "statement" => statement.name()).absolute(0);
+    }
+    for outcome in ["ok", "error"] {
+        counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
+    }
+    counter!(UNROUTABLE).absolute(0);
+}

@@ -1,0 +1,72 @@
+//! Logs by `tracing`: human in a terminal, JSON otherwise.
+
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Coloured lines for a person.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Format {
+    /// What suits standard error: human in a terminal, JSON otherwise.
+    pub fn detect() -> Self {
+        if io::stderr().is_terminal() { Self::Human } else { Self::Json }
+    }
+}
+
+/// Starts logging to standard error at this level.
+///
+/// # Errors
+/// Where a subscriber is installed already.
+pub fn install(level: LevelFilter, format: Format) -> Result<(), TryInitError> {
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = match format {
+        Format::Human => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter(level))).try_init()
+}
+
+/// The level is for our own events. Other crates get a word in only when something is wrong, whatever the level:
+/// at `debug` or `trace` they print frames, statements and bodies, which hold tokens.
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("tokenkeeper", level)
+        // Prints, at `warn`, the whole body of a reply that came back unroutable.
+        .with_target("lapin::returned_messages", LevelFilter::OFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn no_level_makes_other_crates_print_what_they_carry() {
+        let filter = filter(LevelFilter::TRACE);
+        assert!(filter.would_enable("tokenkeeper::handle", &Level::TRACE));
+        assert!(filter.would_enable("lapin::io_loop", &Level::WARN));
+        assert!(!filter.would_enable("lapin::io_loop", &Level::INFO));
+        assert!(!filter.would_enable("hyper_util::client", &Level::DEBUG));
+        assert!(!filter.would_enable("sqlx::query", &Level::INFO));
+        assert!(!filter.would_enable("lapin::returned_messages", &Level::ERROR));
+    }
+
+    #[test]
+    fn a_quiet_level_is_quiet_for_all() {
+        let filter = filter(LevelFilter::ERROR);
+        assert!(!filter.would_enable("tokenkeeper::handle", &Level::WARN));
+        assert!(!filter.would_enable("lapin::io_loop", &Level::WARN));
+    }
+}

@@ -1,0 +1,168 @@
+//! The consuming connection: subscribe, hand messages over, subscribe again when something breaks.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection, Consumer};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::settle::{Received, Settler};
+use crate::admin::Health;
+use crate::broker::{AGAIN, BrokerError, Names, connect, declare, within};
+use crate::message::MessageKind;
+use crate::settings::{Broker, WorkerSettings};
+use crate::telemetry::{self, Link};
+
+/// Consumes the three queues.
+pub(super) struct Consumers {
+    pub(super) settings: Arc<Broker>,
+    pub(super) prefetch: WorkerSettings,
+    /// Names this worker at the broker.
+    pub(super) instance: String,
+    pub(super) settler: Arc<Settler>,
+    pub(super) messages: TaskTracker,
+    pub(super) health: Arc<Health>,
+    pub(super) soft_stop: CancellationToken,
+}
+
+impl Consumers {
+    /// Consumes until the soft stop, over as many connections as that takes. Gives back the last one: what is in
+    /// hand is acked on it.
+    pub(super) async fn run(self) -> Option<Connection> {
+        let mut delays = AGAIN.delays();
+        while !self.soft_stop.is_cancelled() {
+            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            let error = match self.open().await {
+                Ok(connection) => {
+                    delays = AGAIN.delays();
+                    match self.consume(&connection).await {
+                        Ok(()) => return Some(connection),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            telemetry::broker_lost(Link::Consume, &error, delay);
+            tokio::select! {
+                () = self.soft_stop.cancelled() => {}
+                () = sleep(delay) => {}
+            }
+        }
+        None
+    }
+
+    async fn open(&self) -> Result<Connection, BrokerError> {
+        let connection = connect(&self.settings, &format!("{} consume", self.instance)).await?;
+        declare(&connection, &self.settings).await?;
+        telemetry::broker_connected(Link::Consume, self.settings.display_url());
+        Ok(connection)
+    }
+
+    /// Consumes every queue until the soft stop, or until the connection is gone.
+    async fn consume(&self, connection: &Connection) -> Result<(), BrokerError> {
+        let queues = MessageKind::ALL.map(|kind| self.consume_queue(connection, kind));
+        try_join_all(queues).await.map(drop)
+    }
+
+    /// Consumes one queue. While the connection lives, a cancelled consumer or a closed channel subscribes again
+    /// without disturbing the other queues.
+    async fn consume_queue(&self, connection: &Connection, kind: MessageKind) -> Result<(), BrokerError> {
+        for delay in AGAIN.delays() {
+            let error = match self.subscribe(connection, kind).await {
+                Ok(subscription) => match self.pump(subscription, kind).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !connection.status().connected() {
+                return Err(error);
+            }
+            telemetry::consumer_lost(kind, &error, delay);
+            tokio::select! {
+                () = self.soft_stop.cancelled() => return Ok(()),
+                () = sleep(delay) => {}
+            }
+            // The queue itself may be gone.
+            declare(connection, &self.settings).await?;
+        }
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        connection: &Connection,
+        kind: MessageKind,
+    ) -> Result<Subscription, BrokerError> {
+        let limit = self.settings.operation_timeout;
+        let queue = Names::new(&self.settings.prefix).queue(kind);
+        let prefetch = match kind {
+            MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
+            MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
+            MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
+        };
+        let channel =
+            within(limit, || format!("open a channel for queue {queue}"), connection.create_channel())
+                .await?;
+        // Before consuming, or the broker sends everything it has.
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
+        let tag = ShortString::try_new(format!("{}-{kind}", self.instance))
+            .map_err(|_| BrokerError::TooLong { what: "the consumer tag".into() })?;
+        let name = ShortString::try_new(queue.as_str())
+            .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
+        let consume =
+            channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
+        let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
+        Ok(Subscription { channel: Arc::new(channel), consumer, tag, queue })
+    }
+
+    /// Hands deliveries over until the soft stop; then takes back the subscription and hands over what the broker
+    /// had sent already.
+    async fn pump(&self, mut subscription: Subscription, kind: MessageKind) -> Result<(), BrokerError> {
+        let consuming = self.health.consuming(kind);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.soft_stop.cancelled() => break,
+                next = subscription.consumer.next() => match next {
+                    Some(Ok(delivery)) => self.take(delivery, &subscription, kind),
+                    Some(Err(source)) => {
+                        let action = format!("consume queue {}", subscription.queue);
+                        return Err(BrokerError::Amqp { action, source });
+                    }
+                    None => return Err(BrokerError::Cancelled { queue: subscription.queue }),
+                },
+            }
+        }
+        drop(consuming);
+        let limit = self.settings.operation_timeout;
+        let cancel =
+            subscription.channel.basic_cancel(subscription.tag.clone(), BasicCancelOptions::default());
+        within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel).await?;
+        while let Some(Ok(delivery)) = subscription.consumer.next().await {
+            self.take(delivery, &subscription, kind);
+        }
+        Ok(())
+    }
+
+    fn take(&self, delivery: Delivery, subscription: &Subscription, kind: MessageKind) {
+        let received = Received::new(kind, delivery, Arc::clone(&subscription.channel));
+        self.messages.spawn(Arc::clone(&self.settler).process(received));
+    }
+}
+
+/// A queue that is consumed.
+struct Subscription {
+    /// Closed when the last one who may still ack on it lets go.
+    channel: Arc<Channel>,
+    consumer: Consumer,
+    tag: ShortString,
+    queue: String,
+}

@@ -1,0 +1,164 @@
+//! A message's way from delivery to ack, its states as types: each step consumes the one before it.
+//!
+//! `Received` → handle → `Handled` → reply, dead letter → `Replied` → ack. A message that cannot take its next
+//! step is given back to the broker; there is no other way out.
+
+use std::sync::Arc;
+
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, field};
+
+use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
+use crate::handle::{Body, Handler, Incoming, Outcome};
+use crate::message::{Envelope, ErrorCode, MessageKind};
+use crate::telemetry::{self, MessageOutcome};
+
+/// What a message needs on its way.
+pub(super) struct Settler {
+    pub(super) handler: Handler,
+    pub(super) publisher: Publisher,
+    pub(super) hard_stop: CancellationToken,
+}
+
+/// A message in hand.
+pub(super) struct Received {
+    kind: MessageKind,
+    delivery: Delivery,
+    envelope: Envelope,
+    since: Instant,
+    /// Keeps the channel open that the ack goes over.
+    _channel: Arc<Channel>,
+}
+
+/// A message that was handled.
+struct Handled {
+    received: Received,
+    outcome: Outcome,
+}
+
+/// A message whose reply the broker has confirmed, and whose copy lies in the dead letters if it belongs there.
+struct Replied {
+    received: Received,
+    outcome: MessageOutcome,
+    code: Option<ErrorCode>,
+}
+
+impl Received {
+    pub(super) fn new(kind: MessageKind, delivery: Delivery, channel: Arc<Channel>) -> Self {
+        telemetry::message_received(kind);
+        let envelope = Envelope::read(&delivery.properties);
+        Self { kind, delivery, envelope, since: Instant::now(), _channel: channel }
+    }
+
+    async fn give_back(self, reason: Stopped) {
+        telemetry::message_requeued(&reason);
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        if !matches!(self.delivery.acker.nack(options).await, Ok(true)) {
+            telemetry::ack_lost();
+        }
+        telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
+    }
+}
+
+impl Settler {
+    /// Takes one message all the way.
+    pub(super) async fn process(self: Arc<Self>, received: Received) {
+        let span = tracing::info_span!(
+            "message",
+            kind = received.kind.routing_key(),
+            // Whatever a publisher wrote: `Debug` escapes what would break a log line.
+            request_id = received.envelope.correlation_id.as_deref().map(field::debug),
+            user = field::Empty,
+            host = field::Empty,
+        );
+        self.settle(received).instrument(span).await;
+    }
+
+    async fn settle(&self, received: Received) {
+        let handled = match self.handle(received).await {
+            Ok(handled) => handled,
+            Err((received, reason)) => return received.give_back(reason).await,
+        };
+        match self.reply(handled).await {
+            Ok(replied) => replied.ack().await,
+            Err((received, reason)) => received.give_back(reason).await,
+        }
+    }
+
+    async fn handle(&self, received: Received) -> Result<Handled, (Received, Stopped)> {
+        let incoming = Incoming {
+            kind: received.kind,
+            body: Body(&received.delivery.data),
+            envelope: &received.envelope,
+            redelivered: received.delivery.redelivered,
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.handler.handle(incoming) => Some(outcome),
+            () = self.hard_stop.cancelled() => None,
+        };
+        match outcome {
+            Some(outcome) => Ok(Handled { received, outcome }),
+            None => Err((received, Stopped)),
+        }
+    }
+
+    async fn reply(&self, handled: Handled) -> Result<Replied, (Received, Stopped)> {
+        let Handled { received, outcome } = handled;
+        let published = match (&received.envelope.reply_to, &outcome) {
+            (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {
+                self.publish_reply(&received, reply_to, &outcome).await
+            }
+            (None, Outcome::Answered(_) | Outcome::Invalid { .. }) => Ok(()),
+        };
+        if let Err(stopped) = published {
+            return Err((received, stopped));
+        }
+        let code = outcome.reply().error_code();
+        let settled = match &outcome {
+            Outcome::Answered(_) if code.is_none() => MessageOutcome::Ok,
+            Outcome::Answered(_) => MessageOutcome::Error,
+            Outcome::Invalid { reason, .. } => match self.lay_into_dead_letters(&received, reason).await {
+                Ok(()) => MessageOutcome::DeadLettered,
+                Err(stopped) => return Err((received, stopped)),
+            },
+        };
+        Ok(Replied { received, outcome: settled, code })
+    }
+
+    async fn publish_reply(
+        &self,
+        received: &Received,
+        reply_to: &str,
+        outcome: &Outcome,
+    ) -> Result<(), Stopped> {
+        let reply =
+            OutgoingReply { reply_to, reply_type: received.kind.reply_type(), envelope: &received.envelope };
+        self.publisher.reply(&reply, &outcome.reply().encode()).await
+    }
+
+    async fn lay_into_dead_letters(&self, received: &Received, detail: &str) -> Result<(), Stopped> {
+        telemetry::dead_lettered(received.kind, detail);
+        let letter = DeadLetter {
+            kind: received.kind,
+            properties: &received.delivery.properties,
+            reason: ErrorCode::InvalidRequest.name(),
+            detail,
+        };
+        self.publisher.dead_letter(&letter, &received.delivery.data).await
+    }
+}
+
+impl Replied {
+    async fn ack(self) {
+        let Self { received, outcome, code } = self;
+        if !matches!(received.delivery.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+            telemetry::ack_lost();
+        }
+        telemetry::message_settled(received.kind, outcome, code, received.since.elapsed());
+    }
+}
