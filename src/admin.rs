@@ -53,7 +53,7 @@ impl Health {
 
     pub(crate) fn set_address(&self, address: SocketAddr) {
         // Set once, at start.
-        drop(self.address.set(address));
+        let _ = self.address.set(address);
     }
 
     /// What keeps this worker from doing its job; empty: it is ready.

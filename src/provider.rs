@@ -141,7 +141,7 @@ impl ProviderKind {
                 opportunistic_refresh: false,
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: true,
-                unstated_lifetime: Some(Duration::from_secs(7200)),
+                unstated_lifetime: Some(Duration::from_hours(2)),
             },
             Self::Bitbucket => Profile {
                 token_path: Some("/site/oauth2/access_token"),

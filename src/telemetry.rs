@@ -290,9 +290,7 @@ pub fn consumer_lost(kind: MessageKind, error: &dyn std::fmt::Display, wait: Dur
 pub fn broker_blocked(link: Link, reason: Option<&str>) {
     match reason {
         Some(reason) => tracing::warn!(connection = link.name(), reason, "the broker blocks this connection"),
-        None => {
-            tracing::info!(connection = link.name(), "the broker does not block this connection any more")
-        }
+        None => tracing::info!(connection = link.name(), "the broker lets this connection publish again"),
     }
 }
 

@@ -7,11 +7,11 @@ use super::BrokerError;
 use crate::message::{DIRECT_REPLY_TO, Envelope, MessageKind};
 
 /// Header that says, in a word, why a message is in the dead letters.
-pub const REASON_HEADER: &str = "x-tokenkeeper-reason";
+const REASON_HEADER: &str = "x-tokenkeeper-reason";
 /// Header that says it in a sentence.
-pub const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
+const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
 /// Header with the AMQP user who published. The property cannot be kept: the broker compares it with ours.
-pub const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
+const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
 const PERSISTENT: u8 = 2;
@@ -79,20 +79,20 @@ impl DeadLetter<'_> {
         // before anybody looks.
         let from = self.properties;
         let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-        to = copy(to, from.content_type(), BasicProperties::with_content_type);
-        to = copy(to, from.content_encoding(), BasicProperties::with_content_encoding);
-        to = copy(to, from.correlation_id(), BasicProperties::with_correlation_id);
-        to = copy(to, from.reply_to(), BasicProperties::with_reply_to);
-        to = copy(to, from.message_id(), BasicProperties::with_message_id);
-        to = copy(to, from.timestamp(), BasicProperties::with_timestamp);
-        to = copy(to, from.kind(), BasicProperties::with_type);
-        copy(to, from.app_id(), BasicProperties::with_app_id)
+        to = copy(to, from.content_type().as_ref(), BasicProperties::with_content_type);
+        to = copy(to, from.content_encoding().as_ref(), BasicProperties::with_content_encoding);
+        to = copy(to, from.correlation_id().as_ref(), BasicProperties::with_correlation_id);
+        to = copy(to, from.reply_to().as_ref(), BasicProperties::with_reply_to);
+        to = copy(to, from.message_id().as_ref(), BasicProperties::with_message_id);
+        to = copy(to, from.timestamp().as_ref(), BasicProperties::with_timestamp);
+        to = copy(to, from.kind().as_ref(), BasicProperties::with_type);
+        copy(to, from.app_id().as_ref(), BasicProperties::with_app_id)
     }
 }
 
 fn copy<T: Clone>(
     to: BasicProperties,
-    value: &Option<T>,
+    value: Option<&T>,
     with: impl FnOnce(BasicProperties, T) -> BasicProperties,
 ) -> BasicProperties {
     match value {

@@ -174,7 +174,7 @@ pub struct LifetimeSecs(#[schemars(range(min = 1, max = 86400))] u32);
 
 impl LifetimeSecs {
     /// What a `token.request` asks for that does not say.
-    pub const DEFAULT: Duration = Duration::from_secs(300);
+    pub const DEFAULT: Duration = Duration::from_mins(5);
     /// The longest that may be asked for.
     pub const MAX: u32 = 86_400;
 
