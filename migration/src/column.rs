@@ -31,10 +31,12 @@ impl ExactText {
     /// A text column of at most `length` characters.
     pub(crate) fn column(self, name: &'static str, length: u32) -> ColumnDef {
         let mut column = ColumnDef::new(name);
-        column.string_len(length);
-        if let Self::Collated(collation) = self {
-            column.extra(format!("CHARACTER SET utf8mb4 COLLATE {collation}"));
-        }
+        match self {
+            Self::Plain => column.string_len(length),
+            Self::Collated(collation) => {
+                column.custom(format!("varchar({length}) CHARACTER SET utf8mb4 COLLATE {collation}"))
+            }
+        };
         column
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -23,12 +24,15 @@ impl Format {
     }
 }
 
-/// Starts logging to standard error at this level.
+/// Starts logging to `writer` at this level.
 ///
 /// # Errors
 /// Where a subscriber is installed already.
-pub fn install(level: LevelFilter, format: Format) -> Result<(), TryInitError> {
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+pub fn install<W>(level: LevelFilter, format: Format, writer: W) -> Result<(), TryInitError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         Format::Human => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),

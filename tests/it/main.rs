@@ -1,1 +1,9 @@
-fn main() {}
+//! tokenkeeper as its users meet it: a real broker, real databases, a real token endpoint, real `git`.
+//!
+//! One binary, a file a behaviour. Whatever is said of the database is tested on each kind of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "this is how a test fails")]
+
+mod harness;
+
+mod refresh_failures;
+mod token_request;

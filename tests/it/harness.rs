@@ -1,0 +1,41 @@
+//! What every test stands on: a world of its own (database, queues, SCM), and workers in it.
+
+pub(crate) mod logs;
+pub(crate) mod process;
+pub(crate) mod world;
+
+pub(crate) use tokenkeeper_testkit::database::Kind;
+pub(crate) use tokenkeeper_testkit::scm::{Dialect, Fault, ScmOptions, SimulatedScm};
+pub(crate) use tokenkeeper_testkit::wait::{PATIENCE, eventually};
+
+pub(crate) use self::process::WorkerProcess;
+pub(crate) use self::world::{InProcessWorker, World};
+
+/// Makes a test of each `async fn NAME(kind: Kind)`, one for each kind of database.
+macro_rules! on_every_database {
+    ($($(#[$attribute:meta])* async fn $name:ident($kind:ident: Kind) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(#[$attribute])*
+            async fn run($kind: Kind) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_sqlite() {
+                run(Kind::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_postgresql() {
+                run(Kind::Postgres).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_mariadb() {
+                run(Kind::MariaDb).await;
+            }
+        }
+    )*};
+}
+pub(crate) use on_every_database;

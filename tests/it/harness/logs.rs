@@ -1,0 +1,51 @@
+//! The log of every worker that runs inside the test process, at its most talkative.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+
+use tokenkeeper::telemetry::logs;
+use tracing::level_filters::LevelFilter;
+
+static CAPTURED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static INSTALL: Once = Once::new();
+
+/// Starts to capture, once a process.
+pub(crate) fn capture() {
+    INSTALL.call_once(|| {
+        logs::install(LevelFilter::TRACE, logs::Format::Json, Arc::new(Capture))
+            .expect("the only subscriber");
+    });
+}
+
+/// Everything that was logged so far.
+pub(crate) fn captured() -> String {
+    String::from_utf8_lossy(&lines()).into_owned()
+}
+
+/// Panics where one of the secrets stands in the text; says which, by its place among the secrets.
+pub(crate) fn assert_holds_none_of(text: &str, secrets: &[String], whose: &str) {
+    for (index, secret) in secrets.iter().enumerate() {
+        assert!(secret.len() >= 8, "secret {index} is too short to be looked for");
+        if let Some(at) = text.find(secret.as_str()) {
+            let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+            panic!("secret {index} of {} is in the log of {whose}, in: {}…", secrets.len(), &text[line..at]);
+        }
+    }
+}
+
+struct Capture;
+
+impl io::Write for &Capture {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lines().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn lines() -> MutexGuard<'static, Vec<u8>> {
+    CAPTURED.lock().unwrap_or_else(PoisonError::into_inner)
+}

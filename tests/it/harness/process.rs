@@ -1,0 +1,114 @@
+//! The real binary as a child process.
+
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use tokenkeeper_testkit::http;
+use tokenkeeper_testkit::wait::{PATIENCE, eventually, within};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::logs::assert_holds_none_of;
+use super::world::World;
+
+/// A worker process. Killed when it is dropped.
+pub(crate) struct WorkerProcess {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reading: JoinHandle<()>,
+    address: SocketAddr,
+}
+
+impl WorkerProcess {
+    /// Starts it in this world and waits until it is ready.
+    pub(crate) async fn spawn(world: &World) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"))
+            .arg("worker")
+            .current_dir(std::env::temp_dir())
+            .env_clear()
+            .envs(world.environment())
+            .stdin(Stdio::null())
+            .stdout(Stdio::inherit())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("start the worker");
+        let log = Arc::<Mutex<String>>::default();
+        let stderr = child.stderr.take().expect("it is piped");
+        let reading = tokio::spawn(read_log(BufReader::new(stderr), Arc::clone(&log)));
+        let address = eventually("the worker's admin endpoint", PATIENCE, async || {
+            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.lines().find_map(admin_address)
+        })
+        .await;
+        let worker = Self { child, log, reading, address };
+        worker.wait_until_ready().await;
+        worker
+    }
+
+    /// Waits until `/readyz` says so.
+    pub(crate) async fn wait_until_ready(&self) {
+        eventually("the worker to be ready", PATIENCE, async || {
+            (self.get("readyz").await.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Status and body of a path of the admin endpoint.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let answer = http::client().get(format!("http://{}/{path}", self.address)).send().await;
+        let answer = answer.expect("the admin endpoint answers");
+        (answer.status().as_u16(), answer.text().await.expect("a text"))
+    }
+
+    /// The value of a series in `/metrics`, as it is written there: `name{label="value"}`.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let (_, metrics) = self.get("metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.
+    pub(crate) async fn signal(&self, signal: &str) {
+        let pid = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await.expect("run kill");
+        assert!(sent.success(), "send SIG{signal}");
+    }
+
+    /// Waits until it has ended, searches its log for the world's secrets, and gives back how it ended.
+    pub(crate) async fn wait(mut self, world: &World) -> ExitStatus {
+        let status = within("the worker to end", PATIENCE, self.child.wait()).await.expect("wait for it");
+        (&mut self.reading).await.expect("the log is read to its end");
+        assert_holds_none_of(&self.log(), &world.secrets(), "a worker process");
+        status
+    }
+
+    /// Stops it softly; it must end cleanly.
+    pub(crate) async fn stop(self, world: &World) {
+        self.signal("TERM").await;
+        let status = self.wait(world).await;
+        assert!(status.success(), "a worker that is told to stop exits 0, not with {status}");
+    }
+}
+
+async fn read_log(stderr: BufReader<tokio::process::ChildStderr>, log: Arc<Mutex<String>>) {
+    let mut lines = stderr.lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.push_str(&line);
+        log.push('\n');
+    }
+}
+
+fn admin_address(line: &str) -> Option<SocketAddr> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    if event["message"] == "admin endpoint is up" { event["address"].as_str()?.parse().ok() } else { None }
+}

@@ -1,0 +1,229 @@
+//! A world of its own for one test.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokenkeeper::clock::{Clock, ManualClock, SystemClock, Timestamp};
+use tokenkeeper::database;
+use tokenkeeper::lifecycle::Stop;
+use tokenkeeper::secret::KeyRing;
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::{Entry, Found, ProviderRecord, Store};
+use tokenkeeper::worker::Worker;
+use tokenkeeper_testkit::database::{Kind, TestDatabase};
+use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, TestBroker};
+use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
+use tokenkeeper_testkit::wait::{PATIENCE, eventually};
+
+use super::{logs, process::WorkerProcess};
+
+/// A database, queues and an SCM for one test alone. When it ends, the logs of its workers are searched for its
+/// secrets.
+pub(crate) struct World {
+    pub(crate) broker: TestBroker,
+    pub(crate) scm: SimulatedScm,
+    pub(crate) store: Store,
+    pub(crate) keys: String,
+    pub(crate) database: TestDatabase,
+    /// Settings of this world's workers, as environment variables.
+    environment: HashMap<String, String>,
+}
+
+impl World {
+    /// A world whose SCM behaves as the dialect does by itself.
+    pub(crate) async fn new(kind: Kind, dialect: Dialect) -> Self {
+        Self::with_scm(kind, ScmOptions::new(dialect)).await
+    }
+
+    /// A world in which everybody's clock is `clock`: the worker's by itself, the SCM's here.
+    pub(crate) async fn at(kind: Kind, dialect: Dialect, clock: &Arc<ManualClock>) -> Self {
+        let clock = Arc::clone(clock);
+        let options =
+            ScmOptions { clock: Arc::new(move || clock.now().as_millis()), ..ScmOptions::new(dialect) };
+        Self::with_scm(kind, options).await
+    }
+
+    /// A world with this SCM, applied as a provider with its kind's defaults.
+    pub(crate) async fn with_scm(kind: Kind, options: ScmOptions) -> Self {
+        logs::capture();
+        let scm = SimulatedScm::start(options).await;
+        let (broker, database) = tokio::join!(TestBroker::connect(), TestDatabase::create(kind));
+        let keys = KeyRing::generate("test").expose_secret().to_owned();
+        let environment = HashMap::from([
+            ("AMQP_URL".to_owned(), broker.url().to_owned()),
+            ("DATABASE_URL".to_owned(), database.url().to_owned()),
+            ("TOKENKEEPER_KEYS".to_owned(), keys.clone()),
+            ("TOKENKEEPER__BROKER__PREFIX".to_owned(), broker.prefix().to_owned()),
+            ("TOKENKEEPER__ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("TOKENKEEPER__DATABASE__MAX_CONNECTIONS".to_owned(), "8".to_owned()),
+            ("TOKENKEEPER__LOG__LEVEL".to_owned(), "trace".to_owned()),
+            ("TOKENKEEPER__LOG__FORMAT".to_owned(), "json".to_owned()),
+        ]);
+        let settings = Settings::load_from(None, environment.clone()).expect("settings of the test");
+        let db = database::open(&settings.database).await.expect("open the database");
+        database::migrate(&db).await.expect("migrate the database");
+        let store = Store::new(db, settings.key_ring().expect("keys"));
+        let world = Self { broker, scm, store, keys, database, environment };
+        world.apply_provider(|_| {}).await;
+        world
+    }
+
+    /// Changes a setting of the workers that are started from here on.
+    pub(crate) fn set(&mut self, key: &str, value: impl ToString) -> &mut Self {
+        let variable = format!("TOKENKEEPER__{}", key.replace('.', "__").to_uppercase());
+        self.environment.insert(variable, value.to_string());
+        self
+    }
+
+    /// The settings of this world's workers, as environment variables.
+    pub(crate) fn environment(&self) -> &HashMap<String, String> {
+        &self.environment
+    }
+
+    // --- Providers and tokens ---
+
+    /// Applies this world's SCM as a provider, changed as the test wants it.
+    pub(crate) async fn apply_provider(&self, change: impl FnOnce(&mut ProviderRecord)) {
+        self.apply(&self.scm, change).await;
+    }
+
+    /// Applies an SCM as a provider.
+    pub(crate) async fn apply(&self, scm: &SimulatedScm, change: impl FnOnce(&mut ProviderRecord)) {
+        let text: toml::Table = scm.provider_toml("").parse().expect("a provider block");
+        let block = &text["provider"][0];
+        let get = |key: &str| block.get(key).and_then(toml::Value::as_str);
+        let mut record = ProviderRecord {
+            host: scm.host(),
+            kind: get("kind").unwrap().parse().unwrap(),
+            client_id: scm.client_id().to_owned(),
+            client_secret: scm.client_secret().to_owned().into(),
+            token_url: get("token_url").map(|url| url.parse().unwrap()),
+            client_auth: get("client_auth").map(|auth| auth.parse().unwrap()),
+            redirect_uri: get("redirect_uri").map(str::to_owned),
+            username: None,
+            opportunistic_refresh: None,
+            opportunistic_refresh_window_secs: None,
+            required_while_reserved: None,
+            max_concurrent_refreshes: None,
+        };
+        change(&mut record);
+        self.store.put_provider(&record, SystemClock.now()).await.expect("apply the provider");
+    }
+
+    /// Publishes a pair, as a login flow does, and sees it stored.
+    pub(crate) async fn store_pair(&self, pair: &IssuedPair) {
+        let reply = self.broker.request(TOKEN_STORE, self.scm.token_store_body(pair)).await;
+        assert_eq!(reply.body, json!({"status": "ok"}));
+    }
+
+    /// A user with a stored pair that lives for two hours.
+    pub(crate) async fn user_with_token(&self, user: &str) -> IssuedPair {
+        let pair = self.scm.authorize(user);
+        self.store_pair(&pair).await;
+        pair
+    }
+
+    /// A user with a stored pair that has expired.
+    pub(crate) async fn user_with_expired_token(&self, user: &str) -> IssuedPair {
+        let pair = self.scm.authorize_until(user, self.scm.now_ms() - 1000);
+        self.store_pair(&pair).await;
+        pair
+    }
+
+    // --- Requests ---
+
+    /// The body of a `token.request` for this world's SCM.
+    pub(crate) fn token_request(&self, user: &str) -> Value {
+        json!({"user_id": user, "host": self.scm.host()})
+    }
+
+    /// Requests a token and gives back the reply's body.
+    pub(crate) async fn request(&self, user: &str) -> Value {
+        self.broker.request(TOKEN_REQUEST, self.token_request(user)).await.body
+    }
+
+    /// Requests a token for this many seconds.
+    pub(crate) async fn request_for(&self, user: &str, secs: u64) -> Value {
+        let mut body = self.token_request(user);
+        body["requested_lifetime_secs"] = secs.into();
+        self.broker.request(TOKEN_REQUEST, body).await.body
+    }
+
+    /// The entry of a user at this world's SCM, as it is stored.
+    pub(crate) async fn entry(&self, user: &str) -> Entry {
+        let provider = self.store.provider(&self.scm.host()).await.unwrap().expect("the provider is there");
+        match self.store.find(user, provider.id).await.unwrap() {
+            Found::Entry(entry) => *entry,
+            other => panic!("{user} has no token: {other:?}"),
+        }
+    }
+
+    // --- Workers ---
+
+    /// Starts a worker inside this process that lives by the machine's clock.
+    pub(crate) async fn start_worker(&self) -> InProcessWorker {
+        self.start_worker_at(Arc::new(SystemClock)).await
+    }
+
+    /// Starts a worker inside this process that lives by this clock.
+    pub(crate) async fn start_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
+        let settings = Settings::load_from(None, self.environment.clone()).expect("settings of the test");
+        let stop = Stop::default();
+        let worker = Worker::start(settings, clock, None, stop.clone()).await.expect("the worker starts");
+        eventually("the worker to be ready", PATIENCE, async || {
+            worker.health().problems().await.is_empty().then_some(())
+        })
+        .await;
+        InProcessWorker { worker: Some(worker), stop }
+    }
+
+    /// Starts the real binary, and waits until it is ready.
+    pub(crate) async fn spawn_worker(&self) -> WorkerProcess {
+        WorkerProcess::spawn(self).await
+    }
+
+    /// Every secret this world's workers could let slip.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let key = self.keys.split_once(':').map(|(_, material)| material.to_owned());
+        self.scm.secrets().into_iter().chain(key).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            logs::assert_holds_none_of(&logs::captured(), &self.secrets(), "the workers in this process");
+        }
+    }
+}
+
+/// A worker inside the test process.
+pub(crate) struct InProcessWorker {
+    worker: Option<Worker>,
+    pub(crate) stop: Stop,
+}
+
+impl InProcessWorker {
+    /// Stops it softly and waits until it is done.
+    pub(crate) async fn stop(mut self) {
+        self.stop.soft.cancel();
+        let worker = self.worker.take().expect("a worker is stopped once");
+        tokio::time::timeout(PATIENCE, worker.join()).await.expect("the worker stops").expect("cleanly");
+    }
+}
+
+impl Drop for InProcessWorker {
+    /// A test that ends without stopping its worker leaves nothing running.
+    fn drop(&mut self) {
+        self.stop.soft.cancel();
+        self.stop.hard.cancel();
+    }
+}
+
+/// A date of the simulated day: minutes after 2020-01-01T00:00Z.
+pub(crate) fn minutes(minutes: u64) -> Timestamp {
+    Timestamp::parse_rfc3339("2020-01-01T00:00:00Z").unwrap().plus(Duration::from_secs(minutes * 60))
+}
