@@ -5,5 +5,6 @@
 
 mod harness;
 
+mod guards;
 mod refresh_failures;
 mod token_request;

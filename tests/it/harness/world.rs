@@ -83,6 +83,11 @@ impl World {
         &self.environment
     }
 
+    /// The settings of this world's workers.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings::load_from(None, self.environment.clone()).expect("settings of the test")
+    }
+
     // --- Providers and tokens ---
 
     /// Applies this world's SCM as a provider, changed as the test wants it.
@@ -170,7 +175,7 @@ impl World {
 
     /// Starts a worker inside this process that lives by this clock.
     pub(crate) async fn start_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
-        let settings = Settings::load_from(None, self.environment.clone()).expect("settings of the test");
+        let settings = self.settings();
         let stop = Stop::default();
         let worker = Worker::start(settings, clock, None, stop.clone()).await.expect("the worker starts");
         eventually("the worker to be ready", PATIENCE, async || {

@@ -1,0 +1,198 @@
+//! The guarded UPDATEs of section 5, one by one: what each lets through, and what it stops.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use secrecy::ExposeSecret;
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::decide::Cause;
+use tokenkeeper::store::{
+    AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, PairSource, Store, StoreError,
+};
+
+use crate::harness::world::minutes;
+use crate::harness::{Dialect, Kind, World, on_every_database};
+
+const TTL: Duration = Duration::from_secs(60);
+
+fn login(access_token: &str) -> NewPair {
+    NewPair {
+        access_token: access_token.to_owned().into(),
+        refresh_token: Some(format!("refresh for {access_token}").into()),
+        username: None,
+        scopes: vec!["repo".to_owned()],
+        expires_at: Some(minutes(120)),
+        refresh_token_expires_at: None,
+        source: PairSource::Login,
+    }
+}
+
+fn refreshed(access_token: &str, reserved_until: Timestamp) -> NewPair {
+    let source = PairSource::Refresh { granted_lifetime: Some(Duration::from_secs(7200)), reserved_until };
+    NewPair { source, ..login(access_token) }
+}
+
+fn failure(fingerprint: &str) -> Failure {
+    let message = "503".to_owned();
+    Failure { kind: FailureKind::Unavailable, message, fingerprint: fingerprint.to_owned(), at: minutes(1) }
+}
+
+/// A world without workers, in which jdoe has a pair since minute 0.
+async fn world_with_entry(kind: Kind) -> (World, Entry) {
+    let world = World::new(kind, Dialect::BitbucketServer).await;
+    put_login(&world, "jdoe", &login("access 1")).await;
+    let entry = world.entry("jdoe").await;
+    (world, entry)
+}
+
+async fn put_login(world: &World, user: &str, pair: &NewPair) {
+    let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+    let account = AccountNames { auth_id: user.to_owned(), auth_name: None };
+    world.store.put_login(user, provider.id, &account, pair, false, minutes(0)).await.unwrap();
+}
+
+async fn access_token(world: &World) -> String {
+    let entry = world.entry("jdoe").await;
+    world.store.open_access_token(&entry).unwrap().expose_secret().to_owned()
+}
+
+on_every_database! {
+    async fn a_reservation_only_grows(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let reserve = async |until| world.store.reserve(&entry, minutes(until), minutes(0)).await.unwrap();
+        assert_eq!(reserve(30).await, Guarded::Done);
+        assert_eq!(reserve(10).await, Guarded::Moved, "it does not shrink");
+        assert_eq!(reserve(30).await, Guarded::Moved, "it is that long already");
+        assert_eq!(reserve(40).await, Guarded::Done);
+        assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(minutes(40)));
+    }
+
+    async fn the_longest_of_many_reservations_at_once_stays(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let reserved = join_all((1..=32).map(|until| world.store.reserve(&entry, minutes(until), minutes(0)))).await;
+        assert!(reserved.into_iter().all(|reserved| reserved.is_ok()));
+        assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(minutes(32)));
+    }
+
+    async fn nothing_is_reserved_while_somebody_refreshes(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let taken = world.store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap();
+        assert_eq!(taken, Guarded::Done);
+        let during = world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap();
+        assert_eq!(during, Guarded::Moved);
+        let after = world.store.reserve(&entry, minutes(30), minutes(1)).await.unwrap();
+        assert_eq!(after, Guarded::Done, "a lease that is over stops nobody");
+    }
+
+    async fn one_of_many_gets_the_lease(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let holders: Vec<String> = (0..16).map(|number| format!("holder {number}")).collect();
+        let taken = join_all(holders.iter().map(|holder| {
+            world.store.take_lease(&entry, Cause::Required, holder, minutes(0), TTL)
+        }))
+        .await;
+        let done = taken.into_iter().filter(|taken| matches!(taken, Ok(Guarded::Done))).count();
+        assert_eq!(done, 1);
+    }
+
+    async fn a_live_reservation_stops_an_opportunistic_lease_and_no_other(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        assert_eq!(world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap(), Guarded::Done);
+        let take = async |cause, now| world.store.take_lease(&entry, cause, "one", minutes(now), TTL).await.unwrap();
+        assert_eq!(take(Cause::Opportunistic, 29).await, Guarded::Moved);
+        assert_eq!(take(Cause::Opportunistic, 30).await, Guarded::Done, "it is over");
+        assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
+    }
+
+    async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.renew_lease(&entry, "two", minutes(0), TTL).await.unwrap(), Guarded::Moved);
+        assert_eq!(store.give_up(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
+        assert_eq!(store.renew_lease(&entry, "one", minutes(5), TTL).await.unwrap(), Guarded::Done);
+        assert!(world.entry("jdoe").await.has_live_lease(minutes(5)));
+        assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        let after = world.entry("jdoe").await;
+        assert_eq!((after.lease, after.failure), (None, Some(failure("f"))));
+    }
+
+    async fn a_newer_pair_is_never_overwritten_by_an_older_one(kind: Kind) {
+        let (world, seen_before) = world_with_entry(kind).await;
+        let stored = world.store.store_pair(&seen_before, &refreshed("access 2", minutes(5)), minutes(1)).await;
+        let stored = stored.unwrap().expect("the generation had not moved");
+        assert_eq!(stored.generation, seen_before.generation + 1);
+
+        let stale = world.store.store_pair(&seen_before, &refreshed("stale", minutes(5)), minutes(2)).await;
+
+        assert!(stale.unwrap().is_none());
+        assert_eq!(access_token(&world).await, "access 2");
+        let reserve = world.store.reserve(&seen_before, minutes(90), minutes(2)).await.unwrap();
+        assert_eq!(reserve, Guarded::Moved, "nor is the new pair reserved for who saw the old one");
+        let lease = world.store.take_lease(&seen_before, Cause::Required, "one", minutes(9), TTL).await.unwrap();
+        assert_eq!(lease, Guarded::Moved);
+    }
+
+    async fn storing_a_pair_clears_lease_failure_and_reservation(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+
+        let in_memory = store.store_pair(&entry, &refreshed("access 2", minutes(5)), minutes(1)).await.unwrap();
+
+        let stored = world.entry("jdoe").await;
+        assert_eq!((&stored.lease, &stored.failure), (&None, &None));
+        assert_eq!(stored.state.reserved_until, Some(minutes(5)), "of the request that refreshed, not longer");
+        assert_eq!(stored.state.granted_lifetime, Some(Duration::from_secs(7200)));
+        let in_memory = in_memory.expect("it was stored");
+        assert_eq!((in_memory.state, in_memory.generation), (stored.state, stored.generation));
+    }
+
+    async fn logins_at_once_make_one_identity_with_one_pair(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let pairs: Vec<NewPair> = (0..12).map(|number| login(&format!("access {number}"))).collect();
+        join_all(pairs.iter().map(|pair| put_login(&world, "jdoe", pair))).await;
+        let entry = world.entry("jdoe").await;
+        assert_eq!(entry.generation, 12, "each of them was stored, one after the other");
+        assert!(access_token(&world).await.starts_with("access "));
+    }
+
+    async fn users_are_told_apart_byte_by_byte(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let users = ["a", "A", "a ", "á", "a\u{301}"];
+        for user in users {
+            put_login(&world, user, &login(&format!("access of {user}"))).await;
+        }
+        for user in users {
+            let entry = world.entry(user).await;
+            let token = world.store.open_access_token(&entry).unwrap();
+            assert_eq!(token.expose_secret(), format!("access of {user}"));
+        }
+        let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+        assert!(matches!(world.store.find("B", provider.id).await, Ok(Found::NoUser)));
+    }
+
+    async fn the_longest_tokens_that_are_taken_come_back_whole(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let long = "t".repeat(16 * 1024);
+        let pair = NewPair { refresh_token: Some(long.clone().into()), ..login(&long) };
+        put_login(&world, "jdoe", &pair).await;
+        let entry = world.entry("jdoe").await;
+        assert_eq!(access_token(&world).await, long);
+        assert_eq!(world.store.open_refresh_token(&entry).unwrap().unwrap().expose_secret(), long);
+    }
+
+    async fn without_its_key_a_pair_stays_closed_and_the_error_says_which_key(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let other_keys = tokenkeeper::secret::KeyRing::generate("other").expose_secret().to_owned();
+        let db = tokenkeeper::database::open(&world.settings().database).await.unwrap();
+        let store = Store::new(db, tokenkeeper::secret::KeyRing::parse(&other_keys).unwrap());
+        let error = store.open_access_token(&entry).unwrap_err();
+        assert!(matches!(error, StoreError::Sealed { .. }));
+        assert!(error.to_string().contains("token_entry"), "{error}");
+        assert!(format!("{:#}", anyhow::Error::from(error)).contains("`test`"));
+    }
+}
