@@ -20,6 +20,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use tracing::level_filters::LevelFilter;
+
 pub use self::access::{Access, AccessRule};
 pub use self::error::{Problem, SettingsError, Source};
 pub use self::url::ConnectionUrl;
@@ -158,24 +160,9 @@ pub struct RefreshSettings {
 #[derive(Debug, Clone)]
 pub struct Log {
     /// The least severe level that is written.
-    pub level: LogLevel,
+    pub level: LevelFilter,
     /// How a line looks.
     pub format: LogFormat,
-}
-
-/// The least severe level that is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Everything.
-    Trace,
-    /// What a developer needs.
-    Debug,
-    /// What an operator reads.
-    Info,
-    /// What may need an operator.
-    Warn,
-    /// What needs an operator.
-    Error,
 }
 
 /// How a log line looks.
@@ -359,29 +346,20 @@ impl Log {
         Self {
             level: from.choice(
                 "log.level",
-                &LogLevel::ALL.map(|level| (level.name(), level)),
-                LogLevel::Info,
+                &[
+                    ("trace", LevelFilter::TRACE),
+                    ("debug", LevelFilter::DEBUG),
+                    ("info", LevelFilter::INFO),
+                    ("warn", LevelFilter::WARN),
+                    ("error", LevelFilter::ERROR),
+                ],
+                LevelFilter::INFO,
             ),
             format: from.choice(
                 "log.format",
                 &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)],
                 LogFormat::Auto,
             ),
-        }
-    }
-}
-
-impl LogLevel {
-    const ALL: [Self; 5] = [Self::Trace, Self::Debug, Self::Info, Self::Warn, Self::Error];
-
-    /// The level's name in settings and in log filters.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Trace => "trace",
-            Self::Debug => "debug",
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
         }
     }
 }

@@ -55,7 +55,8 @@ impl Reloader {
         }
     }
 
-    async fn follow(&mut self) -> Option<FlagsEvent> {
+    /// One look at the file, and what came of it.
+    pub(super) async fn follow(&mut self) -> Option<FlagsEvent> {
         match self.look().await {
             Ok(is_new) => {
                 self.met = None;

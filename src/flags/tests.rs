@@ -1,14 +1,15 @@
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
+use std::{fs, io};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 
 use super::*;
 
@@ -147,7 +148,7 @@ async fn a_lifetime_is_chosen_by_user() {
     let flag = json!({"state": "ENABLED", "variants": {"short": 5, "long": 60}, "defaultVariant": "short",
                       "targeting": {"if": [{"starts_with": [{"var": "targetingKey"}, "team-a/"]}, "long"]}});
     let flags = open(&file_of(&[(WORKSPACE_START_LIFETIME, flag)])).await.unwrap();
-    assert_eq!(flags.workspace_start_lifetime("team-a/u-1").await, Duration::from_mins(60));
+    assert_eq!(flags.workspace_start_lifetime("team-a/u-1").await, Duration::from_hours(1));
     assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(5));
 }
 
@@ -188,7 +189,7 @@ async fn a_broken_file_is_refused_at_start_with_the_place() {
     };
     let path = |rest: &str| format!("flags.{OPPORTUNISTIC_TOKEN_REFRESH}{rest}");
     let cases = [
-        ("".to_owned(), "line 1, column 0".to_owned(), "EOF"),
+        (String::new(), "line 1, column 0".to_owned(), "EOF"),
         ("{\n  \"flags\": {,\n}".to_owned(), "line 2, column 13".to_owned(), "key must be a string"),
         ("{\"flags\": {}} x".to_owned(), "line 1, column 15".to_owned(), "trailing characters"),
         ("{}".to_owned(), "line 1, column 2".to_owned(), "missing field `flags`"),
@@ -242,6 +243,24 @@ async fn while_a_file_is_broken_its_last_good_flags_stay_in_force() {
 }
 
 #[tokio::test]
+async fn trouble_is_told_once_and_not_before_it_was_seen_twice() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("flags.json");
+    fs::write(&file, minutes_file(20)).unwrap();
+    let (flags, mut reloader) = Flags::open(&FlagFile::Required(file.clone())).await.unwrap();
+    fs::write(&file, "half of a fi").unwrap();
+    assert_eq!(reloader.follow().await, None, "somebody may be writing it");
+    fs::write(&file, minutes_file(30)).unwrap();
+    assert_eq!(reloader.follow().await, Some(FlagsEvent::InForce));
+    fs::write(&file, "broken").unwrap();
+    assert_eq!(reloader.follow().await, None);
+    assert!(matches!(reloader.follow().await, Some(FlagsEvent::Refused(_))));
+    assert_eq!(reloader.follow().await, None);
+    assert_eq!(reloader.follow().await, None);
+    assert_eq!(flags.workspace_start_lifetime("u-1").await, Duration::from_mins(30));
+}
+
+#[tokio::test]
 async fn a_file_that_vanishes_is_told_once_and_its_flags_stay_in_force() {
     let mut followed = Followed::start(Some(&minutes_file(20))).await;
     fs::remove_file(&followed.file).unwrap();
@@ -250,6 +269,74 @@ async fn a_file_that_vanishes_is_told_once_and_its_flags_stay_in_force() {
     followed.write(&minutes_file(20));
     assert_eq!(followed.event().await, FlagsEvent::InForce, "nothing was told twice");
     assert_eq!(followed.minutes("u-1").await, 20);
+}
+
+#[test]
+fn variables_for_another_program_s_flagd_provider_change_nothing() {
+    let run = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "flags::tests::a_lifetime_is_chosen_by_user"])
+        .envs([("FLAGD_RESOLVER", "in-process"), ("FLAGD_OFFLINE_FLAG_SOURCE_PATH", "nowhere.json")])
+        .envs([("FLAGD_CACHE", "lru"), ("FLAGD_HOST", "flagd.example.org"), ("FLAGD_TLS", "true")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && told.contains("1 passed"), "{told}");
+}
+
+/// Keeps what is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// What this thread logs until the guards are dropped.
+    fn capture() -> (Self, [DefaultGuard; 2]) {
+        let log = Self::default();
+        let writer = log.clone();
+        // With one subscriber alive, a log line is on for all threads or off for all, as the first thread that comes
+        // by says; another test's would say off. With two, all of them are asked.
+        let other = set_default(NoSubscriber::new());
+        let this = set_default(tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish());
+        (log, [this, other])
+    }
+
+    fn lines(&self, level: &str) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Value| line["level"] == level).collect()
+    }
+}
+
+#[tokio::test]
+async fn trouble_and_its_end_are_one_line_each_in_the_log() {
+    let (log, _guards) = Log::capture();
+    let mut followed = Followed::start(Some(&minutes_file(20))).await;
+    followed.write("{");
+    followed.refusal().await;
+    followed.write(&minutes_file(20));
+    assert_eq!(followed.event().await, FlagsEvent::InForce);
+    fs::remove_file(&followed.file).unwrap();
+    followed.refusal().await;
+
+    let file = followed.file.display().to_string();
+    let [error] = &log.lines("ERROR")[..] else { panic!("{:?}", log.lines("ERROR")) };
+    assert_eq!(error["fields"]["file"], file);
+    let told = error["fields"]["error"].as_str().unwrap();
+    assert!(told.contains(&file) && told.contains("line 1, column 1"), "{told}");
+    let [warning] = &log.lines("WARN")[..] else { panic!("{:?}", log.lines("WARN")) };
+    assert_eq!(warning["fields"]["file"], file);
+    let told: Vec<Value> = log.lines("INFO").iter().map(|line| line["fields"]["message"].clone()).collect();
+    assert_eq!(told, ["feature flags are in force", "the flag file is as it was before the trouble"]);
 }
 
 #[tokio::test]
@@ -289,71 +376,4 @@ async fn writes_beside_the_file_do_not_wear_reloading_out() {
     followed.write(&minutes_file(30));
     assert_eq!(followed.event().await, FlagsEvent::InForce);
     assert_eq!(followed.minutes("u-1").await, 30);
-}
-async fn bench(name: &str, flags: &Flags) {
-    for rounds in [2_000u32, 20_000] {
-        let start = std::time::Instant::now();
-        let mut on = 0u64;
-        for n in 0..rounds {
-            on += u64::from(
-                flags
-                    .opportunistic_token_refresh(if n % 2 == 0 {
-                        "u-1"
-                    } else {
-                        "0b1c7d3e-aaaa-bbbb-cccc-000000000001"
-                    })
-                    .await,
-            );
-        }
-        println!("BENCH {name}: {:?}/call ({on})", start.elapsed() / rounds);
-    }
-}
-fn threads() -> usize {
-    fs::read_dir("/proc/self/task")
-        .unwrap()
-        .filter(|t| {
-            fs::read_to_string(t.as_ref().unwrap().path().join("comm")).unwrap_or_default().contains("notify")
-        })
-        .count()
-}
-#[tokio::test]
-async fn scratch_bench() {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).init();
-    bench("no file", &Flags::defaults()).await;
-    bench(
-        "no targeting",
-        &open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &json!({})))])).await.unwrap(),
-    )
-    .await;
-    bench("one user list", &open(include_str!("../../flags.example.json")).await.unwrap()).await;
-    let half = json!({"fractional": [["on", 50], ["off", 50]]});
-    bench(
-        "fractional",
-        &open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &half))])).await.unwrap(),
-    )
-    .await;
-    let users: Vec<String> = (0..1000).map(|n| format!("0b1c7d3e-aaaa-bbbb-cccc-{n:012}")).collect();
-    let list = json!({"if": [{"in": [{"var": "targetingKey"}, users]}, "off"]});
-    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("on", &list))])).await.unwrap();
-    bench("1000 user list", &flags).await;
-    println!("BENCH threads {}", threads());
-    for n in 0..300 {
-        let f = open(&file_of(&[(
-            OPPORTUNISTIC_TOKEN_REFRESH,
-            refresh("on", &json!({"fractional": [["on", n], ["off", 50]]})),
-        )]))
-        .await
-        .unwrap();
-        f.opportunistic_token_refresh("u").await;
-        drop(f);
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    println!(
-        "BENCH threads after {} tmp {}",
-        threads(),
-        fs::read_dir(std::env::temp_dir())
-            .unwrap()
-            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("tokenkeeper-flags-"))
-            .count()
-    );
 }

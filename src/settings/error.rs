@@ -84,11 +84,9 @@ impl fmt::Display for Source {
 }
 
 fn list(problems: &[Problem]) -> String {
-    match problems {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    match &lines[..] {
         [problem] => format!("a setting is wrong: {problem}"),
-        problems => {
-            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-            format!("{} settings are wrong:{lines}", problems.len())
-        }
+        problems => format!("{} settings are wrong:\n  {}", problems.len(), problems.join("\n  ")),
     }
 }

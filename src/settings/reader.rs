@@ -45,6 +45,11 @@ impl Reader {
         if self.problems.is_empty() { Ok(()) } else { Err(SettingsError::Invalid(self.problems)) }
     }
 
+    #[cfg(test)]
+    pub(super) fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
     pub(super) fn problem(&mut self, key: &str, text: &str) {
         let source = self.sources.source(key);
         self.problems.push(Problem { key: key.to_owned(), source, text: text.to_owned() });
@@ -227,8 +232,7 @@ impl Reader {
         if let Some(inside) = self.known.iter().find(|known| known.starts_with(&section)) {
             return format!("is a section and cannot have a value; a key in it is `{inside}`");
         }
-        let similarity = |known: &&&str| strsim::jaro_winkler(key, known);
-        let nearest = self.known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        let nearest = self.known.iter().max_by(|a, b| similarity(key, a).total_cmp(&similarity(key, b)));
         let nearest = nearest.copied().unwrap_or_default();
         match self.sources.source(key) {
             Source::Variable(_) => format!("is not a setting; did you mean {}?", variable_of(nearest)),
@@ -253,4 +257,12 @@ impl Found {
             Self::Typed(value) => format!("`{value}`"),
         }
     }
+}
+
+/// Whole keys tell `brokers.url` from `database.url`, names alone find `prefix` in its section.
+fn similarity(key: &str, known: &str) -> f64 {
+    fn name(key: &str) -> &str {
+        key.rsplit_once('.').map_or(key, |(_, name)| name)
+    }
+    strsim::jaro_winkler(key, known) + strsim::jaro_winkler(name(key), name(known))
 }

@@ -23,7 +23,7 @@ const ALIASES: [(&str, &str); 3] =
     [("AMQP_URL", "broker.url"), ("DATABASE_URL", "database.url"), ("TOKENKEEPER_KEYS", "encryption.keys")];
 
 /// Whether an environment variable is a setting. `TOKENKEEPER_…` with one underscore is not: Kubernetes puts
-/// TOKENKEEPER_PORT and the like there for a service of our name.
+/// `TOKENKEEPER_PORT` and the like there for a service of our name.
 pub(super) fn is_read(variable: &str) -> bool {
     key_of(variable).is_some()
 }

@@ -1,1 +1,381 @@
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tempfile::TempDir;
+
+use super::*;
+use crate::message::MessageKind;
+use crate::secret::ExposeSecret;
+
+const EXAMPLE: &str = "tokenkeeper.example.toml";
+
+fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
+    variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn from_environment(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    Settings::load_from(None, environment(variables))
+}
+
+/// A settings file in a folder of its own.
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("tokenkeeper.toml");
+    fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+fn from_file(text: &str) -> Result<Settings, SettingsError> {
+    let (_folder, path) = file(text);
+    Settings::load_from(Some(&path), HashMap::new())
+}
+
+fn problems(loaded: Result<Settings, SettingsError>) -> Vec<Problem> {
+    match loaded {
+        Err(SettingsError::Invalid(problems)) => problems,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn problem(loaded: Result<Settings, SettingsError>) -> Problem {
+    let problems = problems(loaded);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    problems.into_iter().next().unwrap()
+}
+
+#[test]
+fn the_example_file_says_the_defaults() {
+    let example = Settings::load_from(Some(Path::new(EXAMPLE)), HashMap::new()).unwrap();
+    let defaults = from_environment(&[]).unwrap();
+    assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
+    assert_eq!(example.broker.url.expose_secret(), defaults.broker.url.expose_secret());
+    assert_eq!(defaults.broker.url.expose_secret(), "amqp://guest:guest@127.0.0.1:5672/%2f");
+    assert_eq!(defaults.database.url.expose_secret(), "sqlite://tokenkeeper.db");
+}
+
+#[test]
+fn the_example_file_shows_every_key_and_no_other() {
+    let mut section = String::new();
+    let mut shown = BTreeSet::new();
+    for line in fs::read_to_string(EXAMPLE).unwrap().lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            name.clone_into(&mut section);
+        }
+        let code = line.strip_prefix("# ").unwrap_or(line);
+        if let Some((name, _)) = code.split_once(" = ")
+            && name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+        {
+            shown.insert(format!("{section}.{name}"));
+        }
+    }
+    let mut reader = Reader::new(Sources::read(None, HashMap::new()).unwrap());
+    Settings::read(&mut reader);
+    let known: BTreeSet<String> = reader.known().iter().map(|&key| key.to_owned()).collect();
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn the_example_file_is_right_where_its_comments_are_taken_out() {
+    let folder = TempDir::new().unwrap();
+    let keys = folder.path().join("tokenkeeper.keys");
+    fs::write(&keys, KeyRing::generate("k1").expose_secret()).unwrap();
+    let text = fs::read_to_string(EXAMPLE).unwrap();
+    let is_code = |line: &&str| {
+        let code = line.trim_start_matches("# ").trim_start();
+        let is_key = code.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
+        is_key || code.starts_with(['[', ']', '{'])
+    };
+    let lines: Vec<&str> =
+        text.lines().filter(is_code).filter(|line| !line.starts_with("# keys = ")).collect();
+    let path = folder.path().join("tokenkeeper.toml");
+    fs::write(&path, lines.join("\n").replace("# ", "")).unwrap();
+    let settings = Settings::load_from(Some(&path), HashMap::new()).unwrap();
+    assert_eq!(settings.access.rules.len(), 2);
+    assert!(settings.key_ring().is_ok());
+    assert_eq!(settings.flags.file, FlagFile::Required(folder.path().join("flags.json")));
+}
+
+#[test]
+fn later_sources_win() {
+    let (_folder, path) =
+        file("[broker]\nurl = \"amqp://file\"\n[worker]\ngrace_period_secs = 7\nrequest_budget_secs = 40\n");
+    let load = |variables| Settings::load_from(Some(&path), environment(variables)).unwrap();
+    let settings = load(&[]);
+    assert_eq!(settings.broker.display_url(), "amqp://file");
+    assert_eq!(settings.worker.grace_period, Duration::from_secs(7));
+    assert_eq!(settings.worker.workspace_start_budget, Duration::from_mins(1), "the default");
+    let settings = load(&[("AMQP_URL", "amqp://alias"), ("TOKENKEEPER__WORKER__GRACE_PERIOD_SECS", " 8 ")]);
+    assert_eq!(settings.broker.display_url(), "amqp://alias");
+    assert_eq!(settings.worker.grace_period, Duration::from_secs(8));
+    assert_eq!(settings.worker.request_budget, Duration::from_secs(40), "the file's other keys stay");
+    let settings = load(&[("AMQP_URL", "amqp://alias"), ("TOKENKEEPER__BROKER__URL", "amqp://own-name")]);
+    assert_eq!(settings.broker.display_url(), "amqp://own-name");
+}
+
+#[test]
+fn an_empty_variable_and_one_of_another_program_are_not_settings() {
+    let settings = from_environment(&[
+        ("AMQP_URL", "amqp://alias"),
+        ("TOKENKEEPER__BROKER__URL", ""),
+        ("DATABASE_URL", ""),
+        ("TOKENKEEPER__BROKER__PREFX", ""),
+        ("TOKENKEEPER_PORT", "tcp://10.0.0.1:9464"),
+        ("TOKENKEEPER_CONFIG", "elsewhere.toml"),
+    ])
+    .unwrap();
+    assert_eq!(settings.broker.display_url(), "amqp://alias");
+    assert_eq!(settings.database.display_url(), "sqlite://tokenkeeper.db");
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_key_its_source_and_what_would_be_right() {
+    let key = "worker.prefetch_token_requests";
+    let variable = "TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUESTS";
+    let text = "must be a whole number from 1 to 65535, for example 256; it is";
+    for value in ["0", "65536", "-1", "many", "1.5"] {
+        let found = problem(from_environment(&[(variable, value)]));
+        assert_eq!(found.to_string(), format!("`{key}` ({variable}) {text} the text `{value}`"));
+    }
+    for value in ["0", "65536", "1.5", "true", "\"256\""] {
+        let (_folder, path) = file(&format!("[worker]\nprefetch_token_requests = {value}"));
+        let found = problem(Settings::load_from(Some(&path), HashMap::new()));
+        let start = format!("`{key}` ({}) {text}", path.display());
+        assert!(found.to_string().starts_with(&start), "{found}");
+    }
+}
+
+#[test]
+fn every_wrong_setting_is_told_at_once() {
+    let (_folder, path) = file("[broker]\ntopology = \"declair\"\nprefix = \"amq.x\"\n[log]\nlevel = 3\n");
+    let variables = [
+        ("TOKENKEEPER__ADMIN__LISTEN", "localhost:9464"),
+        ("TOKENKEEPER__DATABASE__MIGRATE_AT_START", "yes"),
+        ("DATABASE_URL", "oracle://u:s3cret@db/x"),
+    ];
+    let error = Settings::load_from(Some(&path), environment(&variables)).unwrap_err().to_string();
+    let file = path.display();
+    for expected in [
+        "6 settings are wrong:".to_owned(),
+        format!("`broker.topology` ({file}) must be one of declare, passive, none; it is the text `declair`"),
+        format!("`broker.prefix` ({file}) must be 1 to 100 letters"),
+        format!("`log.level` ({file}) must be one of trace, debug, info, warn, error; it is `3`"),
+        "`admin.listen` (TOKENKEEPER__ADMIN__LISTEN) must be an IP address with a port, for example 127.0.0.1:9464"
+            .to_owned(),
+        "`database.migrate_at_start` (TOKENKEEPER__DATABASE__MIGRATE_AT_START) must be true or false".to_owned(),
+        "`database.url` (DATABASE_URL) must be a URL like".to_owned(),
+    ] {
+        assert!(error.contains(&expected), "{expected} is not in {error}");
+    }
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_wrong_and_the_nearest_known_one_is_suggested() {
+    let cases = [
+        ("[worker]\ngrace_period = 30", "worker.grace_period", "did you mean `worker.grace_period_secs`?"),
+        ("[brokers]\nurl = \"x\"", "brokers.url", "did you mean `broker.url`?"),
+        ("prefix = \"x\"", "prefix", "did you mean `broker.prefix`?"),
+        ("broker = \"x\"", "broker", "is a section and cannot have a value"),
+        ("[log.level]\nname = 1", "log.level.name", "did you mean `log.level`?"),
+    ];
+    for (text, key, expected) in cases {
+        let problems = problems(from_file(text));
+        let found = problems.iter().find(|problem| problem.key == key).expect(key);
+        assert!(found.text.contains(expected), "{found}");
+    }
+    let found = problem(from_environment(&[("TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUEST", "s3cret")]));
+    let expected = "`worker.prefetch_token_request` (TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUEST) is not a setting; \
+                    did you mean TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUESTS?";
+    assert_eq!(found.to_string(), expected);
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_told_with_both_sources() {
+    let cases = [
+        (
+            "refresh.wait_secs",
+            "TOKENKEEPER__REFRESH__WAIT_SECS",
+            "31",
+            "`worker.request_budget_secs` (the default), 30s",
+        ),
+        (
+            "refresh.opportunistic_budget_secs",
+            "TOKENKEEPER__REFRESH__OPPORTUNISTIC_BUDGET_SECS",
+            "31",
+            "`worker.request_budget_secs` (the default), 30s",
+        ),
+        (
+            "refresh.connect_timeout_secs",
+            "TOKENKEEPER__REFRESH__CONNECT_TIMEOUT_SECS",
+            "16",
+            "`refresh.total_timeout_secs` (the default), 15s",
+        ),
+        (
+            "refresh.retry_initial_ms",
+            "TOKENKEEPER__REFRESH__RETRY_INITIAL_MS",
+            "5001",
+            "`refresh.retry_max_ms` (the default), 5s",
+        ),
+    ];
+    for (key, variable, value, limit) in cases {
+        let found = problem(from_environment(&[(variable, value)]));
+        assert_eq!((found.key.as_str(), &found.source), (key, &Source::Variable(variable.into())));
+        assert!(found.text.contains(limit), "{found}");
+    }
+    let longer_than_the_lease = [("TOKENKEEPER__REFRESH__TOTAL_TIMEOUT_SECS", "60")];
+    assert!(from_environment(&longer_than_the_lease).is_ok(), "the heartbeat keeps the lease");
+    assert_eq!(
+        problem(from_environment(&[("TOKENKEEPER__REFRESH__LEASE_TTL_SECS", "2")])).key,
+        "refresh.lease_ttl_secs"
+    );
+}
+
+#[test]
+fn tables_are_migrated_at_start_on_sqlite_alone_unless_it_is_set() {
+    let migrates = |url, set| {
+        let variables = [("DATABASE_URL", url), ("TOKENKEEPER__DATABASE__MIGRATE_AT_START", set)];
+        from_environment(&variables).unwrap().database.migrate_at_start
+    };
+    assert!(migrates("", ""));
+    assert!(migrates("sqlite:tokens.db", ""));
+    assert!(!migrates("postgres://localhost/tokens", ""));
+    assert!(!migrates("mariadb://localhost/tokens", ""));
+    assert!(migrates("postgres://localhost/tokens", "true"));
+    assert!(!migrates("", "false"));
+}
+
+#[test]
+fn keys_come_from_the_environment_the_settings_or_a_file_but_from_one_of_them() {
+    let ring = KeyRing::generate("k1").expose_secret().to_owned();
+    let shown = |settings: Settings| format!("{:?}", settings.key_ring().unwrap());
+    assert_eq!(shown(from_environment(&[("TOKENKEEPER_KEYS", &ring)]).unwrap()), r#"["k1"]"#);
+    assert_eq!(shown(from_file(&format!("[encryption]\nkeys = \"{ring}\"")).unwrap()), r#"["k1"]"#);
+
+    let (folder, path) = file("[encryption]\nkeys_file = \"ring\"");
+    fs::write(folder.path().join("ring"), format!("{ring}\n")).unwrap();
+    assert_eq!(shown(Settings::load_from(Some(&path), HashMap::new()).unwrap()), r#"["k1"]"#);
+    let both = problem(Settings::load_from(Some(&path), environment(&[("TOKENKEEPER_KEYS", &ring)])));
+    assert!(both.text.contains("set one of the two"), "{both}");
+    fs::remove_file(folder.path().join("ring")).unwrap();
+    let missing = problem(Settings::load_from(Some(&path), HashMap::new()));
+    assert!(missing.text.contains("ring, which is wrong: cannot be read"), "{missing}");
+}
+
+#[test]
+fn without_keys_settings_load_and_only_who_needs_them_is_refused() {
+    let error = from_environment(&[]).unwrap().key_ring().unwrap_err().to_string();
+    assert!(error.contains("tokenkeeper keys generate") && error.contains("TOKENKEEPER_KEYS"), "{error}");
+}
+
+#[test]
+fn no_error_and_no_debug_tells_a_secret() {
+    let ring = KeyRing::generate("k1").expose_secret().to_owned();
+    let material = ring.strip_prefix("k1:").unwrap();
+    let settings = from_environment(&[
+        ("AMQP_URL", "amqp://u:s3cret@mq/%2f"),
+        ("DATABASE_URL", "mariadb://u:s3cret@db/tokens"),
+        ("TOKENKEEPER_KEYS", &ring),
+    ])
+    .unwrap();
+    let shown = format!("{settings:?} {} {}", settings.broker.display_url(), settings.database.display_url());
+    assert!(!shown.contains("s3cret") && !shown.contains(material), "{shown}");
+    assert!(shown.contains("amqp://u:***@mq/%2f") && shown.contains("mysql://u:***@db/tokens"), "{shown}");
+
+    let broken = [
+        "[broker]\nurl = \"amqp://u:s3cret@mq\"x",
+        "[broker]\nurl = amqp://u:s3cret@mq",
+        "[broker]\nurl = s3cret",
+        "[broker]\nurl = \"amqp://u:s3cret",
+        "[broker]\nurl = \"a\"\nurl = \"amqp://u:s3cret@mq\"",
+        "[broker]\nurl = \"\\s3cret\"",
+        "[broker]\nurl = [\"amqp://u:s3cret@mq\"]",
+        "[broker]\npassword = \"s3cret\"",
+        "[encryption]\nkeys = \"k1:s3cret\"",
+        "[encryption]\nkeys = [\"k1:s3cret\"]",
+        "[encryption]\nkeys = \"s3cret\"",
+        "[encryption]\nkey = \"s3cret\"",
+    ];
+    for text in broken {
+        let error = from_file(text).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_told_with_line_and_column() {
+    let (_folder, path) = file("[broker]\nprefix = \"ü\" x\n");
+    match Settings::load_from(Some(&path), HashMap::new()) {
+        Err(SettingsError::Syntax { path: told, line, column, .. }) => {
+            assert_eq!((told, line, column), (path, 2, 14));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let error = Settings::load_from(Some(Path::new("nowhere.toml")), HashMap::new()).unwrap_err().to_string();
+    assert!(error.contains("nowhere.toml") && error.contains("--config"), "{error}");
+}
+
+#[test]
+fn a_flag_file_is_looked_for_beside_the_settings_unless_it_is_named() {
+    let (folder, path) = file("[flags]\nfile = \"conf/flags.json\"");
+    let flags = |path: Option<&Path>, variables| {
+        Settings::load_from(path, environment(variables)).unwrap().flags.file
+    };
+    assert_eq!(flags(None, &[]), FlagFile::Optional("flags.json".into()));
+    assert_eq!(flags(Some(&path), &[]), FlagFile::Required(folder.path().join("conf/flags.json")));
+    let variable = [("TOKENKEEPER__FLAGS__FILE", "conf/flags.json")];
+    assert_eq!(flags(Some(&path), &variable), FlagFile::Required("conf/flags.json".into()));
+    fs::write(&path, "").unwrap();
+    assert_eq!(flags(Some(&path), &[]), FlagFile::Optional(folder.path().join("flags.json")));
+}
+
+#[test]
+fn access_rules_come_from_the_file_or_as_json_from_the_environment() {
+    let expected = [AccessRule {
+        publisher: "login".into(),
+        hosts: vec!["*".into()],
+        messages: vec![MessageKind::TokenStore, MessageKind::TokenRequest],
+    }];
+    let text = "[[access.rules]]\npublisher = \"login\"\nhosts = [\"*\"]\nmessages = [\"token.store\", \"token.request\"]";
+    assert_eq!(from_file(text).unwrap().access.rules, expected);
+    let json = r#"[{"publisher": "login", "hosts": ["*"], "messages": ["token.store", "token.request"]}]"#;
+    assert_eq!(from_environment(&[("TOKENKEEPER__ACCESS__RULES", json)]).unwrap().access.rules, expected);
+}
+
+#[test]
+fn an_access_rule_that_gives_nothing_or_says_something_unknown_is_wrong() {
+    let cases = [
+        ("login", "must be a JSON array"),
+        ("{}", "is wrong at `access.rules`: invalid type: map, expected a sequence"),
+        ("[{\"publisher\": \"p\"}]", "is wrong at `access.rules[0]`: missing field `hosts`"),
+        (
+            r#"[{"publisher": "p", "hosts": ["*"], "messages": ["token.get"]}]"#,
+            "`access.rules[0].messages[0]`: unknown variant",
+        ),
+        (
+            r#"[{"publisher": "p", "hosts": ["*"], "messages": ["token.store"], "user": 1}]"#,
+            "unknown field `user`",
+        ),
+        (r#"[{"publisher": "", "hosts": ["*"], "messages": ["token.store"]}]"#, "rule 1: `publisher`"),
+        (r#"[{"publisher": "p", "hosts": [], "messages": ["token.store"]}]"#, "rule 1: `hosts`"),
+        (
+            r#"[{"publisher": "p", "hosts": ["*.example.org"], "messages": ["token.store"]}]"#,
+            "rule 1: `hosts`",
+        ),
+        (
+            r#"[{"publisher": "p", "hosts": ["https://git.example.org"], "messages": ["token.store"]}]"#,
+            "rule 1: `hosts`",
+        ),
+        (r#"[{"publisher": "p", "hosts": ["*"], "messages": []}]"#, "rule 1: `messages`"),
+    ];
+    for (json, expected) in cases {
+        let found = problem(from_environment(&[("TOKENKEEPER__ACCESS__RULES", json)]));
+        assert_eq!(found.key, "access.rules");
+        assert!(found.text.contains(expected), "{found}");
+    }
+}

@@ -1,0 +1,28 @@
+# tokenkeeper as an image: built with the Rust toolchain, shipped without it.
+
+FROM rust:1-slim-bookworm AS build
+WORKDIR /build
+COPY . .
+# The caches keep compiled dependencies over builds; what they hold is no part of any layer. Our own crates are
+# touched, so that they are compiled each time: cargo goes by dates, and the cache may be younger than a checkout.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    --mount=type=cache,target=/build/target,sharing=locked \
+    find src entity migration -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked --bin tokenkeeper \
+    && install -D target/release/tokenkeeper /out/tokenkeeper
+
+FROM debian:bookworm-slim
+# Token endpoints are https: rustls verifies them by the system's roots.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/tokenkeeper /usr/local/bin/tokenkeeper
+# tokenkeeper.toml and flags.json are looked for in the working folder. Nothing is written there: the database is
+# a server, see DATABASE_URL.
+WORKDIR /etc/tokenkeeper
+USER 65532:65532
+EXPOSE 9464
+# The worker stops softly at SIGTERM: it finishes what it has in hand.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["tokenkeeper"]
+CMD ["worker"]

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace against real servers. Arguments go to `cargo test`: scripts/test.sh decide::
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+echo 'Servers that the tests talk to (scripts/services.sh):'
+scripts/services.sh
+# shellcheck source=/dev/null  # written by services.sh
+source target/services.env
+
+echo
+echo "cargo test --workspace --locked${*:+ $*}"
+exec cargo test --workspace --locked "$@"
