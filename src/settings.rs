@@ -129,16 +129,17 @@ pub struct WorkerSettings {
     pub prefetch_token_stores: u16,
     /// How long a worker that was told to stop finishes what it has in hand.
     pub grace_period: Duration,
-    /// A `token.request` (and each token of a `workspace.start`) is answered within this time.
+    /// The time of a `token.request` or `token.store` whose `expiration` does not say less.
     pub request_budget: Duration,
-    /// A `workspace.start` as a whole is answered within this time.
+    /// The time of a `workspace.start` whose `expiration` does not say less.
     pub workspace_start_budget: Duration,
 }
 
 /// How tokens are refreshed.
 #[derive(Debug, Clone)]
 pub struct RefreshSettings {
-    /// How long a refresh lease lives without a heartbeat; the heartbeat comes at a third of it.
+    /// How long a refresh lease lives without a heartbeat, which comes at a third of it. By default shorter than
+    /// `wait`, so that those who wait outlast a worker that died.
     pub lease_ttl: Duration,
     /// How long a request waits for a refresh that another worker has under way.
     pub wait: Duration,
@@ -150,7 +151,7 @@ pub struct RefreshSettings {
     pub retry_initial: Duration,
     /// Longest pause between two retries, jitter aside.
     pub retry_max: Duration,
-    /// What a provider's `Retry-After` is cut to.
+    /// The longest `Retry-After` that is waited for; asked to stay away longer, a refresh is given up.
     pub retry_after_cap: Duration,
     /// How long an opportunistic refresh is retried while a still valid token could be served.
     pub opportunistic_budget: Duration,
@@ -329,7 +330,7 @@ impl RefreshSettings {
     fn read(from: &mut Reader) -> Self {
         Self {
             // Below 3 s the heartbeat at a third of it has no room for one slow query.
-            lease_ttl: from.seconds("refresh.lease_ttl_secs", 3..=300, 15),
+            lease_ttl: from.seconds("refresh.lease_ttl_secs", 1..=300, 8),
             wait: from.seconds("refresh.wait_secs", 1..=300, 10),
             connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),
             total_timeout: from.seconds("refresh.total_timeout_secs", 1..=300, 15),

@@ -288,9 +288,10 @@ pub fn consumer_lost(kind: MessageKind, error: &dyn std::fmt::Display, wait: Dur
 
 /// The broker blocked or unblocked a connection (memory or disk alarm).
 pub fn broker_blocked(link: Link, reason: Option<&str>) {
-    match reason {
-        Some(reason) => tracing::warn!(connection = link.name(), reason, "the broker blocks this connection"),
-        None => tracing::info!(connection = link.name(), "the broker lets this connection publish again"),
+    if let Some(reason) = reason {
+        tracing::warn!(connection = link.name(), reason, "the broker blocks this connection");
+    } else {
+        tracing::info!(connection = link.name(), "the broker lets this connection publish again");
     }
 }
 

@@ -11,7 +11,7 @@ use crate::secret::{ExposeSecret, SecretString};
 pub const MAX_TOKEN_LEN: usize = 16 * 1024;
 
 /// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
-const LONGEST_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Whether a value can be used as an access or refresh token: 1 to [`MAX_TOKEN_LEN`] characters of VSCHAR
 /// (RFC 6749, appendix A.12 and A.17). Anything else would break a header, a credential line or a column.
