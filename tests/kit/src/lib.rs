@@ -1,0 +1,22 @@
+//! What tokenkeeper's tests and its demo stand on: the other side of every wire the worker has.
+//!
+//! | module | stands in for |
+//! |---|---|
+//! | [`scm`] | a source-code host: token endpoint, API and `git` over HTTP, all checking the same tokens |
+//! | [`database`] | an operator's database, empty and for one test alone |
+//! | [`queues`] | upstream: it publishes requests and reads replies and dead letters |
+//! | [`proxy`] | the network between a worker and a server, when it fails |
+//! | [`http`] | an HTTP client for a test's own questions |
+//! | [`wait`] | patience: waiting for a condition instead of sleeping |
+//!
+//! The kit knows tokenkeeper's contract and nothing of its code, so that a mistake in the one cannot hide in
+//! the other. Everything here panics when it cannot do what it was asked: that is how a test fails, so
+//! `# Panics` sections would stand on every function.
+#![allow(clippy::expect_used, clippy::missing_panics_doc)]
+
+pub mod database;
+pub mod http;
+pub mod proxy;
+pub mod queues;
+pub mod scm;
+pub mod wait;

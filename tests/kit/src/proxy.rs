@@ -1,0 +1,204 @@
+//! The network between one worker and a server, when it fails.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::wait::{PATIENCE, within};
+
+/// A TCP proxy that can cut, refuse and freeze the connections that go through it. Give its address to the one
+/// worker whose network shall fail. It ends, with its connections, when it is dropped.
+pub struct FaultProxy {
+    address: SocketAddr,
+    network: Arc<Network>,
+    accepting: JoinHandle<()>,
+}
+
+impl FaultProxy {
+    /// Starts one in front of `upstream` (`host:port`).
+    pub async fn start(upstream: &str) -> Self {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port for the fault proxy");
+        let address = listener.local_addr().expect("the address of a listener");
+        let network = Arc::new(Network::new());
+        let accepting = tokio::spawn(accept(listener, upstream.to_owned(), network.clone()));
+        Self { address, network, accepting }
+    }
+
+    /// Starts one in front of the server that `url` names; `default_port` is used where the URL has none.
+    pub async fn start_for_url(url: &str, default_port: u16) -> Self {
+        let url = Url::parse(url).expect("the URL of a server");
+        let host = url.host_str().expect("a URL with a host");
+        Self::start(&format!("{host}:{}", url.port().unwrap_or(default_port))).await
+    }
+
+    /// Where the proxy listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `url` with this proxy in the place of its server.
+    pub fn url(&self, url: &str) -> String {
+        let mut url = Url::parse(url).expect("the URL of a server");
+        let host_set = url.set_host(Some(&self.address.ip().to_string()));
+        host_set.expect("a URL that can have a host");
+        url.set_port(Some(self.address.port())).expect("a URL that can have a port");
+        url.into()
+    }
+
+    /// Ends all connections of now. New ones work.
+    pub fn cut_all(&self) {
+        let mut connections = self.network.connections.lock().expect("the proxy's connections");
+        std::mem::take(&mut *connections).cancel();
+    }
+
+    /// Closes every new connection at once. Those of now live on.
+    pub fn refuse(&self) {
+        self.network.mode.send_modify(|mode| mode.refusing = true);
+    }
+
+    /// Takes new connections again.
+    pub fn accept(&self) {
+        self.network.mode.send_modify(|mode| mode.refusing = false);
+    }
+
+    /// Holds every byte in both directions: connections stay open and nothing arrives, as with a lost route.
+    pub fn freeze(&self) {
+        self.network.mode.send_modify(|mode| mode.frozen = true);
+    }
+
+    /// Lets the bytes go on, those that were held first.
+    pub fn thaw(&self) {
+        self.network.mode.send_modify(|mode| mode.frozen = false);
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        *self.network.open.borrow()
+    }
+
+    /// Waits until `count` connections are open, or more.
+    pub async fn wait_for_connections(&self, count: usize) {
+        let what = format!("{count} connections through the proxy");
+        let mut open = self.network.open.subscribe();
+        within(&what, PATIENCE, open.wait_for(|open| *open >= count)).await.expect("the proxy is alive");
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut_all();
+    }
+}
+
+/// What the connections share.
+struct Network {
+    mode: watch::Sender<Mode>,
+    open: watch::Sender<usize>,
+    connections: Mutex<CancellationToken>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mode {
+    refusing: bool,
+    frozen: bool,
+}
+
+impl Network {
+    fn new() -> Self {
+        Self { mode: watch::Sender::default(), open: watch::Sender::default(), connections: Mutex::default() }
+    }
+
+    /// Cancelled when the connections of now are cut.
+    fn cut(&self) -> CancellationToken {
+        self.connections.lock().expect("the proxy's connections").clone()
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: String, network: Arc<Network>) {
+    loop {
+        let (client, _) = listener.accept().await.expect("accept a connection");
+        if network.mode.borrow().refusing {
+            close_hard(&client);
+            continue;
+        }
+        tokio::spawn(connect(client, upstream.clone(), network.clone()));
+    }
+}
+
+async fn connect(client: TcpStream, upstream: String, network: Arc<Network>) {
+    let cut = network.cut();
+    let Ok(server) = TcpStream::connect(&upstream).await else {
+        close_hard(&client);
+        return;
+    };
+    let _open = Open::count(&network.open);
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let (client_reads, client_writes) = client.into_split();
+    let (server_reads, server_writes) = server.into_split();
+    let both_ways = async {
+        tokio::join!(
+            pump(client_reads, server_writes, network.mode.subscribe()),
+            pump(server_reads, client_writes, network.mode.subscribe()),
+        )
+    };
+    tokio::select! {
+        () = cut.cancelled() => {}
+        _ = both_ways => {}
+    }
+}
+
+/// Carries bytes one way until the sender ends or the network fails.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if mode.wait_for(|mode| !mode.frozen).await.is_err() {
+            break;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            break;
+        }
+    }
+    // The other way may still have bytes to carry; an error here means that it has not.
+    let _ = to.shutdown().await;
+}
+
+/// Ends a connection with a reset, which no client takes for a regular end.
+fn close_hard(stream: &TcpStream) {
+    // Where the option is not taken the stream is dropped all the same.
+    let _ = stream.set_zero_linger();
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Open<'a> {
+    fn count(open: &'a watch::Sender<usize>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Self(open)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests;
