@@ -19,7 +19,7 @@ pub struct Providers {
     known: RwLock<HashMap<String, Known>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Known {
     provider: Arc<Provider>,
     loaded_at: Instant,
@@ -34,7 +34,7 @@ impl Providers {
     /// The provider of a host; none: there is none. An unknown host is looked up every time, so that a provider
     /// that was applied just now is found.
     pub async fn find(&self, host: &str) -> Result<Option<Arc<Provider>>, StoreError> {
-        if let Some(provider) = self.fresh(host) {
+        if let Some(provider) = self.believed(host) {
             return Ok(Some(provider));
         }
         let provider = self.store.provider(host).await?.map(Arc::new);
@@ -49,9 +49,22 @@ impl Providers {
         Ok(provider)
     }
 
-    fn fresh(&self, host: &str) -> Option<Arc<Provider>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let entry = known.get(host)?;
-        (entry.loaded_at.elapsed() < FRESH_FOR).then(|| Arc::clone(&entry.provider))
+    /// The provider as it was loaded, where that may be believed. Of all who find it too old the first one is told
+    /// to load it again, and the others believe it until that is done: one query a second, not one a message.
+    fn believed(&self, host: &str) -> Option<Arc<Provider>> {
+        {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let entry = known.get(host)?;
+            if entry.loaded_at.elapsed() < FRESH_FOR {
+                return Some(Arc::clone(&entry.provider));
+            }
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.get_mut(host)?;
+        if entry.loaded_at.elapsed() < FRESH_FOR {
+            return Some(Arc::clone(&entry.provider));
+        }
+        entry.loaded_at = Instant::now();
+        None
     }
 }

@@ -68,19 +68,18 @@ impl From<ErrorBody> for Refusal {
 }
 
 impl Handler {
-    /// Hands out a token, and counts how that went.
+    /// Hands out a token, and counts how that went. Only a known host is counted: what a publisher writes must not
+    /// become a label.
     pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
-        let granted = self.patiently(ask.time, || self.try_hand_out(ask)).await;
+        let provider = self.patiently(ask.time, || self.provider_for(ask)).await?;
+        let granted = self.patiently(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
         match granted {
             Ok(grant) => {
-                telemetry::token_requested(ask.host, grant.result, grant.opportunism);
+                telemetry::token_requested(&provider.host, grant.result, grant.opportunism);
                 Ok(grant.reply)
             }
             Err(error) => {
-                // The label `host` is for known hosts alone: an unknown one is whatever a publisher wrote.
-                if !matches!(error.code, ErrorCode::UnknownHost | ErrorCode::Forbidden) {
-                    telemetry::token_requested(ask.host, refused(&error), Opportunism::False);
-                }
+                telemetry::token_requested(&provider.host, refused(&error), Opportunism::False);
                 Err(error)
             }
         }
@@ -111,13 +110,14 @@ impl Handler {
         }
     }
 
-    async fn try_hand_out(&self, ask: &Ask<'_>) -> Result<Grant, Refusal> {
+    async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {
         if !self.access.allows(ask.publisher, ask.kind, ask.host) {
             return Err(Refusal::forbidden());
         }
-        let Some(provider) = self.providers.find(ask.host).await? else {
-            return Err(Refusal::unknown_host(ask.host));
-        };
+        self.providers.find(ask.host).await?.ok_or_else(|| Refusal::unknown_host(ask.host))
+    }
+
+    async fn try_hand_out(&self, ask: &Ask<'_>, provider: Arc<Provider>) -> Result<Grant, Refusal> {
         // The flag costs nothing where the provider does not need it.
         let flag =
             provider.opportunistic_refresh && self.flags.opportunistic_token_refresh(ask.user_id).await;
