@@ -48,6 +48,14 @@ pub enum BrokerError {
         /// How long was waited.
         after: Duration,
     },
+    /// The URL is none that the client library reads.
+    #[error("{url} is not a URL of a broker: {reason}")]
+    Url {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// A name is longer than AMQP can carry.
     #[error("{what} is longer than 255 bytes")]
     TooLong {

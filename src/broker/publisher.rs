@@ -6,6 +6,7 @@
 //! is exact: a message that has no place there must not be acked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 use lapin::message::BasicReturnMessage;
@@ -42,6 +43,9 @@ struct Wire {
     connection: Connection,
     replies: Channel,
     dead_letters: Mutex<Channel>,
+    /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
+    /// heartbeat would find out.
+    silent: AtomicBool,
 }
 
 impl Publisher {
@@ -159,10 +163,13 @@ impl Publisher {
                 // An error here means the supervisor has ended, which it does at the hard stop alone.
                 let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else { return };
                 let Some(up) = up else { continue };
-                let error = match publish(up).await {
+                let error = match publish(Arc::clone(&up)).await {
                     Ok(()) => return,
                     Err(error) => error,
                 };
+                if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
+                    up.silent.store(true, Ordering::Relaxed);
+                }
                 self.suspicion.notify_one();
                 let delay = delays.next().unwrap_or(AGAIN.max_interval);
                 telemetry::publish_failed(&error, delay);
@@ -190,13 +197,21 @@ impl Wire {
         let connection = connect(settings, name).await?;
         let replies = confirming_channel(&connection, settings).await?;
         let dead_letters = confirming_channel(&connection, settings).await?;
-        Ok(Self { connection, replies, dead_letters: Mutex::new(dead_letters) })
+        Ok(Self {
+            connection,
+            replies,
+            dead_letters: Mutex::new(dead_letters),
+            silent: AtomicBool::new(false),
+        })
     }
 
     fn is_open(&self) -> bool {
         let dead_letters_open =
             self.dead_letters.try_lock().map_or(true, |channel| channel.status().connected());
-        self.connection.status().connected() && self.replies.status().connected() && dead_letters_open
+        !self.silent.load(Ordering::Relaxed)
+            && self.connection.status().connected()
+            && self.replies.status().connected()
+            && dead_letters_open
     }
 }
 
