@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sea_orm::ActiveValue::Set;
+use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel};
 use secrecy::ExposeSecret;
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{
     AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, PairSource, Store, StoreError,
 };
+use tokenkeeper_entity::token_entry;
 
 use crate::harness::world::minutes;
 use crate::harness::{Dialect, Kind, World, on_every_database};
@@ -194,5 +197,26 @@ on_every_database! {
         assert!(matches!(error, StoreError::Sealed { .. }));
         assert!(error.to_string().contains("token_entry"), "{error}");
         assert!(format!("{:#}", anyhow::Error::from(error)).contains("`test`"));
+    }
+
+    async fn a_ciphertext_that_is_moved_to_another_row_or_column_does_not_open(kind: Kind) {
+        let (world, theirs) = world_with_entry(kind).await;
+        put_login(&world, "mallory", &login("access of mallory")).await;
+        let mine = world.entry("mallory").await;
+        let db = tokenkeeper::database::open(&world.settings().database).await.unwrap();
+        let row = |id| token_entry::Entity::find_by_id(id).one(&db);
+        let stolen = row(theirs.id).await.unwrap().unwrap();
+        for sealed in [stolen.access_token_sealed, stolen.refresh_token_sealed.unwrap()] {
+            let mut changed = row(mine.id).await.unwrap().unwrap().into_active_model();
+            changed.access_token_sealed = Set(sealed);
+            changed.update(&db).await.unwrap();
+            let moved = world.entry("mallory").await;
+            assert!(matches!(world.store.open_access_token(&moved), Err(StoreError::Sealed { .. })));
+        }
+        let mut swapped = row(theirs.id).await.unwrap().unwrap().into_active_model();
+        swapped.access_token_sealed = Set(swapped.refresh_token_sealed.clone().unwrap().unwrap());
+        swapped.update(&db).await.unwrap();
+        let swapped = world.entry("jdoe").await;
+        assert!(matches!(world.store.open_access_token(&swapped), Err(StoreError::Sealed { .. })));
     }
 }
