@@ -5,6 +5,8 @@
 
 mod harness;
 
+mod broker_loss;
+mod git_clone;
 mod guards;
 mod refresh_failures;
 mod token_request;

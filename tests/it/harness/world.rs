@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokenkeeper::admin::Health;
 use tokenkeeper::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tokenkeeper::database;
 use tokenkeeper::lifecycle::Stop;
@@ -175,13 +176,20 @@ impl World {
 
     /// Starts a worker inside this process that lives by this clock.
     pub(crate) async fn start_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
-        let settings = self.settings();
+        let worker = self.launch_worker_at(clock).await;
+        worker.wait_until_ready().await;
+        worker
+    }
+
+    /// Starts a worker inside this process, and does not wait: what it needs to be ready may be away.
+    pub(crate) async fn launch_worker(&self) -> InProcessWorker {
+        self.launch_worker_at(Arc::new(SystemClock)).await
+    }
+
+    async fn launch_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
         let stop = Stop::default();
-        let worker = Worker::start(settings, clock, None, stop.clone()).await.expect("the worker starts");
-        eventually("the worker to be ready", PATIENCE, async || {
-            worker.health().problems().await.is_empty().then_some(())
-        })
-        .await;
+        let worker =
+            Worker::start(self.settings(), clock, None, stop.clone()).await.expect("the worker starts");
         InProcessWorker { worker: Some(worker), stop }
     }
 
@@ -212,6 +220,19 @@ pub(crate) struct InProcessWorker {
 }
 
 impl InProcessWorker {
+    /// What its `/readyz` knows.
+    pub(crate) fn health(&self) -> &Health {
+        self.worker.as_ref().expect("it runs").health()
+    }
+
+    /// Waits until it does its job.
+    pub(crate) async fn wait_until_ready(&self) {
+        eventually("the worker to be ready", PATIENCE, async || {
+            self.health().problems().await.is_empty().then_some(())
+        })
+        .await;
+    }
+
     /// Stops it softly and waits until it is done.
     pub(crate) async fn stop(mut self) {
         self.stop.soft.cancel();
