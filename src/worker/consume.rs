@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -146,7 +146,8 @@ impl Consumers {
         let cancel =
             subscription.channel.basic_cancel(subscription.tag.clone(), BasicCancelOptions::default());
         within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel).await?;
-        while let Some(Ok(delivery)) = subscription.consumer.next().await {
+        // Under the same limit: on a connection that is breaking the end of the stream may never come.
+        while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
             self.take(delivery, &subscription, kind);
         }
         Ok(())

@@ -4,11 +4,12 @@
 //! step is given back to the broker; there is no other way out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field};
 
@@ -16,6 +17,10 @@ use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
 use crate::handle::{Body, Handler, Incoming, Outcome};
 use crate::message::{Envelope, ErrorCode, MessageKind};
 use crate::telemetry::{self, MessageOutcome};
+
+/// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
+/// wait for ever.
+const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a message needs on its way.
 pub(super) struct Settler {
@@ -57,7 +62,8 @@ impl Received {
     async fn give_back(self, reason: Stopped) {
         telemetry::message_requeued(&reason);
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        if !matches!(self.delivery.acker.nack(options).await, Ok(true)) {
+        let nack = self.delivery.acker.nack(options);
+        if !matches!(timeout(ACK_PATIENCE, nack).await, Ok(Ok(true))) {
             telemetry::ack_lost();
         }
         telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
@@ -156,7 +162,8 @@ impl Settler {
 impl Replied {
     async fn ack(self) {
         let Self { received, outcome, code } = self;
-        if !matches!(received.delivery.acker.ack(BasicAckOptions::default()).await, Ok(true)) {
+        let ack = received.delivery.acker.ack(BasicAckOptions::default());
+        if !matches!(timeout(ACK_PATIENCE, ack).await, Ok(Ok(true))) {
             telemetry::ack_lost();
         }
         telemetry::message_settled(received.kind, outcome, code, received.since.elapsed());

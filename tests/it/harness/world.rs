@@ -237,7 +237,12 @@ impl InProcessWorker {
     pub(crate) async fn stop(mut self) {
         self.stop.soft.cancel();
         let worker = self.worker.take().expect("a worker is stopped once");
-        tokio::time::timeout(PATIENCE, worker.join()).await.expect("the worker stops").expect("cleanly");
+        let Ok(stopped) = tokio::time::timeout(PATIENCE, worker.join()).await else {
+            let log = logs::captured();
+            let last: Vec<&str> = log.lines().rev().take(40).collect();
+            panic!("the worker does not stop; the log, newest first:\n{}", last.join("\n"));
+        };
+        stopped.expect("the worker stops cleanly");
     }
 }
 
