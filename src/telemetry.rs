@@ -175,20 +175,20 @@ pub fn token_requested(host: &str, result: TokenResult, opportunism: Opportunism
 /// A provider issued a new pair, and it is stored.
 pub fn refreshed(host: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
-    tracing::info!(host, took_ms = took.as_millis(), "token refreshed");
+    tracing::info!(host, took_ms = millis(took), "token refreshed");
 }
 
 /// A refresh was given up.
 pub fn refresh_failed(host: &str, kind: FailureKind, message: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
     counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => kind.name()).increment(1);
-    tracing::warn!(host, code = kind.name(), message, took_ms = took.as_millis(), "refresh failed");
+    tracing::warn!(host, code = kind.name(), message, took_ms = millis(took), "refresh failed");
 }
 
 /// A call of a token endpoint failed and is tried again.
 pub fn refresh_retried(host: &str, error: &dyn std::error::Error, wait: Duration) {
     counter!(REFRESH_RETRIES, "host" => host.to_owned()).increment(1);
-    tracing::info!(host, %error, wait_ms = wait.as_millis(), "refresh is tried again");
+    tracing::info!(host, %error, wait_ms = millis(wait), "refresh is tried again");
 }
 
 /// A refreshed pair came back to an entry that has a newer one: a login won over the refresh.
@@ -199,7 +199,7 @@ pub fn refreshed_pair_superseded(host: &str) {
 
 /// A refreshed pair could not be stored; it is tried again for as long as the process lives.
 pub fn pair_not_stored(host: &str, error: &StoreError, wait: Duration) {
-    tracing::error!(host, %error, wait_ms = wait.as_millis(), "a refreshed pair is not stored yet");
+    tracing::error!(host, %error, wait_ms = millis(wait), "a refreshed pair is not stored yet");
 }
 
 /// A request met another worker's live lease and waits for it.
@@ -237,8 +237,8 @@ pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<
     let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));
     match code {
         // The usual case, thousands of times a second.
-        None => tracing::debug!(outcome, took_ms = took.as_millis(), "message settled"),
-        Some(code) => tracing::info!(outcome, code, took_ms = took.as_millis(), "message settled"),
+        None => tracing::debug!(outcome, took_ms = millis(took), "message settled"),
+        Some(code) => tracing::info!(outcome, code, took_ms = millis(took), "message settled"),
     }
 }
 
@@ -261,7 +261,7 @@ pub fn message_requeued(reason: &dyn std::fmt::Display) {
 
 /// A reply or a dead letter could not be published and is tried again.
 pub fn publish_failed(error: &dyn std::fmt::Display, wait: Duration) {
-    tracing::warn!(%error, wait_ms = wait.as_millis(), "publishing is tried again");
+    tracing::warn!(%error, wait_ms = millis(wait), "publishing is tried again");
 }
 
 /// An acknowledgement did not reach the broker; it will deliver the message again.
@@ -277,13 +277,13 @@ pub fn broker_connected(link: Link, broker: &str) {
 /// A connection to the broker, or what runs on it, broke; it is made anew.
 pub fn broker_lost(link: Link, error: &dyn std::fmt::Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
-    tracing::warn!(connection = link.name(), %error, wait_ms = wait.as_millis(), "connecting to the broker again");
+    tracing::warn!(connection = link.name(), %error, wait_ms = millis(wait), "connecting to the broker again");
 }
 
 /// A consumer was cancelled or its channel closed; it subscribes again.
 pub fn consumer_lost(kind: MessageKind, error: &dyn std::fmt::Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => Link::Consume.name()).increment(1);
-    tracing::warn!(queue = kind.routing_key(), %error, wait_ms = wait.as_millis(), "subscribing again");
+    tracing::warn!(queue = kind.routing_key(), %error, wait_ms = millis(wait), "subscribing again");
 }
 
 /// The broker blocked or unblocked a connection (memory or disk alarm).
@@ -338,4 +338,9 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     counter!(UNROUTABLE).absolute(0);
+}
+
+/// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::Landing;
 
@@ -62,13 +63,15 @@ impl Flights {
         under_way.insert(entry_id, landing.clone());
         let done = RemoveWhenDone { flights: self.clone(), entry_id };
         let flight = flight();
-        tracker.spawn(async move {
+        let flight = async move {
             let ending = flight.await;
             // First off the list, then the word: whoever looks after this starts a flight of their own instead of
             // joining one that has ended.
             drop(done);
             landed.send_replace(Some(ending));
-        });
+        };
+        // Its log lines belong to the request that started it.
+        tracker.spawn(flight.in_current_span());
         Boarding { role: Role::Started, landing }
     }
 }
