@@ -130,8 +130,9 @@ impl Crew {
         refresh_token: &SecretString,
     ) -> Result<Issue, FailedFlight> {
         let provider = &order.provider;
-        // An answer that was lost on the way may have been a new pair.
-        let answer_lost = AtomicBool::new(false);
+        // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
+        // died, or which gave up in doubt.
+        let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
         let answer_lost = &answer_lost;
         let attempt = || async move {
             let asked_at = self.clock.now();
@@ -192,7 +193,13 @@ impl Crew {
             fingerprint: fingerprint(refresh_token),
             at: self.clock.now(),
         };
-        match self.store.give_up(&order.entry, holder, &failure).await {
+        // A refused refresh token settles the doubt: the provider has acted.
+        let gave_up = if flight.certain || flight.kind.condemns_refresh_token() {
+            self.store.give_up(&order.entry, holder, &failure).await
+        } else {
+            self.store.give_up_in_doubt(&order.entry, holder, &failure).await
+        };
+        match gave_up {
             Ok(Guarded::Done) => Landing::Failed(Arc::new(flight)),
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
@@ -232,7 +239,7 @@ fn busy(order: &Order) -> FailedFlight {
             "{max_concurrent_refreshes} refreshes are in flight at {host}, and none ended in time"
         ),
         retry_after: None,
-        certain: true,
+        certain: !order.entry.is_in_doubt(),
         deadline: order.deadline,
     }
 }

@@ -27,7 +27,7 @@ pub struct Entry {
     pub state: TokenState,
     /// When the refresh token expires, where it is known.
     pub refresh_token_expires_at: Option<Timestamp>,
-    /// Who refreshes it, or did last.
+    /// Who refreshes it, or began to and never said how that ended.
     pub lease: Option<Lease>,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<Failure>,
@@ -140,6 +140,12 @@ impl Entry {
     /// Whether somebody refreshes it now.
     pub fn has_live_lease(&self, now: Timestamp) -> bool {
         self.lease.as_ref().is_some_and(|lease| lease.until > now)
+    }
+
+    /// Whether a refresh of this very pair began and nobody knows how it ended, once its lease is over: whoever
+    /// learns that gives the lease back. The provider may have acted, and then the pair is dead.
+    pub const fn is_in_doubt(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// The guard of every write: this row, with the pair that was loaded.

@@ -6,7 +6,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
-use super::entry::{Entry, Failure};
+use super::entry::{Entry, Failure, Lease};
 use super::{Guarded, Store, StoreError, deadline};
 use crate::clock::Timestamp;
 use crate::decide::Cause;
@@ -69,10 +69,32 @@ impl Store {
         holder: &str,
         failure: &Failure,
     ) -> Result<Guarded, StoreError> {
-        let nothing = || Expr::value(None::<String>);
+        self.end_lease(entry, holder, failure, None).await
+    }
+
+    /// Lets the lease run out now instead of giving it back, and records the failure: whoever refreshes next must
+    /// know that the provider may have acted ([`Entry::is_in_doubt`]).
+    pub async fn give_up_in_doubt(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        failure: &Failure,
+    ) -> Result<Guarded, StoreError> {
+        self.end_lease(entry, holder, failure, Some(Lease { holder: holder.to_owned(), until: failure.at }))
+            .await
+    }
+
+    async fn end_lease(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        failure: &Failure,
+        left: Option<Lease>,
+    ) -> Result<Guarded, StoreError> {
+        let (left_holder, left_until) = left.map(|lease| (lease.holder, lease.until.as_millis())).unzip();
         let updated = TokenEntry::update_many()
-            .col_expr(Column::LeaseHolder, nothing())
-            .col_expr(Column::LeaseUntil, Expr::value(None::<i64>))
+            .col_expr(Column::LeaseHolder, Expr::value(left_holder))
+            .col_expr(Column::LeaseUntil, Expr::value(left_until))
             .col_expr(Column::FailureCode, Expr::value(failure.kind.name()))
             .col_expr(Column::FailureMessage, Expr::value(failure.message.as_str()))
             .col_expr(Column::FailureFingerprint, Expr::value(failure.fingerprint.as_str()))

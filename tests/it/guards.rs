@@ -120,6 +120,19 @@ on_every_database! {
         assert_eq!((after.lease, after.failure), (None, Some(failure("f"))));
     }
 
+    async fn a_lease_that_is_left_in_doubt_stops_nobody_and_stays_on_record_until_the_doubt_is_settled(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.give_up_in_doubt(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
+        assert_eq!(store.give_up_in_doubt(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        let left = world.entry("jdoe").await;
+        assert!(left.is_in_doubt() && !left.has_live_lease(failure("f").at), "{:?}", left.lease);
+        assert_eq!(store.take_lease(&left, Cause::Required, "two", minutes(1), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.give_up(&left, "two", &failure("f")).await.unwrap(), Guarded::Done);
+        assert!(!world.entry("jdoe").await.is_in_doubt());
+    }
+
     async fn a_newer_pair_is_never_overwritten_by_an_older_one(kind: Kind) {
         let (world, seen_before) = world_with_entry(kind).await;
         let stored = world.store.store_pair(&seen_before, &refreshed("access 2", minutes(5)), minutes(1)).await;

@@ -6,7 +6,10 @@
 mod harness;
 
 mod broker_loss;
+mod crash;
 mod git_clone;
 mod guards;
 mod refresh_failures;
+mod refresh_once;
 mod token_request;
+mod waiting;

@@ -117,6 +117,25 @@ on_every_database! {
         worker.stop().await;
     }
 
+    async fn an_answer_that_was_lost_for_good_is_not_forgotten_with_its_request(kind: Kind) {
+        for (fault, code, retryable) in
+            [(Fault::Status(503), "provider_unavailable", true), (Fault::Html, "provider_misconfigured", false)]
+        {
+            let (world, worker) = world_and_worker(kind, Dialect::BitbucketServer).await;
+            let pair = world.user_with_token("jdoe").await;
+            world.scm.fail_next(1, Fault::CloseAfter);
+            world.scm.fail_always(fault);
+            assert_error(&world.request("jdoe").await, code, retryable);
+            assert!(!world.scm.is_alive(&pair.access_token), "the provider has killed the stored token");
+            assert_error(&world.request("jdoe").await, code, retryable);
+
+            world.scm.heal();
+
+            assert_error(&world.request("jdoe").await, "reauthorization_required", false);
+            worker.stop().await;
+        }
+    }
+
     async fn all_who_wait_for_a_refresh_that_fails_are_told_so_together(kind: Kind) {
         let (world, worker) = world_and_worker(kind, Dialect::BitbucketServer).await;
         world.user_with_expired_token("jdoe").await;

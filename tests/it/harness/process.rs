@@ -25,6 +25,13 @@ pub(crate) struct WorkerProcess {
 impl WorkerProcess {
     /// Starts it in this world and waits until it is ready.
     pub(crate) async fn spawn(world: &World) -> Self {
+        let worker = Self::launch(world).await;
+        worker.wait_until_ready().await;
+        worker
+    }
+
+    /// Starts it in this world and waits for its admin endpoint alone: what it needs to be ready may be away.
+    pub(crate) async fn launch(world: &World) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"))
             .arg("worker")
             .current_dir(std::env::temp_dir())
@@ -44,9 +51,7 @@ impl WorkerProcess {
             log.lines().find_map(admin_address)
         })
         .await;
-        let worker = Self { child, log, reading, address };
-        worker.wait_until_ready().await;
-        worker
+        Self { child, log, reading, address }
     }
 
     /// Waits until `/readyz` says so.
@@ -74,6 +79,33 @@ impl WorkerProcess {
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has logged this text so many times.
+    pub(crate) async fn wait_for_log(&self, text: &str, times: usize) {
+        let what = format!("the worker to log {text:?} {times} times");
+        eventually(&what, PATIENCE, async || (self.log().matches(text).count() >= times).then_some(())).await;
+    }
+
+    /// The value of a series that counts things.
+    pub(crate) async fn count(&self, series: &str) -> usize {
+        self.metric(series).await.to_string().parse().expect("a whole number")
+    }
+
+    /// How many `token.request` messages it has in hand.
+    pub(crate) async fn requests_in_hand(&self) -> usize {
+        self.count(r#"tokenkeeper_messages_in_flight{type="token.request"}"#).await
+    }
+
+    /// How often requests met a refresh that was under way, and waited for it.
+    pub(crate) async fn lease_waits(&self, world: &World) -> usize {
+        self.count(&format!(r#"tokenkeeper_lease_waits_total{{host="{}"}}"#, world.scm.host())).await
+    }
+
+    /// Waits until so many requests have met a refresh that was under way.
+    pub(crate) async fn wait_for_lease_waits(&self, world: &World, count: usize) {
+        let what = format!("{count} waits for another's refresh");
+        eventually(&what, PATIENCE, async || (self.lease_waits(world).await >= count).then_some(())).await;
     }
 
     /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::admin::Health;
@@ -15,7 +16,7 @@ use tokenkeeper::settings::Settings;
 use tokenkeeper::store::{Entry, Found, ProviderRecord, Store};
 use tokenkeeper::worker::Worker;
 use tokenkeeper_testkit::database::{Kind, TestDatabase};
-use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, TestBroker};
+use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
 use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
 use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 
@@ -158,6 +159,21 @@ impl World {
         self.broker.request(TOKEN_REQUEST, body).await.body
     }
 
+    /// Publishes a request for a token, and gives it back before its reply has come.
+    pub(crate) async fn send(&self, user: &str) -> PendingReply {
+        self.send_with(user, BasicProperties::default()).await
+    }
+
+    /// The same with these properties.
+    pub(crate) async fn send_with(&self, user: &str, properties: BasicProperties) -> PendingReply {
+        self.broker.send(TOKEN_REQUEST, self.token_request(user).to_string(), properties).await
+    }
+
+    /// Publishes so many requests at once.
+    pub(crate) async fn send_many(&self, user: &str, count: usize) -> Vec<PendingReply> {
+        join_all((0..count).map(|_| self.send(user))).await
+    }
+
     /// The entry of a user at this world's SCM, as it is stored.
     pub(crate) async fn entry(&self, user: &str) -> Entry {
         let provider = self.store.provider(&self.scm.host()).await.unwrap().expect("the provider is there");
@@ -196,6 +212,11 @@ impl World {
     /// Starts the real binary, and waits until it is ready.
     pub(crate) async fn spawn_worker(&self) -> WorkerProcess {
         WorkerProcess::spawn(self).await
+    }
+
+    /// Starts the real binary so many times, and waits until all are ready.
+    pub(crate) async fn spawn_workers(&self, count: usize) -> Vec<WorkerProcess> {
+        join_all((0..count).map(|_| self.spawn_worker())).await
     }
 
     /// Every secret this world's workers could let slip.
