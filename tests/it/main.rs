@@ -6,5 +6,7 @@
 mod harness;
 
 mod guards;
+mod malformed;
 mod refresh_failures;
+mod replies;
 mod token_request;
