@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use super::request::{MessageKind, Request};
+use super::request::{Host, MessageKind, Request, UserId, WorkspaceId};
 
 /// Largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -38,15 +38,20 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
         let reason = format!("the body has {} bytes; at most {MAX_BODY_BYTES} are taken", body.len());
         return Err(InvalidRequest { reason, echo: Box::default() });
     }
+    // Whole: serde does not look into what it skips.
+    let Ok(body) = std::str::from_utf8(body) else {
+        let reason = "the body is not UTF-8".to_owned();
+        return Err(InvalidRequest { reason, echo: Box::default() });
+    };
     // Serde also reads a struct from an array; the contract knows objects alone.
-    if !matches!(body.trim_ascii_start().first(), None | Some(b'{')) {
+    if !matches!(body.trim_ascii_start().bytes().next(), None | Some(b'{')) {
         let reason = "the body must be a JSON object".to_owned();
         return Err(InvalidRequest { reason, echo: Box::default() });
     }
     let request = match kind {
-        MessageKind::TokenRequest => serde_json::from_slice(body).map(Request::Token),
-        MessageKind::WorkspaceStart => serde_json::from_slice(body).map(Request::WorkspaceStart),
-        MessageKind::TokenStore => serde_json::from_slice(body).map(Request::Store),
+        MessageKind::TokenRequest => serde_json::from_str(body).map(Request::Token),
+        MessageKind::WorkspaceStart => serde_json::from_str(body).map(Request::WorkspaceStart),
+        MessageKind::TokenStore => serde_json::from_str(body).map(Request::Store),
     };
     request.map_err(|error| InvalidRequest {
         reason: if error.classify() == Category::Data { wrong_field(kind, body) } else { not_json(&error) },
@@ -55,7 +60,7 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
 }
 
 /// Reads the body again, this time keeping track of where in it the reader is: only a bad message pays for that.
-fn wrong_field(kind: MessageKind, body: &[u8]) -> String {
+fn wrong_field(kind: MessageKind, body: &str) -> String {
     use super::request::{StoreRequest, TokenRequest, WorkspaceStartRequest};
     match kind {
         MessageKind::TokenRequest => place_of_error::<TokenRequest>(body),
@@ -64,8 +69,8 @@ fn wrong_field(kind: MessageKind, body: &[u8]) -> String {
     }
 }
 
-fn place_of_error<T: DeserializeOwned>(body: &[u8]) -> String {
-    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(body)) {
+fn place_of_error<T: DeserializeOwned>(body: &str) -> String {
+    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(body)) {
         Err(error) => match error.path().to_string() {
             root if root == "." => without_values(&error.inner().to_string()),
             path => format!("{path}: {}", without_values(&error.inner().to_string())),
@@ -91,15 +96,19 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("the body is not JSON (line {}, column {})", error.line(), error.column())
 }
 
-fn read_echo(body: &[u8]) -> Echo {
-    let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body) else {
+/// Only what is a user, a host and a workspace: anything else in their places may be a secret.
+fn read_echo(body: &str) -> Echo {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(body) else {
         return Echo::default();
     };
-    let mut text = |name: &str| match fields.remove(name) {
-        Some(serde_json::Value::String(text)) if text.chars().count() <= 255 => Some(text),
-        _ => None,
-    };
-    Echo { user_id: text("user_id"), host: text("host"), workspace_id: text("workspace_id") }
+    let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+    Echo {
+        user_id: text("user_id").filter(|&text| UserId::try_from(text).is_ok()).map(str::to_owned),
+        host: text("host").filter(|&text| Host::try_from(text).is_ok()).map(str::to_owned),
+        workspace_id: text("workspace_id")
+            .filter(|&text| WorkspaceId::try_from(text).is_ok())
+            .map(str::to_owned),
+    }
 }
 
 #[cfg(test)]
@@ -188,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_not_utf_8_is_refused_also_where_the_field_is_ignored() {
+        for body in [
+            &b"{\"user_id\":\"\xff\",\"host\":\"h\"}"[..],
+            b"{\"user_id\":\"u\",\"host\":\"h\",\"x\":\"\xc3\"}",
+        ] {
+            let error = decode(MessageKind::TokenRequest, body).unwrap_err();
+            assert_eq!(error.reason, "the body is not UTF-8");
+        }
+    }
+
+    #[test]
     fn what_stands_behind_the_object_and_too_large_a_body_are_told() {
         let behind = reason(MessageKind::TokenRequest, r#"{"user_id":"u","host":"h"} x"#);
         assert_eq!(behind, "the body is not JSON (line 1, column 28)");
@@ -203,6 +223,9 @@ mod tests {
         assert_eq!(error.echo.host.as_deref(), Some("h"));
         let error = decode(MessageKind::TokenRequest, br#"{"user_id":"u-1","host":7}"#).unwrap_err();
         assert_eq!((error.echo.user_id.as_deref(), error.echo.host), (Some("u-1"), None));
+        let body = br#"{"user_id":"u\n1","host":"https://jdoe:s3cret@h/"}"#;
+        let error = decode(MessageKind::TokenRequest, body).unwrap_err();
+        assert_eq!(*error.echo, Echo::default(), "what stands there is neither a user nor a host");
     }
 
     #[test]

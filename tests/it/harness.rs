@@ -2,6 +2,7 @@
 
 pub(crate) mod logs;
 pub(crate) mod process;
+pub(crate) mod reply;
 pub(crate) mod world;
 
 pub(crate) use tokenkeeper_testkit::database::Kind;

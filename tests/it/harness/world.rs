@@ -142,6 +142,12 @@ impl World {
 
     // --- Requests ---
 
+    /// The broker's user that this world's requests come from: what they may carry as the property `user_id`.
+    pub(crate) fn publisher(&self) -> String {
+        let url = url::Url::parse(self.broker.url()).expect("the broker's URL");
+        if url.username().is_empty() { "guest".to_owned() } else { url.username().to_owned() }
+    }
+
     /// The body of a `token.request` for this world's SCM.
     pub(crate) fn token_request(&self, user: &str) -> Value {
         json!({"user_id": user, "host": self.scm.host()})
