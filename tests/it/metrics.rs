@@ -91,7 +91,7 @@ async fn a_host_that_nobody_knows_makes_no_series() {
     assert!(!metrics.contains("made.up"), "{metrics}");
     assert_eq!(
         worker.count("tokenkeeper_messages_total{type=\"token.request\",outcome=\"error\"}").await,
-        1.0
+        1
     );
     worker.stop(&world).await;
 }
