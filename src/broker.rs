@@ -83,7 +83,7 @@ pub enum BrokerError {
 }
 
 /// Waits for an AMQP call, but not for ever: a blocked or half-dead connection answers never.
-pub(crate) async fn within<T>(
+pub async fn within<T>(
     limit: Duration,
     action: impl Fn() -> String,
     call: impl Future<Output = lapin::Result<T>>,

@@ -81,7 +81,7 @@ impl JsonSchema for Timestamp {
         json_schema!({
             "type": "string",
             "format": "date-time",
-            "description": "RFC 3339, UTC, milliseconds: 2020-01-01T01:05:00.000Z",
+            "description": "RFC 3339; written in UTC with milliseconds (2020-01-01T01:05:00.000Z), read with any offset",
         })
     }
 }

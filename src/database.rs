@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
@@ -37,6 +37,23 @@ pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConne
         .with_context(|| format!("cannot open the database {}", settings.display_url()))
 }
 
+/// Opens the database for work on its tables: brings them up to date where the settings say so, and refuses to
+/// work on old ones otherwise.
+///
+/// # Errors
+/// As [`open`]; and where migrations are pending, which they are and how to apply them.
+pub async fn open_migrated(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
+    let db = open(settings).await?;
+    if settings.migrate_at_start {
+        migrate(&db).await.context("cannot migrate the database")?;
+    }
+    let pending = pending_migrations(&db).await.context("cannot read the state of migrations")?;
+    if !pending.is_empty() {
+        bail!("the database lacks migrations ({}): run `tokenkeeper migrate up`", pending.join(", "));
+    }
+    Ok(db)
+}
+
 /// The database's product, in words.
 pub fn product(db: &DatabaseConnection) -> &'static str {
     match db.get_database_backend() {
@@ -52,8 +69,9 @@ pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
     Migrator::up(db, None).await
 }
 
-/// The names of the migrations that are pending.
+/// The names of the migrations that are pending. Only looks: a worker's database user need not be allowed to create
+/// tables.
 pub async fn pending_migrations(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
-    let pending = Migrator::get_pending_migrations(db).await?;
+    let pending = Migrator::get_pending_migrations_read_only(db).await?;
     Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
 }

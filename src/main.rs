@@ -1,1 +1,112 @@
-fn main() {}
+//! The command line: parse, load settings, run one command.
+
+mod cli;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Parser, Subcommand};
+use tokenkeeper::settings::Settings;
+
+use crate::cli::{Ending, Failure};
+
+/// Hands out, reserves and refreshes users' OAuth tokens for source-code hosts, driven by RabbitMQ.
+///
+/// Upstream services publish requests to RabbitMQ; `tokenkeeper worker` answers them from its database and
+/// refreshes tokens at the source-code hosts. The other commands set it up and look after it.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXAMPLES)]
+struct CommandLine {
+    /// Settings file in TOML [default: tokenkeeper.toml in the working folder, if it is there]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TOKENKEEPER_CONFIG",
+        // An empty variable counts as not set, which clap's own parser of paths takes for a mistake.
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+From nothing to a token:
+  export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)   # keep a copy of it
+  tokenkeeper provider apply providers.toml   # which source-code hosts there are
+  tokenkeeper token import tokens.jsonl       # tokens of users who have logged in
+  tokenkeeper worker                          # answers until it is stopped
+  tokenkeeper request --user u-1 --host bitbucket.example.org
+
+Settings come from the file and from the environment: AMQP_URL, DATABASE_URL,
+TOKENKEEPER_KEYS and TOKENKEEPER__SECTION__KEY. tokenkeeper.example.toml shows
+every one with its default.
+
+Exit codes:
+  0  done
+  1  it failed, or the reply is an error
+  2  wrong usage or settings, or no reply came";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Worker(cli::worker::Arguments),
+    Migrate(cli::migrate::Arguments),
+    Provider(cli::provider::Arguments),
+    Token(cli::token::Arguments),
+    Keys(cli::keys::Arguments),
+    Request(cli::request::Arguments),
+    WorkspaceStart(cli::workspace_start::Arguments),
+    Schema(cli::schema::Arguments),
+}
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    // Fails only where there is one already, which serves as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match run(command_line) {
+        Ok(ending) => ending.into(),
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> {
+    let load = || load_settings(config);
+    match command {
+        Command::Worker(_) => in_runtime(cli::worker::run(load()?)),
+        Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
+        Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
+        Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
+        Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
+        Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
+        // What sets tokenkeeper up, or explains it, works without settings.
+        Command::Keys(arguments) => cli::keys::run(arguments),
+        Command::Schema(arguments) => cli::schema::run(&arguments),
+    }
+}
+
+fn load_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
+    let file = config.filter(|file| !file.as_os_str().is_empty());
+    Ok(Settings::load(file.as_deref())?)
+}
+
+fn in_runtime(command: impl Future<Output = Result<Ending, Failure>>) -> Result<Ending, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(command);
+    // Whatever still runs has been given up: a thread that reads from a terminal must not hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_put_together_without_contradictions() {
+        CommandLine::command().debug_assert();
+    }
+}

@@ -1,5 +1,7 @@
 //! Providers: SCM installations, what their kind says about them, and what an operator overrode.
 
+pub mod file;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;

@@ -6,6 +6,7 @@
 
 mod entry;
 mod lease;
+mod listing;
 mod pair;
 mod provider;
 
@@ -16,6 +17,7 @@ use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, Qu
 use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::entry::{Entry, Failure, FailureKind, Lease};
+pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::pair::{AccountNames, NewPair, PairSource};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 use crate::clock::Timestamp;

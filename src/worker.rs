@@ -9,7 +9,7 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use lapin::Connection;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -60,15 +60,7 @@ impl Worker {
         stop: Stop,
     ) -> anyhow::Result<Self> {
         let keys = settings.key_ring()?;
-        let db = database::open(&settings.database).await?;
-        if settings.database.migrate_at_start {
-            database::migrate(&db).await.context("cannot migrate the database")?;
-        }
-        let pending =
-            database::pending_migrations(&db).await.context("cannot read the state of migrations")?;
-        if !pending.is_empty() {
-            bail!("the database lacks migrations ({}): run `tokenkeeper migrate up`", pending.join(", "));
-        }
+        let db = database::open_migrated(&settings.database).await?;
         let store = Store::new(db, keys);
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 

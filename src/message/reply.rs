@@ -161,12 +161,15 @@ pub enum Warning {
 pub struct ErrorReply {
     /// The workspace, for a `workspace.start`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub workspace_id: Option<String>,
     /// The platform's user, where it could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub user_id: Option<String>,
     /// The provider's host, where it could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub host: Option<String>,
     /// What is wrong.
     pub error: ErrorBody,
@@ -190,6 +193,7 @@ pub struct ErrorBody {
     pub retryable: bool,
     /// How long to wait before that, in seconds, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub retry_after_secs: Option<u64>,
 }
 
@@ -279,14 +283,17 @@ pub struct WorkspaceStartReply {
     pub status: Status,
     /// The workspace, where it could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub workspace_id: Option<String>,
     /// The platform's user, where it could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub user_id: Option<String>,
     /// One a distinct host, in the order of first appearance.
     pub tokens: Vec<TokenReply>,
     /// What is wrong with the message as a whole; then there are no tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ErrorBody")]
     pub error: Option<ErrorBody>,
 }
 

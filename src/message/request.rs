@@ -149,17 +149,15 @@ pub struct StoreRequest {
 pub struct StoredPair {
     /// The access token.
     #[serde(deserialize_with = "token_value")]
-    #[schemars(with = "String", length(min = 1, max = 16384))]
+    #[schemars(with = "String", length(min = 1, max = 16384), regex(pattern = "^[ -~]*$"))]
     pub value: SecretString,
     /// The refresh token; left out: the pair cannot be refreshed.
     #[serde(default, deserialize_with = "optional_token_value")]
-    #[schemars(with = "Option<String>", length(min = 1, max = 16384))]
+    #[schemars(with = "Option<String>", length(min = 1, max = 16384), regex(pattern = "^[ -~]*$"))]
     pub refresh_token: Option<SecretString>,
     /// Git user name that goes with the token; the provider's where left out.
     pub username: Option<ShortText>,
     /// The scopes that were granted.
-    #[serde(default)]
-    #[schemars(length(max = 256))]
     pub scopes: Option<Vec<String>>,
     /// When the access token expires; left out: never.
     pub expires_at: Option<Timestamp>,
@@ -170,7 +168,8 @@ pub struct StoredPair {
 /// A lifetime that may be asked for: 1 to 86400 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "u64")]
-pub struct LifetimeSecs(#[schemars(range(min = 1, max = 86400))] u32);
+#[schemars(with = "u64", extend("minimum" = 1, "maximum" = Self::MAX))]
+pub struct LifetimeSecs(u32);
 
 impl LifetimeSecs {
     /// What a `token.request` asks for that does not say.
@@ -198,11 +197,12 @@ impl TryFrom<u64> for LifetimeSecs {
 /// Names that the messages carry: 1 to 255 characters, no control characters (PostgreSQL cannot keep a NUL, and
 /// a line break would forge a log line).
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident, $check:ident) => {
+    ($(#[$doc:meta])* $name:ident, $check:ident, $pattern:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "Cow<'_, str>")]
-        pub struct $name(#[schemars(length(min = 1, max = 255))] String);
+        #[schemars(with = "String", extend("minLength" = 1, "maxLength" = 255, "pattern" = $pattern))]
+        pub struct $name(String);
 
         impl $name {
             /// The text.
@@ -239,22 +239,26 @@ macro_rules! text {
 text!(
     /// A user of the platform. Compared byte for byte.
     UserId,
-    check_text
+    check_text,
+    r"^[^\x00-\x1f\x7f-\x9f]*$"
 );
 text!(
     /// A provider's host as it stands in clone URLs, with a port where there is one. Compared byte for byte.
     Host,
-    check_host
+    check_host,
+    r"^[^\x00-\x1f\x7f /@?#\\]*$"
 );
 text!(
     /// A workspace of the platform.
     WorkspaceId,
-    check_text
+    check_text,
+    r"^[^\x00-\x1f\x7f-\x9f]*$"
 );
 text!(
     /// Any other short text.
     ShortText,
-    check_text
+    check_text,
+    r"^[^\x00-\x1f\x7f-\x9f]*$"
 );
 
 fn check_text(text: &str) -> Result<(), &'static str> {

@@ -1,5 +1,6 @@
 //! Logs by `tracing`: human in a terminal, JSON otherwise.
 
+use std::env;
 use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
@@ -11,7 +12,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Coloured lines for a person.
+    /// Lines for a person, coloured in a terminal.
     Human,
     /// One JSON object a line.
     Json,
@@ -34,10 +35,15 @@ where
 {
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
-        Format::Human => lines.boxed(),
+        // Asked for by name, it may go into a file too.
+        Format::Human => lines.with_ansi(colours_wanted()).boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter(level))).try_init()
+}
+
+fn colours_wanted() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The level is for our own events. Other crates get a word in only when something is wrong, whatever the level:

@@ -6,6 +6,7 @@
 mod harness;
 
 mod broker_loss;
+mod cli;
 mod git_clone;
 mod guards;
 mod refresh_failures;

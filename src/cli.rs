@@ -1,0 +1,19 @@
+//! One file a command, and what they share: how a command ends, and how it prints.
+
+mod ending;
+mod exchange;
+mod output;
+mod relative;
+mod reply;
+mod requester;
+
+pub(crate) mod keys;
+pub(crate) mod migrate;
+pub(crate) mod provider;
+pub(crate) mod request;
+pub(crate) mod schema;
+pub(crate) mod token;
+pub(crate) mod worker;
+pub(crate) mod workspace_start;
+
+pub(crate) use self::ending::{Ending, Failure};

@@ -1,0 +1,90 @@
+//! What every command that asks a worker has in common: its options, and the way of its request.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde_json::{Map, Value};
+use tokenkeeper::message::{LifetimeSecs, MessageKind, decode};
+use tokenkeeper::settings::Settings;
+
+use super::Failure;
+use super::requester::{Question, ask};
+
+/// What may be said about any request.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// How long from now a token must work, 1s to 24h; where it is left out the worker decides
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    lifetime: Option<u64>,
+    /// Shows tokens in the table
+    #[arg(long)]
+    pub(super) show_token: bool,
+    /// Prints the reply exactly as it came: JSON, with the tokens in it
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Publishes a request with these fields and gives back the body of its reply.
+pub(super) async fn exchange(
+    settings: &Settings,
+    kind: MessageKind,
+    mut fields: Map<String, Value>,
+    options: &Options,
+    timeout: Duration,
+) -> Result<Vec<u8>, Failure> {
+    if let Some(lifetime) = options.lifetime {
+        fields.insert("requested_lifetime_secs".to_owned(), lifetime.into());
+    }
+    let body = Value::Object(fields).to_string();
+    // A worker would say the same, and lay the message into the dead letters.
+    decode(kind, body.as_bytes()).map_err(|invalid| Failure::Usage(anyhow!(invalid.reason)))?;
+    let question = Question { kind, body: body.as_bytes(), timeout };
+    ask(&settings.broker, &question).await.map_err(|error| Failure::NoReply(error.into()))
+}
+
+/// Reads how long to wait for a reply.
+pub(super) fn patience(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_hours(24);
+    match duration(text)? {
+        timeout if timeout < Duration::from_millis(1) => Err("must be at least 1ms".to_owned()),
+        timeout if timeout > LONGEST => Err("must be at most 24h".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+fn lifetime(text: &str) -> Result<u64, String> {
+    let lifetime = duration(text)?;
+    if lifetime.subsec_nanos() != 0 {
+        return Err("must be whole seconds".to_owned());
+    }
+    LifetimeSecs::try_from(lifetime.as_secs()).map(|_| lifetime.as_secs()).map_err(str::to_owned)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration like 30s, 10m or 1h 30m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_what_the_contract_allows() {
+        for (text, expected) in
+            [("1s", Some(1)), ("10m", Some(600)), ("24h", Some(86_400)), ("1h 30m", Some(5_400))]
+        {
+            assert_eq!(lifetime(text).ok(), expected, "{text}");
+        }
+        for text in ["", "0s", "25h", "500ms", "10", "soon", "-1s"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_fits_into_the_expiration_of_a_message() {
+        assert_eq!(patience("1ms"), Ok(Duration::from_millis(1)));
+        assert_eq!(patience("24h"), Ok(Duration::from_hours(24)));
+        assert!(patience("0s").is_err() && patience("1us").is_err() && patience("2days").is_err());
+    }
+}

@@ -1,0 +1,55 @@
+//! `tokenkeeper keys`
+
+use anyhow::anyhow;
+use tokenkeeper::secret::{ExposeSecret, KeyRing};
+use uuid::Uuid;
+
+use super::output::{Output, note};
+use super::{Ending, Failure};
+
+/// Makes encryption keys
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Generate(Generate),
+}
+
+/// Makes a key and prints it as id:base64
+///
+/// Tokens and client secrets are encrypted with it before they go into the database. Put the line into
+/// `TOKENKEEPER_KEYS` of every worker, or into a file that the setting `encryption.keys_file` names. Where there
+/// are several, separated by commas, the first one writes and every one reads: to change keys, put a new one in
+/// front.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)
+  # A new key that writes from now on; the old one still reads:
+  export TOKENKEEPER_KEYS=$(tokenkeeper keys generate),$TOKENKEEPER_KEYS")]
+struct Generate {
+    /// Names the key: 1 to 64 letters, digits, `-`, `_` or `.` [default: k- and 6 random hex digits]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<Ending, Failure> {
+    let Command::Generate(Generate { id }) = arguments.command;
+    let key = KeyRing::generate(&id.unwrap_or_else(random_id));
+    KeyRing::parse(key.expose_secret())
+        .map_err(|_| Failure::Usage(anyhow!("--id must be 1 to 64 letters, digits, `-`, `_` or `.`")))?;
+    Output::new().line(key.expose_secret())?;
+    note(
+        "Put this line into TOKENKEEPER_KEYS of every worker and keep a copy: what it encrypted is lost without it.",
+    );
+    note("Where there are several keys (id:base64,id:base64) the first one writes, and every one reads.");
+    Ok(Ending::Good)
+}
+
+fn random_id() -> String {
+    let random = Uuid::new_v4().simple().to_string();
+    format!("k-{}", &random[..6])
+}

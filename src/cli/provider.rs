@@ -1,0 +1,39 @@
+//! `tokenkeeper provider`
+
+mod apply;
+mod list;
+mod remove;
+
+use tokenkeeper::database;
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::Store;
+
+use super::{Ending, Failure};
+
+/// Says which source-code hosts there are, and how tokens are refreshed there
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Apply(apply::Arguments),
+    List(list::Arguments),
+    Remove(remove::Arguments),
+}
+
+pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
+    match arguments.command {
+        // Read before the database is opened: nothing is created for a file with a mistake.
+        Command::Apply(arguments) => apply::run(&settings, &arguments).await,
+        Command::List(arguments) => list::run(&open_store(&settings).await?, &arguments).await,
+        Command::Remove(arguments) => remove::run(&open_store(&settings).await?, &arguments).await,
+    }
+}
+
+pub(super) async fn open_store(settings: &Settings) -> Result<Store, Failure> {
+    let keys = settings.key_ring()?;
+    Ok(Store::new(database::open_migrated(&settings.database).await?, keys))
+}

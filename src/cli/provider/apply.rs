@@ -1,0 +1,120 @@
+//! `tokenkeeper provider apply`
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::Context;
+use comfy_table::{Cell, Table};
+use tokenkeeper::clock::{Clock, SystemClock};
+use tokenkeeper::provider::file::{SecretSource, parse};
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::{ProviderChange, ProviderRecord, Store};
+
+use super::open_store;
+use crate::cli::output::{NOTHING, Output, cell, note, table, verdict};
+use crate::cli::{Ending, Failure};
+
+/// Creates or updates providers from a TOML file, and shows what changed
+///
+/// Nothing is written unless the whole file is right. Providers that the file does not name stay as they are.
+/// Workers use the new settings within a second.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example of a file:
+  [[provider]]
+  host = \"bitbucket.example.org\"   # as in clone URLs, with a port if there is one
+  # github | gitlab | bitbucket | bitbucket_server | generic
+  kind = \"bitbucket_server\"
+  client_id = \"…\"
+  # or client_secret = \"…\", or client_secret_file = \"path\"
+  client_secret_env = \"BITBUCKET_SECRET\"
+  redirect_uri = \"https://app.example.org/callback\"
+  # What follows may be left out; then the kind's defaults hold.
+  # Kind generic needs the first two.
+  token_url = \"https://bitbucket.example.org/rest/oauth2/latest/token\"
+  client_auth = \"body\"               # body | basic
+  username = \"x-token-auth\"          # what git sends beside the token
+  opportunistic_refresh = true
+  opportunistic_refresh_window_secs = 1800
+  required_while_reserved = \"refresh\"   # refresh | wait | grant_remaining
+  max_concurrent_refreshes = 2")]
+pub(crate) struct Arguments {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
+    let records = read(&arguments.file)?;
+    let store = open_store(settings).await?;
+    let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
+    let applied = apply(&store, &records, &mut rows).await;
+    // Also where the database failed half way: what stands here is written.
+    Output::new().table(rows)?;
+    applied?;
+    for record in records.iter().filter(|record| lacks_redirect_uri(record)) {
+        note(format_args!(
+            "warning: {}: kind {} refuses refreshes without the redirect_uri of the authorisation, and none is set",
+            record.host, record.kind
+        ));
+    }
+    Ok(Ending::Good)
+}
+
+async fn apply(store: &Store, records: &[ProviderRecord], rows: &mut Table) -> anyhow::Result<()> {
+    for record in records {
+        let change = store
+            .put_provider(record, SystemClock.now())
+            .await
+            .with_context(|| format!("cannot apply provider {}", record.host))?;
+        rows.add_rows(describe(&record.host, change));
+    }
+    Ok(())
+}
+
+fn describe(host: &str, change: ProviderChange) -> Vec<[Cell; 5]> {
+    let whole = |change: Cell| vec![[cell(host), change, cell(NOTHING), cell(NOTHING), cell(NOTHING)]];
+    match change {
+        ProviderChange::Created => whole(verdict(true, "created")),
+        ProviderChange::Unchanged => whole(cell("unchanged")),
+        ProviderChange::Updated(changes) => changes
+            .into_iter()
+            .map(|(setting, before, after)| {
+                [cell(host), verdict(true, "updated"), cell(setting), cell(before), cell(after)]
+            })
+            .collect(),
+    }
+}
+
+fn lacks_redirect_uri(record: &ProviderRecord) -> bool {
+    record.kind.profile().wants_redirect_uri && record.redirect_uri.is_none()
+}
+
+fn read(file: &Path) -> Result<Vec<ProviderRecord>, Failure> {
+    let (name, text, folder) = if file == Path::new("-") {
+        let mut text = String::new();
+        let read = io::stdin().lock().read_to_string(&mut text);
+        ("standard input".to_owned(), read.map(|_| text), PathBuf::new())
+    } else {
+        let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+        (file.display().to_string(), fs::read_to_string(file), folder)
+    };
+    let text = text.with_context(|| format!("cannot read the provider file {name}"))?;
+    let records = parse(&text, &Outside { folder });
+    Ok(records.with_context(|| format!("cannot apply the provider file {name}, nothing was written"))?)
+}
+
+/// This process's environment, and files beside the provider file.
+struct Outside {
+    folder: PathBuf,
+}
+
+impl SecretSource for Outside {
+    fn variable(&self, name: &str) -> Option<String> {
+        env::var(name).ok().filter(|value| !value.is_empty())
+    }
+
+    fn file(&self, path: &Path) -> io::Result<String> {
+        fs::read_to_string(self.folder.join(path))
+    }
+}

@@ -1,0 +1,100 @@
+//! `tokenkeeper provider list`
+
+use serde::Serialize;
+use tokenkeeper::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
+use tokenkeeper::store::Store;
+
+use crate::cli::output::{Output, cell, note, or_nothing, table, yes_no};
+use crate::cli::{Ending, Failure};
+
+/// Shows the providers with the settings that are in force; client secrets are never shown
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Prints a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, Failure> {
+    let records = store.provider_records().await?;
+    let providers: Result<Vec<Provider>, _> =
+        records.into_iter().map(|(id, record)| record.resolve(id)).collect();
+    let providers: Vec<Shown> = providers?.into_iter().map(Shown::from).collect();
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&providers)?;
+    } else if providers.is_empty() {
+        note("There are no providers; `tokenkeeper provider apply FILE` creates them.");
+    } else {
+        output.table(rows(&providers))?;
+    }
+    Ok(Ending::Good)
+}
+
+/// A provider without its secret, in the words of the provider file.
+#[derive(Serialize)]
+struct Shown {
+    host: String,
+    kind: ProviderKind,
+    client_id: String,
+    token_url: String,
+    client_auth: ClientAuth,
+    redirect_uri: Option<String>,
+    username: String,
+    opportunistic_refresh: bool,
+    opportunistic_refresh_window_secs: Option<u64>,
+    required_while_reserved: RequiredWhileReserved,
+    max_concurrent_refreshes: usize,
+}
+
+impl From<Provider> for Shown {
+    fn from(provider: Provider) -> Self {
+        Self {
+            host: provider.host,
+            kind: provider.kind,
+            client_id: provider.client_id,
+            token_url: provider.token_url.into(),
+            client_auth: provider.client_auth,
+            redirect_uri: provider.redirect_uri,
+            username: provider.username,
+            opportunistic_refresh: provider.opportunistic_refresh,
+            opportunistic_refresh_window_secs: provider
+                .opportunistic_refresh_window
+                .map(|window| window.as_secs()),
+            required_while_reserved: provider.required_while_reserved,
+            max_concurrent_refreshes: provider.max_concurrent_refreshes,
+        }
+    }
+}
+
+fn rows(providers: &[Shown]) -> comfy_table::Table {
+    let mut rows = table([
+        "HOST",
+        "KIND",
+        "OPPORTUNISTIC",
+        "WINDOW",
+        "WHILE RESERVED",
+        "AT ONCE",
+        "USERNAME",
+        "CLIENT ID",
+        "AUTH",
+        "TOKEN URL",
+        "REDIRECT URI",
+    ]);
+    rows.add_rows(providers.iter().map(|provider| {
+        [
+            cell(&provider.host),
+            cell(provider.kind),
+            cell(yes_no(provider.opportunistic_refresh)),
+            cell(or_nothing(provider.opportunistic_refresh_window_secs.map(|secs| format!("{secs}s")))),
+            cell(provider.required_while_reserved.name()),
+            cell(provider.max_concurrent_refreshes),
+            cell(&provider.username),
+            cell(&provider.client_id),
+            cell(provider.client_auth.name()),
+            cell(&provider.token_url),
+            cell(or_nothing(provider.redirect_uri.as_ref())),
+        ]
+    }));
+    rows
+}

@@ -1,0 +1,82 @@
+//! `tokenkeeper schema`
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use tokenkeeper::message::{
+    StoreReply, StoreRequest, TokenReply, TokenRequest, WorkspaceStartReply, WorkspaceStartRequest,
+};
+
+use super::output::Output;
+use super::{Ending, Failure};
+
+/// Prints the JSON Schema (draft 2020-12) of the messages
+///
+/// One of them, or all of them as an object with a member for each. They are made from the types that the worker
+/// itself reads and writes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tokenkeeper schema token.request
+  tokenkeeper schema | jq 'keys'")]
+pub(crate) struct Arguments {
+    /// The message
+    #[arg(value_name = "NAME")]
+    name: Option<Message>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Message {
+    #[value(name = "token.request")]
+    TokenRequest,
+    #[value(name = "workspace.start")]
+    WorkspaceStart,
+    #[value(name = "token.store")]
+    TokenStore,
+    #[value(name = "token.reply")]
+    TokenReply,
+    #[value(name = "workspace.start.reply")]
+    WorkspaceStartReply,
+    #[value(name = "token.store.reply")]
+    TokenStoreReply,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Ending, Failure> {
+    let mut output = Output::new();
+    match arguments.name {
+        Some(name) => output.json(&schema(name))?,
+        None => output.json(&all())?,
+    }
+    Ok(Ending::Good)
+}
+
+fn all() -> BTreeMap<String, Schema> {
+    let named =
+        |message: &Message| Some((message.to_possible_value()?.get_name().to_owned(), schema(*message)));
+    Message::value_variants().iter().filter_map(named).collect()
+}
+
+fn schema(message: Message) -> Schema {
+    match message {
+        Message::TokenRequest => as_read::<TokenRequest>(),
+        Message::WorkspaceStart => as_read::<WorkspaceStartRequest>(),
+        Message::TokenStore => as_read::<StoreRequest>(),
+        Message::TokenReply => as_written::<TokenReply>(),
+        Message::WorkspaceStartReply => as_written::<WorkspaceStartReply>(),
+        Message::TokenStoreReply => as_written::<StoreReply>(),
+    }
+}
+
+/// What a worker takes: fields with a default may be left out.
+fn as_read<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>()
+}
+
+/// What a worker writes: fields that are always there are required.
+fn as_written<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>()
+}
+
+#[cfg(test)]
+mod tests;

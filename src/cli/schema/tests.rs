@@ -1,0 +1,236 @@
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde_json::{Value, json};
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::message::{
+    Echo, ErrorBody, ErrorCode, ErrorReply, GrantedToken, MessageKind, Refresh, Reply, Status, TokenGrant,
+    TokenValue, Warning, decode,
+};
+
+use super::*;
+
+/// The schema of a message, ready to validate bodies.
+struct Validator {
+    schemas: Schemas,
+    index: SchemaIndex,
+}
+
+impl Validator {
+    fn of(message: Message) -> Self {
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        compiler.enable_format_assertions();
+        compiler.add_resource("schema.json", schema(message).into()).expect("a resource");
+        let index = compiler.compile("schema.json", &mut schemas).expect("a schema that is one");
+        Self { schemas, index }
+    }
+
+    fn takes(&self, body: &Value) -> bool {
+        self.schemas.validate(body, self.index).is_ok()
+    }
+}
+
+fn request(fields: Value) -> Value {
+    merged(json!({"user_id": "u-1", "host": "git.example.org"}), fields)
+}
+
+fn start(fields: Value) -> Value {
+    let good =
+        json!({"workspace_id": "ws-1", "user_id": "u-1", "repositories": ["https://git.example.org/p/r"]});
+    merged(good, fields)
+}
+
+fn login(token: Value) -> Value {
+    request(json!({"token": merged(json!({"value": "t"}), token)}))
+}
+
+/// `null` takes a field out.
+fn merged(mut good: Value, fields: Value) -> Value {
+    let (Value::Object(good_fields), Value::Object(fields)) = (&mut good, fields) else { panic!("objects") };
+    for (name, value) in fields {
+        match value {
+            Value::Null => good_fields.remove(&name),
+            value => good_fields.insert(name, value),
+        };
+    }
+    good
+}
+
+#[test]
+fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
+    use MessageKind::{TokenRequest, TokenStore, WorkspaceStart};
+    let url = "https://git.example.org/p/r";
+    for (kind, body) in [
+        (TokenRequest, request(json!({}))),
+        (TokenRequest, request(json!({"later": [1]}))),
+        (TokenRequest, json!({"user_id": "u-1", "host": "h", "requested_lifetime_secs": null})),
+        (TokenRequest, request(json!({"requested_lifetime_secs": 1}))),
+        (TokenRequest, request(json!({"requested_lifetime_secs": 86_400}))),
+        (TokenRequest, request(json!({"requested_lifetime_secs": 0}))),
+        (TokenRequest, request(json!({"requested_lifetime_secs": 86_401}))),
+        (TokenRequest, request(json!({"requested_lifetime_secs": 1.5}))),
+        (TokenRequest, request(json!({"requested_lifetime_secs": "5m"}))),
+        (TokenRequest, request(json!({"user_id": null}))),
+        (TokenRequest, request(json!({"user_id": ""}))),
+        (TokenRequest, request(json!({"user_id": 7}))),
+        (TokenRequest, request(json!({"user_id": "ü".repeat(255)}))),
+        (TokenRequest, request(json!({"user_id": "u".repeat(256)}))),
+        (TokenRequest, request(json!({"user_id": "a\nb"}))),
+        (TokenRequest, request(json!({"user_id": "a\u{85}b"}))),
+        (TokenRequest, request(json!({"host": null}))),
+        (TokenRequest, request(json!({"host": "git.example.org:8443"}))),
+        (TokenRequest, request(json!({"host": "[::1]:8443"}))),
+        (TokenRequest, request(json!({"host": "https://git.example.org"}))),
+        (TokenRequest, request(json!({"host": "user@git.example.org"}))),
+        (TokenRequest, request(json!({"host": "git example"}))),
+        (TokenRequest, request(json!({"host": "a\\b"}))),
+        (TokenRequest, request(json!({"host": ""}))),
+        (TokenRequest, json!([])),
+        (WorkspaceStart, start(json!({}))),
+        (WorkspaceStart, start(json!({"requested_lifetime_secs": 600}))),
+        (WorkspaceStart, start(json!({"requested_lifetime_secs": 0}))),
+        (WorkspaceStart, start(json!({"workspace_id": null}))),
+        (WorkspaceStart, start(json!({"workspace_id": "\u{0}"}))),
+        (WorkspaceStart, start(json!({"repositories": []}))),
+        (WorkspaceStart, start(json!({"repositories": vec![url; 16]}))),
+        (WorkspaceStart, start(json!({"repositories": vec![url; 17]}))),
+        (WorkspaceStart, start(json!({"repositories": url}))),
+        (TokenStore, login(json!({}))),
+        (
+            TokenStore,
+            login(json!({
+                "refresh_token": "r", "username": "x", "scopes": ["repo"],
+                "expires_at": "2030-01-01T00:00:00+02:00", "refresh_token_expires_at": "2030-01-01T00:00:00.000Z"
+            })),
+        ),
+        (TokenStore, login(json!({"scopes": vec!["repo"; 300]}))),
+        (TokenStore, login(json!({"scopes": "repo"}))),
+        (TokenStore, login(json!({"value": null}))),
+        (TokenStore, login(json!({"value": ""}))),
+        (TokenStore, login(json!({"value": "t".repeat(16_384)}))),
+        (TokenStore, login(json!({"value": "t".repeat(16_385)}))),
+        (TokenStore, login(json!({"value": "t\tt"}))),
+        (TokenStore, login(json!({"refresh_token": "ü"}))),
+        (TokenStore, login(json!({"expires_at": "tomorrow"}))),
+        (TokenStore, login(json!({"expires_at": 7}))),
+        (TokenStore, request(json!({}))),
+        (TokenStore, request(json!({"token": "t"}))),
+    ] {
+        let message = match kind {
+            TokenRequest => Message::TokenRequest,
+            WorkspaceStart => Message::WorkspaceStart,
+            TokenStore => Message::TokenStore,
+        };
+        let taken = decode(kind, body.to_string().as_bytes());
+        let fits = Validator::of(message).takes(&body);
+        assert_eq!(fits, taken.is_ok(), "{body}: {:?}", taken.err());
+    }
+}
+
+fn granted(expires_at: Option<Timestamp>, warnings: Vec<Warning>) -> TokenReply {
+    let time = Timestamp::from_millis(1_577_840_700_000);
+    TokenReply::Ok(TokenGrant {
+        user_id: "u-1".into(),
+        host: "git.example.org".into(),
+        token: GrantedToken {
+            value: TokenValue("t".into()),
+            username: "x".into(),
+            scopes: vec!["repo".into()],
+            updated_at: time,
+            expires_at,
+            reserved_until: time,
+        },
+        refresh: Refresh::Opportunistic,
+        warnings,
+    })
+}
+
+fn refused(echo: Echo, retry_after_secs: Option<u64>) -> ErrorReply {
+    let error = ErrorBody::new(ErrorCode::ProviderUnavailable, "away");
+    ErrorReply::new(echo, ErrorBody { retry_after_secs, ..error })
+}
+
+fn full_echo() -> Echo {
+    Echo { user_id: Some("u".into()), host: Some("h".into()), workspace_id: Some("w".into()) }
+}
+
+fn start_reply(tokens: Vec<TokenReply>, error: Option<ErrorBody>) -> Reply {
+    Reply::WorkspaceStart(WorkspaceStartReply {
+        status: Status::Error,
+        workspace_id: Some("ws-1".into()),
+        user_id: None,
+        tokens,
+        error,
+    })
+}
+
+#[test]
+fn every_reply_that_a_worker_writes_fits_its_schema() {
+    let never = || granted(None, vec![]);
+    let warned =
+        || granted(Some(Timestamp::from_millis(0)), vec![Warning::LifetimeClamped, Warning::RefreshFailed]);
+    let whole = ErrorBody::new(ErrorCode::InvalidRequest, "body");
+    for (message, reply) in [
+        (Message::TokenReply, Reply::Token(never())),
+        (Message::TokenReply, Reply::Token(warned())),
+        (Message::TokenReply, Reply::Token(TokenReply::Error(refused(full_echo(), Some(12))))),
+        (Message::TokenReply, Reply::Token(TokenReply::Error(refused(Echo::default(), None)))),
+        (
+            Message::WorkspaceStartReply,
+            start_reply(vec![warned(), TokenReply::Error(refused(full_echo(), None))], None),
+        ),
+        (Message::WorkspaceStartReply, start_reply(vec![], Some(whole))),
+        (Message::TokenStoreReply, Reply::Store(StoreReply::Ok)),
+        (Message::TokenStoreReply, Reply::Store(StoreReply::Error(refused(full_echo(), None)))),
+    ] {
+        let body = serde_json::from_slice(&reply.encode()).expect("JSON");
+        assert!(Validator::of(message).takes(&body), "{message:?}: {body}");
+    }
+}
+
+#[test]
+fn a_reply_that_no_worker_writes_does_not_fit() {
+    let body =
+        |reply: TokenReply| -> Value { serde_json::from_slice(&Reply::Token(reply).encode()).expect("JSON") };
+    let ok = body(granted(None, vec![]));
+    let error = body(TokenReply::Error(refused(Echo::default(), None)));
+    for (good, pointer, wrong) in [
+        (&ok, "/status", Some(json!("error"))),
+        (&ok, "/status", Some(json!("fine"))),
+        (&ok, "/status", None),
+        (&ok, "/token", None),
+        (&ok, "/token/expires_at", None),
+        (&ok, "/token/reserved_until", Some(Value::Null)),
+        (&ok, "/refresh", Some(json!("maybe"))),
+        (&ok, "/warnings", Some(json!(["odd"]))),
+        (&error, "/status", Some(json!("ok"))),
+        (&error, "/error/code", Some(json!("odd"))),
+        (&error, "/error/retryable", None),
+        (&error, "/error/retry_after_secs", Some(Value::Null)),
+        (&error, "/user_id", Some(Value::Null)),
+    ] {
+        assert!(Validator::of(Message::TokenReply).takes(good), "{good}");
+        let body = changed(good.clone(), pointer, wrong);
+        assert!(!Validator::of(Message::TokenReply).takes(&body), "{pointer}: {body}");
+    }
+}
+
+/// `body` with another value at `pointer`, or without it.
+fn changed(mut body: Value, pointer: &str, value: Option<Value>) -> Value {
+    let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = body.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
+    match value {
+        Some(value) => parent.insert(name.to_owned(), value),
+        None => parent.remove(name),
+    };
+    body
+}
+
+#[test]
+fn there_is_a_schema_for_every_message_under_its_name() {
+    let mut names: Vec<String> = MessageKind::ALL
+        .into_iter()
+        .flat_map(|kind| [kind.routing_key(), kind.reply_type()])
+        .map(Into::into)
+        .collect();
+    names.sort();
+    assert_eq!(all().into_keys().collect::<Vec<_>>(), names);
+}

@@ -1,0 +1,39 @@
+//! `tokenkeeper token`
+
+mod import;
+mod lines;
+mod list;
+mod show;
+
+use tokenkeeper::database;
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::Listing;
+
+use super::provider::open_store;
+use super::{Ending, Failure};
+
+/// Imports users' tokens, and shows their state, but never the tokens themselves
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Import(import::Arguments),
+    List(list::Arguments),
+    Show(show::Arguments),
+}
+
+pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
+    match arguments.command {
+        Command::Import(arguments) => import::run(open_store(&settings).await?, &arguments).await,
+        Command::List(arguments) => list::run(&open_listing(&settings).await?, arguments).await,
+        Command::Show(arguments) => show::run(&open_listing(&settings).await?, arguments).await,
+    }
+}
+
+async fn open_listing(settings: &Settings) -> Result<Listing, Failure> {
+    Ok(Listing::new(database::open_migrated(&settings.database).await?))
+}

@@ -1,0 +1,62 @@
+//! `tokenkeeper worker`
+
+use std::io;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokenkeeper::clock::SystemClock;
+use tokenkeeper::lifecycle::{Stop, StopSignals};
+use tokenkeeper::settings::{LogFormat, Settings};
+use tokenkeeper::telemetry::{logs, recorder};
+use tokenkeeper::worker::Worker;
+
+use super::{Ending, Failure};
+
+/// Answers requests for tokens until it is stopped
+///
+/// Consumes token.request, workspace.start and token.store from RabbitMQ. Any number of workers may run on the
+/// same broker and database. /metrics, /healthz and /readyz are served at the setting `admin.listen`.
+///
+/// SIGTERM or SIGINT stops it: it takes nothing new, finishes what it has in hand within the grace period (the
+/// setting `worker.grace_period_secs`), gives the rest back to the broker and exits with 0. A second signal ends it
+/// at once.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  AMQP_URL=amqp://worker:secret@mq.example.org/%2f \\
+  DATABASE_URL=postgres://tokenkeeper:secret@db.example.org/tokenkeeper \\
+  TOKENKEEPER_KEYS=k-1a2b3c:… tokenkeeper worker")]
+pub(crate) struct Arguments {}
+
+pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
+    // Before anything else: a signal that comes while it starts is a stop too.
+    let signals = StopSignals::listen().context("cannot listen for signals")?;
+    let stop = Stop::default();
+    // For a worker alone: what the other commands have to say is in their output and their error.
+    logs::install(settings.log.level, format(settings.log.format), io::stderr)?;
+    let metrics = recorder::install().context("cannot install the recorder of metrics")?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        broker = settings.broker.display_url(),
+        prefix = settings.broker.prefix,
+        database = settings.database.display_url(),
+        "worker starts"
+    );
+    let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
+    let work =
+        async { Worker::start(settings, Arc::new(SystemClock), Some(metrics), stop).await?.join().await };
+    tokio::select! {
+        ended = work => {
+            ended?;
+            Ok(Ending::Good)
+        }
+        () = second_signal => Ok(Ending::Bad),
+    }
+}
+
+fn format(format: LogFormat) -> logs::Format {
+    match format {
+        LogFormat::Auto => logs::Format::detect(),
+        LogFormat::Human => logs::Format::Human,
+        LogFormat::Json => logs::Format::Json,
+    }
+}
