@@ -22,8 +22,9 @@ enum Command {
 /// Makes a key and prints it as id:base64
 ///
 /// Tokens and client secrets are encrypted with it before they go into the database. Put the line into
-/// TOKENKEEPER_KEYS of every worker, or into a file that the setting encryption.keys_file names. Where there are
-/// several, separated by commas, the first one writes and every one reads: to change keys, put a new one in front.
+/// `TOKENKEEPER_KEYS` of every worker, or into a file that the setting `encryption.keys_file` names. Where there
+/// are several, separated by commas, the first one writes and every one reads: to change keys, put a new one in
+/// front.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)

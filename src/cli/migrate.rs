@@ -74,9 +74,11 @@ async fn up(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<()> 
 
 async fn down(db: &DatabaseConnection, steps: u32, output: &mut Output) -> anyhow::Result<()> {
     let applied = Migrator::get_applied_migrations(db).await?;
-    let names = applied.iter().rev().take(usize::try_from(steps)?).map(|migration| migration.name());
     let mut rows = table(["MIGRATION", "NOW", "DROPPED"]);
-    rows.add_rows(names.map(|name| [cell(name), verdict(false, "pending"), cell(dropped_by(name))]));
+    for migration in applied.iter().rev().take(usize::try_from(steps)?) {
+        let name = migration.name();
+        rows.add_row([cell(name), verdict(false, "pending"), cell(dropped_by(name))]);
+    }
     Migrator::down(db, Some(steps)).await?;
     output.table(rows)?;
     if applied.is_empty() { output.line("nothing to do: no migration is applied") } else { Ok(()) }

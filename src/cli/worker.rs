@@ -15,10 +15,10 @@ use super::{Ending, Failure};
 /// Answers requests for tokens until it is stopped
 ///
 /// Consumes token.request, workspace.start and token.store from RabbitMQ. Any number of workers may run on the
-/// same broker and database. /metrics, /healthz and /readyz are served at the setting admin.listen.
+/// same broker and database. /metrics, /healthz and /readyz are served at the setting `admin.listen`.
 ///
 /// SIGTERM or SIGINT stops it: it takes nothing new, finishes what it has in hand within the grace period (the
-/// setting worker.grace_period_secs), gives the rest back to the broker and exits with 0. A second signal ends it
+/// setting `worker.grace_period_secs`), gives the rest back to the broker and exits with 0. A second signal ends it
 /// at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     /// The workspace
     #[arg(long, value_name = "WORKSPACE")]
     workspace: String,
-    /// Clone URLs, 1 to 16 of them: https://host/path, ssh://user@host/path or user@host:path
+    /// Clone URLs, 1 to 16 of them: `https://host/path`, `ssh://user@host/path` or `user@host:path`
     #[arg(value_name = "REPO", required = true)]
     repositories: Vec<String>,
     /// How long to wait for the reply

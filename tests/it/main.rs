@@ -6,7 +6,7 @@
 mod harness;
 
 mod broker_loss;
-mod crash;
+mod cli;
 mod git_clone;
 mod guards;
 mod malformed;

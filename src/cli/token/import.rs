@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +22,9 @@ use crate::cli::output::{Output, note};
 use crate::cli::{Ending, Failure};
 
 /// So many pairs are being written at once.
-const LANES: usize = 16;
+const WRITERS: usize = 16;
+/// So many wait for each writer.
+const QUEUED: usize = 16;
 
 /// Imports pairs of access and refresh tokens from a file of JSON lines
 ///
@@ -65,15 +68,27 @@ pub(super) async fn run(store: Store, arguments: &Arguments) -> Result<Ending, F
     Ok(if failed == 0 { Ending::Good } else { Ending::Bad })
 }
 
-/// Reads, checks and hands over line by line, until the last one is written or the database is away.
 async fn import(
-    mut lines: Lines<impl AsyncBufRead + Unpin>,
+    lines: Lines<impl AsyncBufRead + Unpin>,
     store: &Store,
     tally: &Arc<Tally>,
 ) -> anyhow::Result<()> {
+    let writers = Writers::start(store, tally);
+    let read = hand_over(lines, store, &writers, tally).await;
+    // What was read before is written also where reading on failed.
+    writers.finish().await?;
+    read.context("cannot read the next line")
+}
+
+/// Reads and checks line by line, until the last one or until the database is away.
+async fn hand_over(
+    mut lines: Lines<impl AsyncBufRead + Unpin>,
+    store: &Store,
+    writers: &Writers,
+    tally: &Tally,
+) -> io::Result<()> {
     let mut hosts = Hosts { store, known: HashMap::new() };
-    let mut lanes = Lanes::start(store, tally);
-    while let Some(line) = lines.next().await.context("cannot read on")? {
+    while let Some(line) = lines.next().await? {
         if tally.database_is_away() {
             break;
         }
@@ -82,12 +97,12 @@ async fn import(
             continue;
         }
         match check(&line, &mut hosts).await {
-            Ok(pair) => lanes.take(pair).await,
+            Ok(pair) => writers.take(pair).await,
             Err(Rejection::Line(reason)) => tally.fail(line.number, &reason),
             Err(Rejection::Store(error)) => tally.fail_in_store(line.number, &error, store).await,
         }
     }
-    lanes.finish().await
+    Ok(())
 }
 
 /// Why a line is not imported.
@@ -136,37 +151,37 @@ struct Pair {
     login: Login,
 }
 
-/// Writers side by side. Lines about the same identity take the same lane, so that the later one wins.
-struct Lanes {
+/// Writers side by side. Lines about the same identity go to the same one, so that the later line wins.
+struct Writers {
     entries: Vec<mpsc::Sender<Pair>>,
-    writers: JoinSet<()>,
+    tasks: JoinSet<()>,
     hasher: RandomState,
 }
 
-impl Lanes {
+impl Writers {
     fn start(store: &Store, tally: &Arc<Tally>) -> Self {
-        let mut writers = JoinSet::new();
-        let entries = (0..LANES)
+        let mut tasks = JoinSet::new();
+        let entries = (0..WRITERS)
             .map(|_| {
-                let (entry, pairs) = mpsc::channel(LANES);
-                writers.spawn(write(pairs, store.clone(), Arc::clone(tally)));
+                let (entry, pairs) = mpsc::channel(QUEUED);
+                tasks.spawn(write(pairs, store.clone(), Arc::clone(tally)));
                 entry
             })
             .collect();
-        Self { entries, writers, hasher: RandomState::new() }
+        Self { entries, tasks, hasher: RandomState::new() }
     }
 
-    async fn take(&mut self, pair: Pair) {
+    async fn take(&self, pair: Pair) {
         let identity = self.hasher.hash_one((&pair.login.user_id, pair.provider_id));
-        let lane = usize::try_from(identity % LANES as u64).unwrap_or_default();
+        let writer = usize::try_from(identity % WRITERS as u64).unwrap_or_default();
         // A writer ends before its entry is dropped only by a panic, which `finish` tells.
-        let _ = self.entries[lane].send(pair).await;
+        let _ = self.entries[writer].send(pair).await;
     }
 
     async fn finish(self) -> anyhow::Result<()> {
-        let Self { entries, mut writers, .. } = self;
+        let Self { entries, mut tasks, .. } = self;
         drop(entries);
-        while let Some(ended) = writers.join_next().await {
+        while let Some(ended) = tasks.join_next().await {
             ended.context("a writer ended unexpectedly")?;
         }
         Ok(())

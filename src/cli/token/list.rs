@@ -95,13 +95,7 @@ fn rows(page: &[ListedIdentity], now: Timestamp) -> Table {
         table(["USER", "HOST", "EXPIRES", "RESERVED", "LEASE", "STORED", "PAIR", "FAILURE", "SCOPES"]);
     rows.add_rows(page.iter().map(|identity| match &identity.token {
         Some(token) => row(identity, token, now),
-        None => {
-            let mut cells = [(); 9].map(|()| cell(NOTHING));
-            cells[0] = cell(&identity.user_id);
-            cells[1] = cell(&identity.host);
-            cells[2] = verdict(false, "no token");
-            cells
-        }
+        None => row_without_token(identity),
     }));
     rows
 }
@@ -126,4 +120,12 @@ fn row(identity: &ListedIdentity, token: &ListedToken, now: Timestamp) -> [Cell;
         },
         cell(if token.scopes.is_empty() { NOTHING.to_owned() } else { token.scopes.join(" ") }),
     ]
+}
+
+fn row_without_token(identity: &ListedIdentity) -> [Cell; 9] {
+    let mut cells = [(); 9].map(|()| cell(NOTHING));
+    cells[0] = cell(&identity.user_id);
+    cells[1] = cell(&identity.host);
+    cells[2] = verdict(false, "no token");
+    cells
 }

@@ -96,11 +96,12 @@ impl<'a> Block<'a> {
             Some(Value::String(text)) => find_secret(key, text, secrets),
             _ => Err("must be text in quotes".to_owned()),
         };
-        let usable = found.and_then(|secret| match is_client_secret(&secret) {
-            true => Ok(secret.into()),
-            false => Err(CLIENT_SECRET.to_owned()),
-        });
-        usable.map_err(|text| self.problem(key, &text)).ok()
+        match found {
+            Ok(secret) if is_client_secret(&secret) => return Some(secret.into()),
+            Ok(_) => self.problem(key, CLIENT_SECRET),
+            Err(text) => self.problem(key, &text),
+        }
+        None
     }
 
     fn require_what_has_no_default(&mut self, kind: ProviderKind) {

@@ -48,11 +48,9 @@ impl fmt::Display for Problem {
 }
 
 fn list(problems: &[Problem]) -> String {
-    match problems {
-        [problem] => problem.to_string(),
-        problems => {
-            let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-            format!("{} settings are wrong:{lines}", problems.len())
-        }
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    match &lines[..] {
+        [problem] => problem.clone(),
+        problems => format!("{} settings are wrong:\n  {}", problems.len(), problems.join("\n  ")),
     }
 }

@@ -1,0 +1,92 @@
+//! `tokenkeeper migrate`, on a database of each kind. Without encryption keys throughout.
+
+use tokenkeeper_testkit::database::TestDatabase;
+
+use super::Cli;
+use crate::harness::{Dialect, Kind, World, on_every_database};
+
+const NEWEST: &str = "m20261122_000003_create_token_entry";
+
+async fn empty(kind: Kind) -> (TestDatabase, Cli) {
+    let database = TestDatabase::create(kind).await;
+    let cli = Cli::with([("DATABASE_URL".to_owned(), database.url().to_owned())]);
+    (database, cli)
+}
+
+async fn statuses(cli: &Cli) -> Vec<String> {
+    let ended = cli.run(&["migrate", "status"]).await.good();
+    ended.table().into_iter().skip(1).map(|cells| cells[1].to_owned()).collect()
+}
+
+on_every_database! {
+    async fn migrations_are_applied_and_taken_back_and_applied_again(kind: Kind) {
+        let (_database, cli) = empty(kind).await;
+        let pending = statuses(&cli).await;
+        assert!(pending.len() >= 3 && pending.iter().all(|status| status == "pending"), "{pending:?}");
+
+        cli.run(&["migrate", "up"]).await.good();
+        assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
+        let again = cli.run(&["migrate", "up"]).await.good();
+        assert!(again.stdout.contains("nothing to do"), "{again:?}");
+
+        let down = cli.run(&["migrate", "down"]).await.good();
+        assert_eq!(down.table()[1], [NEWEST, "pending", "table token_entry"]);
+        assert_eq!(statuses(&cli).await.last().unwrap(), "pending");
+        cli.run(&["migrate", "up"]).await.good();
+
+        cli.run(&["migrate", "down", "--steps", "99"]).await.good();
+        let nothing = cli.run(&["migrate", "down"]).await.good();
+        assert!(nothing.stdout.contains("nothing to do"), "{nothing:?}");
+        cli.run(&["migrate", "up"]).await.good();
+        cli.run(&["token", "list"]).await.good();
+    }
+
+    async fn taking_the_tokens_back_leaves_providers_and_identities(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let worker = world.start_worker().await;
+        world.user_with_token("jdoe").await;
+        worker.stop().await;
+        let cli = Cli::of(&world);
+
+        cli.run(&["migrate", "down"]).await.good();
+        cli.run(&["migrate", "up"]).await.good();
+
+        let shown = cli.run(&["token", "show", "--user", "jdoe", "--host", &world.scm.host()]).await.good();
+        assert_eq!(shown.value("token"), "none");
+        assert!(cli.run(&["provider", "list"]).await.good().stdout.contains(&world.scm.host()));
+    }
+
+    async fn fresh_drops_all_there_is_but_never_without_being_told_to(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let worker = world.start_worker().await;
+        world.user_with_token("jdoe").await;
+        worker.stop().await;
+        let cli = Cli::of(&world);
+
+        cli.run_with_input(&["migrate", "fresh"], "yes\n").await.with_code(2).says("--yes");
+        assert!(cli.run(&["token", "list"]).await.good().stdout.contains("jdoe"));
+
+        cli.run(&["migrate", "fresh", "--yes"]).await.good();
+        assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
+        cli.run(&["provider", "list"]).await.good().says("There are no providers");
+        cli.run(&["token", "list"]).await.good().says("There are no identities");
+    }
+}
+
+#[tokio::test]
+async fn work_on_old_tables_is_refused_where_migrating_is_an_operators_step() {
+    let (_database, cli) = empty(Kind::Postgres).await;
+    cli.run(&["token", "list"]).await.with_code(1).says("run `tokenkeeper migrate up`");
+    let cli = cli.set("TOKENKEEPER__DATABASE__MIGRATE_AT_START", "true");
+    cli.run(&["token", "list"]).await.good();
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_named_without_its_password() {
+    let cli = Cli::with([
+        ("DATABASE_URL".to_owned(), "postgres://me:s3cret@127.0.0.1:1/x".to_owned()),
+        ("TOKENKEEPER__DATABASE__ACQUIRE_TIMEOUT_SECS".to_owned(), "1".to_owned()),
+    ]);
+    let ended = cli.run(&["migrate", "status"]).await.with_code(1).says("postgres://me:***@127.0.0.1:1/x");
+    assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
+}

@@ -1,0 +1,151 @@
+//! `tokenkeeper request` and `tokenkeeper workspace-start`
+
+use tokenkeeper_testkit::scm::git_clone;
+
+use super::Cli;
+use crate::harness::{Dialect, Kind, World};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_git_clone_with_the_token_of_a_request_works() {
+    let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    world.scm.create_repo("proj", "repo", 100_000).await;
+    let cli = Cli::of(&world);
+
+    let request = ["request", "--user", "jdoe", "--host", &world.scm.host(), "--lifetime", "10m", "--json"];
+    let reply = cli.run(&request).await.good();
+
+    assert!(reply.stderr.is_empty(), "{reply:?}");
+    let reply = reply.json();
+    let token = reply["token"]["value"].as_str().unwrap();
+    let url = world.scm.clone_url_with_token("proj", "repo", token);
+    git_clone(&url, &cli.folder.path().join("clone")).await.expect("the clone works");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_token_is_shown_only_where_it_is_asked_for() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    let pair = world.user_with_token("jdoe").await;
+    let cli = Cli::of(&world);
+    let host = world.scm.host();
+    let request = ["request", "--user", "jdoe", "--host", &host];
+    let start =
+        ["workspace-start", "--user", "jdoe", "--workspace", "ws-1", &world.scm.clone_url("proj", "repo")];
+
+    let hidden = cli.run(&request).await.good().keeps_secrets_of(&world);
+    assert_eq!(
+        (hidden.value("status"), hidden.value("user"), hidden.value("host")),
+        ("ok", "jdoe", &host[..])
+    );
+    assert_eq!(
+        (hidden.value("token"), hidden.value("refresh")),
+        ("(hidden; --show-token prints it)", "none")
+    );
+    let shown = cli.run(&[&request[..], &["--show-token"]].concat()).await.good();
+    assert_eq!(shown.value("token"), pair.access_token);
+
+    let hidden = cli.run(&start).await.good().keeps_secrets_of(&world);
+    assert_eq!(hidden.table()[1][..3], [&host, "ok", "none"]);
+    let shown = cli.run(&[&start[..], &["--show-token"]].concat()).await.good();
+    assert!(shown.stdout.contains(&pair.access_token), "{shown:?}");
+    let json = cli.run(&[&start[..], &["--json"]].concat()).await.good().json();
+    assert_eq!(json["tokens"][0]["token"]["value"], pair.access_token);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_with_an_error_is_printed_and_exits_with_1() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    let cli = Cli::of(&world);
+    let host = world.scm.host();
+
+    let request = ["request", "--user", "nobody", "--host", &host];
+    let table = cli.run(&request).await.with_code(1);
+    assert_eq!(
+        (table.value("status"), table.value("error"), table.value("retryable")),
+        ("error", "user_not_found", "no")
+    );
+    let json = cli.run(&[&request[..], &["--json"]].concat()).await.with_code(1).json();
+    assert_eq!(json["error"]["code"], "user_not_found");
+
+    let known = world.scm.clone_url("proj", "repo");
+    let start = [
+        "workspace-start",
+        "--user",
+        "jdoe",
+        "--workspace",
+        "ws-1",
+        "git@unknown.example.org:o/r.git",
+        &known,
+    ];
+    let table = cli.run(&start).await.with_code(1);
+    assert_eq!(table.table()[1][..2], ["unknown.example.org", "error"]);
+    assert!(table.stdout.contains("unknown_host"), "{table:?}");
+    assert_eq!(table.table()[2][..2], [&host, "ok"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_reply_comes_it_exits_with_2_and_says_what_to_look_at() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let cli = Cli::of(&world);
+    let request = ["request", "--user", "jdoe", "--host", "git.example.org", "--timeout", "100ms"];
+    let prefix = world.broker.prefix();
+
+    cli.run(&request)
+        .await
+        .with_code(2)
+        .says(&format!("no queue takes token.request under the prefix `{prefix}`"));
+
+    // It declares the queues, and leaves them.
+    world.start_worker().await.stop().await;
+    let ended = cli.run(&request).await.with_code(2).says("no reply came within 100ms");
+    assert!(ended.stderr.contains(&world.broker.name("token-requests")), "{ended:?}");
+
+    let away = Cli::of(&world).set("AMQP_URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
+    let ended = away
+        .run(&request)
+        .await
+        .with_code(2)
+        .says("cannot connect to the broker at amqp://me:***@127.0.0.1:1/%2f");
+    assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_the_contract_is_not_published() {
+    let cli = Cli::with([]).set("AMQP_URL", "amqp://127.0.0.1:1/%2f");
+    for (arguments, text) in [
+        (&["request", "--user", "u", "--host", "https://h/"][..], "host: must be a bare host name"),
+        (&["request", "--user", "", "--host", "h"], "user_id: must be 1 to 255 characters"),
+        (&["request", "--user", "u", "--host", "h", "--lifetime", "25h"], "must be 1 to 86400 seconds"),
+        (&["request", "--user", "u", "--host", "h", "--lifetime", "10"], "write a duration like 30s"),
+        (&["request", "--user", "u"], "--host <HOST>"),
+        (
+            &["workspace-start", "--user", "u", "--workspace", "w", "repo"],
+            "repositories[0]: must be a clone URL",
+        ),
+        (&["workspace-start", "--user", "u", "--workspace", "w"], "<REPO>..."),
+    ] {
+        cli.run(arguments).await.with_code(2).says(text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn access_rules_know_the_command_line_by_its_user_at_the_broker() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let host = world.scm.host();
+    let user = url::Url::parse(world.broker.url()).unwrap().username().to_owned();
+    let rule = |publisher: &str| serde_json::json!([{"publisher": publisher, "hosts": ["*"], "messages": ["token.request", "token.store"]}]);
+    let request = ["request", "--user", "nobody", "--host", &host];
+    for (publisher, code) in [(&user[..], "user_not_found"), ("somebody-else", "forbidden")] {
+        let worker = world.set("access.rules", rule(publisher)).start_worker().await;
+        let ended = Cli::of(&world).run(&request).await.with_code(1);
+        assert_eq!(ended.value("error"), code, "rule for {publisher}");
+        worker.stop().await;
+    }
+}
