@@ -7,6 +7,7 @@ mod harness;
 
 mod broker_loss;
 mod cli;
+mod crash;
 mod git_clone;
 mod guards;
 mod malformed;

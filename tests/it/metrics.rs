@@ -89,10 +89,7 @@ async fn a_host_that_nobody_knows_makes_no_series() {
     let (_, metrics) = worker.get("metrics").await;
     assert!(metrics.contains("tokenkeeper_messages_total"), "{metrics}");
     assert!(!metrics.contains("made.up"), "{metrics}");
-    assert_eq!(
-        worker.count("tokenkeeper_messages_total{type=\"token.request\",outcome=\"error\"}").await,
-        1
-    );
+    assert_eq!(worker.count("tokenkeeper_messages_total{type=\"token.request\",outcome=\"error\"}").await, 1);
     worker.stop(&world).await;
 }
 
