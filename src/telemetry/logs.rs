@@ -37,7 +37,7 @@ where
     let lines = match format {
         // Asked for by name, it may go into a file too.
         Format::Human => lines.with_ansi(colours_wanted()).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter(level))).try_init()
 }

@@ -101,6 +101,7 @@ async fn a_pair_is_stored_though_nobody_waits_for_the_reply() {
 
 // --- What a reply carries ---
 
+#[allow(clippy::ref_option, reason = "this is how the properties give it")]
 fn text(value: &Option<ShortString>) -> Option<&str> {
     value.as_ref().map(ShortString::as_str)
 }

@@ -29,7 +29,8 @@ pub(crate) struct World {
     pub(crate) scm: SimulatedScm,
     pub(crate) store: Store,
     pub(crate) keys: String,
-    pub(crate) database: TestDatabase,
+    /// Dropped with the world.
+    _database: TestDatabase,
     /// Settings of this world's workers, as environment variables.
     environment: HashMap<String, String>,
 }
@@ -68,12 +69,13 @@ impl World {
         let db = database::open(&settings.database).await.expect("open the database");
         database::migrate(&db).await.expect("migrate the database");
         let store = Store::new(db, settings.key_ring().expect("keys"));
-        let world = Self { broker, scm, store, keys, database, environment };
+        let world = Self { broker, scm, store, keys, _database: database, environment };
         world.apply_provider(|_| {}).await;
         world
     }
 
     /// Changes a setting of the workers that are started from here on.
+    #[allow(clippy::needless_pass_by_value, reason = "a number reads better without an ampersand")]
     pub(crate) fn set(&mut self, key: &str, value: impl ToString) -> &mut Self {
         let variable = format!("TOKENKEEPER__{}", key.replace('.', "__").to_uppercase());
         self.environment.insert(variable, value.to_string());
