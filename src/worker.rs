@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use lapin::Connection;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::consume::Consumers;
+use self::consume::{Consumers, Drained};
 use self::settle::Settler;
 use crate::admin::{self, Health};
 use crate::broker::{Publisher, within};
@@ -38,7 +37,7 @@ pub struct Worker {
     settings: Settings,
     stop: Stop,
     health: Arc<Health>,
-    consumers: tokio::task::JoinHandle<Option<Connection>>,
+    consumers: tokio::task::JoinHandle<Option<Drained>>,
     /// Messages in hand.
     messages: TaskTracker,
     /// Refreshes under way; they outlive the requests that started them.
@@ -132,7 +131,7 @@ impl Worker {
 
     /// Waits for the soft stop, then finishes: what is in hand is answered, or at the hard stop given back.
     pub async fn join(self) -> anyhow::Result<()> {
-        let connection = self.consumers.await.context("the consumers ended unexpectedly")?;
+        let drained = self.consumers.await.context("the consumers ended unexpectedly")?;
         self.messages.close();
         self.messages.wait().await;
         self.flights.close();
@@ -151,8 +150,8 @@ impl Worker {
         if !finished.await {
             tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
         }
-        if let Some(connection) = connection {
-            let close = connection.close(200, "the worker stops".into());
+        if let Some(drained) = &drained {
+            let close = drained.connection.close(200, "the worker stops".into());
             drop(
                 within(self.settings.broker.operation_timeout, || "close the connection".into(), close).await,
             );

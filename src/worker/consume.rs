@@ -34,7 +34,7 @@ pub(super) struct Consumers {
 impl Consumers {
     /// Consumes until the soft stop, over as many connections as that takes. Gives back the last one: what is in
     /// hand is acked on it.
-    pub(super) async fn run(self) -> Option<Connection> {
+    pub(super) async fn run(self) -> Option<Drained> {
         let mut delays = AGAIN.delays();
         while !self.soft_stop.is_cancelled() {
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
@@ -42,7 +42,7 @@ impl Consumers {
                 Ok(connection) => {
                     delays = AGAIN.delays();
                     match self.consume(&connection).await {
-                        Ok(()) => return Some(connection),
+                        Ok(channels) => return Some(Drained { connection, _channels: channels }),
                         Err(error) => error,
                     }
                 }
@@ -65,18 +65,22 @@ impl Consumers {
     }
 
     /// Consumes every queue until the soft stop, or until the connection is gone.
-    async fn consume(&self, connection: &Connection) -> Result<(), BrokerError> {
+    async fn consume(&self, connection: &Connection) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
         let queues = MessageKind::ALL.map(|kind| self.consume_queue(connection, kind));
-        try_join_all(queues).await.map(drop)
+        try_join_all(queues).await
     }
 
     /// Consumes one queue. While the connection lives, a cancelled consumer or a closed channel subscribes again
     /// without disturbing the other queues.
-    async fn consume_queue(&self, connection: &Connection, kind: MessageKind) -> Result<(), BrokerError> {
+    async fn consume_queue(
+        &self,
+        connection: &Connection,
+        kind: MessageKind,
+    ) -> Result<Option<Arc<Channel>>, BrokerError> {
         for delay in AGAIN.delays() {
             let error = match self.subscribe(connection, kind).await {
                 Ok(subscription) => match self.pump(subscription, kind).await {
-                    Ok(()) => return Ok(()),
+                    Ok(channel) => return Ok(Some(channel)),
                     Err(error) => error,
                 },
                 Err(error) => error,
@@ -86,13 +90,13 @@ impl Consumers {
             }
             telemetry::consumer_lost(kind, &error, delay);
             tokio::select! {
-                () = self.soft_stop.cancelled() => return Ok(()),
+                () = self.soft_stop.cancelled() => return Ok(None),
                 () = sleep(delay) => {}
             }
             // The queue itself may be gone.
             declare(connection, &self.settings).await?;
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn subscribe(
@@ -125,7 +129,11 @@ impl Consumers {
 
     /// Hands deliveries over until the soft stop; then takes back the subscription and hands over what the broker
     /// had sent already.
-    async fn pump(&self, mut subscription: Subscription, kind: MessageKind) -> Result<(), BrokerError> {
+    async fn pump(
+        &self,
+        mut subscription: Subscription,
+        kind: MessageKind,
+    ) -> Result<Arc<Channel>, BrokerError> {
         let consuming = self.health.consuming(kind);
         loop {
             tokio::select! {
@@ -150,13 +158,22 @@ impl Consumers {
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
             self.take(delivery, &subscription, kind);
         }
-        Ok(())
+        Ok(subscription.channel)
     }
 
     fn take(&self, delivery: Delivery, subscription: &Subscription, kind: MessageKind) {
         let received = Received::new(kind, delivery, Arc::clone(&subscription.channel));
         self.messages.spawn(Arc::clone(&self.settler).process(received));
     }
+}
+
+/// The connection after the soft stop: nothing comes over it any more, but what is in hand is acked on it.
+#[derive(Debug)]
+pub(super) struct Drained {
+    pub(super) connection: Connection,
+    /// Closed with the connection. Dropped before that, each would be closed on its own, and the connection's
+    /// own closing would find them half-way.
+    _channels: Vec<Option<Arc<Channel>>>,
 }
 
 /// A queue that is consumed.
