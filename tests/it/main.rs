@@ -18,5 +18,6 @@ mod refresh_failures;
 mod refresh_once;
 mod replies;
 mod token_request;
+mod token_store;
 mod waiting;
 mod workspace_start;

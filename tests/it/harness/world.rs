@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sea_orm::DatabaseConnection;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::admin::Health;
@@ -189,6 +190,11 @@ impl World {
             Found::Entry(entry) => *entry,
             other => panic!("{user} has no token: {other:?}"),
         }
+    }
+
+    /// A connection of the test's own to this world's database, for what the store does not offer.
+    pub(crate) async fn connection(&self) -> DatabaseConnection {
+        database::open(&self.settings().database).await.expect("open the database")
     }
 
     // --- Workers ---
