@@ -8,6 +8,8 @@ mod harness;
 mod broker_loss;
 mod cli;
 mod crash;
+mod errors;
+mod flags;
 mod git_clone;
 mod guards;
 mod malformed;

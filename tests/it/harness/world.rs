@@ -216,11 +216,19 @@ impl World {
         self.launch_worker_at(Arc::new(SystemClock)).await
     }
 
+    /// Starts a worker inside this process, or says why it does not start.
+    pub(crate) async fn try_start_worker(&self) -> anyhow::Result<InProcessWorker> {
+        self.try_launch_worker_at(Arc::new(SystemClock)).await
+    }
+
     async fn launch_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
+        self.try_launch_worker_at(clock).await.expect("the worker starts")
+    }
+
+    async fn try_launch_worker_at(&self, clock: Arc<dyn Clock>) -> anyhow::Result<InProcessWorker> {
         let stop = Stop::default();
-        let worker =
-            Worker::start(self.settings(), clock, None, stop.clone()).await.expect("the worker starts");
-        InProcessWorker { worker: Some(worker), stop }
+        let worker = Worker::start(self.settings(), clock, None, stop.clone()).await?;
+        Ok(InProcessWorker { worker: Some(worker), stop })
     }
 
     /// Starts the real binary, and waits until it is ready.
@@ -249,6 +257,7 @@ impl Drop for World {
 }
 
 /// A worker inside the test process.
+#[derive(Debug)]
 pub(crate) struct InProcessWorker {
     worker: Option<Worker>,
     pub(crate) stop: Stop,
