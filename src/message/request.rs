@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::clone_url::CloneUrl;
 use crate::clock::Timestamp;
+use crate::oauth::{MAX_TOKEN_LEN, is_usable_token};
 
 /// The three kinds of message, each with its routing key, queue and type of reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -284,17 +285,13 @@ fn check_host(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Longest token that is kept, in bytes: what the columns take once it is encrypted. The longest seen in the
-/// field are Bitbucket Cloud's, over 2,500 characters.
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
-
+/// A token that a login flow stores must be what one that a refresh issues must be.
 fn check_token(token: &SecretString) -> Result<(), &'static str> {
     let token = token.expose_secret();
-    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+    if !(1..=MAX_TOKEN_LEN).contains(&token.len()) {
         return Err("must be 1 to 16384 bytes");
     }
-    // RFC 6749, appendix A.12 and A.17: tokens are visible ASCII and blanks.
-    if !token.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+    if !is_usable_token(token) {
         return Err("must be printable ASCII (RFC 6749, appendix A)");
     }
     Ok(())
