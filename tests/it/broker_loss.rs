@@ -3,8 +3,14 @@
 use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
 use tokenkeeper_testkit::proxy::FaultProxy;
+use tokenkeeper_testkit::queues::PendingReply;
+use tokenkeeper_testkit::scm::RefreshGate;
 
-use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
+use crate::harness::links::{BrokerLinks, Link};
+use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
+
+/// How many requests are under way when the broker goes away.
+const REQUESTS: usize = 30;
 
 /// A world whose workers reach the broker through a proxy; what the test itself publishes goes straight there.
 async fn world_behind_a_proxy() -> (World, FaultProxy) {
@@ -64,4 +70,116 @@ async fn a_queue_that_is_deleted_under_a_worker_is_declared_and_consumed_again()
     .await;
     assert_eq!(world.request("jdoe").await["status"], "ok");
     worker.stop().await;
+}
+
+/// Requests for a token that is being refreshed, all in the hands of one worker, and the network between it and
+/// the broker.
+struct InHand {
+    world: World,
+    links: BrokerLinks,
+    worker: WorkerProcess,
+    requests: Vec<PendingReply>,
+    gate: RefreshGate,
+}
+
+impl InHand {
+    async fn with(settings: &[(&str, u32)], parameters: &str) -> Self {
+        let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+        let links = BrokerLinks::start(world.broker.url()).await;
+        let url = links.url(world.broker.url()) + parameters;
+        world.set("broker.url", url).set("refresh.wait_secs", 30);
+        for (key, value) in settings {
+            world.set(key, value);
+        }
+        let worker = world.spawn_worker().await;
+        world.user_with_expired_token("jdoe").await;
+        let gate = world.scm.hold_refreshes();
+        let requests = world.send_many("jdoe", REQUESTS).await;
+        gate.wait_for_parked(1).await;
+        eventually("all requests to be in hand", PATIENCE, async || {
+            (worker.requests_in_hand().await == REQUESTS).then_some(())
+        })
+        .await;
+        Self { world, links, worker, requests, gate }
+    }
+
+    /// Waits until this connection was made anew.
+    async fn wait_for_reconnect(&self, link: Link) {
+        let what = format!("the connection to {} to be made anew", link.name());
+        eventually(&what, PATIENCE, async || (self.worker.reconnects(link).await > 0).then_some(())).await;
+        self.worker.wait_until_ready().await;
+    }
+
+    /// Lets the refresh go on, and sees every request answered with its token. Gives back how many replies came
+    /// beside those that were waited for.
+    async fn finish(self) -> usize {
+        let Self { world, links: _links, worker, requests, gate } = self;
+        gate.release();
+        for reply in join_all(requests.into_iter().map(PendingReply::reply)).await {
+            assert_eq!(reply.body["status"], "ok", "{}", reply.body);
+        }
+        assert_eq!(world.scm.refresh_requests("jdoe"), 1);
+        assert_eq!(world.request("jdoe").await["refresh"], "none", "the worker goes on working");
+        worker.stop(&world).await;
+        world.broker.stray_replies().len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_consuming_connection_has_what_was_in_hand_delivered_again() {
+    let in_hand = InHand::with(&[], "").await;
+    in_hand.links.cut(Link::Consume).await;
+    in_hand.wait_for_reconnect(Link::Consume).await;
+    assert_eq!(in_hand.worker.reconnects(Link::Publish).await, 0, "the other connection lives on");
+    in_hand.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_publishing_connection_costs_nobody_a_reply_and_brings_nobody_two() {
+    let in_hand = InHand::with(&[], "").await;
+    in_hand.links.cut(Link::Publish).await;
+    in_hand.wait_for_reconnect(Link::Publish).await;
+    assert_eq!(in_hand.worker.reconnects(Link::Consume).await, 0, "the other connection lives on");
+    assert_eq!(in_hand.finish().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_that_are_ready_while_nothing_can_be_published_are_published_later() {
+    let (world, proxy) = world_behind_a_proxy().await;
+    let worker = world.spawn_worker().await;
+    world.user_with_expired_token("jdoe").await;
+    let gate = world.scm.hold_refreshes();
+    let request = world.send("jdoe").await;
+    gate.wait_for_parked(1).await;
+    proxy.refuse();
+    proxy.cut_all();
+
+    gate.release();
+    eventually("the new pair to be stored", PATIENCE, async || {
+        (world.entry("jdoe").await.generation == 2).then_some(())
+    })
+    .await;
+    worker.wait_for_log("cannot connect to the broker", 4).await;
+    proxy.accept();
+
+    assert_eq!(request.reply().await.body["status"], "ok");
+    assert_eq!(world.scm.refresh_requests("jdoe"), 1);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publishing_connection_that_has_gone_silent_is_made_anew() {
+    let in_hand = InHand::with(&[("broker.operation_timeout_secs", 1)], "").await;
+    in_hand.links.silence(Link::Publish).await;
+    in_hand.gate.release();
+    in_hand.wait_for_reconnect(Link::Publish).await;
+    in_hand.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consuming_connection_that_has_gone_silent_is_made_anew() {
+    let in_hand = InHand::with(&[], "?heartbeat=1").await;
+    in_hand.links.silence(Link::Consume).await;
+    in_hand.wait_for_reconnect(Link::Consume).await;
+    in_hand.finish().await;
 }

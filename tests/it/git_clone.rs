@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokenkeeper_testkit::queues::WORKSPACE_START;
-use tokenkeeper_testkit::scm::{CloneError, HoldPoint, git_clone};
+use tokenkeeper_testkit::scm::{CloneError, HoldPoint, Pace, git_clone};
 use tokio::process::Command;
 
-use crate::harness::{Dialect, InProcessWorker, Kind, PATIENCE, World, eventually, on_every_database};
+use crate::harness::{
+    Dialect, InProcessWorker, Kind, PATIENCE, ScmOptions, World, eventually, on_every_database,
+};
 
 const PROJECT: &str = "proj";
 const REPOSITORY: &str = "repo";
@@ -42,9 +44,20 @@ async fn clone_while(
 }
 
 async fn assert_whole(clone: &Path) {
-    let checked = Command::new("git").args(["fsck", "--full", "--strict"]).current_dir(clone).output().await;
-    let checked = checked.expect("run git fsck");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    git(clone, &["fsck", "--full", "--strict"]).await;
+    let commits = git(clone, &["log", "--format=%s", "--reverse"]).await;
+    assert_eq!(commits, "Add part 1\nAdd part 2\nAdd part 3\nAdd part 4\n");
+    assert_eq!(git(clone, &["status", "--porcelain"]).await, "", "every file is as it was committed");
+}
+
+/// Runs a git command that has to work, and gives back what it says.
+async fn git(folder: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    // Without the settings of the person who runs the test.
+    command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
+    let output = command.args(arguments).current_dir(folder).output().await.expect("run git");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 on_every_database! {
@@ -75,6 +88,40 @@ on_every_database! {
         }
         worker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_slow_clone_survives_requests_that_come_all_the_time() {
+    let pace = Pace { chunk_bytes: 16 * 1024, pause: Duration::from_millis(20) };
+    let options = ScmOptions { pace, ..ScmOptions::new(Dialect::BitbucketServer) };
+    let world = World::with_scm(Kind::Sqlite, options).await;
+    world.scm.create_repo(PROJECT, REPOSITORY, 1_000_000).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    let granted = world.request("jdoe").await;
+    assert_eq!(granted["refresh"], "opportunistic", "{granted}");
+    let folder = tempfile::tempdir().unwrap();
+    let clone = folder.path().join("clone");
+    let token = granted["token"]["value"].as_str().unwrap();
+    let url = world.scm.clone_url_with_token(PROJECT, REPOSITORY, token);
+    let mut competitors = 0;
+
+    let competition = async {
+        loop {
+            let reply = world.request("jdoe").await;
+            assert_eq!((&reply["refresh"], &reply["token"]["value"]), (&json!("reserved"), &json!(token)));
+            competitors += 1;
+        }
+    };
+    let cloned = tokio::select! {
+        cloned = git_clone(&url, &clone) => cloned,
+        () = competition => unreachable!("it goes on for as long as the clone does"),
+    };
+
+    cloned.unwrap_or_else(|error| panic!("the clone died: {error}"));
+    assert_whole(&clone).await;
+    assert!(competitors >= 10, "{competitors} requests came while the clone was running");
+    worker.stop().await;
 }
 
 #[tokio::test]

@@ -21,5 +21,6 @@ mod refresh_once;
 mod replies;
 mod token_request;
 mod token_store;
+mod topology;
 mod waiting;
 mod workspace_start;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::links::Link;
 use super::logs::assert_holds_none_of;
 use super::world::World;
 
@@ -100,6 +101,11 @@ impl WorkerProcess {
     /// How often requests met a refresh that was under way, and waited for it.
     pub(crate) async fn lease_waits(&self, world: &World) -> usize {
         self.count(&format!(r#"tokenkeeper_lease_waits_total{{host="{}"}}"#, world.scm.host())).await
+    }
+
+    /// How often one of its connections to the broker was made anew.
+    pub(crate) async fn reconnects(&self, link: Link) -> usize {
+        self.count(&format!(r#"tokenkeeper_broker_reconnects_total{{connection="{}"}}"#, link.name())).await
     }
 
     /// Waits until so many requests have met a refresh that was under way.

@@ -236,6 +236,11 @@ impl World {
         WorkerProcess::spawn(self).await
     }
 
+    /// Starts the real binary, and does not wait: what it needs to be ready may be away.
+    pub(crate) async fn launch_worker_process(&self) -> WorkerProcess {
+        WorkerProcess::launch(self).await
+    }
+
     /// Starts the real binary so many times, and waits until all are ready.
     pub(crate) async fn spawn_workers(&self, count: usize) -> Vec<WorkerProcess> {
         join_all((0..count).map(|_| self.spawn_worker())).await
