@@ -70,6 +70,9 @@ pub enum StoreError {
         /// What the database or its driver said.
         source: DbErr,
     },
+    /// The database took longer than there was time. Worth another try.
+    #[error("the database does not answer in time")]
+    NoAnswer,
     /// An encrypted column cannot be opened. The operator must look at the keys.
     #[error("cannot decrypt {what}: {source}")]
     Sealed {
@@ -96,7 +99,7 @@ impl StoreError {
     /// Whether the same call may succeed a moment later.
     pub const fn is_transient(&self) -> bool {
         match self {
-            Self::Database { .. } => true,
+            Self::Database { .. } | Self::NoAnswer => true,
             Self::Sealed { .. } | Self::Corrupt { .. } => false,
         }
     }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::grant::{Grant, Way, refused};
 use super::{Handler, TimeFrame};
@@ -24,6 +24,10 @@ const DATABASE_AGAIN: Backoff = Backoff {
     multiplier: 2.0,
     jitter: 0.5,
 };
+
+/// How long the statements may take that a request still does when its time is over. A statement can hang for as
+/// long as a lock or a lost connection does, and the requester must hear something.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// A joiner whose own time ends this much later than the flight's takes the flight's failure for its own. All who
 /// ask at about the same time fail together, instead of trying one after the other.
@@ -96,10 +100,12 @@ impl Handler {
     {
         let mut delays = DATABASE_AGAIN.delays();
         loop {
-            let error = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(Refusal::Answer(error)) => return Err(error),
-                Err(Refusal::Store(error)) => error,
+            let error = match timeout_at(time.give_up_at + LAST_LOOK, attempt()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Refusal::Answer(error))) => return Err(error),
+                Ok(Err(Refusal::Store(error))) => error,
+                // Whatever else an attempt waits for ends with the time of the request.
+                Err(_) => Arc::new(StoreError::NoAnswer),
             };
             telemetry::store_failed(&error);
             let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
@@ -385,7 +391,7 @@ fn deadline_exceeded() -> ErrorBody {
 
 fn internal_message(error: &StoreError) -> &'static str {
     match error {
-        StoreError::Database { .. } => "the database does not answer",
+        StoreError::Database { .. } | StoreError::NoAnswer => "the database does not answer",
         StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
         StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
     }

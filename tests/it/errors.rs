@@ -1,102 +1,301 @@
-//! The error codes of the contract, in the order in which they are checked.
+//! Every error code of the contract, through the queue: when it comes, what it says, and which one comes first.
 
-use futures_util::future::join_all;
+use std::time::Duration;
+
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::decide::Cause;
+use tokenkeeper::secret::KeyRing;
+use tokenkeeper::store::Guarded;
+use tokenkeeper_entity::token_entry;
 use tokenkeeper_testkit::proxy::FaultProxy;
-use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
-use tokenkeeper_testkit::scm::SimulatedScm;
+use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 
-use crate::harness::{Dialect, Kind, World, on_every_database};
+use crate::harness::logs::captured;
+use crate::harness::reply::{error_message, token};
+use crate::harness::{Dialect, Fault, Kind, PATIENCE, SimulatedScm, World, eventually, on_every_database};
 
-async fn ask(world: &World, body: Value) -> Value {
-    world.broker.request(TOKEN_REQUEST, body).await.body
+async fn ask_with(world: &World, body: Value, properties: BasicProperties) -> Value {
+    world.broker.send(TOKEN_REQUEST, body.to_string(), properties).await.reply().await.body
 }
 
-fn assert_refused(reply: &Value, code: &str, retryable: bool) {
-    assert_eq!(reply["status"], "error", "{reply}");
-    assert_eq!(reply["error"]["code"], code, "{reply}");
-    assert_eq!(reply["error"]["retryable"], retryable, "{reply}");
-    assert!(reply["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{reply}");
+async fn ask(world: &World, body: Value) -> Value {
+    ask_with(world, body, BasicProperties::default()).await
+}
+
+fn now(world: &World) -> Timestamp {
+    Timestamp::from_millis(world.scm.now_ms())
 }
 
 on_every_database! {
     async fn what_is_not_there_is_told_from_the_outside_in(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
-        let elsewhere = SimulatedScm::start_as(Dialect::GitLab).await;
-        world.apply(&elsewhere, |_| {}).await;
+        let other = SimulatedScm::start_as(Dialect::GitLab).await;
+        world.apply(&other, |_| {}).await;
         let worker = world.start_worker().await;
-        let host = world.scm.host();
+        let (here, there, nowhere) = (world.scm.host(), other.host(), "nowhere.example.org".to_owned());
         world.user_with_token("jdoe").await;
+        world.user_with_token("tokenless").await;
+        token_entry::Entity::delete_many()
+            .filter(token_entry::Column::Id.eq(world.entry("tokenless").await.id))
+            .exec(&world.connection().await)
+            .await
+            .unwrap();
 
-        let nobody_nowhere = ask(&world, json!({"user_id": "nobody", "host": "nowhere.example.org"})).await;
-        assert_refused(&nobody_nowhere, "unknown_host", false);
-        assert_eq!(nobody_nowhere["user_id"], "nobody");
-        assert_eq!(nobody_nowhere["host"], "nowhere.example.org");
-        let nobody = ask(&world, json!({"user_id": "nobody", "host": host})).await;
-        assert_refused(&nobody, "user_not_found", false);
-        let not_here = ask(&world, json!({"user_id": "jdoe", "host": elsewhere.host()})).await;
-        assert_refused(&not_here, "identity_not_found", false);
-        let malformed = ask(&world, json!({"user_id": "nobody", "host": "nowhere", "requested_lifetime_secs": 0})).await;
-        assert_refused(&malformed, "invalid_request", false);
-        assert!(malformed["error"].get("retry_after_secs").is_none(), "what does not apply is left out");
+        for (user, host, code) in [
+            ("jdoe", &nowhere, "unknown_host"),
+            ("nobody", &nowhere, "unknown_host"),
+            ("nobody", &here, "user_not_found"),
+            ("jdoe", &there, "identity_not_found"),
+            ("tokenless", &there, "identity_not_found"),
+            ("tokenless", &here, "token_not_found"),
+        ] {
+            let reply = ask(&world, json!({"user_id": user, "host": host})).await;
+            error_message(&reply, code);
+            assert_eq!((&reply["user_id"], &reply["host"]), (&json!(user), &json!(host)), "both are echoed");
+            assert_eq!(reply["error"].get("retry_after_secs"), None, "what does not apply is left out");
+        }
+        assert!(world.scm.log().is_empty());
+        // The identity is still there: a login gives it a token again.
+        world.user_with_token("tokenless").await;
+        token(&world.request("tokenless").await);
+        worker.stop().await;
+    }
+
+    async fn what_cannot_be_refreshed_is_told_by_whose_fault_it_is(kind: Kind) {
+        let mut world = World::new(kind, Dialect::GitHub).await;
+        world.set("worker.request_budget_secs", 3).set("refresh.wait_secs", 1);
+        world.set("refresh.opportunistic_budget_secs", 1);
+        let worker = world.start_worker().await;
+        for user in ["revoked", "misconfigured", "unavailable", "busy"] {
+            world.user_with_expired_token(user).await;
+        }
+        world.scm.revoke("revoked");
+        world.scm.fail_always_for("misconfigured", Fault::InvalidClient);
+        world.scm.fail_always_for("unavailable", Fault::RetryAfter { status: 503, seconds: 77 });
+        let busy = world.entry("busy").await;
+        let lease = Duration::from_hours(1);
+        let leased = world.store.take_lease(&busy, Cause::Required, "another worker", now(&world), lease).await;
+        assert_eq!(leased.unwrap(), Guarded::Done);
+
+        error_message(&world.request("revoked").await, "reauthorization_required");
+        error_message(&world.request("misconfigured").await, "provider_misconfigured");
+        let unavailable = world.request("unavailable").await;
+        error_message(&unavailable, "provider_unavailable");
+        assert_eq!(unavailable["error"]["retry_after_secs"], 77);
+        error_message(&world.request("busy").await, "refresh_timeout");
+        assert_eq!(world.scm.refresh_requests("busy"), 0);
         worker.stop().await;
     }
 }
 
 #[tokio::test]
-async fn an_identity_without_a_token_is_told_so() {
-    use sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
-    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+async fn a_request_that_is_older_than_its_time_is_told_so_and_refreshes_nothing() {
+    let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     let worker = world.start_worker().await;
+    world.user_with_expired_token("jdoe").await;
+    let published = u64::try_from(world.scm.now_ms() / 1000).unwrap();
+    let aged = |secs| BasicProperties::default().with_timestamp(published - secs);
+
+    let too_old = ask_with(&world, world.token_request("jdoe"), aged(120)).await;
+    error_message(&too_old, "deadline_exceeded");
+    let too_old =
+        ask_with(&world, world.token_request("jdoe"), aged(10).with_expiration("5000".into())).await;
+    error_message(&too_old, "deadline_exceeded");
+    assert!(world.scm.log().is_empty());
+
+    token(&ask_with(&world, world.token_request("jdoe"), aged(2)).await);
+    let ahead = BasicProperties::default().with_timestamp(published + 3600);
+    token(&ask_with(&world, world.token_request("jdoe"), ahead).await);
+    worker.stop().await;
+}
+
+// --- forbidden ---
+
+/// A world in which jdoe has a token, and the rules give its publisher tokens and workspace starts at its host alone.
+async fn world_with_rules() -> World {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let before_the_rules = world.start_worker().await;
     world.user_with_token("jdoe").await;
-    let removed = Statement::from_string(DatabaseBackend::Sqlite, "DELETE FROM token_entry");
-    world.connection().await.execute_raw(removed).await.unwrap();
-    assert_refused(&world.request("jdoe").await, "token_not_found", false);
+    before_the_rules.stop().await;
+    let hosts = [world.scm.host()];
+    let rules = json!([
+        {"publisher": world.publisher(), "hosts": hosts, "messages": ["token.request", "workspace.start"]},
+        {"publisher": "login-flow", "hosts": ["*"], "messages": ["token.store"]},
+    ]);
+    world.set("access.rules", rules);
+    world
+}
+
+fn signed(world: &World) -> BasicProperties {
+    BasicProperties::default().with_user_id(world.publisher().as_str().into())
+}
+
+#[tokio::test]
+async fn a_publisher_gets_what_the_rules_give_it_and_nothing_else() {
+    let world = world_with_rules().await;
+    let other = SimulatedScm::start_as(Dialect::GitLab).await;
+    world.apply(&other, |_| {}).await;
+    let worker = world.start_worker().await;
+    let at = |host: &str| json!({"user_id": "jdoe", "host": host});
+
+    token(&ask_with(&world, at(&world.scm.host()), signed(&world)).await);
+    let reply = ask_with(&world, at(&other.host()), signed(&world)).await;
+    error_message(&reply, "forbidden");
+    assert_eq!((&reply["user_id"], &reply["host"]), (&json!("jdoe"), &json!(other.host())));
+    error_message(&ask(&world, at(&world.scm.host())).await, "forbidden");
+
+    let body = json!({
+        "workspace_id": "w", "user_id": "jdoe",
+        "repositories": [other.clone_url("p", "r"), world.scm.clone_url("p", "r")],
+    });
+    let started =
+        world.broker.send(WORKSPACE_START, body.to_string(), signed(&world)).await.reply().await.body;
+    error_message(&started["tokens"][0], "forbidden");
+    token(&started["tokens"][1]);
     worker.stop().await;
 }
 
 #[tokio::test]
-async fn access_rules_let_a_publisher_have_what_they_name_and_nothing_else() {
-    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
-    let rules = json!([{"publisher": "guest", "hosts": [world.scm.host()], "messages": ["token.request"]}]);
-    world.set("access.rules", rules);
+async fn a_pair_that_its_publisher_may_not_store_is_not_stored() {
+    let world = world_with_rules().await;
     let worker = world.start_worker().await;
-    let guest = || BasicProperties::default().with_user_id("guest".into());
-    let send = async |routing_key, body: Value, properties| {
-        world.broker.send(routing_key, body.to_string(), properties).await.reply().await.body
-    };
-
-    let known = send(TOKEN_REQUEST, world.token_request("nobody"), guest()).await;
-    assert_refused(&known, "user_not_found", false);
-    let unknown = send(TOKEN_REQUEST, world.token_request("nobody"), BasicProperties::default()).await;
-    assert_refused(&unknown, "forbidden", false);
-    let elsewhere = json!({"user_id": "nobody", "host": "nowhere.example.org"});
-    assert_refused(&send(TOKEN_REQUEST, elsewhere, guest()).await, "forbidden", false);
-    let store = json!({"user_id": "u", "host": world.scm.host(), "token": {"value": "some-token"}});
-    assert_refused(&send(TOKEN_STORE, store, guest()).await, "forbidden", false);
+    let before = world.entry("jdoe").await;
+    let body = world.scm.token_store_body(&world.scm.authorize("jdoe")).to_string();
+    let reply = world.broker.send(TOKEN_STORE, body, signed(&world)).await.reply().await.body;
+    error_message(&reply, "forbidden");
+    assert_eq!(world.entry("jdoe").await.generation, before.generation);
     worker.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_outlast_a_database_that_comes_back_in_time_and_are_told_when_it_does_not() {
-    let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
-    let database = world.settings().database.url;
-    let url = secrecy::ExposeSecret::expose_secret(&database).to_owned();
-    let proxy = FaultProxy::start_for_url(&url, 5432).await;
-    let through = proxy.url(&url);
-    world.set("database.url", through).set("database.acquire_timeout_secs", 1);
+#[tokio::test]
+async fn forbidden_comes_after_a_broken_message_and_before_everything_that_would_tell_who_is_here() {
+    let world = world_with_rules().await;
     let worker = world.start_worker().await;
-    world.user_with_token("jdoe").await;
+    let here = world.scm.host();
+    for (body, code) in [
+        (json!({"user_id": "jdoe", "host": "nowhere.example.org"}), "forbidden"),
+        (json!({"user_id": "nobody", "host": here}), "forbidden"),
+        (json!({"user_id": "jdoe", "host": here}), "forbidden"),
+        (json!({"user_id": "", "host": here}), "invalid_request"),
+    ] {
+        error_message(&ask(&world, body).await, code);
+    }
+    worker.stop().await;
+}
 
+// --- internal ---
+
+/// A worker whose only way to its database leads through the proxy.
+async fn world_behind_proxy() -> (World, FaultProxy) {
+    let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
+    let direct = world.settings().database.url.expose_secret().to_owned();
+    let proxy = FaultProxy::start_for_url(&direct, 5432).await;
+    world.set("database.url", proxy.url(&direct)).set("database.acquire_timeout_secs", 1);
+    world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
+    world.set("refresh.opportunistic_budget_secs", 1);
+    (world, proxy)
+}
+
+async fn recovers(world: &World) {
+    eventually("the worker to serve again", PATIENCE, async || {
+        (world.request("jdoe").await["status"] == "ok").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_requests_are_answered_with_internal_and_afterwards_as_ever() {
+    let (world, proxy) = world_behind_proxy().await;
+    let worker = world.start_worker().await;
+    let pair = world.user_with_token("jdoe").await;
     proxy.refuse();
     proxy.cut_all();
-    let brief = BasicProperties::default().with_expiration("1500".into());
-    let gone = world.broker.send(TOKEN_REQUEST, world.token_request("jdoe").to_string(), brief).await;
-    assert_refused(&gone.reply().await.body, "internal", true);
-    let waiting = join_all((0..10).map(|_| world.request("jdoe")));
-    let back = async { proxy.accept() };
-    let (replies, ()) = tokio::join!(waiting, back);
 
-    assert!(replies.iter().all(|reply| reply["status"] == "ok"), "{replies:?}");
+    let message = world.request("jdoe").await;
+    assert!(error_message(&message, "internal").contains("database"));
+    let stored = world.broker.request(TOKEN_STORE, world.scm.token_store_body(&pair)).await.body;
+    error_message(&stored, "internal");
+
+    proxy.accept();
+    recovers(&world).await;
+    world.store_pair(&pair).await;
+    assert!(world.broker.dead_letters().await.is_empty(), "a database that is away is no fault of a message");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_comes_back_within_the_time_of_a_request_is_not_noticed() {
+    let (mut world, proxy) = world_behind_proxy().await;
+    world.set("worker.request_budget_secs", 30);
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    proxy.refuse();
+    proxy.cut_all();
+    let waiting = world.send("jdoe").await;
+    eventually("the database to fail the request", PATIENCE, async || {
+        let log = captured();
+        let mut lines = log.lines().filter(|line| line.contains(waiting.correlation_id()));
+        lines.any(|line| line.contains("the database failed a request")).then_some(())
+    })
+    .await;
+    proxy.accept();
+    token(&waiting.reply().await.body);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_says_nothing_is_not_waited_for_longer_than_a_request_has_time() {
+    let (world, proxy) = world_behind_proxy().await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    proxy.freeze();
+
+    error_message(&world.request("jdoe").await, "internal");
+
+    proxy.thaw();
+    recovers(&world).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_never_ends_is_not_waited_for_longer_than_a_request_has_time() {
+    let (world, _proxy) = world_behind_proxy().await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    // Another session holds the row, as a long transaction of an operator may.
+    let blocker = world.connection().await;
+    let blocking = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
+    blocking.execute_unprepared("update token_entry set username = username").await.unwrap();
+
+    error_message(&world.request_for("jdoe", 3600).await, "internal");
+
+    blocking.rollback().await.unwrap();
+    recovers(&world).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_key_that_sealed_it_nothing_is_served_and_the_reply_names_no_key() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    worker.stop().await;
+    let other_key = KeyRing::generate("other").expose_secret().to_owned();
+    world.set("encryption.keys", &other_key);
+    let worker = world.start_worker().await;
+
+    let reply = world.request("jdoe").await;
+
+    let message = error_message(&reply, "internal");
+    assert!(message.contains("decrypted") && !message.contains("other"), "{message}");
+    worker.stop().await;
+    // Both keys in the ring: the old one still opens.
+    let both = format!("{other_key},{}", world.keys);
+    world.set("encryption.keys", both);
+    let worker = world.start_worker().await;
+    token(&world.request("jdoe").await);
     worker.stop().await;
 }

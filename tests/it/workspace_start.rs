@@ -182,12 +182,11 @@ async fn hosts_are_served_at_the_same_time() {
 
 #[tokio::test]
 async fn a_provider_that_hangs_holds_nobody_up_longer_than_the_time_of_the_start() {
-    let three = ThreeHosts::new(Kind::Sqlite).await;
-    let mut three = three;
+    let mut three = ThreeHosts::new(Kind::Sqlite).await;
     three.world.set("worker.workspace_start_budget_secs", 2);
     let worker = three.world.start_worker().await;
     three.user_with_expired_tokens("jdoe").await;
-    three.others[0].fail_always(Fault::Hang);
+    let gate = three.others[0].hold_refreshes();
     let repositories = three.scms().map(|scm| scm.clone_url("proj", "repo"));
 
     let reply = start(&three.world, &repositories).await;
@@ -196,7 +195,7 @@ async fn a_provider_that_hangs_holds_nobody_up_longer_than_the_time_of_the_start
     token(of_first);
     error_message(of_hanging, "deadline_exceeded");
     token(of_last);
-    worker.stop.hard.cancel();
+    gate.release();
     worker.stop().await;
 }
 
