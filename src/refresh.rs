@@ -6,7 +6,9 @@
 
 mod flight;
 mod flights;
+mod keep;
 mod permits;
+mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use self::permits::HostPermits;
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
 use crate::oauth::TokenClient;
+use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::RefreshSettings;
@@ -71,7 +74,7 @@ pub enum Landing {
     Refreshed(Arc<Entry>),
     /// There is no new pair.
     Failed(Arc<FailedFlight>),
-    /// The database failed before the provider was asked.
+    /// The database failed before the provider was asked, or did not take the new pair, which is parked.
     StoreFailed(Arc<StoreError>),
     /// The entry is not what was decided on any more, or nobody refreshes it any more: decide again.
     Moved,
@@ -118,10 +121,12 @@ impl Refresher {
         client: TokenClient,
         clock: Arc<dyn Clock>,
         options: RefreshOptions,
+        parking: Parking,
         tracker: TaskTracker,
         hard_stop: CancellationToken,
     ) -> Self {
-        let crew = Crew { store, client, clock, options, hard_stop, permits: HostPermits::default() };
+        let permits = HostPermits::default();
+        let crew = Crew { store, client, clock, options, hard_stop, permits, parking };
         Self { crew: Arc::new(crew), flights: Flights::default(), tracker }
     }
 

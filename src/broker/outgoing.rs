@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::BrokerError;
-use crate::message::{DIRECT_REPLY_TO, Envelope, MessageKind};
+use crate::message::{DIRECT_REPLY_TO, Envelope};
 
 /// Header that says, in a word, why a message is in the dead letters.
 const REASON_HEADER: &str = "x-tokenkeeper-reason";
@@ -14,7 +14,7 @@ const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
 const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 
 /// A reply, ready to be published.
 #[derive(Debug, Clone)]
@@ -56,8 +56,8 @@ impl OutgoingReply<'_> {
 /// A message that goes to the dead letters as it came, with the reason in its headers.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
-    /// Which kind of message it is.
-    pub kind: MessageKind,
+    /// The routing key it came with.
+    pub routing_key: &'a str,
     /// The properties it came with.
     pub properties: &'a BasicProperties,
     /// Why, in a word.

@@ -7,6 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::grant::{Grant, Way, refused};
+use super::refusal::{
+    Refusal, deadline_exceeded, flight_failed, internal_message, refresh_timeout, refused_before,
+};
 use super::{Handler, TimeFrame};
 use crate::clock::Timestamp;
 use crate::decide::{Cause, Decision, Demand, Policy, clamp_warning, decide, is_valid};
@@ -14,7 +17,7 @@ use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::provider::Provider;
 use crate::refresh::{Boarding, FailedFlight, Landing, Order, Role};
 use crate::retry::Backoff;
-use crate::store::{Entry, Failure, FailureKind, Found, Guarded, StoreError};
+use crate::store::{Entry, FailureKind, Found, Guarded, StoreError};
 use crate::telemetry::{self, Opportunism, Statement};
 
 /// How a request is tried again while the database is away.
@@ -47,27 +50,6 @@ pub(super) struct Ask<'a> {
 impl Ask<'_> {
     fn demand(&self) -> Demand {
         Demand { received_at: self.time.received_at, lifetime: self.lifetime, deadline: self.time.deadline }
-    }
-}
-
-/// Why there is no token.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The requester is told so.
-    Answer(ErrorBody),
-    /// The database failed: tried again while there is time.
-    Store(Arc<StoreError>),
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
-    }
-}
-
-impl From<ErrorBody> for Refusal {
-    fn from(error: ErrorBody) -> Self {
-        Self::Answer(error)
     }
 }
 
@@ -108,6 +90,7 @@ impl Handler {
                 Err(_) => Arc::new(StoreError::NoAnswer),
             };
             telemetry::store_failed(&error);
+            self.database.suspect();
             let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
             if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
                 return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
@@ -280,7 +263,7 @@ impl Attempt<'_> {
         error: ErrorBody,
     ) -> Result<Round, Refusal> {
         match cause {
-            Cause::Opportunistic if certain => {
+            Cause::Opportunistic if certain || !self.provider.kills_old_token => {
                 let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
                 let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
                 self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
@@ -359,40 +342,5 @@ impl Attempt<'_> {
             self.provider.host
         );
         ErrorBody::new(ErrorCode::NotRefreshable, message)
-    }
-}
-
-fn refused_before(failure: &Failure, provider: &Provider) -> ErrorBody {
-    let message = format!(
-        "the user must log in at {} again: the refresh token was refused at {}",
-        provider.host, failure.at
-    );
-    ErrorBody::new(ErrorCode::ReauthorizationRequired, message)
-}
-
-fn flight_failed(flight: &FailedFlight) -> ErrorBody {
-    let code = match flight.kind {
-        FailureKind::Refused | FailureKind::Interrupted => ErrorCode::ReauthorizationRequired,
-        FailureKind::Misconfigured => ErrorCode::ProviderMisconfigured,
-        FailureKind::Unavailable => ErrorCode::ProviderUnavailable,
-    };
-    let retry_after_secs = flight.retry_after.map(|wait| wait.as_secs().max(1));
-    ErrorBody { retry_after_secs, ..ErrorBody::new(code, flight.message.clone()) }
-}
-
-fn refresh_timeout(provider: &Provider) -> ErrorBody {
-    let message = format!("another worker's refresh at {} did not end in time", provider.host);
-    ErrorBody::new(ErrorCode::RefreshTimeout, message)
-}
-
-fn deadline_exceeded() -> ErrorBody {
-    ErrorBody::new(ErrorCode::DeadlineExceeded, "the time of the request ran out")
-}
-
-fn internal_message(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Database { .. } | StoreError::NoAnswer => "the database does not answer",
-        StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
-        StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
     }
 }

@@ -1,22 +1,23 @@
 //! One flight, step by step: permit, lease, provider call under a heartbeat, store or give up.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::permits::HostPermits;
+use super::tenure::Tenure;
 use super::{FailedFlight, Landing, Order, RefreshOptions};
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
 use crate::oauth::{Acted, IssuedPair, RefreshError, TokenClient};
+use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryEnd, Verdict, retry};
 use crate::secret::{SecretString, fingerprint};
-use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, PairSource, Store};
+use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, Origin, PairSource, Store};
 use crate::telemetry::{self, Statement};
 
 /// How often a lease of another worker is looked at: soon at first, since most refreshes are quick.
@@ -27,13 +28,9 @@ const WATCH: Backoff = Backoff {
     jitter: 0.5,
 };
 
-/// How often a pair is tried to be stored while the database is away.
-const STORE_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(50),
-    max_interval: Duration::from_secs(2),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+/// How long a refusal after a lost answer waits for the pair to turn up before it condemns: in the hands of a worker
+/// that was frozen and is thawed, or parked while the database was away.
+const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 /// What every flight of a process works with.
 pub(super) struct Crew {
@@ -43,6 +40,7 @@ pub(super) struct Crew {
     pub(super) options: RefreshOptions,
     pub(super) hard_stop: CancellationToken,
     pub(super) permits: HostPermits,
+    pub(super) parking: Parking,
 }
 
 /// A pair as the provider issued it, with the time from which its lifetime counts.
@@ -51,6 +49,22 @@ struct Issue {
     /// Before the request was sent: the provider counts from some later moment, so a token is never thought to
     /// live longer than it does.
     asked_at: Timestamp,
+}
+
+/// Why a call of the token endpoint brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It was not made: another worker may be at it by now.
+    #[error("the refresh lease is over")]
+    LeaseLost,
+    #[error(transparent)]
+    Provider(RefreshError),
+}
+
+/// How the calls of a flight ended without a pair.
+enum CallEnd {
+    LeaseLost,
+    Failed(FailedFlight),
 }
 
 impl Crew {
@@ -67,7 +81,8 @@ impl Crew {
         };
         let now = self.clock.now();
         let ttl = self.options.lease_ttl;
-        match self.store.take_lease(&order.entry, order.cause, holder, now, ttl).await {
+        let attempt = fingerprint(&refresh_token);
+        match self.store.take_lease(&order.entry, order.cause, holder, &attempt, now, ttl).await {
             Ok(Guarded::Done) => {}
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::TakeLease);
@@ -75,9 +90,10 @@ impl Crew {
             }
             Err(error) => return Landing::StoreFailed(Arc::new(error)),
         }
+        let tenure = Tenure::until(now.plus(ttl));
         tokio::select! {
-            landing = self.refresh_under_lease(&order, holder, &refresh_token) => landing,
-            never = self.keep_lease(&order.entry, holder) => match never {},
+            landing = self.refresh_under_lease(&order, holder, &refresh_token, &tenure) => landing,
+            never = self.keep_lease(&order.entry, holder, &tenure) => match never {},
         }
     }
 
@@ -111,11 +127,13 @@ impl Crew {
         order: &Order,
         holder: &str,
         refresh_token: &SecretString,
+        tenure: &Tenure,
     ) -> Landing {
         let started = Instant::now();
-        match self.call_provider(order, refresh_token).await {
-            Ok(issue) => self.store_issue(order, issue, refresh_token, started).await,
-            Err(flight) => {
+        match self.call_provider(order, refresh_token, tenure).await {
+            Ok(issue) => self.keep_pair(order, new_pair(order, issue, refresh_token), started).await,
+            Err(CallEnd::LeaseLost) => Landing::Moved,
+            Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
                 telemetry::refresh_failed(host, flight.kind, &flight.message, started.elapsed());
                 self.give_up(order, holder, refresh_token, flight).await
@@ -128,7 +146,8 @@ impl Crew {
         &self,
         order: &Order,
         refresh_token: &SecretString,
-    ) -> Result<Issue, FailedFlight> {
+        tenure: &Tenure,
+    ) -> Result<Issue, CallEnd> {
         let provider = &order.provider;
         // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
         // died, or which gave up in doubt.
@@ -136,46 +155,19 @@ impl Crew {
         let answer_lost = &answer_lost;
         let attempt = || async move {
             let asked_at = self.clock.now();
+            if !tenure.holds(asked_at) {
+                return Err(CallError::LeaseLost);
+            }
             let answer = self.client.refresh(provider, refresh_token).await;
             if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
                 answer_lost.store(true, Ordering::Relaxed);
             }
-            answer.map(|pair| Issue { pair, asked_at })
+            answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
         };
-        let notify = |error: &RefreshError, wait| telemetry::refresh_retried(&provider.host, error, wait);
+        let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
         let policy = &self.options.retry;
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
         end.map_err(|end| failed_call(end, answer_lost.load(Ordering::Relaxed), order.deadline))
-    }
-
-    /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long
-    /// as the process lives, and the heartbeat keeps others away meanwhile.
-    async fn store_issue(
-        &self,
-        order: &Order,
-        issue: Issue,
-        refresh_token: &SecretString,
-        started: Instant,
-    ) -> Landing {
-        let pair = new_pair(order, issue, refresh_token);
-        let mut delays = STORE_AGAIN.delays();
-        loop {
-            match self.store.store_pair(&order.entry, &pair, self.clock.now()).await {
-                Ok(Some(entry)) => {
-                    telemetry::refreshed(&order.provider.host, started.elapsed());
-                    return Landing::Refreshed(Arc::new(entry));
-                }
-                Ok(None) => {
-                    telemetry::refreshed_pair_superseded(&order.provider.host);
-                    return Landing::Moved;
-                }
-                Err(error) => {
-                    let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
-                    telemetry::pair_not_stored(&order.provider.host, &error, delay);
-                    sleep(delay).await;
-                }
-            }
-        }
     }
 
     /// Gives the lease back and records the failure. Where the row has moved meanwhile, the failure says nothing
@@ -193,6 +185,9 @@ impl Crew {
             fingerprint: fingerprint(refresh_token),
             at: self.clock.now(),
         };
+        if flight.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
+            return Landing::Moved;
+        }
         // A refused refresh token settles the doubt: the provider has acted.
         let gave_up = if flight.certain || flight.kind.condemns_refresh_token() {
             self.store.give_up(&order.entry, holder, &failure).await
@@ -200,6 +195,7 @@ impl Crew {
             self.store.give_up_in_doubt(&order.entry, holder, &failure).await
         };
         match gave_up {
+            // Guarded by the generation: had a newer pair turned up, the refusal would say nothing about it.
             Ok(Guarded::Done) => Landing::Failed(Arc::new(flight)),
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
@@ -213,21 +209,21 @@ impl Crew {
         }
     }
 
-    /// The heartbeat: renews the lease at a third of its life, so that two lost beats do not cost it.
-    async fn keep_lease(&self, entry: &Entry, holder: &str) -> Infallible {
-        let period = self.options.lease_ttl / 3;
-        let mut beats = interval_at(Instant::now() + period, period);
-        loop {
-            beats.tick().await;
-            let now = self.clock.now();
-            match self.store.renew_lease(entry, holder, now, self.options.lease_ttl).await {
-                Ok(Guarded::Done) => {}
-                // Somebody stored a newer pair or took the lease over. The call goes on all the same: what comes
-                // of it is stored if the generation still allows it.
-                Ok(Guarded::Moved) => telemetry::lost_compare_and_set(Statement::RenewLease),
-                Err(error) => telemetry::lease_not_kept(&error),
+    /// Watches an entry for a short while: whether a newer pair turns up.
+    async fn has_moved(&self, entry: &Entry) -> bool {
+        let until = Instant::now() + SECOND_LOOK;
+        for delay in WATCH.delays() {
+            if let Ok(Some(current)) = self.store.reload(entry.id).await
+                && current.generation != entry.generation
+            {
+                return true;
             }
+            if Instant::now() + delay >= until {
+                break;
+            }
+            sleep(delay).await;
         }
+        false
     }
 }
 
@@ -245,23 +241,32 @@ fn busy(order: &Order) -> FailedFlight {
 }
 
 /// Whether a failed call is worth another one.
-fn verdict(error: &RefreshError) -> Verdict {
+fn verdict(error: &CallError) -> Verdict {
     match error {
-        RefreshError::Refused { .. } | RefreshError::Misconfigured { .. } => Verdict::Permanent,
-        RefreshError::Unavailable { retry_after: Some(wait), .. } => Verdict::After(*wait),
-        RefreshError::Unavailable { retry_after: None, .. } => Verdict::Transient,
+        CallError::LeaseLost
+        | CallError::Provider(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => {
+            Verdict::Permanent
+        }
+        CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
+            Verdict::After(*wait)
+        }
+        CallError::Provider(RefreshError::Unavailable { retry_after: None, .. }) => Verdict::Transient,
     }
 }
 
-fn failed_call(end: RetryEnd<RefreshError>, answer_lost: bool, deadline: Instant) -> FailedFlight {
-    let (RetryEnd::GaveUp(error) | RetryEnd::Cancelled(Some(error))) = end else {
-        return FailedFlight {
-            kind: FailureKind::Unavailable,
-            message: "the worker is stopping".to_owned(),
-            retry_after: None,
-            certain: !answer_lost,
-            deadline,
-        };
+fn failed_call(end: RetryEnd<CallError>, answer_lost: bool, deadline: Instant) -> CallEnd {
+    let certain = !answer_lost;
+    let error = match end {
+        RetryEnd::GaveUp(CallError::LeaseLost) | RetryEnd::Cancelled(Some(CallError::LeaseLost)) => {
+            return CallEnd::LeaseLost;
+        }
+        RetryEnd::GaveUp(CallError::Provider(error))
+        | RetryEnd::Cancelled(Some(CallError::Provider(error))) => error,
+        RetryEnd::Cancelled(None) => {
+            let message = "the worker is stopping".to_owned();
+            let kind = FailureKind::Unavailable;
+            return CallEnd::Failed(FailedFlight { kind, message, retry_after: None, certain, deadline });
+        }
     };
     let message = error.to_string();
     let (kind, retry_after) = match error {
@@ -270,13 +275,14 @@ fn failed_call(end: RetryEnd<RefreshError>, answer_lost: bool, deadline: Instant
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
         RefreshError::Unavailable { retry_after, .. } => (FailureKind::Unavailable, retry_after),
     };
-    FailedFlight { kind, message, retry_after, certain: !answer_lost, deadline }
+    CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })
 }
 
 /// What is stored of an answer: what it leaves out stays as it was (RFC 6749, sections 5.1 and 6).
 fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
     let Order { entry, provider, until, .. } = order;
     let Issue { pair, asked_at } = issue;
+    let origin = Origin { refresh_token: fingerprint(refresh_token), asked_at };
     let unstated = || entry.state.granted_lifetime.or(provider.kind.profile().unstated_lifetime);
     let granted_lifetime = pair.expires_in.or_else(unstated);
     let rotated = pair.refresh_token.is_some();
@@ -291,6 +297,6 @@ fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPai
             .refresh_token_expires_in
             .map(|lifetime| asked_at.plus(lifetime))
             .or(kept_refresh_expiry),
-        source: PairSource::Refresh { granted_lifetime, reserved_until: *until },
+        source: PairSource::Refresh { granted_lifetime, reserved_until: *until, origin },
     }
 }
