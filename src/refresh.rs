@@ -4,8 +4,12 @@
 //! It runs as a task of its own: a requester who stops waiting does not stop it, because the provider may already
 //! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
 
+mod aftermath;
+mod bulkhead;
+mod circuit;
 mod flight;
 mod flights;
+mod gate;
 mod permits;
 
 use std::sync::Arc;
@@ -16,17 +20,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::bulkhead::Bulkhead;
+pub use self::bulkhead::{Crowded, Quotas, Seat, Waited};
+pub use self::circuit::{CircuitPolicy, Phase};
 use self::flight::Crew;
 use self::flights::Flights;
 pub use self::flights::{Boarding, Role};
+use self::gate::Gate;
+pub use self::gate::NoEntry;
 use self::permits::HostPermits;
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
+use crate::events::Events;
+use crate::message::MessageKind;
 use crate::oauth::TokenClient;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryPolicy};
-use crate::settings::RefreshSettings;
+use crate::settings::{RefreshSettings, WorkerSettings};
 use crate::store::{Entry, FailureKind, Store, StoreError};
+
+/// No circuit stays open for longer than this by itself.
+const OPEN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How refreshes are done.
 #[derive(Debug, Clone)]
@@ -40,11 +54,16 @@ pub struct RefreshOptions {
     pub opportunistic_budget: Duration,
     /// How calls of a token endpoint are tried again.
     pub retry: RetryPolicy,
+    /// When a host that fails is left alone.
+    pub circuit: CircuitPolicy,
+    /// How many messages may wait for one host.
+    pub quotas: Quotas,
 }
 
 /// Refreshes entries. One a process: joining a running flight works within one of these.
 pub struct Refresher {
     crew: Arc<Crew>,
+    bulkhead: Bulkhead,
     flights: Flights,
     tracker: TaskTracker,
 }
@@ -52,6 +71,8 @@ pub struct Refresher {
 /// An order to refresh an entry.
 #[derive(Debug, Clone)]
 pub struct Order {
+    /// Whose token it is, for those who listen to events.
+    pub user_id: String,
     /// The entry as it was decided on.
     pub entry: Entry,
     /// Where it is refreshed.
@@ -92,8 +113,9 @@ pub struct FailedFlight {
     pub deadline: Instant,
 }
 
-impl From<&RefreshSettings> for RefreshOptions {
-    fn from(settings: &RefreshSettings) -> Self {
+impl RefreshOptions {
+    /// What the settings say.
+    pub fn new(settings: &RefreshSettings, worker: &WorkerSettings) -> Self {
         Self {
             lease_ttl: settings.lease_ttl,
             wait: settings.wait,
@@ -107,6 +129,12 @@ impl From<&RefreshSettings> for RefreshOptions {
                 },
                 retry_after_cap: settings.retry_after_cap,
             },
+            circuit: CircuitPolicy {
+                failures: settings.circuit.failures,
+                open_for: settings.circuit.open_for,
+                open_at_most: OPEN_AT_MOST.max(settings.circuit.open_for),
+            },
+            quotas: Quotas::of_prefetch(worker.prefetch_token_requests, worker.prefetch_workspace_starts),
         }
     }
 }
@@ -120,9 +148,13 @@ impl Refresher {
         options: RefreshOptions,
         tracker: TaskTracker,
         hard_stop: CancellationToken,
+        events: Events,
     ) -> Self {
-        let crew = Crew { store, client, clock, options, hard_stop, permits: HostPermits::default() };
-        Self { crew: Arc::new(crew), flights: Flights::default(), tracker }
+        let bulkhead = Bulkhead::new(options.quotas);
+        let gate = Gate::new(options.circuit, options.retry.retry_after_cap, events.clone());
+        let permits = HostPermits::default();
+        let crew = Crew { store, client, clock, options, hard_stop, permits, gate, events };
+        Self { crew: Arc::new(crew), bulkhead, flights: Flights::default(), tracker }
     }
 
     /// How refreshes are done.
@@ -130,12 +162,27 @@ impl Refresher {
         &self.crew.options
     }
 
+    /// Whether the token endpoint of this provider may be called now.
+    pub fn look(&self, provider: &Provider) -> Result<(), NoEntry> {
+        self.crew.gate.look(provider, Instant::now())
+    }
+
+    /// A seat for a message that must wait for a host; to be kept until the message is answered.
+    pub fn seat(&self, host: &str, kind: MessageKind) -> Result<Seat, Crowded> {
+        self.bulkhead.enter(host, kind, Instant::now())
+    }
+
     /// Joins the flight of this entry, or starts one that refreshes it.
     pub fn refresh(&self, order: Order) -> Boarding {
         self.flights.board(order.entry.id, &self.tracker, || {
+            let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
             let crew = Arc::clone(&self.crew);
             // Unique for each flight: owner checks must not take an earlier flight of this process for this one.
-            async move { crew.fly(order, &Uuid::new_v4().to_string()).await }
+            async move {
+                let landing = crew.fly(order, &Uuid::new_v4().to_string()).await;
+                drop(outstanding);
+                landing
+            }
         })
     }
 

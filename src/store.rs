@@ -9,6 +9,7 @@ mod lease;
 mod listing;
 mod pair;
 mod provider;
+mod refusal;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub use self::entry::{Entry, Failure, FailureKind, Lease};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::pair::{AccountNames, NewPair, PairSource};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
+pub use self::refusal::Judgement;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};
 

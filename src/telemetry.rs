@@ -11,8 +11,15 @@ use crate::flags::FlagsEvent;
 use crate::message::{ErrorCode, MessageKind};
 use crate::store::{FailureKind, StoreError};
 
+mod events;
+mod hosts;
 pub mod logs;
 pub mod recorder;
+
+pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
+pub use self::hosts::{
+    circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
+};
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 /// Seconds a refresh takes, by host.
@@ -338,6 +345,8 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     counter!(UNROUTABLE).absolute(0);
+    events::describe();
+    hosts::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ use crate::admin::{self, Health};
 use crate::broker::{Publisher, within};
 use crate::clock::Clock;
 use crate::database;
+use crate::events;
 use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
 use crate::lifecycle::Stop;
@@ -42,6 +44,9 @@ pub struct Worker {
     messages: TaskTracker,
     /// Refreshes under way; they outlive the requests that started them.
     flights: TaskTracker,
+    /// The task that publishes events, and what tells it that there will be no more.
+    events: tokio::task::JoinHandle<()>,
+    drain_events: CancellationToken,
     /// Everything that ends with the hard stop: publisher, admin endpoint, flag reloading.
     services: TaskTracker,
 }
@@ -69,13 +74,15 @@ impl Worker {
             settings.refresh.total_timeout,
             Arc::clone(&clock),
         )?;
+        let (events, outbox) = events::queue();
         let refresher = Refresher::new(
             store.clone(),
             client,
             Arc::clone(&clock),
-            RefreshOptions::from(&settings.refresh),
+            RefreshOptions::new(&settings.refresh, &settings.worker),
             flights.clone(),
             stop.hard.clone(),
+            events,
         );
         let handler = Handler {
             providers: Providers::new(store.clone()),
@@ -96,6 +103,8 @@ impl Worker {
         let (publisher, keep_publishing) =
             Publisher::new(Arc::clone(&broker), format!("{instance} publish"), stop.hard.clone());
         services.spawn(keep_publishing);
+        let drain_events = CancellationToken::new();
+        let events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         services.spawn(until(stop.hard.clone(), async move {
             let never = reload_flags.run(telemetry::flags_reloaded).await;
             match never {}
@@ -121,7 +130,7 @@ impl Worker {
             soft_stop: stop.soft.clone(),
         };
         let consumers = tokio::spawn(consumers.run());
-        Ok(Self { settings, stop, health, consumers, messages, flights, services })
+        Ok(Self { settings, stop, health, consumers, messages, flights, events, drain_events, services })
     }
 
     /// What the admin endpoint knows.
@@ -150,6 +159,8 @@ impl Worker {
         if !finished.await {
             tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
         }
+        self.drain_events.cancel();
+        self.events.await.context("the task that publishes events ended unexpectedly")?;
         if let Some(drained) = &drained {
             let close = drained.connection.close(200, "the worker stops".into());
             drop(
@@ -165,7 +176,7 @@ impl Worker {
 }
 
 /// Runs a service until it is told to end.
-async fn until(stop: tokio_util::sync::CancellationToken, service: impl Future<Output = ()>) {
+async fn until(stop: CancellationToken, service: impl Future<Output = ()>) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = service => {}

@@ -7,6 +7,8 @@ mod column;
 mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
+mod m20261123_000020_add_refusing_since;
+mod m20261123_000021_index_failed_at;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -22,6 +24,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_create_auth_provider::Migration),
             Box::new(m20261122_000002_create_identity::Migration),
             Box::new(m20261122_000003_create_token_entry::Migration),
+            Box::new(m20261123_000020_add_refusing_since::Migration),
+            Box::new(m20261123_000021_index_failed_at::Migration),
         ]
     }
 }

@@ -14,7 +14,7 @@ const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
 const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 
 /// A reply, ready to be published.
 #[derive(Debug, Clone)]

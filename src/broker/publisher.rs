@@ -5,6 +5,8 @@
 //! off the publish it came back with. Dead letters go one at a time over a channel of their own, where a return
 //! is exact: a message that has no place there must not be acked.
 
+mod events;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +19,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub use self::events::EventFate;
 use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
@@ -46,6 +49,9 @@ struct Wire {
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
+    /// Opened for the first event. The broker closes it where there is no exchange of events, and that must not
+    /// cost the replies their connection.
+    events: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
@@ -202,6 +208,7 @@ impl Wire {
             replies,
             dead_letters: Mutex::new(dead_letters),
             silent: AtomicBool::new(false),
+            events: Mutex::default(),
         })
     }
 

@@ -36,6 +36,11 @@ impl Names {
         kind.queue(&self.prefix)
     }
 
+    /// The topic exchange that events are published to.
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
     /// The dead-letter exchange, and the queue bound to it.
     pub fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.prefix)
@@ -76,6 +81,7 @@ impl Declarer {
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
         self.queue(&dead_letters, dead_letter_arguments()).await?;
         self.bind(&dead_letters, &dead_letters, "").await?;
+        self.exchange(&self.names.events(), ExchangeKind::Topic).await?;
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
         for kind in MessageKind::ALL {
             let queue = self.names.queue(kind);

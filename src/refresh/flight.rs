@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::time::{Instant, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{CallError, Gate, Pass};
 use super::permits::HostPermits;
-use super::{FailedFlight, Landing, Order, RefreshOptions};
+use super::{FailedFlight, Landing, NoEntry, Order, RefreshOptions};
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
+use crate::events::Events;
 use crate::oauth::{Acted, IssuedPair, RefreshError, TokenClient};
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryEnd, Verdict, retry};
@@ -43,6 +45,8 @@ pub(super) struct Crew {
     pub(super) options: RefreshOptions,
     pub(super) hard_stop: CancellationToken,
     pub(super) permits: HostPermits,
+    pub(super) gate: Gate,
+    pub(super) events: Events,
 }
 
 /// A pair as the provider issued it, with the time from which its lifetime counts.
@@ -60,6 +64,10 @@ impl Crew {
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
             return Landing::Failed(Arc::new(busy(&order)));
         };
+        let pass = match self.gate.admit(&order.provider, Instant::now()) {
+            Ok(pass) => pass,
+            Err(no_entry) => return Landing::Failed(Arc::new(no_entry.failed(&order))),
+        };
         let refresh_token = match self.store.open_refresh_token(&order.entry) {
             Ok(Some(refresh_token)) => refresh_token,
             Ok(None) => return Landing::Moved,
@@ -75,10 +83,14 @@ impl Crew {
             }
             Err(error) => return Landing::StoreFailed(Arc::new(error)),
         }
-        tokio::select! {
-            landing = self.refresh_under_lease(&order, holder, &refresh_token) => landing,
+        let landing = tokio::select! {
+            landing = self.refresh_under_lease(&order, holder, &refresh_token, pass) => landing,
             never = self.keep_lease(&order.entry, holder) => match never {},
+        };
+        if let Landing::Refreshed(entry) = &landing {
+            self.after_success(&order, entry).await;
         }
+        landing
     }
 
     /// Looks at an entry until nobody refreshes it any more, or the longest wait is over.
@@ -111,9 +123,10 @@ impl Crew {
         order: &Order,
         holder: &str,
         refresh_token: &SecretString,
+        pass: Pass<'_>,
     ) -> Landing {
         let started = Instant::now();
-        match self.call_provider(order, refresh_token).await {
+        match self.call_provider(order, refresh_token, pass).await {
             Ok(issue) => self.store_issue(order, issue, refresh_token, started).await,
             Err(flight) => {
                 let host = &order.provider.host;
@@ -128,24 +141,40 @@ impl Crew {
         &self,
         order: &Order,
         refresh_token: &SecretString,
+        pass: Pass<'_>,
     ) -> Result<Issue, FailedFlight> {
         let provider = &order.provider;
         // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
         // died, or which gave up in doubt.
         let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
         let answer_lost = &answer_lost;
-        let attempt = || async move {
-            let asked_at = self.clock.now();
-            let answer = self.client.refresh(provider, refresh_token).await;
-            if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
-                answer_lost.store(true, Ordering::Relaxed);
+        let mut first = Some(pass);
+        let attempt = || {
+            let pass = first.take().map_or_else(|| self.gate.admit(provider, Instant::now()), Ok);
+            async move {
+                let pass = pass.map_err(|no_entry| CallError::not_made(no_entry, provider))?;
+                let asked_at = self.clock.now();
+                let answer = self.client.refresh(provider, refresh_token).await;
+                pass.settle(&answer, Instant::now(), &*self.clock);
+                if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
+                    answer_lost.store(true, Ordering::Relaxed);
+                }
+                Ok(Issue { pair: answer?, asked_at })
             }
-            answer.map(|pair| Issue { pair, asked_at })
         };
-        let notify = |error: &RefreshError, wait| telemetry::refresh_retried(&provider.host, error, wait);
+        let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
+        let verdict = |error: &CallError| match error {
+            CallError::NotMade { .. } => Verdict::Permanent,
+            // Another try would not be let through.
+            CallError::Failed(_) if self.gate.look(provider, Instant::now()).is_err() => Verdict::Permanent,
+            CallError::Failed(error) => verdict(error),
+        };
         let policy = &self.options.retry;
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
-        end.map_err(|end| failed_call(end, answer_lost.load(Ordering::Relaxed), order.deadline))
+        end.map_err(|end| {
+            let no_entry = self.gate.look(provider, Instant::now()).err();
+            failed_call(end, answer_lost.load(Ordering::Relaxed), order, no_entry)
+        })
     }
 
     /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long
@@ -200,7 +229,7 @@ impl Crew {
             self.store.give_up_in_doubt(&order.entry, holder, &failure).await
         };
         match gave_up {
-            Ok(Guarded::Done) => Landing::Failed(Arc::new(flight)),
+            Ok(Guarded::Done) => self.after_failure(order, &failure, flight).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
                 Landing::Moved
@@ -253,7 +282,14 @@ fn verdict(error: &RefreshError) -> Verdict {
     }
 }
 
-fn failed_call(end: RetryEnd<RefreshError>, answer_lost: bool, deadline: Instant) -> FailedFlight {
+/// `no_entry`: why no call could be made now.
+fn failed_call(
+    end: RetryEnd<CallError>,
+    answer_lost: bool,
+    order: &Order,
+    no_entry: Option<NoEntry>,
+) -> FailedFlight {
+    let deadline = order.deadline;
     let (RetryEnd::GaveUp(error) | RetryEnd::Cancelled(Some(error))) = end else {
         return FailedFlight {
             kind: FailureKind::Unavailable,
@@ -265,10 +301,19 @@ fn failed_call(end: RetryEnd<RefreshError>, answer_lost: bool, deadline: Instant
     };
     let message = error.to_string();
     let (kind, retry_after) = match error {
-        RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
-        RefreshError::Refused { .. } => (FailureKind::Refused, None),
-        RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
-        RefreshError::Unavailable { retry_after, .. } => (FailureKind::Unavailable, retry_after),
+        CallError::NotMade { no_entry, .. } => (no_entry.kind(), no_entry.retry_after()),
+        CallError::Failed(error) => match error {
+            // A probe of a host that refuses everybody says nothing about its user.
+            RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
+                (FailureKind::Misconfigured, None)
+            }
+            RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
+            RefreshError::Refused { .. } => (FailureKind::Refused, None),
+            RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+            RefreshError::Unavailable { retry_after, .. } => {
+                (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
+            }
+        },
     };
     FailedFlight { kind, message, retry_after, certain: !answer_lost, deadline }
 }
