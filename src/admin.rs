@@ -12,36 +12,34 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::Feed;
 use crate::broker::Publisher;
+use crate::database::Availability;
 use crate::message::MessageKind;
-use crate::store::Store;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
-
-/// How long the database has to answer `/readyz`.
-const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether this worker does its job, and if not, why.
 #[derive(Debug)]
 pub struct Health {
-    store: Store,
+    database: Availability,
     publisher: Publisher,
-    /// One for each of [`MessageKind::ALL`].
-    consuming: [Arc<AtomicBool>; MessageKind::ALL.len()],
+    /// One for each of [`Feed::ALL`].
+    consuming: [Arc<AtomicBool>; Feed::ALL.len()],
     address: OnceLock<SocketAddr>,
 }
 
 impl Health {
     /// The health of a worker with this database and publisher.
-    pub fn new(store: Store, publisher: Publisher) -> Self {
-        Self { store, publisher, consuming: Default::default(), address: OnceLock::new() }
+    pub fn new(database: Availability, publisher: Publisher) -> Self {
+        Self { database, publisher, consuming: Default::default(), address: OnceLock::new() }
     }
 
     /// Notes that a queue is consumed, until the mark is dropped.
-    pub(crate) fn consuming(&self, kind: MessageKind) -> ConsumingMark {
-        let mark = ConsumingMark(Arc::clone(self.flag(kind)));
+    pub(crate) fn consuming(&self, feed: Feed) -> ConsumingMark {
+        let mark = ConsumingMark(Arc::clone(self.flag(feed)));
         mark.0.store(true, Ordering::Relaxed);
         mark
     }
@@ -57,30 +55,29 @@ impl Health {
     }
 
     /// What keeps this worker from doing its job; empty: it is ready.
-    pub async fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        match timeout(DATABASE_PATIENCE, self.store.ping()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => problems.push(format!("database: {error}")),
-            Err(_) => problems.push("database: does not answer".to_owned()),
+        if let Some(problem) = self.database.problem() {
+            problems.push(format!("database: {problem}"));
         }
         if !self.publisher.is_ready() {
             problems.push("broker: the publishing connection is not up".to_owned());
         }
-        for kind in MessageKind::ALL {
-            if !self.flag(kind).load(Ordering::Relaxed) {
-                problems.push(format!("broker: {kind} is not consumed"));
+        for feed in Feed::ALL {
+            if !self.flag(feed).load(Ordering::Relaxed) {
+                problems.push(format!("broker: {feed} is not consumed"));
             }
         }
         problems
     }
 
-    fn flag(&self, kind: MessageKind) -> &Arc<AtomicBool> {
-        let [token_requests, workspace_starts, token_stores] = &self.consuming;
-        match kind {
-            MessageKind::TokenRequest => token_requests,
-            MessageKind::WorkspaceStart => workspace_starts,
-            MessageKind::TokenStore => token_stores,
+    fn flag(&self, feed: Feed) -> &Arc<AtomicBool> {
+        let [token_requests, workspace_starts, token_stores, parked_pairs] = &self.consuming;
+        match feed {
+            Feed::Messages(MessageKind::TokenRequest) => token_requests,
+            Feed::Messages(MessageKind::WorkspaceStart) => workspace_starts,
+            Feed::Messages(MessageKind::TokenStore) => token_stores,
+            Feed::ParkedPairs => parked_pairs,
         }
     }
 }
@@ -123,7 +120,7 @@ pub async fn serve(
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let problems = health.problems().await;
+    let problems = health.problems();
     if problems.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
 pub use self::publisher::{EventFate, Publisher, Stopped};
-pub use self::topology::{Names, declare};
+pub use self::topology::{Feed, Names, declare};
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
@@ -73,6 +73,12 @@ pub enum BrokerError {
     NoDeadLetters {
         /// The exchange.
         exchange: String,
+    },
+    /// A queue is not there.
+    #[error("the broker returned a message: there is no queue {queue}")]
+    NoQueue {
+        /// Which one.
+        queue: String,
     },
     /// The broker refused to keep a message.
     #[error("the broker refused (basic.nack) {what}")]

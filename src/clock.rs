@@ -5,12 +5,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tokio::time::Instant;
 
 /// A point in time: milliseconds since the Unix epoch, UTC.
 ///
@@ -103,6 +105,80 @@ impl Clock for SystemClock {
     }
 }
 
+/// The database's clock, as this process knows it.
+///
+/// Leases and reservations are compared with dates that other workers wrote, so all of them follow one clock. It is
+/// asked now and then ([`DatabaseClock::set`]); in between time goes on by the monotonic clock, so that nobody who sets
+/// this machine's clock moves a lease.
+#[derive(Debug)]
+pub struct DatabaseClock {
+    started: Instant,
+    /// What the database's clock showed at `started`, in ms.
+    at_start: AtomicI64,
+    own: Arc<dyn Clock>,
+}
+
+impl DatabaseClock {
+    /// A clock that shows what `own` does until the database was asked for the first time.
+    pub fn new(own: Arc<dyn Clock>) -> Self {
+        Self { started: Instant::now(), at_start: AtomicI64::new(own.now().as_millis()), own }
+    }
+
+    /// Takes over what the database said it was at `when`, and gives back how far this machine's clock is from it.
+    pub fn set(&self, database: Timestamp, when: Instant) -> Offset {
+        let since_start = when.saturating_duration_since(self.started);
+        self.at_start.store(database.as_millis().saturating_sub(millis(since_start)), Ordering::SeqCst);
+        self.offset()
+    }
+
+    /// How far this machine's clock is from the database's.
+    pub fn offset(&self) -> Offset {
+        Offset { ms: self.now().as_millis().saturating_sub(self.own.now().as_millis()) }
+    }
+}
+
+impl Clock for DatabaseClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.at_start.load(Ordering::SeqCst).saturating_add(millis(self.started.elapsed())))
+    }
+}
+
+/// How far one clock is from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offset {
+    ms: i64,
+}
+
+impl Offset {
+    /// From here on an operator hears of it.
+    const NOTABLE: Duration = Duration::from_secs(1);
+
+    /// In seconds; more than zero where the database's clock is ahead.
+    #[allow(clippy::cast_precision_loss, reason = "exact for the next hundred thousand years")]
+    pub fn seconds(self) -> f64 {
+        self.ms as f64 / 1_000.0
+    }
+
+    /// Without its sign.
+    pub const fn size(self) -> Duration {
+        Duration::from_millis(self.ms.unsigned_abs())
+    }
+
+    /// Whether it has become another one, by more than `by`.
+    pub const fn has_jumped(self, to: Self, by: Duration) -> bool {
+        self.ms.abs_diff(to.ms) as u128 > by.as_millis()
+    }
+
+    /// Whether it is worth a word.
+    pub fn is_notable(self) -> bool {
+        self.size() > Self::NOTABLE
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// A clock that stands still until it is told otherwise, for tests of rules that depend on the time.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
@@ -141,6 +217,25 @@ mod tests {
         assert_eq!(serde_json::from_str::<Timestamp>("\"2020-01-01T01:05:00.0009Z\"").unwrap(), noon);
         let error = serde_json::from_str::<Timestamp>("\"tomorrow\"").unwrap_err().to_string();
         assert!(error.contains("RFC 3339"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_database_s_clock_is_followed_whatever_this_machine_s_does() {
+        let own = Arc::new(ManualClock::at(Timestamp::from_millis(0)));
+        let clock = DatabaseClock::new(Arc::clone(&own) as Arc<dyn Clock>);
+        assert_eq!((clock.now(), clock.offset().size()), (own.now(), Duration::ZERO));
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_millis(40)).await;
+        // The answer says what it was in the middle of the 40 ms.
+        let offset = clock.set(Timestamp::from_millis(600_020), asked + Duration::from_millis(20));
+        assert_eq!(
+            (clock.now(), offset.size()),
+            (Timestamp::from_millis(600_040), Duration::from_millis(600_040))
+        );
+        own.advance(Duration::from_hours(2));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(clock.now(), Timestamp::from_millis(605_040));
+        assert!(clock.offset().is_notable() && clock.offset().seconds() < 0.0, "{:?}", clock.offset());
     }
 
     #[test]

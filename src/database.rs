@@ -1,5 +1,8 @@
 //! Opening the database: what each kind needs to be opened with, and its migrations.
 
+mod availability;
+pub mod clock_sync;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -7,7 +10,11 @@ use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbE
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
 
+pub use self::availability::Availability;
 use crate::settings;
+
+/// Connections that are kept for leases and refreshed pairs alone.
+const URGENT_CONNECTIONS: u32 = 2;
 
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,9 +24,33 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Says which database could not be opened, without its password.
 pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
+    open_pool(settings, 0, settings.max_connections).await
+}
+
+/// Opens a second pool, small and always connected, for what must not wait for a connection behind requests.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_urgent(
+    settings: &settings::Database,
+    db: &DatabaseConnection,
+) -> anyhow::Result<DatabaseConnection> {
+    if settings.url.is_in_memory() {
+        // Another connection would be to another database.
+        return Ok(db.clone());
+    }
+    open_pool(settings, URGENT_CONNECTIONS, URGENT_CONNECTIONS).await
+}
+
+async fn open_pool(
+    settings: &settings::Database,
+    min_connections: u32,
+    max_connections: u32,
+) -> anyhow::Result<DatabaseConnection> {
     let mut connect = ConnectOptions::new(settings.url.expose_secret());
     connect
-        .max_connections(settings.max_connections)
+        .min_connections(min_connections)
+        .max_connections(max_connections)
         .acquire_timeout(settings.acquire_timeout)
         .connect_timeout(settings.acquire_timeout)
         // Statements are logged with their values otherwise, and some of those are users.

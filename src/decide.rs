@@ -20,6 +20,8 @@ pub struct TokenState {
     pub granted_lifetime: Option<Duration>,
     /// Whether there is a refresh token.
     pub refreshable: bool,
+    /// Whether a refresh of this pair began of which nobody knows how it ended: the provider may have acted.
+    pub in_doubt: bool,
 }
 
 /// What the provider and the flags say.
@@ -29,6 +31,8 @@ pub struct Policy {
     pub opportunistic: bool,
     /// Where set, an opportunistic refresh waits until the token expires within this window.
     pub opportunistic_window: Option<Duration>,
+    /// A refresh ends the old access token at once, so a pair whose refresh ended nobody knows how may be dead.
+    pub kills_old_token: bool,
     /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
     pub required_while_reserved: RequiredWhileReserved,
 }
@@ -39,6 +43,7 @@ impl Policy {
         Self {
             opportunistic: provider.opportunistic_refresh && opportunistic_flag,
             opportunistic_window: provider.opportunistic_refresh_window,
+            kills_old_token: provider.kills_old_token,
             required_while_reserved: if provider.kills_old_token {
                 provider.required_while_reserved
             } else {
@@ -111,11 +116,12 @@ pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, polic
     let Some(token) = token else { return Decision::TokenNotFound };
     let reserved = token.reserved_until.is_some_and(|until| until > now);
     if is_valid(token, now, demand) {
-        return if !opportunistic_due(token, now, policy) {
-            serve(token, demand, Refresh::None)
-        } else if reserved {
+        let due = opportunistic_due(token, now, policy);
+        // Not in the table: a pair that may be dead is tried before it is handed out, by the first one who may.
+        let doubtful = token.in_doubt && policy.kills_old_token;
+        return if due && reserved {
             serve(token, demand, Refresh::Reserved)
-        } else if token.refreshable {
+        } else if (due || doubtful) && !reserved && token.refreshable {
             Decision::Refresh(Cause::Opportunistic)
         } else {
             serve(token, demand, Refresh::None)

@@ -5,6 +5,7 @@
 
 mod grant;
 mod outcome;
+mod refusal;
 mod store_pair;
 mod token;
 mod workspace_start;
@@ -19,6 +20,7 @@ pub use self::outcome::Outcome;
 pub use self::store_pair::Login;
 use self::token::Ask;
 use crate::clock::{Clock, Timestamp};
+use crate::database::Availability;
 use crate::flags::Flags;
 use crate::message::{
     Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, LifetimeSecs, MessageKind, Request, TokenReply, decode,
@@ -36,6 +38,8 @@ pub struct Handler {
     pub providers: Providers,
     /// Flights.
     pub refresher: Refresher,
+    /// Whether the database is there.
+    pub database: Availability,
     /// Feature flags.
     pub flags: Flags,
     /// Who may ask for what.

@@ -15,6 +15,7 @@ pub mod handle;
 pub mod lifecycle;
 pub mod message;
 pub mod oauth;
+pub mod parking;
 pub mod provider;
 pub mod providers;
 pub mod refresh;

@@ -14,10 +14,10 @@ mod request;
 pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
 pub use envelope::{DIRECT_REPLY_TO, Envelope};
-pub use event::{Event, ReauthorizationReason, RefreshCause};
+pub use event::{Event, RefreshCause};
 pub use reply::{
-    ErrorBody, ErrorCode, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply, TokenGrant,
-    TokenReply, TokenValue, Warning, WorkspaceStartReply,
+    ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply,
+    TokenGrant, TokenReply, TokenValue, Warning, WorkspaceStartReply,
 };
 pub use request::{
     Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,

@@ -10,7 +10,9 @@ mod circuit;
 mod flight;
 mod flights;
 mod gate;
+mod keep;
 mod permits;
+mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,7 @@ use crate::decide::Cause;
 use crate::events::Events;
 use crate::message::MessageKind;
 use crate::oauth::TokenClient;
+use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{RefreshSettings, WorkerSettings};
@@ -58,6 +61,15 @@ pub struct RefreshOptions {
     pub circuit: CircuitPolicy,
     /// How many messages may wait for one host.
     pub quotas: Quotas,
+}
+
+/// Where what comes of a refresh goes, beside the database.
+#[derive(Debug, Clone)]
+pub struct Outlets {
+    /// Pairs that the database does not take before the worker must stop.
+    pub parking: Parking,
+    /// What upstream wants to hear of.
+    pub events: Events,
 }
 
 /// Refreshes entries. One a process: joining a running flight works within one of these.
@@ -92,7 +104,7 @@ pub enum Landing {
     Refreshed(Arc<Entry>),
     /// There is no new pair.
     Failed(Arc<FailedFlight>),
-    /// The database failed before the provider was asked.
+    /// The database failed before the provider was asked, or did not take the new pair, which is parked.
     StoreFailed(Arc<StoreError>),
     /// The entry is not what was decided on any more, or nobody refreshes it any more: decide again.
     Moved,
@@ -146,14 +158,15 @@ impl Refresher {
         client: TokenClient,
         clock: Arc<dyn Clock>,
         options: RefreshOptions,
+        outlets: Outlets,
         tracker: TaskTracker,
         hard_stop: CancellationToken,
-        events: Events,
     ) -> Self {
+        let Outlets { parking, events } = outlets;
         let bulkhead = Bulkhead::new(options.quotas);
         let gate = Gate::new(options.circuit, options.retry.retry_after_cap, events.clone());
         let permits = HostPermits::default();
-        let crew = Crew { store, client, clock, options, hard_stop, permits, gate, events };
+        let crew = Crew { store, client, clock, options, hard_stop, permits, parking, gate, events };
         Self { crew: Arc::new(crew), bulkhead, flights: Flights::default(), tracker }
     }
 

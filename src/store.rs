@@ -8,18 +8,23 @@ mod entry;
 mod lease;
 mod listing;
 mod pair;
+mod parked;
 mod provider;
 mod refusal;
 
 use std::time::Duration;
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    QuerySelect, Statement,
+};
 use tokenkeeper_entity::{identity, token_entry};
 
-pub use self::entry::{Entry, Failure, FailureKind, Lease};
+pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::pair::{AccountNames, NewPair, PairSource};
+pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
 use crate::clock::Timestamp;
@@ -29,6 +34,8 @@ use crate::secret::{KeyRing, OpenError};
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
+    /// For what must not wait for a connection behind requests: leases, and the pairs that refreshes issued.
+    urgent: DatabaseConnection,
     keys: KeyRing,
 }
 
@@ -109,13 +116,38 @@ impl StoreError {
 
 impl Store {
     /// The store in this database, with the keys that open its secrets.
-    pub const fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
-        Self { db, keys }
+    pub fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
+        Self { urgent: db.clone(), db, keys }
+    }
+
+    /// The same store with connections of their own for leases and for pairs that refreshes issued, so that they
+    /// never wait behind requests.
+    #[must_use]
+    pub fn with_urgent(self, urgent: DatabaseConnection) -> Self {
+        Self { urgent, ..self }
+    }
+
+    /// What time it is by the database's clock.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let failed = StoreError::database("ask the database for the time");
+        let backend = self.urgent.get_database_backend();
+        let expression = match backend {
+            DbBackend::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+            DbBackend::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000 AS SIGNED)",
+            // Its clock is this machine's: it has none of its own.
+            _ => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        };
+        let question = Statement::from_string(backend, format!("SELECT {expression} AS now"));
+        let read = async {
+            let row = self.urgent.query_one_raw(question).await?;
+            row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?.try_get("", "now")
+        };
+        read.await.map(Timestamp::from_millis).map_err(failed)
     }
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.db.ping().await.map_err(StoreError::database("reach the database"))
+        self.urgent.ping().await.map_err(StoreError::database("reach the database"))
     }
 
     /// What there is for a user at a provider: one keyed query where there is an entry.

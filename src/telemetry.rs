@@ -7,19 +7,24 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::broker::Feed;
 use crate::flags::FlagsEvent;
 use crate::message::{ErrorCode, MessageKind};
 use crate::store::{FailureKind, StoreError};
 
+mod database;
 mod events;
 mod hosts;
 pub mod logs;
+mod parking;
 pub mod recorder;
 
+pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
     circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
 };
+pub use self::parking::*;
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 /// Seconds a refresh takes, by host.
@@ -204,11 +209,6 @@ pub fn refreshed_pair_superseded(host: &str) {
     tracing::warn!(host, "a newer pair was stored while this one was refreshed; this one is dropped");
 }
 
-/// A refreshed pair could not be stored; it is tried again for as long as the process lives.
-pub fn pair_not_stored(host: &str, error: &StoreError, wait: Duration) {
-    tracing::error!(host, %error, wait_ms = millis(wait), "a refreshed pair is not stored yet");
-}
-
 /// A request met another worker's live lease and waits for it.
 pub fn lease_waited(host: &str) {
     counter!(LEASE_WAITS, "host" => host.to_owned()).increment(1);
@@ -288,9 +288,9 @@ pub fn broker_lost(link: Link, error: &dyn std::fmt::Display, wait: Duration) {
 }
 
 /// A consumer was cancelled or its channel closed; it subscribes again.
-pub fn consumer_lost(kind: MessageKind, error: &dyn std::fmt::Display, wait: Duration) {
+pub fn consumer_lost(feed: Feed, error: &dyn std::fmt::Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => Link::Consume.name()).increment(1);
-    tracing::warn!(queue = kind.routing_key(), %error, wait_ms = millis(wait), "subscribing again");
+    tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "subscribing again");
 }
 
 /// The broker blocked or unblocked a connection (memory or disk alarm).
@@ -347,6 +347,8 @@ pub fn describe() {
     counter!(UNROUTABLE).absolute(0);
     events::describe();
     hosts::describe();
+    parking::describe();
+    database::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

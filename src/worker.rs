@@ -4,6 +4,7 @@
 //! sends no more of them than may be in hand at once. Only this module publishes and acks.
 
 mod consume;
+mod restore;
 mod settle;
 
 use std::sync::Arc;
@@ -17,21 +18,35 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::consume::{Consumers, Drained};
+use self::restore::Restorer;
 use self::settle::Settler;
 use crate::admin::{self, Health};
-use crate::broker::{Publisher, within};
-use crate::clock::Clock;
-use crate::database;
+use crate::broker::{Names, Publisher, within};
+use crate::clock::{Clock, DatabaseClock};
+use crate::database::{self, Availability, clock_sync};
 use crate::events;
 use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
 use crate::lifecycle::Stop;
 use crate::oauth::TokenClient;
+use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
-use crate::refresh::{RefreshOptions, Refresher};
+use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry;
+
+/// What a worker's time is.
+#[derive(Debug)]
+pub enum TimeSource {
+    /// The database's clock, which all workers follow. The machine's own one is compared with it.
+    Database {
+        /// The machine's.
+        own: Arc<dyn Clock>,
+    },
+    /// This clock and no other: for a test of another day.
+    Given(Arc<dyn Clock>),
+}
 
 /// A worker that runs.
 #[derive(Debug)]
@@ -45,72 +60,98 @@ pub struct Worker {
     /// Refreshes under way; they outlive the requests that started them.
     flights: TaskTracker,
     /// The task that publishes events, and what tells it that there will be no more.
-    events: tokio::task::JoinHandle<()>,
+    publish_events: tokio::task::JoinHandle<()>,
     drain_events: CancellationToken,
-    /// Everything that ends with the hard stop: publisher, admin endpoint, flag reloading.
+    /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
     services: TaskTracker,
+    /// Ends the publisher, which refreshes need for longer than the hard stop.
+    closed: CancellationToken,
 }
 
 impl Worker {
     /// Opens the database, and starts consuming as soon as the broker is there.
     ///
     /// # Errors
-    /// What makes it pointless to start: missing keys, no database, pending migrations, broken flags, a taken
-    /// port. A broker that is away is none of it: it is waited for.
+    /// What makes it pointless to start: missing keys, no database, pending migrations, a clock that is far off,
+    /// broken flags, a taken port. A broker that is away is none of it: it is waited for.
     pub async fn start(
         settings: Settings,
-        clock: Arc<dyn Clock>,
+        time: TimeSource,
         metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
         stop: Stop,
     ) -> anyhow::Result<Self> {
         let keys = settings.key_ring()?;
         let db = database::open_migrated(&settings.database).await?;
-        let store = Store::new(db, keys);
+        let urgent = database::open_urgent(&settings.database, &db).await?;
+        let store = Store::new(db, keys).with_urgent(urgent);
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let (messages, flights, services) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let clock: Arc<dyn Clock> = match time {
+            TimeSource::Given(clock) => clock,
+            TimeSource::Database { own } => {
+                let clock = Arc::new(DatabaseClock::new(own));
+                clock_sync::set(&clock, &store, settings.database.max_clock_offset).await?;
+                services.spawn(until(stop.hard.clone(), clock_sync::keep(Arc::clone(&clock), store.clone())));
+                clock
+            }
+        };
+        let (database, look_at_database) = Availability::watch(store.clone());
+        services.spawn(until(stop.hard.clone(), look_at_database));
+
+        // Shown in the broker's list of connections, and in its consumer tags.
+        let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
+        let broker = Arc::new(settings.broker.clone());
+        let closed = CancellationToken::new();
+        let (publisher, keep_publishing) = Publisher::new(
+            Arc::clone(&broker),
+            format!("{instance} publish"),
+            stop.hard.clone(),
+            closed.clone(),
+        );
+        services.spawn(keep_publishing);
+        let (events, outbox) = events::queue();
+        let drain_events = CancellationToken::new();
+        let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
+        let spool = Spool::new(&settings.worker.spool_dir);
+        if let Err(error) = spool.check().await {
+            telemetry::spool_unusable(spool.folder(), &error);
+        }
+        services.spawn(parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone()));
         let client = TokenClient::new(
             settings.refresh.connect_timeout,
             settings.refresh.total_timeout,
             Arc::clone(&clock),
         )?;
-        let (events, outbox) = events::queue();
         let refresher = Refresher::new(
             store.clone(),
             client,
             Arc::clone(&clock),
             RefreshOptions::new(&settings.refresh, &settings.worker),
+            Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events },
             flights.clone(),
             stop.hard.clone(),
-            events,
         );
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
             refresher,
+            database: database.clone(),
             flags,
             access: settings.access.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             budgets: Budgets {
                 request: settings.worker.request_budget,
                 workspace_start: settings.worker.workspace_start_budget,
             },
         };
 
-        // Shown in the broker's list of connections, and in its consumer tags.
-        let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
-        let broker = Arc::new(settings.broker.clone());
-        let (publisher, keep_publishing) =
-            Publisher::new(Arc::clone(&broker), format!("{instance} publish"), stop.hard.clone());
-        services.spawn(keep_publishing);
-        let drain_events = CancellationToken::new();
-        let events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         services.spawn(until(stop.hard.clone(), async move {
             let never = reload_flags.run(telemetry::flags_reloaded).await;
             match never {}
         }));
 
-        let health = Arc::new(Health::new(store, publisher.clone()));
+        let health = Arc::new(Health::new(database.clone(), publisher.clone()));
         let listener = TcpListener::bind(settings.admin.listen)
             .await
             .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.admin.listen))?;
@@ -119,18 +160,38 @@ impl Worker {
         services.spawn(admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone()));
         tracing::info!(%address, "admin endpoint is up");
 
+        let restorer = Arc::new(Restorer {
+            store,
+            clock,
+            publisher: publisher.clone(),
+            names: Names::new(&broker.prefix),
+            hard_stop: stop.hard.clone(),
+        });
         let settler = Arc::new(Settler { handler, publisher, hard_stop: stop.hard.clone() });
         let consumers = Consumers {
             settings: broker,
             prefetch: settings.worker.clone(),
             instance,
             settler,
+            restorer,
+            database,
             messages: messages.clone(),
             health: Arc::clone(&health),
             soft_stop: stop.soft.clone(),
         };
         let consumers = tokio::spawn(consumers.run());
-        Ok(Self { settings, stop, health, consumers, messages, flights, events, drain_events, services })
+        Ok(Self {
+            settings,
+            stop,
+            health,
+            consumers,
+            messages,
+            flights,
+            publish_events,
+            drain_events,
+            services,
+            closed,
+        })
     }
 
     /// What the admin endpoint knows.
@@ -160,7 +221,7 @@ impl Worker {
             tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
         }
         self.drain_events.cancel();
-        self.events.await.context("the task that publishes events ended unexpectedly")?;
+        self.publish_events.await.context("the task that publishes events ended unexpectedly")?;
         if let Some(drained) = &drained {
             let close = drained.connection.close(200, "the worker stops".into());
             drop(
@@ -168,6 +229,7 @@ impl Worker {
             );
         }
         self.stop.hard.cancel();
+        self.closed.cancel();
         self.services.close();
         self.services.wait().await;
         tracing::info!("stopped");

@@ -38,6 +38,9 @@ pub struct Model {
     pub lease_holder: Option<String>,
     /// Until when the lease is live, in ms since the epoch.
     pub lease_until: Option<i64>,
+    /// Fingerprint of the refresh token that a refresh sends, from before the provider is asked until it is known
+    /// what came of it. Left behind by a worker that died, or got no answer: the provider may have acted.
+    pub attempt_fingerprint: Option<String>,
     /// The error code of the last refresh that failed, as in replies.
     pub failure_code: Option<String>,
     /// What it was, in words; never a secret.
@@ -50,6 +53,10 @@ pub struct Model {
     /// Fingerprint of the access token that a login flow stored last: tells a `token.store` that is delivered
     /// twice from a new one.
     pub login_fingerprint: Option<String>,
+    /// Fingerprint of the refresh token that this pair was obtained with; none: by a login.
+    pub refreshed_from: Option<String>,
+    /// When the provider was asked for this pair, in ms since the epoch; none: it came from a login.
+    pub refreshed_at: Option<i64>,
     /// When the first pair was stored, in ms since the epoch.
     pub created_at: i64,
     /// When this pair was stored, in ms since the epoch.

@@ -1,12 +1,13 @@
 //! Migrations of tokenkeeper, for SQLite, PostgreSQL, MariaDB and MySQL.
 //!
-//! Each one is a single statement with its indexes inside, because only PostgreSQL rolls a half-done
-//! migration back. Nothing locks: one process migrates at a time (`tokenkeeper migrate up`).
+//! Each one is a single statement with its indexes inside, or can be run again after it stopped half way, because
+//! only PostgreSQL rolls a half-done migration back. Nothing locks: one process migrates at a time (`tokenkeeper migrate up`).
 
 mod column;
 mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
+mod m20261123_000004_add_attempt;
 mod m20261123_000020_add_refusing_since;
 mod m20261123_000021_index_failed_at;
 
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_create_auth_provider::Migration),
             Box::new(m20261122_000002_create_identity::Migration),
             Box::new(m20261122_000003_create_token_entry::Migration),
+            Box::new(m20261123_000004_add_attempt::Migration),
             Box::new(m20261123_000020_add_refusing_since::Migration),
             Box::new(m20261123_000021_index_failed_at::Migration),
         ]

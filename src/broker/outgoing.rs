@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::BrokerError;
-use crate::message::{DIRECT_REPLY_TO, Envelope, MessageKind};
+use crate::message::{DIRECT_REPLY_TO, Envelope};
 
 /// Header that says, in a word, why a message is in the dead letters.
 const REASON_HEADER: &str = "x-tokenkeeper-reason";
@@ -56,8 +56,8 @@ impl OutgoingReply<'_> {
 /// A message that goes to the dead letters as it came, with the reason in its headers.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
-    /// Which kind of message it is.
-    pub kind: MessageKind,
+    /// The routing key it came with.
+    pub routing_key: &'a str,
     /// The properties it came with.
     pub properties: &'a BasicProperties,
     /// Why, in a word.

@@ -2,13 +2,14 @@
 //!
 //! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned
 //! message to whichever confirm completes next, so "unroutable" is read off the returned message itself and never
-//! off the publish it came back with. Dead letters go one at a time over a channel of their own, where a return
-//! is exact: a message that has no place there must not be acked.
+//! off the publish it came back with. Dead letters and parked pairs go one at a time over a channel of their own, where
+//! a return is exact: what has no place there must not be thought safe.
 
 mod events;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::BasicReturnMessage;
@@ -16,10 +17,11 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::events::EventFate;
+use super::outgoing::PERSISTENT;
 use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
@@ -45,7 +47,8 @@ pub struct Stopped;
 struct Wire {
     connection: Connection,
     replies: Channel,
-    dead_letters: Mutex<Channel>,
+    /// For what goes one at a time, so that a return is exact.
+    exact: Mutex<Channel>,
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
@@ -55,16 +58,17 @@ struct Wire {
 }
 
 impl Publisher {
-    /// A publisher, and the task that keeps its connection up until `hard_stop` fires.
+    /// A publisher, and the task that keeps its connection up until `closed` fires. From `hard_stop` on it insists on
+    /// nothing any more.
     pub fn new(
         settings: Arc<Broker>,
         name: String,
         hard_stop: CancellationToken,
+        closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (up, wire) = watch::channel(None);
         let suspicion = Arc::new(Notify::new());
-        let supervisor =
-            supervise(Arc::clone(&settings), name, up, Arc::clone(&suspicion), hard_stop.clone());
+        let supervisor = supervise(Arc::clone(&settings), name, up, Arc::clone(&suspicion), closed);
         let dead_letters = Names::new(&settings.prefix).dead_letters().into();
         (Self { settings, dead_letters, wire, suspicion, hard_stop }, supervisor)
     }
@@ -89,6 +93,24 @@ impl Publisher {
     /// [`Stopped`] when the worker stops first.
     pub async fn dead_letter(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), Stopped> {
         self.insist(|wire| self.try_dead_letter(wire, letter, body)).await
+    }
+
+    /// Parks a pair and waits for the broker's confirm, also after the hard stop, but no longer than `patience`.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: why the broker does not have it.
+    pub async fn park(&self, body: &[u8], patience: Duration) -> Result<(), BrokerError> {
+        let action = || "park a refreshed pair".to_owned();
+        let parking = async {
+            let wire = self.wire.clone().wait_for(Option::is_some).await.ok().and_then(|wire| wire.clone());
+            match wire {
+                Some(wire) => self.try_park(wire, body).await,
+                None => Err(BrokerError::Timeout { action: action(), after: Duration::ZERO }),
+            }
+        };
+        timeout(patience, parking)
+            .await
+            .unwrap_or_else(|_| Err(BrokerError::Timeout { action: action(), after: patience }))
     }
 
     async fn try_reply(
@@ -125,17 +147,35 @@ impl Publisher {
     ) -> Result<(), BrokerError> {
         let exchange = self.dead_letters.to_string();
         let publish = Publish {
-            exchange: ShortString::try_new(exchange.as_str())
-                .map_err(|_| BrokerError::TooLong { what: format!("the name {exchange}") })?,
-            routing_key: letter.kind.routing_key().into(),
+            exchange: short_name(&exchange)?,
+            routing_key: short_name(letter.routing_key)?,
             mandatory: true,
             properties: letter.properties(),
             what: "a dead letter",
         };
-        let channel = wire.dead_letters.lock().await;
+        let channel = wire.exact.lock().await;
         match self.publish(&channel, publish, body).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
+        }
+    }
+
+    async fn try_park(&self, wire: Arc<Wire>, body: &[u8]) -> Result<(), BrokerError> {
+        let queue = Names::new(&self.settings.prefix).parked_pairs();
+        let publish = Publish {
+            exchange: ShortString::default(),
+            routing_key: short_name(&queue)?,
+            mandatory: true,
+            properties: BasicProperties::default()
+                .with_type("parked.pair".into())
+                .with_content_type("application/json".into())
+                .with_delivery_mode(PERSISTENT),
+            what: "a parked pair",
+        };
+        let channel = wire.exact.lock().await;
+        match self.publish(&channel, publish, body).await? {
+            None => Ok(()),
+            Some(_) => Err(BrokerError::NoQueue { queue }),
         }
     }
 
@@ -166,7 +206,7 @@ impl Publisher {
         let attempts = async {
             let mut delays = AGAIN.delays();
             loop {
-                // An error here means the supervisor has ended, which it does at the hard stop alone.
+                // An error here means the supervisor has ended, which it does after the hard stop alone.
                 let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else { return };
                 let Some(up) = up else { continue };
                 let error = match publish(Arc::clone(&up)).await {
@@ -202,23 +242,22 @@ impl Wire {
     async fn open(settings: &Broker, name: &str) -> Result<Self, BrokerError> {
         let connection = connect(settings, name).await?;
         let replies = confirming_channel(&connection, settings).await?;
-        let dead_letters = confirming_channel(&connection, settings).await?;
+        let exact = confirming_channel(&connection, settings).await?;
         Ok(Self {
             connection,
             replies,
-            dead_letters: Mutex::new(dead_letters),
+            exact: Mutex::new(exact),
             silent: AtomicBool::new(false),
             events: Mutex::default(),
         })
     }
 
     fn is_open(&self) -> bool {
-        let dead_letters_open =
-            self.dead_letters.try_lock().map_or(true, |channel| channel.status().connected());
+        let exact_open = self.exact.try_lock().map_or(true, |channel| channel.status().connected());
         !self.silent.load(Ordering::Relaxed)
             && self.connection.status().connected()
             && self.replies.status().connected()
-            && dead_letters_open
+            && exact_open
     }
 }
 
@@ -232,13 +271,18 @@ async fn confirming_channel(connection: &Connection, settings: &Broker) -> Resul
     Ok(channel)
 }
 
+/// A name of ours as AMQP carries it.
+fn short_name(name: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(name).map_err(|_| BrokerError::TooLong { what: format!("the name {name}") })
+}
+
 /// Keeps a wire up: connects, watches, connects again.
 async fn supervise(
     settings: Arc<Broker>,
     name: String,
     up: watch::Sender<Option<Arc<Wire>>>,
     suspicion: Arc<Notify>,
-    hard_stop: CancellationToken,
+    closed: CancellationToken,
 ) {
     let keep_up = async {
         let mut delays = AGAIN.delays();
@@ -263,7 +307,7 @@ async fn supervise(
         }
     };
     tokio::select! {
-        () = hard_stop.cancelled() => {}
+        () = closed.cancelled() => {}
         () = keep_up => {}
     }
     let last = up.send_replace(None);

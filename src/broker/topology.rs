@@ -1,5 +1,6 @@
 //! Exchanges and queues: what there is, and how it is declared.
 
+use std::fmt;
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -10,9 +11,38 @@ use super::{BrokerError, within};
 use crate::message::MessageKind;
 use crate::settings::{Broker, Topology};
 
-/// The dead letters must outlive any number of looks at them: a message that is taken and given back this often
-/// would be dropped, and nothing is behind this queue.
-const DEAD_LETTERS_DELIVERY_LIMIT: i64 = 1_000_000_000;
+/// Dead letters and parked pairs must outlive any number of looks at them: a message that is taken and given back this
+/// often would be dropped, and nothing is behind these queues.
+const KEEPING_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
+/// What a worker consumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// The messages of a kind.
+    Messages(MessageKind),
+    /// Refreshed pairs that their worker could not store.
+    ParkedPairs,
+}
+
+impl Feed {
+    /// Everything a worker consumes. Parked pairs come first: a request may need one.
+    pub const ALL: [Self; 4] = [
+        Self::ParkedPairs,
+        Self::Messages(MessageKind::TokenRequest),
+        Self::Messages(MessageKind::WorkspaceStart),
+        Self::Messages(MessageKind::TokenStore),
+    ];
+}
+
+/// As consumer tags, logs and `/readyz` name it.
+impl fmt::Display for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Messages(kind) => kind.fmt(f),
+            Self::ParkedPairs => f.write_str("parked.pair"),
+        }
+    }
+}
 
 /// The names of exchanges and queues under a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,9 +61,17 @@ impl Names {
         &self.prefix
     }
 
-    /// The queue of a kind of message.
-    pub fn queue(&self, kind: MessageKind) -> String {
-        kind.queue(&self.prefix)
+    /// The queue of what is consumed.
+    pub fn queue(&self, feed: Feed) -> String {
+        match feed {
+            Feed::Messages(kind) => kind.queue(&self.prefix),
+            Feed::ParkedPairs => self.parked_pairs(),
+        }
+    }
+
+    /// The queue of refreshed pairs that their worker could not store.
+    pub fn parked_pairs(&self) -> String {
+        format!("{}.parked-pairs", self.prefix)
     }
 
     /// The topic exchange that events are published to.
@@ -79,12 +117,14 @@ impl Declarer {
     async fn run(&self, delivery_limit: i64) -> Result<(), BrokerError> {
         let dead_letters = self.names.dead_letters();
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
-        self.queue(&dead_letters, dead_letter_arguments()).await?;
+        self.queue(&dead_letters, keeping_arguments()).await?;
         self.bind(&dead_letters, &dead_letters, "").await?;
+        // Published to by its name, so it needs no binding.
+        self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
         self.exchange(&self.names.events(), ExchangeKind::Topic).await?;
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
         for kind in MessageKind::ALL {
-            let queue = self.names.queue(kind);
+            let queue = self.names.queue(Feed::Messages(kind));
             self.queue(&queue, work_arguments(&dead_letters, delivery_limit)).await?;
             self.bind(&queue, self.names.exchange(), kind.routing_key()).await?;
         }
@@ -139,10 +179,10 @@ fn work_arguments(dead_letters: &str, delivery_limit: i64) -> FieldTable {
     arguments
 }
 
-fn dead_letter_arguments() -> FieldTable {
+fn keeping_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DEAD_LETTERS_DELIVERY_LIMIT));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(KEEPING_DELIVERY_LIMIT));
     arguments
 }
 

@@ -9,7 +9,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
-use tokenkeeper::broker::{BrokerError, Names, connect, within};
+use tokenkeeper::broker::{BrokerError, Feed, Names, connect, within};
 use tokenkeeper::message::{DIRECT_REPLY_TO, MessageKind};
 use tokenkeeper::secret::ExposeSecret;
 use tokenkeeper::settings::Broker;
@@ -72,7 +72,7 @@ impl Requester<'_> {
             Ok(reply) => Ok(reply?),
             Err(_) => Err(NoReply::InTime {
                 after: question.timeout,
-                queue: Names::new(&self.settings.prefix).queue(question.kind),
+                queue: Names::new(&self.settings.prefix).queue(Feed::Messages(question.kind)),
                 broker: self.settings.display_url().to_owned(),
             }),
         }

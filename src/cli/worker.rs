@@ -8,7 +8,7 @@ use tokenkeeper::clock::SystemClock;
 use tokenkeeper::lifecycle::{Stop, StopSignals};
 use tokenkeeper::settings::{LogFormat, Settings};
 use tokenkeeper::telemetry::{logs, recorder};
-use tokenkeeper::worker::Worker;
+use tokenkeeper::worker::{TimeSource, Worker};
 
 use super::{Ending, Failure};
 
@@ -42,8 +42,8 @@ pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
         "worker starts"
     );
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
-    let work =
-        async { Worker::start(settings, Arc::new(SystemClock), Some(metrics), stop).await?.join().await };
+    let time = TimeSource::Database { own: Arc::new(SystemClock) };
+    let work = async { Worker::start(settings, time, Some(metrics), stop).await?.join().await };
     tokio::select! {
         ended = work => {
             ended?;

@@ -22,6 +22,7 @@ fn token(expires_at: impl Into<Option<i64>>, reserved_until: impl Into<Option<i6
         reserved_until: reserved_until.into().map(at),
         granted_lifetime: None,
         refreshable: true,
+        in_doubt: false,
     }
 }
 
@@ -34,6 +35,7 @@ fn policy(opportunistic: bool) -> Policy {
     Policy {
         opportunistic,
         opportunistic_window: None,
+        kills_old_token: true,
         required_while_reserved: RequiredWhileReserved::Refresh,
     }
 }
@@ -80,6 +82,25 @@ fn every_row_of_the_table() {
     for (name, token, opportunistic, expected) in rows {
         let decision = decide(token.as_ref(), at(0), &demand(), &policy(opportunistic));
         assert_eq!(decision, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_pair_that_may_be_dead_is_refreshed_before_it_is_handed_out_unless_somebody_holds_it() {
+    let doubtful = |token: TokenState| TokenState { in_doubt: true, ..token };
+    let unrefreshable = TokenState { refreshable: false, ..doubtful(token(60, None)) };
+    let lives_on = Policy { kills_old_token: false, ..policy(false) };
+    let refreshed = Decision::Refresh(Cause::Opportunistic);
+    for (name, token, policy, expected) in [
+        ("nobody holds it", doubtful(token(60, None)), policy(false), refreshed.clone()),
+        ("nobody holds it any more", doubtful(token(60, 0)), policy(true), refreshed),
+        ("somebody holds it", doubtful(token(60, 1)), policy(false), served(Refresh::None)),
+        ("somebody holds it, opportunism", doubtful(token(60, 1)), policy(true), served(Refresh::Reserved)),
+        ("no refresh token", unrefreshable, policy(false), served(Refresh::None)),
+        ("a refresh kills nothing", doubtful(token(60, None)), lives_on, served(Refresh::None)),
+        ("too short anyway", doubtful(token(4, None)), lives_on, Decision::Refresh(Cause::Required)),
+    ] {
+        assert_eq!(decide(Some(&token), at(0), &demand(), &policy), expected, "{name}");
     }
 }
 
@@ -195,7 +216,12 @@ prop_compose! {
             Just(RequiredWhileReserved::GrantRemaining),
         ],
     ) -> Policy {
-        Policy { opportunistic, opportunistic_window: window.map(minutes), required_while_reserved: rule }
+        Policy {
+            opportunistic,
+            opportunistic_window: window.map(minutes),
+            kills_old_token: true,
+            required_while_reserved: rule,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A token on its way out, and what the metrics say about it.
 
 use super::Handler;
-use super::token::Refusal;
+use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::message::{ErrorBody, ErrorCode, GrantedToken, Refresh, TokenGrant, TokenValue, Warning};
 use crate::provider::Provider;

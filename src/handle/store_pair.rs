@@ -1,6 +1,6 @@
 //! `token.store`: a pair that a login flow obtained, kept from here on.
 
-use super::token::Refusal;
+use super::refusal::Refusal;
 use super::{Handler, TimeFrame};
 use crate::message::{
     Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, ShortText, StoreReply, StoreRequest,

@@ -1,6 +1,5 @@
 //! One token for one requester: load, decide, act, until it is handed out or refused.
 
-mod refusal;
 mod waiting;
 
 use std::future::Future;
@@ -9,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::refusal::{deadline_exceeded, flight_failed, refused_before};
 use super::grant::{Grant, Way, refused};
+use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
 use super::{Handler, TimeFrame};
 use crate::clock::Timestamp;
 use crate::decide::{Decision, Demand, Policy, decide};
@@ -54,27 +53,6 @@ impl Ask<'_> {
     }
 }
 
-/// Why there is no token.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The requester is told so.
-    Answer(ErrorBody),
-    /// The database failed: tried again while there is time.
-    Store(Arc<StoreError>),
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        Self::Store(Arc::new(error))
-    }
-}
-
-impl From<ErrorBody> for Refusal {
-    fn from(error: ErrorBody) -> Self {
-        Self::Answer(error)
-    }
-}
-
 impl Handler {
     /// Hands out a token, and counts how that went. Only a known host is counted: what a publisher writes must not
     /// become a label.
@@ -112,6 +90,7 @@ impl Handler {
                 Err(_) => Arc::new(StoreError::NoAnswer),
             };
             telemetry::store_failed(&error);
+            self.database.suspect();
             let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
             if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
                 return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
@@ -275,13 +254,5 @@ impl Attempt<'_> {
             self.provider.host
         );
         ErrorBody::new(ErrorCode::NotRefreshable, message)
-    }
-}
-
-fn internal_message(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Database { .. } | StoreError::NoAnswer => "the database does not answer",
-        StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
-        StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
     }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::reply::ErrorReason;
 use crate::clock::Timestamp;
 
 /// Something that happened. The routing key is its name; nothing in it is a secret.
@@ -22,7 +23,7 @@ pub enum Event {
         /// Which pair: counts the pairs stored for this user at this host.
         generation: i64,
         /// How it came to that.
-        reason: ReauthorizationReason,
+        reason: ErrorReason,
     },
     /// A new pair is stored.
     #[serde(rename = "token.refreshed")]
@@ -73,16 +74,6 @@ pub enum Event {
         /// What it last said, in words.
         reason: String,
     },
-}
-
-/// Why a user must log in again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ReauthorizationReason {
-    /// The provider refuses the refresh token: the user revoked it, or it expired.
-    Refused,
-    /// A refresh was interrupted, and the new pair was lost with its answer.
-    RefreshInterrupted,
 }
 
 /// Why a token was refreshed.
@@ -143,7 +134,7 @@ mod tests {
                 user_id: user_id.clone(),
                 at,
                 generation: 1,
-                reason: ReauthorizationReason::Refused,
+                reason: ErrorReason::RefreshTokenRefused,
             },
             Event::TokenRefreshed {
                 host: host.clone(),

@@ -195,12 +195,32 @@ pub struct ErrorBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u64")]
     pub retry_after_secs: Option<u64>,
+    /// With `reauthorization_required`: whose doing it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ErrorReason")]
+    pub reason: Option<ErrorReason>,
+}
+
+/// Why a user must log in again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorReason {
+    /// The provider refuses the refresh token: the user revoked the access, or it expired.
+    RefreshTokenRefused,
+    /// A refresh was interrupted after the provider had issued a new pair, and the pair was lost on its way here.
+    RefreshInterrupted,
 }
 
 impl ErrorBody {
     /// An error with what its code says about retrying.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retryable: code.is_retryable(), retry_after_secs: None }
+        Self {
+            code,
+            message: message.into(),
+            retryable: code.is_retryable(),
+            retry_after_secs: None,
+            reason: None,
+        }
     }
 }
 

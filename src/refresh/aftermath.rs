@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::flight::Crew;
 use super::{FailedFlight, Landing, NoEntry, Order};
 use crate::decide::Cause;
-use crate::message::{Event, ReauthorizationReason, RefreshCause};
+use crate::message::{ErrorReason, Event, RefreshCause};
 use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
 use crate::telemetry;
 
@@ -46,16 +46,15 @@ impl Crew {
         failure: &Failure,
         flight: FailedFlight,
     ) -> Landing {
-        let (reason, judgement) = match failure.kind {
-            FailureKind::Refused => (ReauthorizationReason::Refused, self.judge(order, failure).await),
-            // The pair was lost, whatever is the matter with the provider.
-            FailureKind::Interrupted => (ReauthorizationReason::RefreshInterrupted, Judgement::Users),
+        let reason = match failure.kind {
+            FailureKind::Refused => ErrorReason::RefreshTokenRefused,
+            FailureKind::Interrupted => ErrorReason::RefreshInterrupted,
             FailureKind::Misconfigured | FailureKind::Unavailable => {
                 return Landing::Failed(Arc::new(flight));
             }
         };
         let host = &order.provider.host;
-        let flight = match judgement {
+        let flight = match self.judge(order, failure).await {
             Judgement::Users => {
                 self.events.emit(Event::ReauthorizationRequired {
                     host: host.clone(),

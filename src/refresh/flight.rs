@@ -1,24 +1,25 @@
 //! One flight, step by step: permit, lease, provider call under a heartbeat, store or give up.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::{CallError, Gate, Pass};
+use super::gate::{Gate, NoEntry, Pass};
 use super::permits::HostPermits;
-use super::{FailedFlight, Landing, NoEntry, Order, RefreshOptions};
+use super::tenure::Tenure;
+use super::{FailedFlight, Landing, Order, RefreshOptions};
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
 use crate::events::Events;
 use crate::oauth::{Acted, IssuedPair, RefreshError, TokenClient};
+use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryEnd, Verdict, retry};
 use crate::secret::{SecretString, fingerprint};
-use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, PairSource, Store};
+use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, Origin, PairSource, Store};
 use crate::telemetry::{self, Statement};
 
 /// How often a lease of another worker is looked at: soon at first, since most refreshes are quick.
@@ -29,13 +30,9 @@ const WATCH: Backoff = Backoff {
     jitter: 0.5,
 };
 
-/// How often a pair is tried to be stored while the database is away.
-const STORE_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(50),
-    max_interval: Duration::from_secs(2),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+/// How long a refusal after a lost answer waits for the pair to turn up before it condemns: in the hands of a worker
+/// that was frozen and is thawed, or parked while the database was away.
+const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 /// What every flight of a process works with.
 pub(super) struct Crew {
@@ -45,6 +42,7 @@ pub(super) struct Crew {
     pub(super) options: RefreshOptions,
     pub(super) hard_stop: CancellationToken,
     pub(super) permits: HostPermits,
+    pub(super) parking: Parking,
     pub(super) gate: Gate,
     pub(super) events: Events,
 }
@@ -55,6 +53,25 @@ struct Issue {
     /// Before the request was sent: the provider counts from some later moment, so a token is never thought to
     /// live longer than it does.
     asked_at: Timestamp,
+}
+
+/// Why a call of the token endpoint brought nothing.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It was not made: another worker may be at it by now.
+    #[error("the refresh lease is over")]
+    LeaseLost,
+    #[error(transparent)]
+    Provider(RefreshError),
+    /// It was not made: the provider is left alone.
+    #[error("the provider is left alone")]
+    NotLetThrough(NoEntry),
+}
+
+/// How the calls of a flight ended without a pair.
+enum CallEnd {
+    LeaseLost,
+    Failed(FailedFlight),
 }
 
 impl Crew {
@@ -75,7 +92,8 @@ impl Crew {
         };
         let now = self.clock.now();
         let ttl = self.options.lease_ttl;
-        match self.store.take_lease(&order.entry, order.cause, holder, now, ttl).await {
+        let attempt = fingerprint(&refresh_token);
+        match self.store.take_lease(&order.entry, order.cause, holder, &attempt, now, ttl).await {
             Ok(Guarded::Done) => {}
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::TakeLease);
@@ -83,9 +101,10 @@ impl Crew {
             }
             Err(error) => return Landing::StoreFailed(Arc::new(error)),
         }
+        let tenure = Tenure::until(now.plus(ttl));
         let landing = tokio::select! {
-            landing = self.refresh_under_lease(&order, holder, &refresh_token, pass) => landing,
-            never = self.keep_lease(&order.entry, holder) => match never {},
+            landing = self.refresh_under_lease(&order, holder, &refresh_token, &tenure, pass) => landing,
+            never = self.keep_lease(&order.entry, holder, &tenure) => match never {},
         };
         if let Landing::Refreshed(entry) = &landing {
             self.after_success(&order, entry).await;
@@ -123,12 +142,14 @@ impl Crew {
         order: &Order,
         holder: &str,
         refresh_token: &SecretString,
+        tenure: &Tenure,
         pass: Pass<'_>,
     ) -> Landing {
         let started = Instant::now();
-        match self.call_provider(order, refresh_token, pass).await {
-            Ok(issue) => self.store_issue(order, issue, refresh_token, started).await,
-            Err(flight) => {
+        match self.call_provider(order, refresh_token, tenure, pass).await {
+            Ok(issue) => self.keep_pair(order, new_pair(order, issue, refresh_token), started).await,
+            Err(CallEnd::LeaseLost) => Landing::Moved,
+            Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
                 telemetry::refresh_failed(host, flight.kind, &flight.message, started.elapsed());
                 self.give_up(order, holder, refresh_token, flight).await
@@ -141,8 +162,9 @@ impl Crew {
         &self,
         order: &Order,
         refresh_token: &SecretString,
+        tenure: &Tenure,
         pass: Pass<'_>,
-    ) -> Result<Issue, FailedFlight> {
+    ) -> Result<Issue, CallEnd> {
         let provider = &order.provider;
         // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
         // died, or which gave up in doubt.
@@ -152,59 +174,31 @@ impl Crew {
         let attempt = || {
             let pass = first.take().map_or_else(|| self.gate.admit(provider, Instant::now()), Ok);
             async move {
-                let pass = pass.map_err(|no_entry| CallError::not_made(no_entry, provider))?;
                 let asked_at = self.clock.now();
+                if !tenure.holds(asked_at) {
+                    return Err(CallError::LeaseLost);
+                }
+                let pass = pass.map_err(CallError::NotLetThrough)?;
                 let answer = self.client.refresh(provider, refresh_token).await;
-                pass.settle(&answer, Instant::now(), &*self.clock);
+                pass.settle(&answer, Instant::now(), asked_at);
                 if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
                     answer_lost.store(true, Ordering::Relaxed);
                 }
-                Ok(Issue { pair: answer?, asked_at })
+                answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
             }
         };
-        let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
-        let verdict = |error: &CallError| match error {
-            CallError::NotMade { .. } => Verdict::Permanent,
+        let verdict = |error: &CallError| match self.gate.look(provider, Instant::now()) {
+            Ok(()) => verdict(error),
             // Another try would not be let through.
-            CallError::Failed(_) if self.gate.look(provider, Instant::now()).is_err() => Verdict::Permanent,
-            CallError::Failed(error) => verdict(error),
+            Err(_) => Verdict::Permanent,
         };
+        let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
         let policy = &self.options.retry;
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
         end.map_err(|end| {
             let no_entry = self.gate.look(provider, Instant::now()).err();
             failed_call(end, answer_lost.load(Ordering::Relaxed), order, no_entry)
         })
-    }
-
-    /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long
-    /// as the process lives, and the heartbeat keeps others away meanwhile.
-    async fn store_issue(
-        &self,
-        order: &Order,
-        issue: Issue,
-        refresh_token: &SecretString,
-        started: Instant,
-    ) -> Landing {
-        let pair = new_pair(order, issue, refresh_token);
-        let mut delays = STORE_AGAIN.delays();
-        loop {
-            match self.store.store_pair(&order.entry, &pair, self.clock.now()).await {
-                Ok(Some(entry)) => {
-                    telemetry::refreshed(&order.provider.host, started.elapsed());
-                    return Landing::Refreshed(Arc::new(entry));
-                }
-                Ok(None) => {
-                    telemetry::refreshed_pair_superseded(&order.provider.host);
-                    return Landing::Moved;
-                }
-                Err(error) => {
-                    let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
-                    telemetry::pair_not_stored(&order.provider.host, &error, delay);
-                    sleep(delay).await;
-                }
-            }
-        }
     }
 
     /// Gives the lease back and records the failure. Where the row has moved meanwhile, the failure says nothing
@@ -222,6 +216,9 @@ impl Crew {
             fingerprint: fingerprint(refresh_token),
             at: self.clock.now(),
         };
+        if flight.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
+            return Landing::Moved;
+        }
         // A refused refresh token settles the doubt: the provider has acted.
         let gave_up = if flight.certain || flight.kind.condemns_refresh_token() {
             self.store.give_up(&order.entry, holder, &failure).await
@@ -229,6 +226,7 @@ impl Crew {
             self.store.give_up_in_doubt(&order.entry, holder, &failure).await
         };
         match gave_up {
+            // Guarded by the generation: had a newer pair turned up, the refusal would say nothing about it.
             Ok(Guarded::Done) => self.after_failure(order, &failure, flight).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
@@ -242,21 +240,21 @@ impl Crew {
         }
     }
 
-    /// The heartbeat: renews the lease at a third of its life, so that two lost beats do not cost it.
-    async fn keep_lease(&self, entry: &Entry, holder: &str) -> Infallible {
-        let period = self.options.lease_ttl / 3;
-        let mut beats = interval_at(Instant::now() + period, period);
-        loop {
-            beats.tick().await;
-            let now = self.clock.now();
-            match self.store.renew_lease(entry, holder, now, self.options.lease_ttl).await {
-                Ok(Guarded::Done) => {}
-                // Somebody stored a newer pair or took the lease over. The call goes on all the same: what comes
-                // of it is stored if the generation still allows it.
-                Ok(Guarded::Moved) => telemetry::lost_compare_and_set(Statement::RenewLease),
-                Err(error) => telemetry::lease_not_kept(&error),
+    /// Watches an entry for a short while: whether a newer pair turns up.
+    async fn has_moved(&self, entry: &Entry) -> bool {
+        let until = Instant::now() + SECOND_LOOK;
+        for delay in WATCH.delays() {
+            if let Ok(Some(current)) = self.store.reload(entry.id).await
+                && current.generation != entry.generation
+            {
+                return true;
             }
+            if Instant::now() + delay >= until {
+                break;
+            }
+            sleep(delay).await;
         }
+        false
     }
 }
 
@@ -274,11 +272,17 @@ fn busy(order: &Order) -> FailedFlight {
 }
 
 /// Whether a failed call is worth another one.
-fn verdict(error: &RefreshError) -> Verdict {
+fn verdict(error: &CallError) -> Verdict {
     match error {
-        RefreshError::Refused { .. } | RefreshError::Misconfigured { .. } => Verdict::Permanent,
-        RefreshError::Unavailable { retry_after: Some(wait), .. } => Verdict::After(*wait),
-        RefreshError::Unavailable { retry_after: None, .. } => Verdict::Transient,
+        CallError::LeaseLost
+        | CallError::NotLetThrough(_)
+        | CallError::Provider(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => {
+            Verdict::Permanent
+        }
+        CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
+            Verdict::After(*wait)
+        }
+        CallError::Provider(RefreshError::Unavailable { retry_after: None, .. }) => Verdict::Transient,
     }
 }
 
@@ -288,40 +292,45 @@ fn failed_call(
     answer_lost: bool,
     order: &Order,
     no_entry: Option<NoEntry>,
-) -> FailedFlight {
-    let deadline = order.deadline;
-    let (RetryEnd::GaveUp(error) | RetryEnd::Cancelled(Some(error))) = end else {
-        return FailedFlight {
-            kind: FailureKind::Unavailable,
-            message: "the worker is stopping".to_owned(),
-            retry_after: None,
-            certain: !answer_lost,
-            deadline,
-        };
+) -> CallEnd {
+    let (certain, deadline) = (!answer_lost, order.deadline);
+    let error = match end {
+        RetryEnd::GaveUp(CallError::LeaseLost) | RetryEnd::Cancelled(Some(CallError::LeaseLost)) => {
+            return CallEnd::LeaseLost;
+        }
+        RetryEnd::GaveUp(CallError::NotLetThrough(no_entry))
+        | RetryEnd::Cancelled(Some(CallError::NotLetThrough(no_entry))) => {
+            return CallEnd::Failed(FailedFlight { certain, ..no_entry.failed(order) });
+        }
+        RetryEnd::GaveUp(CallError::Provider(error))
+        | RetryEnd::Cancelled(Some(CallError::Provider(error))) => error,
+        RetryEnd::Cancelled(None) => {
+            let message = "the worker is stopping".to_owned();
+            let kind = FailureKind::Unavailable;
+            return CallEnd::Failed(FailedFlight { kind, message, retry_after: None, certain, deadline });
+        }
     };
     let message = error.to_string();
     let (kind, retry_after) = match error {
-        CallError::NotMade { no_entry, .. } => (no_entry.kind(), no_entry.retry_after()),
-        CallError::Failed(error) => match error {
-            // A probe of a host that refuses everybody says nothing about its user.
-            RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
-                (FailureKind::Misconfigured, None)
-            }
-            RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
-            RefreshError::Refused { .. } => (FailureKind::Refused, None),
-            RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
-            RefreshError::Unavailable { retry_after, .. } => {
-                (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
-            }
-        },
+        // A probe of a host that refuses everybody says nothing about its user.
+        RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
+            (FailureKind::Misconfigured, None)
+        }
+        RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
+        RefreshError::Refused { .. } => (FailureKind::Refused, None),
+        RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+        RefreshError::Unavailable { retry_after, .. } => {
+            (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
+        }
     };
-    FailedFlight { kind, message, retry_after, certain: !answer_lost, deadline }
+    CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })
 }
 
 /// What is stored of an answer: what it leaves out stays as it was (RFC 6749, sections 5.1 and 6).
 fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
     let Order { entry, provider, until, .. } = order;
     let Issue { pair, asked_at } = issue;
+    let origin = Origin { refresh_token: fingerprint(refresh_token), asked_at };
     let unstated = || entry.state.granted_lifetime.or(provider.kind.profile().unstated_lifetime);
     let granted_lifetime = pair.expires_in.or_else(unstated);
     let rotated = pair.refresh_token.is_some();
@@ -336,6 +345,6 @@ fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPai
             .refresh_token_expires_in
             .map(|lifetime| asked_at.plus(lifetime))
             .or(kept_refresh_expiry),
-        source: PairSource::Refresh { granted_lifetime, reserved_until: *until },
+        source: PairSource::Refresh { granted_lifetime, reserved_until: *until, origin },
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::circuit::{CallEnd, Circuit, NotNow, Phase, Ticket};
 use super::{CircuitPolicy, FailedFlight, Order};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::events::Events;
 use crate::message::Event;
 use crate::oauth::RefreshError;
@@ -68,22 +68,6 @@ pub enum NoEntry {
     },
 }
 
-/// Why a try brought no new pair.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
-    /// It was made.
-    #[error(transparent)]
-    Failed(#[from] RefreshError),
-    /// It was not let through.
-    #[error("{message}")]
-    NotMade {
-        /// Why not.
-        no_entry: NoEntry,
-        /// The same in words.
-        message: String,
-    },
-}
-
 impl Gate {
     pub(super) fn new(policy: CircuitPolicy, retry_after_cap: Duration, events: Events) -> Self {
         Self { policy, retry_after_cap, hosts: Mutex::default(), events }
@@ -92,8 +76,7 @@ impl Gate {
     /// Whether a call could be made now.
     pub(super) fn look(&self, provider: &Provider, now: Instant) -> Result<(), NoEntry> {
         let mut hosts = self.hosts();
-        let host = self.host(&mut hosts, provider, now);
-        host.look(now)
+        self.host(&mut hosts, provider, now).look(now)
     }
 
     /// Lets one call through.
@@ -229,20 +212,13 @@ impl NoEntry {
     }
 }
 
-impl CallError {
-    pub(super) fn not_made(no_entry: NoEntry, provider: &Provider) -> Self {
-        Self::NotMade { no_entry, message: no_entry.message(provider) }
-    }
-}
-
 impl Pass<'_> {
-    /// Takes note of how the call went.
-    pub(super) fn settle<T>(mut self, answer: &Result<T, RefreshError>, now: Instant, clock: &dyn Clock) {
+    /// Takes note of how the call went that was made at `at`.
+    pub(super) fn settle<T>(mut self, answer: &Result<T, RefreshError>, now: Instant, at: Timestamp) {
         let Some(ticket) = self.ticket.take() else { return };
         let end = call_end(answer, self.gate.retry_after_cap);
         let Some(turn) = self.gate.settle(self.host, ticket, end, now) else { return };
         let host = self.host.to_owned();
-        let at = clock.now();
         self.gate.events.emit(match turn {
             Turn::Opened { retry_after } => Event::ProviderUnavailable {
                 host,

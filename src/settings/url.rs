@@ -63,6 +63,12 @@ impl ConnectionUrl {
         self.redacted.starts_with("sqlite:")
     }
 
+    /// Whether every connection is to a database of its own.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        let url = self.secret.expose_secret();
+        self.is_sqlite() && (url.contains(":memory:") || url.contains("mode=memory"))
+    }
+
     fn new(text: &str, url: &Url) -> Self {
         Self { secret: text.into(), redacted: redact(url.clone()) }
     }

@@ -27,8 +27,13 @@ pub struct Entry {
     pub state: TokenState,
     /// When the refresh token expires, where it is known.
     pub refresh_token_expires_at: Option<Timestamp>,
-    /// Who refreshes it, or began to and never said how that ended.
+    /// Who refreshes it.
     pub lease: Option<Lease>,
+    /// Which refresh token was sent, or was about to be, by a refresh of this pair of which nobody knows yet how it
+    /// ended.
+    pub attempt: Option<String>,
+    /// Which refresh this pair came from; none: from a login.
+    pub origin: Option<Origin>,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<Failure>,
     /// When this pair was stored.
@@ -45,6 +50,16 @@ pub struct Lease {
     pub holder: String,
     /// Until when it is live.
     pub until: Timestamp,
+}
+
+/// Where a refreshed pair comes from. Tells the newer of two pairs that were obtained with the same refresh token,
+/// which a provider that accepts an old one again can issue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Fingerprint of the refresh token that was sent.
+    pub refresh_token: String,
+    /// When the provider was asked.
+    pub asked_at: Timestamp,
 }
 
 /// A refresh that failed. It belongs to the refresh token that was sent.
@@ -116,12 +131,18 @@ impl Entry {
                     .and_then(|ms| u64::try_from(ms).ok())
                     .map(Duration::from_millis),
                 refreshable: row.refresh_token_sealed.is_some(),
+                in_doubt: row.attempt_fingerprint.is_some(),
             },
             refresh_token_expires_at: row.refresh_token_expires_at.map(Timestamp::from_millis),
             lease: row
                 .lease_holder
                 .zip(row.lease_until)
                 .map(|(holder, until)| Lease { holder, until: Timestamp::from_millis(until) }),
+            attempt: row.attempt_fingerprint,
+            origin: row.refreshed_from.zip(row.refreshed_at).map(|(refresh_token, asked_at)| Origin {
+                refresh_token,
+                asked_at: Timestamp::from_millis(asked_at),
+            }),
             failure: row.failure_code.and_then(|code| {
                 Some(Failure {
                     kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
@@ -142,10 +163,10 @@ impl Entry {
         self.lease.as_ref().is_some_and(|lease| lease.until > now)
     }
 
-    /// Whether a refresh of this very pair began and nobody knows how it ended, once its lease is over: whoever
-    /// learns that gives the lease back. The provider may have acted, and then the pair is dead.
+    /// Whether a refresh of this very pair began and nobody knows how it ended, once its lease is over. The provider
+    /// may have acted, and then the pair is dead.
     pub const fn is_in_doubt(&self) -> bool {
-        self.lease.is_some()
+        self.attempt.is_some()
     }
 
     /// The guard of every write: this row, with the pair that was loaded.

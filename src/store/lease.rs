@@ -6,7 +6,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
-use super::entry::{Entry, Failure, Lease};
+use super::entry::{Entry, Failure};
 use super::{Guarded, Store, StoreError, deadline};
 use crate::clock::Timestamp;
 use crate::decide::Cause;
@@ -22,18 +22,21 @@ fn none_reserved(now: Timestamp) -> Condition {
 }
 
 impl Store {
-    /// Takes the lease. For an opportunistic refresh a live reservation stands against it (invariant 1).
+    /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
+    /// live reservation stands against it (invariant 1).
     pub async fn take_lease(
         &self,
         entry: &Entry,
         cause: Cause,
         holder: &str,
+        attempt: &str,
         now: Timestamp,
         ttl: Duration,
     ) -> Result<Guarded, StoreError> {
         let mut update = TokenEntry::update_many()
             .col_expr(Column::LeaseHolder, Expr::value(holder))
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
+            .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
             .filter(entry.is_unmoved())
             .filter(none_live(now));
         match cause {
@@ -56,32 +59,31 @@ impl Store {
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .filter(entry.is_unmoved())
             .filter(Column::LeaseHolder.eq(holder))
-            .exec(&self.db)
+            .exec(&self.urgent)
             .await
             .map_err(StoreError::database("renew a refresh lease"))?;
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Gives the lease back and records why nothing came of it.
+    /// Gives the lease back and records why nothing came of it, where it is known what the provider did.
     pub async fn give_up(
         &self,
         entry: &Entry,
         holder: &str,
         failure: &Failure,
     ) -> Result<Guarded, StoreError> {
-        self.end_lease(entry, holder, failure, None).await
+        self.end_lease(entry, holder, failure, Attempt::Settled).await
     }
 
-    /// Lets the lease run out now instead of giving it back, and records the failure: whoever refreshes next must
-    /// know that the provider may have acted ([`Entry::is_in_doubt`]).
+    /// Gives the lease back and records the failure, but lets the attempt stand: whoever refreshes next must know
+    /// that the provider may have acted ([`Entry::is_in_doubt`]).
     pub async fn give_up_in_doubt(
         &self,
         entry: &Entry,
         holder: &str,
         failure: &Failure,
     ) -> Result<Guarded, StoreError> {
-        self.end_lease(entry, holder, failure, Some(Lease { holder: holder.to_owned(), until: failure.at }))
-            .await
+        self.end_lease(entry, holder, failure, Attempt::InDoubt).await
     }
 
     async fn end_lease(
@@ -89,21 +91,35 @@ impl Store {
         entry: &Entry,
         holder: &str,
         failure: &Failure,
-        left: Option<Lease>,
+        attempt: Attempt,
     ) -> Result<Guarded, StoreError> {
-        let (left_holder, left_until) = left.map(|lease| (lease.holder, lease.until.as_millis())).unzip();
-        let updated = TokenEntry::update_many()
-            .col_expr(Column::LeaseHolder, Expr::value(left_holder))
-            .col_expr(Column::LeaseUntil, Expr::value(left_until))
+        let nothing = || Expr::value(None::<String>);
+        let mut update = TokenEntry::update_many()
+            .col_expr(Column::LeaseHolder, nothing())
+            .col_expr(Column::LeaseUntil, Expr::value(None::<i64>))
             .col_expr(Column::FailureCode, Expr::value(failure.kind.name()))
             .col_expr(Column::FailureMessage, Expr::value(failure.message.as_str()))
             .col_expr(Column::FailureFingerprint, Expr::value(failure.fingerprint.as_str()))
-            .col_expr(Column::FailedAt, Expr::value(failure.at.as_millis()))
+            .col_expr(Column::FailedAt, Expr::value(failure.at.as_millis()));
+        match attempt {
+            Attempt::Settled => update = update.col_expr(Column::AttemptFingerprint, nothing()),
+            Attempt::InDoubt => {}
+        }
+        let updated = update
             .filter(entry.is_unmoved())
             .filter(Column::LeaseHolder.eq(holder))
-            .exec(&self.db)
+            .exec(&self.urgent)
             .await
             .map_err(StoreError::database("give a refresh lease back"))?;
         Ok(Guarded::from_rows(updated.rows_affected))
     }
+}
+
+/// What is known of an attempt that brought no new pair.
+#[derive(Debug, Clone, Copy)]
+enum Attempt {
+    /// It is certain what the provider did.
+    Settled,
+    /// It may have acted.
+    InDoubt,
 }

@@ -1,5 +1,6 @@
 //! Storing pairs: the one a refresh issued, and the one a login flow obtained.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use sea_orm::ActiveValue::{NotSet, Set};
@@ -7,7 +8,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, SqlErr};
 use tokenkeeper_entity::{identity, token_entry};
 
-use super::entry::{Entry, PairColumn};
+use super::entry::{Entry, Origin, PairColumn};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
 use crate::decide::TokenState;
@@ -33,8 +34,18 @@ pub struct NewPair {
 }
 
 impl NewPair {
+    /// This pair, in the place of one that was handed out already: a reservation only ever grows.
+    fn reserved_like(&self, current: &Entry) -> Self {
+        let mut pair = self.clone();
+        if let PairSource::Refresh { reserved_until, .. } = &mut pair.source {
+            *reserved_until =
+                current.state.reserved_until.map_or(*reserved_until, |held| held.max(*reserved_until));
+        }
+        pair
+    }
+
     fn login_fingerprint(&self) -> Option<String> {
-        match self.source {
+        match &self.source {
             PairSource::Login => Some(fingerprint(&self.access_token)),
             PairSource::Refresh { .. } => None,
         }
@@ -42,7 +53,7 @@ impl NewPair {
 }
 
 /// Where a pair comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PairSource {
     /// A refresh, for a request that needs it until then.
     Refresh {
@@ -50,29 +61,61 @@ pub enum PairSource {
         granted_lifetime: Option<Duration>,
         /// The new reservation.
         reserved_until: Timestamp,
+        /// Which refresh it was.
+        origin: Origin,
     },
     /// A login flow: nobody holds it yet, and how long the provider's tokens live is not known.
     Login,
 }
 
 impl PairSource {
-    const fn granted_lifetime(self) -> Option<Duration> {
+    const fn granted_lifetime(&self) -> Option<Duration> {
         match self {
-            Self::Refresh { granted_lifetime, .. } => granted_lifetime,
+            Self::Refresh { granted_lifetime, .. } => *granted_lifetime,
             Self::Login => None,
         }
     }
 
-    fn granted_lifetime_ms(self) -> Option<i64> {
+    fn granted_lifetime_ms(&self) -> Option<i64> {
         self.granted_lifetime().map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
     }
 
-    const fn reserved_until(self) -> Option<Timestamp> {
+    const fn reserved_until(&self) -> Option<Timestamp> {
         match self {
-            Self::Refresh { reserved_until, .. } => Some(reserved_until),
+            Self::Refresh { reserved_until, .. } => Some(*reserved_until),
             Self::Login => None,
         }
     }
+
+    /// Of two pairs that were obtained with the same refresh token the later is the newer one. Any other pair that
+    /// is stored already is.
+    fn age_beside(&self, current: &Entry) -> Age {
+        match (self, &current.origin) {
+            (Self::Refresh { origin, .. }, Some(stored)) if origin.refresh_token == stored.refresh_token => {
+                match origin.asked_at.cmp(&stored.asked_at) {
+                    Ordering::Less => Age::Older,
+                    Ordering::Equal => Age::Same,
+                    Ordering::Greater => Age::Newer,
+                }
+            }
+            _ => Age::Older,
+        }
+    }
+
+    const fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Refresh { origin, .. } => Some(origin),
+            Self::Login => None,
+        }
+    }
+}
+
+/// A pair beside the one that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Older,
+    Same,
+    Newer,
 }
 
 /// What a login flow says about the user's account at the provider.
@@ -128,19 +171,54 @@ impl Store {
             )
             .col_expr(token_entry::Column::LeaseHolder, nothing())
             .col_expr(token_entry::Column::LeaseUntil, Expr::value(None::<i64>))
+            .col_expr(token_entry::Column::AttemptFingerprint, nothing())
+            .col_expr(
+                token_entry::Column::RefreshedFrom,
+                Expr::value(successor.origin.as_ref().map(|origin| origin.refresh_token.as_str())),
+            )
+            .col_expr(
+                token_entry::Column::RefreshedAt,
+                Expr::value(successor.origin.as_ref().map(|origin| origin.asked_at.as_millis())),
+            )
             .col_expr(token_entry::Column::FailureCode, nothing())
             .col_expr(token_entry::Column::FailureMessage, nothing())
             .col_expr(token_entry::Column::FailureFingerprint, nothing())
             .col_expr(token_entry::Column::FailedAt, Expr::value(None::<i64>))
             .col_expr(token_entry::Column::UpdatedAt, Expr::value(now.as_millis()))
             .filter(entry.is_unmoved())
-            .exec(&self.db)
+            .exec(&self.urgent)
             .await
             .map_err(StoreError::database("store a token pair"))?;
         match Guarded::from_rows(updated.rows_affected) {
             Guarded::Done => Ok(Some(successor)),
             Guarded::Moved => Ok(None),
         }
+    }
+
+    /// Stores what a refresh of `entry` issued, whatever has become of the row meanwhile.
+    ///
+    /// Where the generation has moved, the newer pair stays: a login's, and one of a later generation. But a provider
+    /// that accepts a refresh token again can issue two pairs for one, when a worker was frozen and another one took
+    /// its place. Then the one that was asked for later is the newer one, and is stored over the other.
+    ///
+    /// Gives back the entry as it is stored now, or none where a newer pair is there, or the entry is gone.
+    pub async fn store_refreshed(
+        &self,
+        entry: &Entry,
+        pair: &NewPair,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        let mut stored = self.store_pair(entry, pair, now).await?;
+        while stored.is_none() {
+            let Some(current) = self.reload(entry.id).await? else { return Ok(None) };
+            match pair.source.age_beside(&current) {
+                // The answer to an earlier try was lost, not the try.
+                Age::Same => return Ok(Some(current)),
+                Age::Older => return Ok(None),
+                Age::Newer => stored = self.store_pair(&current, &pair.reserved_like(&current), now).await?,
+            }
+        }
+        Ok(stored)
     }
 
     /// The entry that follows `entry` with this pair.
@@ -158,9 +236,12 @@ impl Store {
                 reserved_until: pair.source.reserved_until(),
                 granted_lifetime: pair.source.granted_lifetime(),
                 refreshable: pair.refresh_token.is_some(),
+                in_doubt: false,
             },
             refresh_token_expires_at: pair.refresh_token_expires_at,
             lease: None,
+            attempt: None,
+            origin: pair.source.origin().cloned(),
             failure: None,
             updated_at: now,
             access_token_sealed: sealed.access_token,
@@ -279,11 +360,14 @@ impl Store {
             reserved_until: Set(pair.source.reserved_until().map(Timestamp::as_millis)),
             lease_holder: Set(None),
             lease_until: Set(None),
+            attempt_fingerprint: Set(None),
             failure_code: Set(None),
             failure_message: Set(None),
             failure_fingerprint: Set(None),
             failed_at: Set(None),
             login_fingerprint: Set(pair.login_fingerprint()),
+            refreshed_from: Set(None),
+            refreshed_at: Set(None),
             created_at: Set(now.as_millis()),
             updated_at: Set(now.as_millis()),
         };

@@ -59,6 +59,9 @@ impl Store {
                 self.forget_refusal(entry, failure).await?;
                 return Ok(Judgement::Providers { since, first: false });
             }
+            if failure.kind != FailureKind::Refused {
+                return Ok(Judgement::Users);
+            }
             let Some(since) = self.refusing_since(provider.id).await? else { return Ok(Judgement::Users) };
             if self.begin_refusing(&row, since).await? == Guarded::Done {
                 // Also what other workers have recorded meanwhile: what they record from here on they forget
@@ -84,13 +87,9 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Forgets the failures at a provider that was changed, so that its tokens are tried again. Not those of
-    /// refreshes that were interrupted: they say that the pair was lost, not that the provider was wrong.
+    /// Forgets the failures at a provider that was changed, so that its tokens are tried again.
     pub(super) async fn forget_failures(&self, provider_id: i64) -> Result<(), StoreError> {
-        let to_forget = Condition::all()
-            .add(Column::FailureCode.is_not_null())
-            .add(Column::FailureCode.ne(FailureKind::Interrupted.name()));
-        self.forget(of_provider(provider_id).add(to_forget)).await
+        self.forget(of_provider(provider_id).add(Column::FailureCode.is_not_null())).await
     }
 
     async fn begin_refusing(
@@ -168,11 +167,24 @@ impl Store {
 
     /// Forgets every refusal at a provider since then.
     async fn forget_refusals(&self, provider_id: i64, since: Timestamp) -> Result<(), StoreError> {
-        self.forget(of_provider(provider_id).add(is_refused()).add(Column::FailedAt.gte(since.as_millis())))
+        let condemned = Condition::any().add(is_refused()).add(is_interrupted());
+        self.forget(of_provider(provider_id).add(condemned).add(Column::FailedAt.gte(since.as_millis())))
             .await
     }
 
     async fn forget(&self, which: Condition) -> Result<(), StoreError> {
+        // What is left of a refresh that was interrupted is the doubt whether it took effect. First in the statement,
+        // because MariaDB and MySQL set one column after the other.
+        TokenEntry::update_many()
+            .col_expr(Column::AttemptFingerprint, Expr::col(Column::FailureFingerprint))
+            .col_expr(Column::FailureCode, Expr::value(None::<String>))
+            .col_expr(Column::FailureMessage, Expr::value(None::<String>))
+            .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
+            .col_expr(Column::FailedAt, Expr::value(None::<i64>))
+            .filter(which.clone().add(is_interrupted()))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("forget interrupted refreshes"))?;
         TokenEntry::update_many()
             .col_expr(Column::FailureCode, Expr::value(None::<String>))
             .col_expr(Column::FailureMessage, Expr::value(None::<String>))
@@ -190,9 +202,13 @@ fn is_refused() -> Condition {
     Condition::all().add(Column::FailureCode.eq(FailureKind::Refused.name()))
 }
 
+fn is_interrupted() -> Condition {
+    Condition::all().add(Column::FailureCode.eq(FailureKind::Interrupted.name()))
+}
+
 /// The pair came from a refresh.
 fn is_refreshed() -> Condition {
-    Condition::all().add(Column::GrantedLifetimeMs.is_not_null())
+    Condition::all().add(Column::RefreshedAt.is_not_null())
 }
 
 fn entries_of(provider_id: i64) -> Select<TokenEntry> {

@@ -36,13 +36,14 @@ pub fn circuit_changed(host: &str, before: Phase, after: Phase) {
 /// The database says that a host refuses everybody, or that it does not any more.
 pub fn host_refusing(host: &str, since: Option<Timestamp>) {
     gauge!(REFUSING, "host" => host.to_owned()).set(if since.is_some() { 1.0 } else { 0.0 });
-    match since {
-        Some(since) => tracing::error!(
+    if let Some(since) = since {
+        tracing::error!(
             host,
             %since,
             "this host refuses everybody's refresh token: correct its settings with `tokenkeeper provider apply`"
-        ),
-        None => tracing::info!(host, "this host is believed not to refuse everybody any more"),
+        );
+    } else {
+        tracing::info!(host, "this host is believed not to refuse everybody any more");
     }
 }
 

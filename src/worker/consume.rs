@@ -12,20 +12,28 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
-use crate::broker::{AGAIN, BrokerError, Names, connect, declare, within};
+use crate::broker::{AGAIN, BrokerError, Feed, Names, connect, declare, within};
+use crate::database::Availability;
 use crate::message::MessageKind;
 use crate::settings::{Broker, WorkerSettings};
 use crate::telemetry::{self, Link};
 
-/// Consumes the three queues.
+/// Parked pairs in hand at once.
+const PREFETCH_PARKED_PAIRS: u16 = 64;
+
+/// Consumes every queue.
 pub(super) struct Consumers {
     pub(super) settings: Arc<Broker>,
     pub(super) prefetch: WorkerSettings,
     /// Names this worker at the broker.
     pub(super) instance: String,
     pub(super) settler: Arc<Settler>,
+    pub(super) restorer: Arc<Restorer>,
+    /// While it is away nothing new is taken.
+    pub(super) database: Availability,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
     pub(super) soft_stop: CancellationToken,
@@ -66,7 +74,7 @@ impl Consumers {
 
     /// Consumes every queue until the soft stop, or until the connection is gone.
     async fn consume(&self, connection: &Connection) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
-        let queues = MessageKind::ALL.map(|kind| self.consume_queue(connection, kind));
+        let queues = Feed::ALL.map(|feed| self.consume_queue(connection, feed));
         try_join_all(queues).await
     }
 
@@ -75,20 +83,27 @@ impl Consumers {
     async fn consume_queue(
         &self,
         connection: &Connection,
-        kind: MessageKind,
+        feed: Feed,
     ) -> Result<Option<Arc<Channel>>, BrokerError> {
-        for delay in AGAIN.delays() {
-            let error = match self.subscribe(connection, kind).await {
-                Ok(subscription) => match self.pump(subscription, kind).await {
-                    Ok(channel) => return Ok(Some(channel)),
-                    Err(error) => error,
-                },
+        let mut delays = AGAIN.delays();
+        loop {
+            tokio::select! {
+                () = self.soft_stop.cancelled() => return Ok(None),
+                () = self.database.there() => {}
+            }
+            let error = match self.consume_while_database_is_there(connection, feed).await {
+                Ok(Pumped::Stopped(channel)) => return Ok(Some(channel)),
+                Ok(Pumped::DatabaseLost) => {
+                    delays = AGAIN.delays();
+                    continue;
+                }
                 Err(error) => error,
             };
             if !connection.status().connected() {
                 return Err(error);
             }
-            telemetry::consumer_lost(kind, &error, delay);
+            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            telemetry::consumer_lost(feed, &error, delay);
             tokio::select! {
                 () = self.soft_stop.cancelled() => return Ok(None),
                 () = sleep(delay) => {}
@@ -96,20 +111,25 @@ impl Consumers {
             // The queue itself may be gone.
             declare(connection, &self.settings).await?;
         }
-        Ok(None)
     }
 
-    async fn subscribe(
+    async fn consume_while_database_is_there(
         &self,
         connection: &Connection,
-        kind: MessageKind,
-    ) -> Result<Subscription, BrokerError> {
+        feed: Feed,
+    ) -> Result<Pumped, BrokerError> {
+        let subscription = self.subscribe(connection, feed).await?;
+        self.pump(subscription, feed).await
+    }
+
+    async fn subscribe(&self, connection: &Connection, feed: Feed) -> Result<Subscription, BrokerError> {
         let limit = self.settings.operation_timeout;
-        let queue = Names::new(&self.settings.prefix).queue(kind);
-        let prefetch = match kind {
-            MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
-            MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
-            MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
+        let queue = Names::new(&self.settings.prefix).queue(feed);
+        let prefetch = match feed {
+            Feed::Messages(MessageKind::TokenRequest) => self.prefetch.prefetch_token_requests,
+            Feed::Messages(MessageKind::WorkspaceStart) => self.prefetch.prefetch_workspace_starts,
+            Feed::Messages(MessageKind::TokenStore) => self.prefetch.prefetch_token_stores,
+            Feed::ParkedPairs => PREFETCH_PARKED_PAIRS,
         };
         let channel =
             within(limit, || format!("open a channel for queue {queue}"), connection.create_channel())
@@ -117,7 +137,7 @@ impl Consumers {
         // Before consuming, or the broker sends everything it has.
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
-        let tag = ShortString::try_new(format!("{}-{kind}", self.instance))
+        let tag = ShortString::try_new(format!("{}-{feed}", self.instance))
             .map_err(|_| BrokerError::TooLong { what: "the consumer tag".into() })?;
         let name = ShortString::try_new(queue.as_str())
             .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
@@ -127,20 +147,17 @@ impl Consumers {
         Ok(Subscription { channel: Arc::new(channel), consumer, tag, queue })
     }
 
-    /// Hands deliveries over until the soft stop; then takes back the subscription and hands over what the broker
-    /// had sent already.
-    async fn pump(
-        &self,
-        mut subscription: Subscription,
-        kind: MessageKind,
-    ) -> Result<Arc<Channel>, BrokerError> {
-        let consuming = self.health.consuming(kind);
-        loop {
+    /// Hands deliveries over until the soft stop, or until the database is away; then takes back the subscription and
+    /// hands over what the broker had sent already.
+    async fn pump(&self, mut subscription: Subscription, feed: Feed) -> Result<Pumped, BrokerError> {
+        let consuming = self.health.consuming(feed);
+        let stopped = loop {
             tokio::select! {
                 biased;
-                () = self.soft_stop.cancelled() => break,
+                () = self.soft_stop.cancelled() => break true,
+                () = self.database.lost() => break false,
                 next = subscription.consumer.next() => match next {
-                    Some(Ok(delivery)) => self.take(delivery, &subscription, kind),
+                    Some(Ok(delivery)) => self.take(delivery, &subscription, feed),
                     Some(Err(source)) => {
                         let action = format!("consume queue {}", subscription.queue);
                         return Err(BrokerError::Amqp { action, source });
@@ -148,7 +165,7 @@ impl Consumers {
                     None => return Err(BrokerError::Cancelled { queue: subscription.queue }),
                 },
             }
-        }
+        };
         drop(consuming);
         let limit = self.settings.operation_timeout;
         let cancel =
@@ -156,15 +173,31 @@ impl Consumers {
         within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel).await?;
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
-            self.take(delivery, &subscription, kind);
+            self.take(delivery, &subscription, feed);
         }
-        Ok(subscription.channel)
+        Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::DatabaseLost })
     }
 
-    fn take(&self, delivery: Delivery, subscription: &Subscription, kind: MessageKind) {
-        let received = Received::new(kind, delivery, Arc::clone(&subscription.channel));
-        self.messages.spawn(Arc::clone(&self.settler).process(received));
+    fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed) {
+        let channel = Arc::clone(&subscription.channel);
+        match feed {
+            Feed::Messages(kind) => {
+                let received = Received::new(kind, delivery, channel);
+                drop(self.messages.spawn(Arc::clone(&self.settler).process(received)));
+            }
+            Feed::ParkedPairs => {
+                drop(self.messages.spawn(Arc::clone(&self.restorer).process(delivery, channel)));
+            }
+        }
     }
+}
+
+/// Why no more deliveries are taken from a queue.
+enum Pumped {
+    /// The worker stops; what is in hand is acked on this channel.
+    Stopped(Arc<Channel>),
+    /// The database is away: what is in hand waits for it, and what is not stays with the broker.
+    DatabaseLost,
 }
 
 /// The connection after the soft stop: nothing comes over it any more, but what is in hand is acked on it.

@@ -20,7 +20,7 @@ use crate::telemetry::{self, MessageOutcome};
 
 /// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
 /// wait for ever.
-const ACK_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a message needs on its way.
 pub(super) struct Settler {
@@ -150,7 +150,7 @@ impl Settler {
     async fn lay_into_dead_letters(&self, received: &Received, detail: &str) -> Result<(), Stopped> {
         telemetry::dead_lettered(received.kind, detail);
         let letter = DeadLetter {
-            kind: received.kind,
+            routing_key: received.kind.routing_key(),
             properties: &received.delivery.properties,
             reason: ErrorCode::InvalidRequest.name(),
             detail,

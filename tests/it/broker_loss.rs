@@ -43,7 +43,7 @@ async fn a_worker_that_is_started_before_the_broker_waits_for_it() {
     let (world, proxy) = world_behind_a_proxy().await;
     proxy.refuse();
     let worker = world.launch_worker().await;
-    let problems = worker.health().problems().await;
+    let problems = worker.health().problems();
     assert!(problems.iter().any(|problem| problem.starts_with("broker:")), "{problems:?}");
 
     proxy.accept();

@@ -77,7 +77,7 @@ on_every_database! {
         world.scm.fail_always_for("unavailable", Fault::RetryAfter { status: 503, seconds: 77 });
         let busy = world.entry("busy").await;
         let lease = Duration::from_hours(1);
-        let leased = world.store.take_lease(&busy, Cause::Required, "another worker", now(&world), lease).await;
+        let leased = world.store.take_lease(&busy, Cause::Required, "another worker", "sent", now(&world), lease).await;
         assert_eq!(leased.unwrap(), Guarded::Done);
 
         error_message(&world.request("revoked").await, "reauthorization_required");

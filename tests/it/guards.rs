@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{
-    AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, PairSource, Store, StoreError,
+    AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, Origin, PairSource, Store, StoreError,
 };
 use tokenkeeper_entity::token_entry;
 
@@ -31,7 +31,9 @@ fn login(access_token: &str) -> NewPair {
 }
 
 fn refreshed(access_token: &str, reserved_until: Timestamp) -> NewPair {
-    let source = PairSource::Refresh { granted_lifetime: Some(Duration::from_secs(7200)), reserved_until };
+    let origin = Origin { refresh_token: "sent".to_owned(), asked_at: minutes(0) };
+    let source =
+        PairSource::Refresh { granted_lifetime: Some(Duration::from_secs(7200)), reserved_until, origin };
     NewPair { source, ..login(access_token) }
 }
 
@@ -79,7 +81,7 @@ on_every_database! {
 
     async fn nothing_is_reserved_while_somebody_refreshes(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
-        let taken = world.store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap();
+        let taken = world.store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap();
         assert_eq!(taken, Guarded::Done);
         let during = world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap();
         assert_eq!(during, Guarded::Moved);
@@ -91,7 +93,7 @@ on_every_database! {
         let (world, entry) = world_with_entry(kind).await;
         let holders: Vec<String> = (0..16).map(|number| format!("holder {number}")).collect();
         let taken = join_all(holders.iter().map(|holder| {
-            world.store.take_lease(&entry, Cause::Required, holder, minutes(0), TTL)
+            world.store.take_lease(&entry, Cause::Required, holder, "sent", minutes(0), TTL)
         }))
         .await;
         let done = taken.into_iter().filter(|taken| matches!(taken, Ok(Guarded::Done))).count();
@@ -101,7 +103,7 @@ on_every_database! {
     async fn a_live_reservation_stops_an_opportunistic_lease_and_no_other(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         assert_eq!(world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap(), Guarded::Done);
-        let take = async |cause, now| world.store.take_lease(&entry, cause, "one", minutes(now), TTL).await.unwrap();
+        let take = async |cause, now| world.store.take_lease(&entry, cause, "one", "sent", minutes(now), TTL).await.unwrap();
         assert_eq!(take(Cause::Opportunistic, 29).await, Guarded::Moved);
         assert_eq!(take(Cause::Opportunistic, 30).await, Guarded::Done, "it is over");
         assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
@@ -110,7 +112,7 @@ on_every_database! {
     async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.renew_lease(&entry, "two", minutes(0), TTL).await.unwrap(), Guarded::Moved);
         assert_eq!(store.give_up(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
         assert_eq!(store.renew_lease(&entry, "one", minutes(5), TTL).await.unwrap(), Guarded::Done);
@@ -123,12 +125,12 @@ on_every_database! {
     async fn a_lease_that_is_left_in_doubt_stops_nobody_and_stays_on_record_until_the_doubt_is_settled(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up_in_doubt(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
         assert_eq!(store.give_up_in_doubt(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
         let left = world.entry("jdoe").await;
         assert!(left.is_in_doubt() && !left.has_live_lease(failure("f").at), "{:?}", left.lease);
-        assert_eq!(store.take_lease(&left, Cause::Required, "two", minutes(1), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&left, Cause::Required, "two", "sent", minutes(1), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&left, "two", &failure("f")).await.unwrap(), Guarded::Done);
         assert!(!world.entry("jdoe").await.is_in_doubt());
     }
@@ -145,17 +147,17 @@ on_every_database! {
         assert_eq!(access_token(&world).await, "access 2");
         let reserve = world.store.reserve(&seen_before, minutes(90), minutes(2)).await.unwrap();
         assert_eq!(reserve, Guarded::Moved, "nor is the new pair reserved for who saw the old one");
-        let lease = world.store.take_lease(&seen_before, Cause::Required, "one", minutes(9), TTL).await.unwrap();
+        let lease = world.store.take_lease(&seen_before, Cause::Required, "one", "sent", minutes(9), TTL).await.unwrap();
         assert_eq!(lease, Guarded::Moved);
     }
 
     async fn storing_a_pair_clears_lease_failure_and_reservation(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 
         let in_memory = store.store_pair(&entry, &refreshed("access 2", minutes(5)), minutes(1)).await.unwrap();
 

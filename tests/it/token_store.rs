@@ -44,12 +44,18 @@ async fn burden(world: &World, user: &str) {
     let hour = std::time::Duration::from_hours(1);
     let entry = world.entry(user).await;
     let store = &world.store;
-    assert_eq!(store.take_lease(&entry, Cause::Required, "one", now, hour).await.unwrap(), Guarded::Done);
+    assert_eq!(
+        store.take_lease(&entry, Cause::Required, "one", "sent", now, hour).await.unwrap(),
+        Guarded::Done
+    );
     let fingerprint = "f".to_owned();
     let failure = Failure { kind: FailureKind::Refused, message: "no".to_owned(), fingerprint, at: now };
     assert_eq!(store.give_up(&entry, "one", &failure).await.unwrap(), Guarded::Done);
     assert_eq!(store.reserve(&entry, now.plus(hour), now).await.unwrap(), Guarded::Done);
-    assert_eq!(store.take_lease(&entry, Cause::Required, "two", now, hour).await.unwrap(), Guarded::Done);
+    assert_eq!(
+        store.take_lease(&entry, Cause::Required, "two", "sent", now, hour).await.unwrap(),
+        Guarded::Done
+    );
 }
 
 on_every_database! {

@@ -14,7 +14,8 @@ use crate::harness::{Dialect, Kind, PATIENCE, World, eventually, on_every_databa
 /// Leaves the lease of a worker that died: nobody renews it, and nobody gives it back.
 async fn leave_lease_of_the_dead(world: &World, user: &str, ttl: Duration) -> Lease {
     let entry = world.entry(user).await;
-    let taken = world.store.take_lease(&entry, Cause::Required, "the dead", SystemClock.now(), ttl).await;
+    let taken =
+        world.store.take_lease(&entry, Cause::Required, "the dead", "sent", SystemClock.now(), ttl).await;
     assert_eq!(taken.unwrap(), Guarded::Done);
     world.entry(user).await.lease.expect("it was taken just now")
 }

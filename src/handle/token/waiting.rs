@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::refusal::{crowded, deadline_exceeded, flight_failed, may_not_be_asked, refresh_timeout};
-use super::{Attempt, Refusal, Round, SHARED_FATE};
+use super::{Attempt, Round, SHARED_FATE};
 use crate::decide::{Cause, clamp_warning, is_valid};
 use crate::handle::grant::Way;
+use crate::handle::refusal::{
+    Refusal, crowded, deadline_exceeded, flight_failed, left_alone, refresh_timeout,
+};
 use crate::message::{ErrorBody, Warning};
 use crate::refresh::{Boarding, Crowded, FailedFlight, Landing, Order, Role, Waited};
 use crate::store::{Entry, FailureKind};
@@ -19,7 +21,7 @@ use crate::telemetry;
 impl Attempt<'_> {
     pub(super) async fn refresh(&mut self, entry: Entry, cause: Cause) -> Result<Round, Refusal> {
         let may_ask = self.handler.refresher.look(&self.provider);
-        let seated = may_ask.map_err(|no_entry| may_not_be_asked(no_entry, &self.provider));
+        let seated = may_ask.map_err(|no_entry| left_alone(no_entry, &self.provider));
         if let Err(error) = seated.and_then(|()| self.take_seat()) {
             return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
         }
@@ -66,7 +68,7 @@ impl Attempt<'_> {
         error: ErrorBody,
     ) -> Result<Round, Refusal> {
         match cause {
-            Cause::Opportunistic if certain => {
+            Cause::Opportunistic if certain || !self.provider.kills_old_token => {
                 let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
                 let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
                 self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
@@ -99,16 +101,12 @@ impl Attempt<'_> {
             return Ok(());
         }
         let Self { handler, ask, provider, .. } = self;
-        match handler.refresher.seat(&provider.host, ask.kind) {
-            Ok(seat) => {
-                self.seat = Some(seat);
-                Ok(())
-            }
-            Err(Crowded) => {
-                telemetry::crowded_out(&provider.host, ask.kind);
-                Err(crowded(provider))
-            }
-        }
+        let seat = handler.refresher.seat(&provider.host, ask.kind).map_err(|Crowded| {
+            telemetry::crowded_out(&provider.host, ask.kind);
+            crowded(provider)
+        })?;
+        self.seat = Some(seat);
+        Ok(())
     }
 
     /// Waits in the seat. One that is needed for others is given up: the next round tells what that means.

@@ -71,7 +71,7 @@ on_every_database! {
         worker.stop().await;
         let now = SystemClock.now();
         let entry = world.entry("jdoe").await;
-        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-1", now, Duration::ZERO).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-1", "sent", now, Duration::ZERO).await.unwrap(), Guarded::Done);
         let failure = Failure {
             kind: FailureKind::Unavailable,
             message: "answered 503".to_owned(),
@@ -80,7 +80,7 @@ on_every_database! {
         };
         assert_eq!(world.store.give_up(&entry, "flight-1", &failure).await.unwrap(), Guarded::Done);
         let hour = Duration::from_secs(3600);
-        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-2", now, hour).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-2", "sent", now, hour).await.unwrap(), Guarded::Done);
         let host = world.scm.host();
 
         let shown = cli.run(&["token", "show", "--user", "jdoe", "--host", &host]).await.good().keeps_secrets_of(&world);

@@ -15,7 +15,7 @@ use tokenkeeper::lifecycle::Stop;
 use tokenkeeper::secret::KeyRing;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::{Entry, Found, ProviderRecord, Store};
-use tokenkeeper::worker::Worker;
+use tokenkeeper::worker::{TimeSource, Worker};
 use tokenkeeper_testkit::database::{Kind, TestDatabase};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
 use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
@@ -199,35 +199,37 @@ impl World {
 
     // --- Workers ---
 
-    /// Starts a worker inside this process that lives by the machine's clock.
+    /// Starts a worker inside this process.
     pub(crate) async fn start_worker(&self) -> InProcessWorker {
-        self.start_worker_at(Arc::new(SystemClock)).await
+        self.start_worker_in(own_time(SystemClock)).await
     }
 
-    /// Starts a worker inside this process that lives by this clock.
+    /// Starts a worker inside this process that lives by this clock, whatever the database's shows.
     pub(crate) async fn start_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
-        let worker = self.launch_worker_at(clock).await;
+        self.start_worker_in(TimeSource::Given(clock)).await
+    }
+
+    /// Starts a worker inside this process with this idea of time.
+    pub(crate) async fn start_worker_in(&self, time: TimeSource) -> InProcessWorker {
+        let worker = self.try_start_worker_in(time).await.expect("the worker starts");
         worker.wait_until_ready().await;
         worker
     }
 
     /// Starts a worker inside this process, and does not wait: what it needs to be ready may be away.
     pub(crate) async fn launch_worker(&self) -> InProcessWorker {
-        self.launch_worker_at(Arc::new(SystemClock)).await
+        self.try_start_worker().await.expect("the worker starts")
     }
 
     /// Starts a worker inside this process, or says why it does not start.
     pub(crate) async fn try_start_worker(&self) -> anyhow::Result<InProcessWorker> {
-        self.try_launch_worker_at(Arc::new(SystemClock)).await
+        self.try_start_worker_in(own_time(SystemClock)).await
     }
 
-    async fn launch_worker_at(&self, clock: Arc<dyn Clock>) -> InProcessWorker {
-        self.try_launch_worker_at(clock).await.expect("the worker starts")
-    }
-
-    async fn try_launch_worker_at(&self, clock: Arc<dyn Clock>) -> anyhow::Result<InProcessWorker> {
+    /// Starts a worker inside this process with this idea of time, or says why it does not start.
+    pub(crate) async fn try_start_worker_in(&self, time: TimeSource) -> anyhow::Result<InProcessWorker> {
         let stop = Stop::default();
-        let worker = Worker::start(self.settings(), clock, None, stop.clone()).await?;
+        let worker = Worker::start(self.settings(), time, None, stop.clone()).await?;
         Ok(InProcessWorker { worker: Some(worker), stop })
     }
 
@@ -261,6 +263,11 @@ impl Drop for World {
     }
 }
 
+/// The database's time, on a machine whose clock is `own`.
+pub(crate) fn own_time(own: impl Clock) -> TimeSource {
+    TimeSource::Database { own: Arc::new(own) }
+}
+
 /// A worker inside the test process.
 #[derive(Debug)]
 pub(crate) struct InProcessWorker {
@@ -277,7 +284,7 @@ impl InProcessWorker {
     /// Waits until it does its job.
     pub(crate) async fn wait_until_ready(&self) {
         eventually("the worker to be ready", PATIENCE, async || {
-            self.health().problems().await.is_empty().then_some(())
+            self.health().problems().is_empty().then_some(())
         })
         .await;
     }

@@ -1,0 +1,91 @@
+//! Whether the database is there: looked at now and then, and at once when a statement fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::retry::Backoff;
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+
+/// How often it is looked at while nobody complains.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked at while it is away: what comes back is noticed soon.
+const LOOK_AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(100),
+    max_interval: Duration::from_secs(1),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+/// What is known of the database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Availability {
+    /// Why it is away; none: it is there.
+    away: watch::Receiver<Option<Arc<str>>>,
+    suspicion: Arc<Notify>,
+}
+
+impl Availability {
+    /// Of a database that was reached just now, and the task that keeps looking at it.
+    pub fn watch(store: Store) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (found, away) = watch::channel(None);
+        let suspicion = Arc::new(Notify::new());
+        let looking = look(store, found, Arc::clone(&suspicion));
+        (Self { away, suspicion }, looking)
+    }
+
+    /// A statement failed: have a look.
+    pub fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Why the database is away; none: it is there.
+    pub fn problem(&self) -> Option<Arc<str>> {
+        self.away.borrow().clone()
+    }
+
+    /// Waits until the database is away.
+    pub async fn lost(&self) {
+        self.wait_until(Option::is_some).await;
+    }
+
+    /// Waits until the database is there.
+    pub async fn there(&self) {
+        self.wait_until(Option::is_none).await;
+    }
+
+    async fn wait_until(&self, state: impl Fn(&Option<Arc<str>>) -> bool) {
+        if self.away.clone().wait_for(state).await.is_err() {
+            // Nobody looks any more: the process is about to end, and so is whoever waits here.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn look(store: Store, found: watch::Sender<Option<Arc<str>>>, suspicion: Arc<Notify>) {
+    loop {
+        drop(timeout(LOOK_EVERY, suspicion.notified()).await);
+        let Err(error) = ping(&store).await else { continue };
+        telemetry::database_lost(&error);
+        found.send_replace(Some(error.to_string().into()));
+        for delay in LOOK_AGAIN.delays() {
+            sleep(delay).await;
+            if ping(&store).await.is_ok() {
+                break;
+            }
+        }
+        telemetry::database_back();
+        found.send_replace(None);
+    }
+}
+
+async fn ping(store: &Store) -> Result<(), StoreError> {
+    timeout(PATIENCE, store.ping()).await.unwrap_or(Err(StoreError::NoAnswer))
+}

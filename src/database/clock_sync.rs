@@ -1,0 +1,66 @@
+//! The database's clock, asked for now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::time::{Instant, interval, timeout};
+
+use crate::clock::{DatabaseClock, Offset};
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+
+/// How often the database's clock is asked.
+const MEASURE_EVERY: Duration = Duration::from_secs(30);
+
+/// How often this machine's clock is compared with what it should show. It jumps when somebody sets it, and when the
+/// machine was paused, during which the monotonic clock stood still.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// A jump that is worth asking the database at once.
+const JUMP: Duration = Duration::from_millis(500);
+
+/// How long the database may take to say what time it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sets the clock for the first time.
+///
+/// # Errors
+/// The database does not say what time it is; or this machine's clock is further off than `limit`.
+pub async fn set(clock: &DatabaseClock, store: &Store, limit: Duration) -> anyhow::Result<()> {
+    let offset = measure(clock, store).await.context("cannot compare clocks with the database")?;
+    if offset.size() > limit {
+        bail!(
+            "this machine's clock is {:.0} s off the database's: set it right (NTP), or raise \
+             database.max_clock_offset_secs, which is {} s",
+            -offset.seconds(),
+            limit.as_secs(),
+        );
+    }
+    telemetry::clock_measured(offset);
+    Ok(())
+}
+
+/// Keeps the clock right, for as long as the process lives.
+pub async fn keep(clock: Arc<DatabaseClock>, store: Store) {
+    let mut ticks = interval(COMPARE_EVERY);
+    let (mut measured_at, mut known) = (Instant::now(), clock.offset());
+    loop {
+        ticks.tick().await;
+        if measured_at.elapsed() < MEASURE_EVERY && !known.has_jumped(clock.offset(), JUMP) {
+            continue;
+        }
+        match measure(&clock, &store).await {
+            Ok(offset) => telemetry::clock_measured(offset),
+            Err(error) => telemetry::clock_not_measured(&error),
+        }
+        (measured_at, known) = (Instant::now(), clock.offset());
+    }
+}
+
+/// Asks the database what time it is, and takes that for the time in the middle between question and answer.
+async fn measure(clock: &DatabaseClock, store: &Store) -> Result<Offset, StoreError> {
+    let asked = Instant::now();
+    let database = timeout(PATIENCE, store.now()).await.unwrap_or(Err(StoreError::NoAnswer))?;
+    Ok(clock.set(database, asked + asked.elapsed() / 2))
+}

@@ -1,0 +1,154 @@
+//! PARK: where a rotated pair goes when its worker must stop and the database does not take it (invariant 4).
+//!
+//! To the durable queue `<prefix>.parked-pairs`, which every worker consumes; or, where the broker is away too, to a
+//! file in the spool folder, which the next worker that starts there picks up. Either way the pair is encrypted, and
+//! is stored by the same guarded UPDATE as ever.
+
+mod spool;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+pub use self::spool::Spool;
+use crate::broker::{BrokerError, Publisher};
+use crate::clock::Clock;
+use crate::retry::Backoff;
+use crate::store::{ParkedPair, Restored, Store, StoreError};
+use crate::telemetry;
+
+/// How long the broker has to take a parked pair before it goes to the spool folder. Short: whoever told us to stop
+/// may lose patience.
+const BROKER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a parked pair is tried to be stored.
+const RESTORE_AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(50),
+    max_interval: Duration::from_secs(1),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+/// Where pairs are parked, and from when on.
+#[derive(Debug, Clone)]
+pub struct Parking {
+    publisher: Publisher,
+    spool: Spool,
+    soft_stop: CancellationToken,
+}
+
+/// Neither the broker nor the spool folder took a pair.
+#[derive(Debug, thiserror::Error)]
+#[error("{broker}; and cannot write it to the spool folder {}: {spool}", folder.display())]
+pub struct ParkError {
+    broker: BrokerError,
+    spool: std::io::Error,
+    folder: PathBuf,
+}
+
+/// How an attempt to bring a parked pair back ended.
+#[derive(Debug)]
+pub enum Return {
+    /// It is where it belongs.
+    Restored,
+    /// It cannot be read: a key is missing, or somebody changed it.
+    Unreadable(StoreError),
+    /// The worker stops before the database took it.
+    Stopped,
+}
+
+impl Parking {
+    /// Pairs are parked from `soft_stop` on.
+    pub const fn new(publisher: Publisher, spool: Spool, soft_stop: CancellationToken) -> Self {
+        Self { publisher, spool, soft_stop }
+    }
+
+    /// Whether a pair that the database does not take is to be parked.
+    pub fn is_due(&self) -> bool {
+        self.soft_stop.is_cancelled()
+    }
+
+    /// Waits until pairs are to be parked.
+    pub async fn due(&self) {
+        self.soft_stop.cancelled().await;
+    }
+
+    /// Parks a pair: confirmed by the broker, or synced to disk.
+    ///
+    /// # Errors
+    /// [`ParkError`]; worth another try.
+    pub async fn park(&self, parked: &ParkedPair) -> Result<(), ParkError> {
+        let broker = match self.publisher.park(&parked.encode(), BROKER_PATIENCE).await {
+            Ok(()) => {
+                telemetry::pair_parked(&parked.host);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match self.spool.write(parked).await {
+            Ok(file) => {
+                telemetry::pair_spooled(&parked.host, &broker, &file);
+                Ok(())
+            }
+            Err(spool) => Err(ParkError { broker, spool, folder: self.spool.folder().to_owned() }),
+        }
+    }
+}
+
+/// Stores a parked pair, for as long as that takes.
+pub async fn restore(
+    store: &Store,
+    clock: &dyn Clock,
+    parked: &ParkedPair,
+    hard_stop: &CancellationToken,
+) -> Return {
+    for delay in RESTORE_AGAIN.delays() {
+        let error = match store.store_parked(parked, clock.now()).await {
+            Ok(restored) => {
+                match restored {
+                    Restored::Stored => telemetry::parked_pair_stored(&parked.host),
+                    Restored::Superseded => telemetry::parked_pair_superseded(&parked.host),
+                }
+                return Return::Restored;
+            }
+            Err(error) if !error.is_transient() => return Return::Unreadable(error),
+            Err(error) => error,
+        };
+        telemetry::parked_pair_waits(&parked.host, &error, delay);
+        tokio::select! {
+            () = hard_stop.cancelled() => return Return::Stopped,
+            () = sleep(delay) => {}
+        }
+    }
+    Return::Stopped
+}
+
+/// Brings back what an earlier worker left in the spool folder.
+pub async fn pick_up(spool: Spool, store: Store, clock: Arc<dyn Clock>, hard_stop: CancellationToken) {
+    let files = match spool.files().await {
+        Ok(files) => files,
+        Err(error) => return telemetry::spool_unusable(spool.folder(), &error),
+    };
+    for file in files {
+        let parked = match spool.read(&file).await {
+            Ok(parked) => parked,
+            Err(error) => {
+                telemetry::spool_unusable(&file, &error);
+                continue;
+            }
+        };
+        match restore(&store, &*clock, &parked, &hard_stop).await {
+            // One that stays is stored again at the next start, which changes nothing.
+            Return::Restored => match spool.remove(&file).await {
+                Ok(()) => {}
+                Err(error) => telemetry::spool_unusable(&file, &error),
+            },
+            // It stays where it is, for an operator with the key.
+            Return::Unreadable(error) => telemetry::parked_pair_unreadable(&parked.host, &error),
+            Return::Stopped => return,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! How messages are worked on, and how tokens are refreshed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::circuit::CircuitSettings;
+use super::reader::Reader;
+
+/// How many messages a worker takes, and how long it works on each.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Unacked `token.request` messages at once.
+    pub prefetch_token_requests: u16,
+    /// Unacked `workspace.start` messages at once.
+    pub prefetch_workspace_starts: u16,
+    /// Unacked `token.store` messages at once.
+    pub prefetch_token_stores: u16,
+    /// How long a worker that was told to stop finishes what it has in hand.
+    pub grace_period: Duration,
+    /// The time of a `token.request` or `token.store` whose `expiration` does not say less.
+    pub request_budget: Duration,
+    /// The time of a `workspace.start` whose `expiration` does not say less.
+    pub workspace_start_budget: Duration,
+    /// Where a refreshed pair is written, encrypted, when a worker must stop while neither the database nor the broker
+    /// takes it.
+    pub spool_dir: PathBuf,
+}
+
+/// How tokens are refreshed.
+#[derive(Debug, Clone)]
+pub struct RefreshSettings {
+    /// How long a refresh lease lives without a heartbeat, which comes at a third of it. By default shorter than
+    /// `wait`, so that those who wait outlast a worker that died.
+    pub lease_ttl: Duration,
+    /// How long a request waits for a refresh that another worker has under way.
+    pub wait: Duration,
+    /// Limit for connecting to a provider.
+    pub connect_timeout: Duration,
+    /// Limit for one call of a provider. May be longer than `lease_ttl`: the heartbeat keeps the lease.
+    pub total_timeout: Duration,
+    /// Pause before the first retry of a provider call.
+    pub retry_initial: Duration,
+    /// Longest pause between two retries, jitter aside.
+    pub retry_max: Duration,
+    /// The longest `Retry-After` that is waited for; asked to stay away longer, a refresh is given up.
+    pub retry_after_cap: Duration,
+    /// How long an opportunistic refresh is retried while a still valid token could be served.
+    pub opportunistic_budget: Duration,
+    /// When a host that fails is left alone.
+    pub circuit: CircuitSettings,
+}
+
+impl WorkerSettings {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self {
+            prefetch_token_requests: from.integer("worker.prefetch_token_requests", 1..=65_535, 512),
+            prefetch_workspace_starts: from.integer("worker.prefetch_workspace_starts", 1..=65_535, 64),
+            prefetch_token_stores: from.integer("worker.prefetch_token_stores", 1..=65_535, 64),
+            grace_period: from.seconds("worker.grace_period_secs", 1..=3_600, 30),
+            // RabbitMQ closes the channel of a delivery that is not acked for 30 minutes.
+            request_budget: from.seconds("worker.request_budget_secs", 1..=600, 30),
+            workspace_start_budget: from.seconds("worker.workspace_start_budget_secs", 1..=600, 60),
+            spool_dir: from
+                .path("worker.spool_dir")
+                .unwrap_or_else(|| from.beside_the_file("tokenkeeper-spool")),
+        }
+    }
+}
+
+impl RefreshSettings {
+    pub(super) fn read(from: &mut Reader) -> Self {
+        Self {
+            // Below 3 s the heartbeat at a third of it has no room for one slow query.
+            lease_ttl: from.seconds("refresh.lease_ttl_secs", 1..=300, 8),
+            wait: from.seconds("refresh.wait_secs", 1..=300, 10),
+            connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),
+            total_timeout: from.seconds("refresh.total_timeout_secs", 1..=300, 15),
+            retry_initial: from.milliseconds("refresh.retry_initial_ms", 10..=60_000, 200),
+            retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
+            retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),
+            opportunistic_budget: from.seconds("refresh.opportunistic_budget_secs", 1..=300, 5),
+            circuit: CircuitSettings::read(from),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Pairs that could not be stored before their worker had to stop, on their way back to the database.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, Origin};
+use super::pair::{NewPair, PairSource};
+use super::{Store, StoreError};
+use crate::clock::Timestamp;
+use crate::secret::{ExposeSecret, SecretString};
+
+/// A refreshed pair outside of the database. All of it that is secret is encrypted, and bound to the entry and the
+/// generation it follows: whoever can write to the queue or the folder can bring in nothing of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ParkedPair {
+    /// Where it was refreshed.
+    pub host: String,
+    /// Row id of the entry.
+    pub entry_id: i64,
+    /// The generation that it was obtained from.
+    pub generation: i64,
+    identity_id: i64,
+    key_id: String,
+    /// Base64 of a sealed [`Contents`] in JSON.
+    sealed: String,
+}
+
+/// What is sealed.
+#[derive(Serialize, Deserialize)]
+struct Contents<Secret> {
+    access_token: Secret,
+    refresh_token: Option<Secret>,
+    username: Option<String>,
+    scopes: Vec<String>,
+    expires_at: Option<Timestamp>,
+    refresh_token_expires_at: Option<Timestamp>,
+    refresh: Option<RefreshContents>,
+}
+
+/// What is sealed of the refresh that the pair comes from.
+#[derive(Serialize, Deserialize)]
+struct RefreshContents {
+    granted_lifetime_ms: Option<u64>,
+    reserved_until: Timestamp,
+    refreshed_from: String,
+    asked_at: Timestamp,
+}
+
+/// What became of a parked pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// It is stored.
+    Stored,
+    /// A newer pair is there, or the entry is gone.
+    Superseded,
+}
+
+impl ParkedPair {
+    /// The JSON of a message or a file.
+    #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "every field has a JSON form")]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a parked pair has a JSON form")
+    }
+
+    /// Reads what [`ParkedPair::encode`] wrote.
+    ///
+    /// # Errors
+    /// It is not JSON, or lacks a field.
+    pub fn decode(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    fn bound_to(&self) -> String {
+        format!("parked_pair/{}/{}/{}", self.entry_id, self.identity_id, self.generation)
+    }
+}
+
+impl Store {
+    /// Encrypts a pair that follows `entry`.
+    #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "every field has a JSON form")]
+    pub fn seal_parked(&self, host: &str, entry: &Entry, pair: &NewPair) -> ParkedPair {
+        let contents = Contents {
+            access_token: pair.access_token.expose_secret(),
+            refresh_token: pair.refresh_token.as_ref().map(ExposeSecret::expose_secret),
+            username: pair.username.clone(),
+            scopes: pair.scopes.clone(),
+            expires_at: pair.expires_at,
+            refresh_token_expires_at: pair.refresh_token_expires_at,
+            refresh: match &pair.source {
+                PairSource::Login => None,
+                PairSource::Refresh { granted_lifetime, reserved_until, origin } => Some(RefreshContents {
+                    granted_lifetime_ms: granted_lifetime
+                        .map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)),
+                    reserved_until: *reserved_until,
+                    refreshed_from: origin.refresh_token.clone(),
+                    asked_at: origin.asked_at,
+                }),
+            },
+        };
+        let json = SecretString::from(serde_json::to_string(&contents).expect("a pair has a JSON form"));
+        let mut parked = ParkedPair {
+            host: host.to_owned(),
+            entry_id: entry.id,
+            generation: entry.generation,
+            identity_id: entry.identity_id,
+            key_id: String::new(),
+            sealed: String::new(),
+        };
+        let sealed = self.keys.seal(&json, &parked.bound_to());
+        parked.sealed = BASE64.encode(sealed.bytes);
+        parked.key_id = sealed.key_id;
+        parked
+    }
+
+    /// Stores a parked pair by the same rule as the flight that obtained it would have.
+    pub async fn store_parked(&self, parked: &ParkedPair, now: Timestamp) -> Result<Restored, StoreError> {
+        let pair = self.open_parked(parked)?;
+        let Some(current) = self.reload(parked.entry_id).await? else { return Ok(Restored::Superseded) };
+        if current.identity_id != parked.identity_id {
+            return Ok(Restored::Superseded);
+        }
+        let as_it_was = Entry { generation: parked.generation, ..current };
+        let stored = self.store_refreshed(&as_it_was, &pair, now).await?;
+        Ok(if stored.is_some() { Restored::Stored } else { Restored::Superseded })
+    }
+
+    fn open_parked(&self, parked: &ParkedPair) -> Result<NewPair, StoreError> {
+        let what = || format!("the parked pair of token_entry {}", parked.entry_id);
+        let corrupt = |reason: String| StoreError::Corrupt { what: what(), reason };
+        let sealed = BASE64.decode(&parked.sealed).map_err(|error| corrupt(error.to_string()))?;
+        let json = self
+            .keys
+            .open(&parked.key_id, &sealed, &parked.bound_to())
+            .map_err(|source| StoreError::Sealed { what: what(), source })?;
+        // Its own words could repeat what stands there.
+        let contents: Contents<SecretString> =
+            serde_json::from_str(json.expose_secret()).map_err(|error| {
+                corrupt(format!("its contents are not as written, at column {}", error.column()))
+            })?;
+        Ok(NewPair {
+            access_token: contents.access_token,
+            refresh_token: contents.refresh_token,
+            username: contents.username,
+            scopes: contents.scopes,
+            expires_at: contents.expires_at,
+            refresh_token_expires_at: contents.refresh_token_expires_at,
+            source: match contents.refresh {
+                None => PairSource::Login,
+                Some(refresh) => PairSource::Refresh {
+                    granted_lifetime: refresh.granted_lifetime_ms.map(Duration::from_millis),
+                    reserved_until: refresh.reserved_until,
+                    origin: Origin { refresh_token: refresh.refreshed_from, asked_at: refresh.asked_at },
+                },
+            },
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! Events of the database as a whole: away or back, and how its clock differs from ours.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::clock::Offset;
+use crate::store::StoreError;
+
+const AWAY: &str = "tokenkeeper_database_away_total";
+const REACHABLE: &str = "tokenkeeper_database_reachable";
+const CLOCK_OFFSET: &str = "tokenkeeper_clock_offset_seconds";
+
+/// The database does not answer: no messages are taken until it does.
+pub fn database_lost(error: &StoreError) {
+    counter!(AWAY).increment(1);
+    gauge!(REACHABLE).set(0.0);
+    tracing::error!(%error, "the database is away: no messages are taken until it is back");
+}
+
+/// The database answers again.
+pub fn database_back() {
+    gauge!(REACHABLE).set(1.0);
+    tracing::info!("the database is back");
+}
+
+/// The database's clock was compared with this machine's.
+pub fn clock_measured(offset: Offset) {
+    gauge!(CLOCK_OFFSET).set(offset.seconds());
+    if offset.is_notable() {
+        tracing::warn!(
+            offset_secs = offset.seconds(),
+            "this machine's clock is not the database's, which is the one that is followed; look after NTP"
+        );
+    }
+}
+
+/// The database's clock could not be asked.
+pub fn clock_not_measured(error: &StoreError) {
+    tracing::warn!(%error, "cannot compare clocks with the database");
+}
+
+pub(super) fn describe() {
+    describe_counter!(AWAY, "Times the database did not answer.");
+    describe_gauge!(REACHABLE, "Whether the database answers (1) or not (0).");
+    describe_gauge!(CLOCK_OFFSET, Unit::Seconds, "The database's clock minus this machine's.");
+    counter!(AWAY).absolute(0);
+    gauge!(REACHABLE).set(1.0);
+}

@@ -1,0 +1,67 @@
+//! A parked pair's way from the queue back to the database.
+
+use std::sync::Arc;
+
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::settle::ACK_PATIENCE;
+use crate::broker::{DeadLetter, Feed, Names, Publisher};
+use crate::clock::Clock;
+use crate::parking::{Return, restore};
+use crate::store::{ParkedPair, Store};
+use crate::telemetry;
+
+/// What the dead letters say of a parked pair that cannot be read.
+const UNREADABLE: &str = "unreadable_parked_pair";
+
+/// Brings parked pairs back.
+pub(super) struct Restorer {
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) publisher: Publisher,
+    pub(super) names: Names,
+    pub(super) hard_stop: CancellationToken,
+}
+
+impl Restorer {
+    /// Takes one pair all the way. `_channel` stays open for the ack.
+    pub(super) async fn process(self: Arc<Self>, delivery: Delivery, _channel: Arc<Channel>) {
+        let dealt_with = match ParkedPair::decode(&delivery.data) {
+            Ok(parked) => match restore(&self.store, &*self.clock, &parked, &self.hard_stop).await {
+                Return::Restored => true,
+                Return::Stopped => false,
+                Return::Unreadable(error) => {
+                    telemetry::parked_pair_unreadable(&parked.host, &error);
+                    self.lay_into_dead_letters(&delivery, &error.to_string()).await
+                }
+            },
+            Err(_) => {
+                let detail = "the body is not one that a worker parked";
+                telemetry::parked_pair_unreadable("unknown", &detail);
+                self.lay_into_dead_letters(&delivery, detail).await
+            }
+        };
+        let settled = async {
+            if dealt_with {
+                delivery.acker.ack(BasicAckOptions::default()).await
+            } else {
+                delivery.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await
+            }
+        };
+        if !matches!(timeout(ACK_PATIENCE, settled).await, Ok(Ok(true))) {
+            telemetry::ack_lost();
+        }
+    }
+
+    /// Whether it lies there. With the missing key it can be published to its queue again.
+    async fn lay_into_dead_letters(&self, delivery: &Delivery, detail: &str) -> bool {
+        let routing_key = self.names.queue(Feed::ParkedPairs);
+        let properties = &delivery.properties;
+        let letter = DeadLetter { routing_key: &routing_key, properties, reason: UNREADABLE, detail };
+        self.publisher.dead_letter(&letter, &delivery.data).await.is_ok()
+    }
+}
