@@ -6,13 +6,17 @@
 mod harness;
 
 mod broker_loss;
+mod bulkhead;
+mod circuit;
 mod cli;
 mod crash;
 mod errors;
+mod events;
 mod flags;
 mod git_clone;
 mod guards;
 mod malformed;
+mod mass_refusal;
 mod metrics;
 mod migrations;
 mod no_secrets;

@@ -42,7 +42,8 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
-const QUEUES: [&str; 4] = ["token-requests", "workspace-starts", "token-stores", "dead-letters"];
+const QUEUES: [&str; 5] =
+    ["token-requests", "workspace-starts", "token-stores", "dead-letters", "parked-pairs"];
 
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.
