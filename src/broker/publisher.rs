@@ -326,6 +326,9 @@ async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
         }
         tokio::select! {
             event = events.next() => match event {
+                // Of one channel. Where that is one of ours the look above finds it closed, at the latest after the
+                // suspicion of whoever publishes on it; the channel of events is opened again by itself.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),
                 Some(Event::ConnectionUnblocked) => telemetry::broker_blocked(Link::Publish, None),

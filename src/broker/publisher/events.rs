@@ -16,9 +16,6 @@ use crate::broker::outgoing::PERSISTENT;
 use crate::message::Event;
 use crate::telemetry;
 
-/// How often an event is tried over a good connection.
-const TRIES: u32 = 3;
-
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFate {
@@ -47,7 +44,6 @@ impl Publisher {
         let message_id = Uuid::new_v4().to_string();
         let mut wire = self.wire.clone();
         let mut delays = AGAIN.delays();
-        let mut refused = 0;
         loop {
             // An error here means the supervisor has ended, which it does at the hard stop alone.
             let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else {
@@ -59,19 +55,14 @@ impl Publisher {
                 Err(error) => error,
             };
             telemetry::event_not_published(&error);
-            let blocked = up.connection.status().blocked();
-            if matches!(error, BrokerError::Timeout { .. }) && !blocked {
+            if is_refusal(&error) {
+                return EventFate::Unwanted;
+            }
+            if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
                 up.silent.store(true, Ordering::Relaxed);
             }
             self.suspicion.notify_one();
             sleep(delays.next().unwrap_or(AGAIN.max_interval)).await;
-            // Looked at after the pause: by then a connection that broke is known to be broken.
-            if up.is_open() && !blocked {
-                refused += 1;
-                if refused == TRIES {
-                    return EventFate::Unwanted;
-                }
-            }
         }
     }
 
@@ -103,5 +94,19 @@ impl Publisher {
         };
         let channel = events.insert(channel);
         self.publish(channel, publish, body).await.map(drop)
+    }
+}
+
+/// The broker is there and does not want it: no exchange of events, no right to publish to it.
+fn is_refusal(error: &BrokerError) -> bool {
+    match error {
+        BrokerError::Amqp { source, .. } => source.is_amqp_soft_error(),
+        BrokerError::TooLong { .. } => true,
+        BrokerError::Timeout { .. }
+        | BrokerError::Url { .. }
+        | BrokerError::Cancelled { .. }
+        | BrokerError::NoDeadLetters { .. }
+        | BrokerError::NoQueue { .. }
+        | BrokerError::Refused { .. } => false,
     }
 }
