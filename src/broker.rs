@@ -23,7 +23,7 @@ use crate::retry::Backoff;
 /// The waits between two tries to reach the broker, or to publish.
 pub const AGAIN: Backoff = Backoff {
     initial_interval: Duration::from_millis(100),
-    max_interval: Duration::from_secs(5),
+    max_interval: Duration::from_secs(2),
     multiplier: 2.0,
     jitter: 0.5,
 };

@@ -167,7 +167,8 @@ impl Worker {
             names: Names::new(&broker.prefix),
             hard_stop: stop.hard.clone(),
         });
-        let settler = Arc::new(Settler { handler, publisher, hard_stop: stop.hard.clone() });
+        let settler =
+            Arc::new(Settler { handler, publisher, database: database.clone(), stop: stop.clone() });
         let consumers = Consumers {
             settings: broker,
             prefetch: settings.worker.clone(),

@@ -43,7 +43,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
 const QUEUES: [&str; 5] =
-    ["token-requests", "workspace-starts", "token-stores", "dead-letters", "parked-pairs"];
+    ["token-requests", "workspace-starts", "token-stores", "parked-pairs", "dead-letters"];
 
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.
