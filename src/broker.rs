@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
-pub use self::publisher::{Publisher, Stopped};
+pub use self::publisher::{EventFate, Publisher, Stopped};
 pub use self::topology::{Feed, Names, declare};
 use crate::retry::Backoff;
 

@@ -5,6 +5,8 @@
 //! off the publish it came back with. Dead letters and parked pairs go one at a time over a channel of their own, where
 //! a return is exact: what has no place there must not be thought safe.
 
+mod events;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +21,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::events::EventFate;
 use super::outgoing::PERSISTENT;
 use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
 use crate::settings::Broker;
@@ -50,6 +53,9 @@ struct Wire {
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
+    /// Opened for the first event. The broker closes it where there is no exchange of events, and that must not
+    /// cost the replies their connection.
+    events: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
@@ -249,7 +255,13 @@ impl Wire {
         let connection = connect(settings, name).await?;
         let replies = confirming_channel(&connection, settings).await?;
         let exact = confirming_channel(&connection, settings).await?;
-        Ok(Self { connection, replies, exact: Mutex::new(exact), silent: AtomicBool::new(false) })
+        Ok(Self {
+            connection,
+            replies,
+            exact: Mutex::new(exact),
+            silent: AtomicBool::new(false),
+            events: Mutex::default(),
+        })
     }
 
     fn is_open(&self) -> bool {
@@ -326,6 +338,9 @@ async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
         }
         tokio::select! {
             event = events.next() => match event {
+                // Of one channel. Where that is one of ours the look above finds it closed, at the latest after the
+                // suspicion of whoever publishes on it; the channel of events is opened again by itself.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),
                 Some(Event::ConnectionUnblocked) => telemetry::broker_blocked(Link::Publish, None),

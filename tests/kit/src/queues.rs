@@ -248,7 +248,7 @@ async fn delete_topology(url: &str, prefix: &str) {
         let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
         deleted.expect("delete a queue");
     }
-    for exchange in [prefix.to_owned(), format!("{prefix}.dead-letters")] {
+    for exchange in [prefix.to_owned(), format!("{prefix}.dead-letters"), format!("{prefix}.events")] {
         let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
         deleted.expect("delete an exchange");
     }
