@@ -109,6 +109,21 @@ on_every_database! {
         assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
     }
 
+    async fn a_refresh_that_failed_meanwhile_stops_who_has_not_heard_of_it(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let take = async |entry: &Entry, holder| {
+            world.store.take_lease(entry, Cause::Required, holder, "sent", minutes(0), TTL).await.unwrap()
+        };
+        assert_eq!(take(&entry, "one").await, Guarded::Done);
+        assert_eq!(world.store.give_up(&entry, "one", &failure("sent")).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "two").await, Guarded::Moved);
+        let entry = world.entry("jdoe").await;
+        assert_eq!(take(&entry, "two").await, Guarded::Done, "it knows now");
+        let later = Failure { at: minutes(2), ..failure("sent") };
+        assert_eq!(world.store.give_up(&entry, "two", &later).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "three").await, Guarded::Moved, "of another failure than the last one");
+    }
+
     async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
@@ -181,6 +196,7 @@ on_every_database! {
         let store = &world.store;
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        let entry = world.entry("jdoe").await;
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 
