@@ -219,6 +219,51 @@ on_every_database! {
         stop(workers).await;
     }
 
+    async fn refusals_that_come_all_at_once_condemn_nobody(kind: Kind) {
+        let (world, workers) = world_and_workers(kind, 60, 2).await;
+        let events = Listener::start(&world, "provider.*").await;
+        world.apply_provider(|provider| provider.max_concurrent_refreshes = Some(20)).await;
+        let users = expired_users(&world, 12).await;
+        let gate = world.scm.hold_refreshes();
+        let mut requests = Vec::new();
+        for user in &users {
+            requests.push(world.send(user).await);
+        }
+        gate.wait_for_parked(users.len()).await;
+        world.scm.fail_always(Fault::InvalidGrant);
+        gate.release();
+        for request in requests {
+            assert_eq!(request.reply().await.body["status"], "error");
+        }
+
+        assert!(refusing_since(&world).await.is_some());
+        for user in &users {
+            assert_eq!(world.entry(user).await.failure, None, "{user}");
+        }
+        events.wait_for("provider.misconfigured", 1).await;
+        stop(workers).await;
+        assert_eq!(events.times("provider.misconfigured"), 1, "one alarm, not twelve");
+    }
+
+    async fn a_refusal_under_settings_that_were_changed_meanwhile_condemns_nobody(kind: Kind) {
+        let (world, workers) = world_and_workers(kind, 10, 1).await;
+        world.user_with_expired_token("jdoe").await;
+        let gate = world.scm.hold_refreshes();
+        let request = world.send("jdoe").await;
+        gate.wait_for_parked(1).await;
+        world.scm.fail_next(1, Fault::InvalidGrant);
+        world.apply_provider(|provider| provider.username = Some("git".to_owned())).await;
+        gate.release();
+
+        let reply = request.reply().await.body;
+
+        error_message(&reply, "provider_unavailable");
+        assert_eq!(reply["error"]["retry_after_secs"], 1, "{reply}");
+        assert_eq!(world.entry("jdoe").await.failure, None);
+        wait_until_served(&world, "jdoe").await;
+        stop(workers).await;
+    }
+
     async fn a_refusal_says_nothing_about_a_pair_that_was_stored_while_it_was_on_its_way(kind: Kind) {
         let (world, workers) = world_and_workers(kind, 10, 1).await;
         let events = Listener::start(&world, "token.reauthorization_required").await;
