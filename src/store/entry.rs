@@ -90,7 +90,8 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    const ALL: [Self; 4] = [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
 
     /// The name in the database and in lists.
     pub const fn name(self) -> &'static str {
