@@ -1,7 +1,8 @@
 //! A host that refuses everybody: the fault of its settings, for which no user is asked to log in again.
 
 use serde_json::json;
-use tokenkeeper::store::FailureKind;
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::store::{FailureKind, Guarded};
 
 use crate::cli::Cli;
 use crate::harness::events::Listener;
@@ -39,7 +40,7 @@ async fn expired_users(world: &World, count: usize) -> Vec<String> {
 /// Since when the database says that the host refuses everybody.
 async fn refusing_since(world: &World) -> Option<i64> {
     let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("it was applied");
-    provider.refusing_since.map(tokenkeeper::clock::Timestamp::as_millis)
+    provider.refusing_since.map(Timestamp::as_millis)
 }
 
 /// Lets the host refuse five users, of whom the fifth shows that it is not their fault.
@@ -100,7 +101,7 @@ on_every_database! {
         let since = refusing_since(&world).await.expect("it is on record");
         let alarm = events.wait_for("provider.misconfigured", 1).await;
         assert_eq!((&alarm[0]["host"], alarm.len()), (&json!(world.scm.host()), 1));
-        assert_eq!(alarm[0]["since"], json!(tokenkeeper::clock::Timestamp::from_millis(since)));
+        assert_eq!(alarm[0]["since"], json!(Timestamp::from_millis(since)));
 
         wait_until_all_know(&world, &users).await;
         world.scm.heal();
@@ -111,6 +112,9 @@ on_every_database! {
         events.wait_for("provider.recovered", 1).await;
         assert_eq!(events.times("provider.recovered"), 1, "once, whichever worker found out");
         assert_eq!(events.times("provider.misconfigured"), 1);
+        let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("it was applied");
+        let ended = world.store.end_refusing(provider.id, Timestamp::from_millis(since)).await.unwrap();
+        assert_eq!(ended, Guarded::Moved, "nobody tells it a second time");
         stop(workers).await;
     }
 
@@ -299,7 +303,7 @@ async fn operators_see_which_host_refuses_everybody_and_since_when() {
 
     refuse_everybody(&world, &users).await;
 
-    let since = tokenkeeper::clock::Timestamp::from_millis(refusing_since(&world).await.expect("it does"));
+    let since = Timestamp::from_millis(refusing_since(&world).await.expect("it does"));
     let listed = cli.run(&["provider", "list", "--json"]).await.good().json();
     assert_eq!(listed[0]["refusing_since"], json!(since));
     let table = cli.run(&["provider", "list"]).await.good();
