@@ -7,6 +7,7 @@
 
 mod events;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -132,7 +133,7 @@ impl Publisher {
             properties,
             what,
         };
-        if let Some(returned) = self.publish(&wire.replies, publish, body).await? {
+        if let Some(returned) = self.publish(&wire, &wire.replies, publish, body).await? {
             let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
             telemetry::reply_unroutable(reply_type);
         }
@@ -154,7 +155,7 @@ impl Publisher {
             what: "a dead letter",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&channel, publish, body).await? {
+        match self.publish(&wire, &channel, publish, body).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
         }
@@ -173,15 +174,19 @@ impl Publisher {
             what: "a parked pair",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&channel, publish, body).await? {
+        match self.publish(&wire, &channel, publish, body).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoQueue { queue }),
         }
     }
 
     /// One publish and its confirm; gives back a message that the broker returned meanwhile.
+    ///
+    /// While the broker blocks the connection (memory or disk alarm) the confirm is waited for: what is published
+    /// once more would arrive twice when the alarm is over.
     async fn publish(
         &self,
+        wire: &Wire,
         channel: &Channel,
         publish: Publish,
         body: &[u8],
@@ -189,9 +194,16 @@ impl Publisher {
         let Publish { exchange, routing_key, mandatory, properties, what } = publish;
         let limit = self.settings.operation_timeout;
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-        let confirmed =
-            async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await };
-        match within(limit, || format!("publish {what}"), confirmed).await? {
+        let mut confirmed = pin!(async {
+            channel.basic_publish(exchange, routing_key, options, body, properties).await?.await
+        });
+        let confirmation = loop {
+            match within(limit, || format!("publish {what}"), confirmed.as_mut()).await {
+                Err(BrokerError::Timeout { .. }) if wire.connection.status().blocked() => {}
+                confirmation => break confirmation?,
+            }
+        };
+        match confirmation {
             Confirmation::Ack(returned) => Ok(returned),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Refused { what }),
         }

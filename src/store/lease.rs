@@ -33,7 +33,11 @@ fn not_condemned(fingerprint: &str) -> Condition {
 
 impl Store {
     /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
+<<<<<<< HEAD
     /// live reservation stands against it (invariant 1); for any, that this refresh token was refused meanwhile.
+=======
+    /// live reservation stands against it (invariant 1); for any, a failure that the entry does not know of.
+>>>>>>> main
     pub async fn take_lease(
         &self,
         entry: &Entry,
@@ -48,8 +52,13 @@ impl Store {
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
             .filter(entry.is_unmoved())
+<<<<<<< HEAD
             .filter(none_live(now))
             .filter(not_condemned(attempt));
+=======
+            .filter(entry.failure_is_unmoved())
+            .filter(none_live(now));
+>>>>>>> main
         match cause {
             Cause::Opportunistic => update = update.filter(none_reserved(now)),
             Cause::Required => {}

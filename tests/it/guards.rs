@@ -62,6 +62,25 @@ async fn access_token(world: &World) -> String {
 }
 
 on_every_database! {
+    async fn nobody_takes_the_lease_for_a_refresh_token_that_was_refused_since_it_was_looked_at(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let take = async |holder, sent| {
+            world.store.take_lease(&entry, Cause::Required, holder, sent, minutes(2), TTL).await.unwrap()
+        };
+        for (kind, next) in [
+            (FailureKind::Unavailable, Guarded::Done),
+            (FailureKind::Misconfigured, Guarded::Done),
+            (FailureKind::Refused, Guarded::Moved),
+        ] {
+            assert_eq!(take("one", "sent").await, Guarded::Done);
+            let failure = Failure { kind, ..failure("sent") };
+            assert_eq!(world.store.give_up(&entry, "one", &failure).await.unwrap(), Guarded::Done);
+            assert_eq!(take("two", "sent").await, next, "after {kind:?}");
+            assert_eq!(world.store.give_up(&entry, "two", &failure).await.unwrap(), next);
+        }
+        assert_eq!(take("three", "another").await, Guarded::Done, "it was another one that was refused");
+    }
+
     async fn a_reservation_only_grows(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let reserve = async |until| world.store.reserve(&entry, minutes(until), minutes(0)).await.unwrap();
@@ -107,6 +126,21 @@ on_every_database! {
         assert_eq!(take(Cause::Opportunistic, 29).await, Guarded::Moved);
         assert_eq!(take(Cause::Opportunistic, 30).await, Guarded::Done, "it is over");
         assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
+    }
+
+    async fn a_refresh_that_failed_meanwhile_stops_who_has_not_heard_of_it(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let take = async |entry: &Entry, holder| {
+            world.store.take_lease(entry, Cause::Required, holder, "sent", minutes(0), TTL).await.unwrap()
+        };
+        assert_eq!(take(&entry, "one").await, Guarded::Done);
+        assert_eq!(world.store.give_up(&entry, "one", &failure("sent")).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "two").await, Guarded::Moved);
+        let entry = world.entry("jdoe").await;
+        assert_eq!(take(&entry, "two").await, Guarded::Done, "it knows now");
+        let later = Failure { at: minutes(2), ..failure("sent") };
+        assert_eq!(world.store.give_up(&entry, "two", &later).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "three").await, Guarded::Moved, "of another failure than the last one");
     }
 
     async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
@@ -181,6 +215,7 @@ on_every_database! {
         let store = &world.store;
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        let entry = world.entry("jdoe").await;
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 

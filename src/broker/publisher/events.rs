@@ -93,7 +93,7 @@ impl Publisher {
             None => confirming_channel(&wire.connection, &self.settings).await?,
         };
         let channel = events.insert(channel);
-        self.publish(channel, publish, body).await.map(drop)
+        self.publish(wire, channel, publish, body).await.map(drop)
     }
 }
 

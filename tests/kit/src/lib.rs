@@ -6,6 +6,7 @@
 //! | [`database`] | an operator's database, empty and for one test alone |
 //! | [`queues`] | upstream: it publishes requests and reads replies and dead letters |
 //! | [`proxy`] | the network between a worker and a server, when it fails |
+//! | [`program`] | an operator: runs the real `tokenkeeper` binary, its commands and its workers |
 //! | [`http`] | an HTTP client for a test's own questions |
 //! | [`wait`] | patience: waiting for a condition instead of sleeping |
 //!
@@ -16,6 +17,7 @@
 
 pub mod database;
 pub mod http;
+pub mod program;
 pub mod proxy;
 pub mod queues;
 pub mod scm;

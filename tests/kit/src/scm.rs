@@ -38,7 +38,7 @@ pub use self::{
     gate::{GitGate, HoldPoint, RefreshGate},
     git::{CloneError, Pace, git_clone},
     ledger::IssuedPair,
-    options::ScmOptions,
+    options::{ScmOptions, SpentRefreshToken},
     traffic::{Clock, RefreshEvent, RefreshOutcome},
 };
 use self::{
@@ -174,6 +174,11 @@ impl SimulatedScm {
         self.scm.is_alive(access_token)
     }
 
+    /// The number of the pair that this access token is in, dead or alive: the later pair has the greater one.
+    pub fn number_of(&self, access_token: &str) -> Option<u64> {
+        self.scm.ledger().number_of(access_token)
+    }
+
     /// Kills every token of `user`, as when the user withdraws the authorisation.
     pub fn revoke(&self, user: &str) {
         self.scm.ledger().revoke(user);
@@ -252,6 +257,12 @@ impl SimulatedScm {
     /// All refresh requests of `user` fail like this from now on.
     pub fn fail_always_for(&self, user: &str, fault: Fault) {
         self.plan(|faults| faults.fail_always(Victim::User(user), fault));
+    }
+
+    /// So many of a hundred refresh requests fail from now on, each like one of `faults`. The same seed leads to
+    /// the same sequence.
+    pub fn fail_now_and_then(&self, percent: u8, faults: Vec<Fault>, seed: u64) {
+        self.plan(|plan| plan.fail_now_and_then(percent, faults, seed));
     }
 
     /// Forgets every planned fault. Requests that already hang go on hanging.

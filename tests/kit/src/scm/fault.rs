@@ -64,6 +64,14 @@ pub(super) enum Victim<'a> {
 pub(super) struct FaultPlan {
     everybody: Planned,
     users: HashMap<String, Planned>,
+    now_and_then: Option<NowAndThen>,
+}
+
+/// Faults that hit some requests, at random.
+struct NowAndThen {
+    percent: u8,
+    faults: Vec<Fault>,
+    random: fastrand::Rng,
 }
 
 #[derive(Default)]
@@ -81,6 +89,12 @@ impl FaultPlan {
         self.planned(victim).always = Some(fault);
     }
 
+    /// So many of a hundred requests that nothing else is planned for fail, each like one of `faults`. The same
+    /// seed leads to the same sequence.
+    pub(super) fn fail_now_and_then(&mut self, percent: u8, faults: Vec<Fault>, seed: u64) {
+        self.now_and_then = Some(NowAndThen { percent, faults, random: fastrand::Rng::with_seed(seed) });
+    }
+
     pub(super) fn heal(&mut self) {
         *self = Self::default();
     }
@@ -88,7 +102,7 @@ impl FaultPlan {
     /// The fault for a request of `user`, used up if it was planned for a number of requests.
     pub(super) fn take(&mut self, user: Option<&str>) -> Option<Fault> {
         let of_user = user.and_then(|user| self.users.get_mut(user)).and_then(Planned::take);
-        of_user.or_else(|| self.everybody.take())
+        of_user.or_else(|| self.everybody.take()).or_else(|| self.now_and_then.as_mut()?.take())
     }
 
     fn planned(&mut self, victim: Victim<'_>) -> &mut Planned {
@@ -96,6 +110,13 @@ impl FaultPlan {
             Victim::Everybody => &mut self.everybody,
             Victim::User(user) => self.users.entry(user.to_owned()).or_default(),
         }
+    }
+}
+
+impl NowAndThen {
+    fn take(&mut self) -> Option<Fault> {
+        let hit = self.random.u8(..100) < self.percent;
+        hit.then(|| self.random.choice(&self.faults).cloned()).flatten()
     }
 }
 
@@ -120,5 +141,19 @@ mod tests {
         assert_eq!(hits, expected);
         plan.heal();
         assert_eq!(plan.take(Some("alice")), None);
+    }
+
+    #[test]
+    fn a_share_of_the_requests_fails_and_the_same_one_with_the_same_seed() {
+        let hits = |seed| {
+            let mut plan = FaultPlan::default();
+            plan.fail_now_and_then(20, vec![Fault::CloseBefore, Fault::Status(500)], seed);
+            (0..1000).map(|_| plan.take(None)).collect::<Vec<_>>()
+        };
+        let failed = hits(7).iter().flatten().count();
+        assert!((150..250).contains(&failed), "{failed} of 1000");
+        assert!(hits(7).contains(&Some(Fault::CloseBefore)) && hits(7).contains(&Some(Fault::Status(500))));
+        assert_eq!(hits(7), hits(7));
+        assert_ne!(hits(7), hits(8));
     }
 }

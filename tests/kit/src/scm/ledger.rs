@@ -9,6 +9,8 @@ use super::dialect::Dialect;
 /// A pair as a login or a refresh issues it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IssuedPair {
+    /// Counts the pairs that this SCM has issued, from 1: the later pair has the greater number.
+    pub number: u64,
     /// Whose it is.
     pub user: String,
     /// The access token.
@@ -25,6 +27,7 @@ impl fmt::Debug for IssuedPair {
     /// Without the tokens: a test that captures its own output looks for them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedPair")
+            .field("number", &self.number)
             .field("user", &self.user)
             .field("issued_at_ms", &self.issued_at_ms)
             .field("expires_at_ms", &self.expires_at_ms)
@@ -37,6 +40,8 @@ impl fmt::Debug for IssuedPair {
 pub(super) struct Rotation {
     pub(super) kills_old_token: bool,
     pub(super) keeps_refresh_token: bool,
+    /// A refresh token that was used already works again, and ends whatever it was used for before.
+    pub(super) accepts_spent: bool,
 }
 
 /// Every token ever issued.
@@ -45,9 +50,11 @@ pub(super) struct Ledger {
     access_tokens: HashMap<String, AccessToken>,
     refresh_tokens: HashMap<String, RefreshToken>,
     latest: HashMap<String, IssuedPair>,
+    issued: u64,
 }
 
 struct AccessToken {
+    number: u64,
     user: String,
     expires_at_ms: i64,
     revoked: bool,
@@ -56,6 +63,8 @@ struct AccessToken {
 struct RefreshToken {
     user: String,
     access_token: String,
+    /// A rotation has replaced it.
+    spent: bool,
     revoked: bool,
 }
 
@@ -69,6 +78,7 @@ impl Ledger {
         expires_at_ms: i64,
     ) -> IssuedPair {
         self.enter(IssuedPair {
+            number: self.issued + 1,
             user: user.to_owned(),
             access_token: dialect.new_access_token(),
             refresh_token: dialect.new_refresh_token(),
@@ -86,18 +96,32 @@ impl Ledger {
         issued_at_ms: i64,
         expires_at_ms: i64,
     ) -> Option<IssuedPair> {
-        let spent = self.refresh_tokens.get_mut(refresh_token).filter(|token| !token.revoked)?;
-        spent.revoked = !rotation.keeps_refresh_token;
+        let sent = self.refresh_tokens.get_mut(refresh_token).filter(|token| !token.revoked)?;
+        if sent.spent && !rotation.accepts_spent {
+            return None;
+        }
+        let used_before = std::mem::replace(&mut sent.spent, !rotation.keeps_refresh_token);
         if rotation.kills_old_token
-            && let Some(old) = self.access_tokens.get_mut(&spent.access_token)
+            && let Some(old) = self.access_tokens.get_mut(&sent.access_token)
         {
             old.revoked = true;
         }
-        let user = spent.user.clone();
+        let user = sent.user.clone();
+        if used_before {
+            self.end_latest(&user);
+        }
         let refresh_token =
             if rotation.keeps_refresh_token { refresh_token.to_owned() } else { dialect.new_refresh_token() };
         let access_token = dialect.new_access_token();
-        Some(self.enter(IssuedPair { user, access_token, refresh_token, issued_at_ms, expires_at_ms }))
+        let number = self.issued + 1;
+        Some(self.enter(IssuedPair {
+            number,
+            user,
+            access_token,
+            refresh_token,
+            issued_at_ms,
+            expires_at_ms,
+        }))
     }
 
     /// Kills every token of `user`, as when the user revokes the application's access.
@@ -118,9 +142,15 @@ impl Ledger {
             .map(|token| token.user.as_str())
     }
 
-    /// The user to whom this refresh token was issued, dead or alive.
-    pub(super) fn user_of_refresh_token(&self, refresh_token: &str) -> Option<&str> {
-        self.refresh_tokens.get(refresh_token).map(|token| token.user.as_str())
+    /// The user to whom this refresh token was issued, dead or alive, and the number of the pair that it is in.
+    pub(super) fn pair_of_refresh_token(&self, refresh_token: &str) -> Option<(String, u64)> {
+        let token = self.refresh_tokens.get(refresh_token)?;
+        Some((token.user.clone(), self.number_of(&token.access_token)?))
+    }
+
+    /// The number of the pair that this access token is in, dead or alive.
+    pub(super) fn number_of(&self, access_token: &str) -> Option<u64> {
+        self.access_tokens.get(access_token).map(|token| token.number)
     }
 
     /// The pair that was issued last to `user`.
@@ -133,11 +163,31 @@ impl Ledger {
         self.access_tokens.keys().chain(self.refresh_tokens.keys())
     }
 
+    /// Ends the pair that was issued last to `user`.
+    fn end_latest(&mut self, user: &str) {
+        let Some(latest) = self.latest.get(user) else { return };
+        if let Some(token) = self.access_tokens.get_mut(&latest.access_token) {
+            token.revoked = true;
+        }
+        if let Some(token) = self.refresh_tokens.get_mut(&latest.refresh_token) {
+            token.revoked = true;
+        }
+    }
+
     fn enter(&mut self, pair: IssuedPair) -> IssuedPair {
-        let access_token =
-            AccessToken { user: pair.user.clone(), expires_at_ms: pair.expires_at_ms, revoked: false };
-        let refresh_token =
-            RefreshToken { user: pair.user.clone(), access_token: pair.access_token.clone(), revoked: false };
+        self.issued = pair.number;
+        let access_token = AccessToken {
+            number: pair.number,
+            user: pair.user.clone(),
+            expires_at_ms: pair.expires_at_ms,
+            revoked: false,
+        };
+        let refresh_token = RefreshToken {
+            user: pair.user.clone(),
+            access_token: pair.access_token.clone(),
+            spent: false,
+            revoked: false,
+        };
         self.access_tokens.insert(pair.access_token.clone(), access_token);
         self.refresh_tokens.insert(pair.refresh_token.clone(), refresh_token);
         self.latest.insert(pair.user.clone(), pair.clone());
@@ -159,8 +209,9 @@ pub(super) fn random_token(prefix: &str, length: usize) -> String {
 mod tests {
     use super::*;
 
-    const KILLS: Rotation = Rotation { kills_old_token: true, keeps_refresh_token: false };
-    const SPARES: Rotation = Rotation { kills_old_token: false, keeps_refresh_token: false };
+    const KILLS: Rotation =
+        Rotation { kills_old_token: true, keeps_refresh_token: false, accepts_spent: false };
+    const SPARES: Rotation = Rotation { kills_old_token: false, ..KILLS };
 
     fn rotate(ledger: &mut Ledger, refresh_token: &str, rotation: Rotation) -> Option<IssuedPair> {
         ledger.rotate(Dialect::Generic, refresh_token, rotation, 10, 110)
@@ -189,6 +240,19 @@ mod tests {
         let third = rotate(&mut ledger, &first.refresh_token, keeps).expect("rotated again");
         let living = |pair: &IssuedPair| ledger.user_of_living(&pair.access_token, 50).is_some();
         assert_eq!([&first, &second, &third].map(living), [false, false, true]);
+    }
+
+    #[test]
+    fn a_spent_refresh_token_that_is_accepted_again_ends_the_pair_it_was_used_for_before() {
+        let accepts = Rotation { accepts_spent: true, ..KILLS };
+        let mut ledger = Ledger::default();
+        let first = ledger.authorize(Dialect::Generic, "alice", 0, 100);
+        let second = rotate(&mut ledger, &first.refresh_token, accepts).expect("rotated");
+        let third = rotate(&mut ledger, &first.refresh_token, accepts).expect("rotated again");
+        let living = |pair: &IssuedPair| ledger.user_of_living(&pair.access_token, 50).is_some();
+        assert_eq!([&first, &second, &third].map(living), [false, false, true]);
+        assert_eq!([&first, &second, &third].map(|pair| pair.number), [1, 2, 3]);
+        assert_eq!(rotate(&mut ledger, &second.refresh_token, accepts), None);
     }
 
     #[test]

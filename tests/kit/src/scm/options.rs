@@ -39,6 +39,8 @@ pub struct ScmOptions {
     pub token_lifetime: Duration,
     /// Whether a refresh kills the access token that it replaces.
     pub kills_old_token: bool,
+    /// What becomes of a refresh token that was used already.
+    pub spent_refresh_token: SpentRefreshToken,
     /// Leaves `refresh_token` out of the answers, which means that the old one stays good.
     pub omit_refresh_token: bool,
     /// Leaves `expires_in` out of the answers; the token expires all the same.
@@ -54,6 +56,16 @@ pub struct ScmOptions {
     pub clock: Clock,
 }
 
+/// What an SCM does with a refresh token that was used already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpentRefreshToken {
+    /// It refuses it.
+    Refused,
+    /// It accepts it again, as providers with a grace period do for a client that lost the answer. What the
+    /// earlier use issued is dead then.
+    Accepted,
+}
+
 impl ScmOptions {
     /// What the dialect does by itself: tokens of two hours, no latency, a random client id and secret.
     pub fn new(dialect: Dialect) -> Self {
@@ -67,6 +79,7 @@ impl ScmOptions {
             redirect_uri: dialect.wants_redirect_uri().then(|| "https://app.example.org/callback".to_owned()),
             token_lifetime: Duration::from_hours(2),
             kills_old_token: dialect.kills_old_token(),
+            spent_refresh_token: SpentRefreshToken::Refused,
             omit_refresh_token: false,
             omit_expires_in: false,
             latency: Duration::ZERO,

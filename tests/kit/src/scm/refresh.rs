@@ -19,6 +19,7 @@ use super::{
     fault::Fault,
     gate::Passage,
     ledger::{IssuedPair, Rotation},
+    options::SpentRefreshToken,
     traffic::RefreshOutcome,
 };
 
@@ -34,8 +35,9 @@ pub(super) async fn serve(
     body: Bytes,
 ) -> Response {
     let request = TokenRequest::read(&headers, &body);
-    let user = scm.user_of_refresh_token(request.field("refresh_token"));
-    let mut flight = scm.traffic.begin(user.as_deref());
+    let sent = scm.pair_of_refresh_token(request.field("refresh_token"));
+    let user = sent.as_ref().map(|(user, _)| user.clone());
+    let mut flight = scm.traffic.begin(sent);
     let work = tokio::spawn(react(scm, request, user, flight.index()));
     match work.await.expect("the token endpoint's work") {
         Reaction::Answer(outcome, response) => {
@@ -176,12 +178,13 @@ fn rotate(scm: &Scm, refresh_token: &str, index: usize) -> Result<IssuedPair, Re
     let rotation = Rotation {
         kills_old_token: options.kills_old_token,
         keeps_refresh_token: options.omit_refresh_token,
+        accepts_spent: options.spent_refresh_token == SpentRefreshToken::Accepted,
     };
     let now_ms = (options.clock)();
     let expires_at_ms = now_ms + scm.lifetime_ms();
     let pair = scm.ledger().rotate(options.dialect, refresh_token, rotation, now_ms, expires_at_ms);
     let pair = pair.ok_or(Refusal::InvalidGrant)?;
-    scm.traffic.rotated(index);
+    scm.traffic.rotated(index, pair.number);
     Ok(pair)
 }
 

@@ -56,8 +56,8 @@ impl Scm {
         self.user_of_living(access_token).is_some()
     }
 
-    pub(super) fn user_of_refresh_token(&self, refresh_token: &str) -> Option<String> {
-        self.ledger().user_of_refresh_token(refresh_token).map(str::to_owned)
+    pub(super) fn pair_of_refresh_token(&self, refresh_token: &str) -> Option<(String, u64)> {
+        self.ledger().pair_of_refresh_token(refresh_token)
     }
 
     pub(super) fn take_fault(&self, user: Option<&str>) -> Option<Fault> {

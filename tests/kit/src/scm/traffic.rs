@@ -14,6 +14,10 @@ use crate::wait::{PATIENCE, within};
 pub struct RefreshEvent {
     /// Whose refresh token was sent; `None` where the SCM never issued it.
     pub user: Option<String>,
+    /// The number of the pair whose refresh token was sent.
+    pub pair: Option<u64>,
+    /// The number of the pair that was issued, whatever the client saw of it.
+    pub new_pair: Option<u64>,
     /// When the request arrived, in epoch milliseconds of the SCM's clock.
     pub started_at_ms: i64,
     /// When it was answered or its client left; `None` while it is in flight.
@@ -69,10 +73,13 @@ impl Traffic {
     }
 
     /// Records that a refresh request has arrived. It is in flight until it is finished or its flight dropped.
-    pub(super) fn begin(self: &Arc<Self>, user: Option<&str>) -> Flight {
+    pub(super) fn begin(self: &Arc<Self>, sent: Option<(String, u64)>) -> Flight {
+        let (user, pair) = sent.unzip();
         let mut record = self.record();
         record.events.push(RefreshEvent {
-            user: user.map(str::to_owned),
+            user: user.clone(),
+            pair,
+            new_pair: None,
             started_at_ms: (self.clock)(),
             ended_at_ms: None,
             outcome: RefreshOutcome::InFlight,
@@ -80,7 +87,7 @@ impl Traffic {
         });
         record.total.enter();
         if let Some(user) = user {
-            record.users.entry(user.to_owned()).or_default().enter();
+            record.users.entry(user).or_default().enter();
         }
         let index = record.events.len() - 1;
         self.in_flight.send_replace(record.total.now);
@@ -93,9 +100,11 @@ impl Traffic {
         Work(self.clone())
     }
 
-    /// Records that the request has led to a new pair.
-    pub(super) fn rotated(&self, index: usize) {
-        self.record().events[index].rotated = true;
+    /// Records that the request has led to a new pair, the one with this number.
+    pub(super) fn rotated(&self, index: usize, number: u64) {
+        let event = &mut self.record().events[index];
+        event.rotated = true;
+        event.new_pair = Some(number);
     }
 
     pub(super) fn log(&self) -> Vec<RefreshEvent> {

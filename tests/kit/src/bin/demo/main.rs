@@ -3,7 +3,6 @@
 mod counters;
 mod grant;
 mod narrator;
-mod program;
 mod scenes;
 mod stage;
 

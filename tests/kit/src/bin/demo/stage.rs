@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokenkeeper_testkit::{
+    program::{Program, Worker},
     queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker, WORKSPACE_START},
     scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm},
     wait::{PATIENCE, eventually},
@@ -21,7 +22,6 @@ use crate::{
     counters::Counters,
     grant::{Grant, Token},
     narrator::{Actor, Narrator},
-    program::{Program, Worker},
 };
 
 /// What there is to clone.

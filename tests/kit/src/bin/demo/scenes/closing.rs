@@ -1,11 +1,11 @@
 //! What an operator sees at the end.
 
 use anyhow::Result;
+use tokenkeeper_testkit::program::Worker;
 
 use crate::{
     counters::{Counters, table},
     narrator::{Actor, Narrator},
-    program::Worker,
     stage::{Stage, holds},
 };
 

@@ -11,14 +11,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tokenkeeper_testkit::{
+use tokio::process::{Child, Command};
+
+use crate::{
     http,
     wait::{PATIENCE, eventually, within},
 };
-use tokio::process::{Child, Command};
 
 /// The program with the settings that all its commands share.
-pub(crate) struct Program {
+#[derive(Clone)]
+pub struct Program {
     path: PathBuf,
     /// Where it runs: its default database is a file there.
     folder: PathBuf,
@@ -26,23 +28,23 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The one that was built beside this demo.
-    pub(crate) fn beside_this_one(folder: &Path) -> Result<Self> {
+    /// The one that was built beside the running one; its commands run in `folder`.
+    pub fn beside_this_one(folder: &Path) -> Result<Self> {
         let path =
             env::current_exe().context("find out where this program is")?.with_file_name("tokenkeeper");
         if !path.is_file() {
-            bail!("{} is not there: run scripts/demo.sh, which builds it", path.display());
+            bail!("{} is not there: build it with `cargo build --bin tokenkeeper`", path.display());
         }
         Ok(Self { path, folder: folder.to_owned(), environment: HashMap::new() })
     }
 
     /// Sets an environment variable for every command from here on.
-    pub(crate) fn set(&mut self, variable: &'static str, value: impl Into<String>) {
+    pub fn set(&mut self, variable: &'static str, value: impl Into<String>) {
         self.environment.insert(variable, value.into());
     }
 
     /// Runs a command to its end and gives back what it printed.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command().args(arguments).output().await.context("start tokenkeeper")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -51,8 +53,15 @@ impl Program {
         String::from_utf8(output.stdout).context("read what tokenkeeper printed")
     }
 
-    /// Starts a worker, which logs to a file in the folder, and waits until it is ready.
-    pub(crate) async fn start_worker(&self, name: &str) -> Result<Worker> {
+    /// Starts a worker, which logs to `NAME.log` in the folder, and waits until it is ready.
+    pub async fn start_worker(&self, name: &str) -> Result<Worker> {
+        let worker = self.launch_worker(name).await?;
+        eventually("a worker to be ready", PATIENCE, async || worker.is_ready().await.then_some(())).await;
+        Ok(worker)
+    }
+
+    /// Starts a worker and waits for its admin endpoint alone: what it needs to be ready may be away.
+    pub async fn launch_worker(&self, name: &str) -> Result<Worker> {
         let log = self.folder.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let mut process = self
@@ -66,13 +75,10 @@ impl Program {
             Ok(Some(ended)) => Some(Err(ended)),
             _ => admin_address(&log).map(Ok),
         });
-        let address = match address.await {
-            Ok(address) => address,
+        match address.await {
+            Ok(address) => Ok(Worker { process, address, log }),
             Err(ended) => bail!("a worker ended before it was ready ({ended}); see {}", log.display()),
-        };
-        let worker = Worker { process, address, log };
-        eventually("a worker to be ready", PATIENCE, async || worker.is_ready().await.then_some(())).await;
-        Ok(worker)
+        }
     }
 
     /// Of this process's environment the program gets nothing that could change its settings.
@@ -90,7 +96,7 @@ impl Program {
 }
 
 /// A running worker. Killed when it is dropped.
-pub(crate) struct Worker {
+pub struct Worker {
     process: Child,
     address: SocketAddr,
     log: PathBuf,
@@ -98,29 +104,56 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// What `/metrics` says.
-    pub(crate) async fn metrics(&self) -> Result<String> {
+    pub async fn metrics(&self) -> Result<String> {
         let answer = http::client().get(format!("http://{}/metrics", self.address)).send().await?;
         Ok(answer.error_for_status()?.text().await?)
     }
 
-    /// Asks it to stop, and waits until it has.
-    pub(crate) async fn stop(&mut self) -> Result<ExitStatus> {
-        let pid = self.process.id().context("the worker has ended by itself")?.to_string();
-        let sent = Command::new("kill").args(["-s", "TERM", &pid]).status().await.context("run kill")?;
+    /// Status and text of `/readyz`.
+    pub async fn readiness(&self) -> Result<(u16, String)> {
+        let answer = http::client().get(format!("http://{}/readyz", self.address)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    /// Its process id, while it has not been waited for.
+    pub fn id(&self) -> Result<u32> {
+        self.process.id().context("the worker has ended by itself")
+    }
+
+    /// Sends it a signal: `TERM`, `KILL`, `STOP`, `CONT`.
+    pub async fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.id()?.to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status().await.context("run kill")?;
         if !sent.success() {
-            bail!("the worker cannot be asked to stop: kill ended with {sent}");
+            bail!("the worker cannot be sent SIG{signal}: kill ended with {sent}");
         }
-        within("the worker to end", PATIENCE, self.process.wait()).await.context("wait for the worker")
+        Ok(())
+    }
+
+    /// Waits until it has ended.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        within("the worker to end", 2 * PATIENCE, self.process.wait()).await.context("wait for the worker")
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal("TERM").await?;
+        self.wait().await
+    }
+
+    /// Kills it, without a chance to say or do anything, and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.signal("KILL").await?;
+        self.wait().await.map(drop)
     }
 
     /// What it has logged.
-    pub(crate) fn log(&self) -> Result<String> {
+    pub fn log(&self) -> Result<String> {
         fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
 
     async fn is_ready(&self) -> bool {
-        let answer = http::client().get(format!("http://{}/readyz", self.address)).send().await;
-        answer.is_ok_and(|answer| answer.status().is_success())
+        self.readiness().await.is_ok_and(|(status, _)| status == 200)
     }
 }
 

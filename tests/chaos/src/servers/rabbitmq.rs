@@ -1,0 +1,163 @@
+//! A RabbitMQ node of its own, with an Erlang port mapper of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use lapin::{Connection, ConnectionProperties};
+use tokenkeeper_testkit::wait::eventually;
+use tokio::{process::Command, time::timeout};
+
+use super::{
+    daemon::{Daemon, Owner, find_program, run},
+    free_port,
+};
+
+const NAME: &str = "RabbitMQ";
+const NODE: &str = "chaos@localhost";
+
+/// A node boots in some seconds, on a machine under load in many.
+const BOOT: Duration = Duration::from_secs(90);
+
+/// A node of its own that can be stopped, started, cut and starved.
+pub(crate) struct RabbitMq {
+    owner: Owner,
+    server: PathBuf,
+    control: PathBuf,
+    folder: PathBuf,
+    ports: Ports,
+    daemon: Option<Daemon>,
+    /// Ends last.
+    _port_mapper: Daemon,
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    amqp: u16,
+    distribution: u16,
+    mapper: u16,
+}
+
+impl RabbitMq {
+    pub(super) async fn start(folder: &Path) -> Result<Self> {
+        let owner = Owner::find("rabbitmq").await?;
+        let folder = folder.join("rabbitmq");
+        owner.make_folder(&folder)?;
+        // Debian's programs in PATH are wrappers that insist on the machine's own folders.
+        let program = |name| find_program(name, [PathBuf::from("/usr/lib/rabbitmq/bin")]);
+        let (server, control) = (program("rabbitmq-server")?, program("rabbitmqctl")?);
+        let ports = Ports { amqp: free_port()?, distribution: free_port()?, mapper: free_port()? };
+        owner.write(&folder.join("env.conf"), "")?;
+        owner.write(&folder.join("enabled_plugins"), "[].\n")?;
+        let settings = format!("listeners.tcp.default = 127.0.0.1:{}\n", ports.amqp);
+        owner.write(&folder.join("rabbitmq.conf"), &settings)?;
+        let mut epmd = owner.command(&find_program("epmd", erlang_folders())?, &folder);
+        epmd.args(["-address", "127.0.0.1", "-port", &ports.mapper.to_string()]);
+        let port_mapper =
+            Daemon::spawn("the Erlang port mapper", "TERM", &mut epmd, &folder.join("epmd.log"))?;
+        let mut broker =
+            Self { owner, server, control, folder, ports, daemon: None, _port_mapper: port_mapper };
+        broker.begin().await?;
+        Ok(broker)
+    }
+
+    /// The URL of the default virtual host.
+    pub(crate) fn url(&self) -> String {
+        format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports.amqp)
+    }
+
+    /// Stops the node; durable things stay.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("RabbitMQ runs")?;
+        self.ctl(&["stop"]).await?;
+        daemon.wait().await
+    }
+
+    /// Starts the node, and waits until it takes a login.
+    pub(crate) async fn begin(&mut self) -> Result<()> {
+        let log = self.folder.join("rabbitmq.log");
+        let mut daemon = Daemon::spawn(NAME, "KILL", &mut self.command(&self.server), &log)?;
+        let answers = eventually("RabbitMQ to answer", BOOT, async || {
+            if let Some(ended) = daemon.ended() {
+                return Some(Err(ended));
+            }
+            takes_login(&self.url()).await.then_some(Ok(()))
+        });
+        if let Err(ended) = answers.await {
+            bail!("RabbitMQ ended ({ended}); see {}", log.display());
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Stops and starts the node.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.begin().await
+    }
+
+    /// Stops the node for a while.
+    pub(crate) async fn pause(&mut self, away: Duration) -> Result<()> {
+        self.stop().await?;
+        tokio::time::sleep(away).await;
+        self.begin().await
+    }
+
+    /// Cuts every connection, as an administrator does.
+    pub(crate) async fn cut_connections(&self) -> Result<()> {
+        self.ctl(&["close_all_connections", "chaos"]).await.map(drop)
+    }
+
+    /// Takes all memory from the node, so that it takes nothing from publishers.
+    pub(crate) async fn raise_memory_alarm(&self) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await.map(drop)
+    }
+
+    /// Gives the memory back.
+    pub(crate) async fn clear_memory_alarm(&self) -> Result<()> {
+        self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await.map(drop)
+    }
+
+    /// What there is of `what` (`connections`, `channels`), a line each.
+    pub(crate) async fn list(&self, what: &str, column: &str) -> Result<Vec<String>> {
+        let listed = self.ctl(&["--quiet", "--no-table-headers", &format!("list_{what}"), column]).await?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command(&self.control);
+        command.args(["-n", NODE]).args(arguments);
+        run(&mut command, &format!("rabbitmqctl {}", arguments.join(" "))).await
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = self.owner.command(program, &self.folder);
+        let file = |name: &str| self.folder.join(name);
+        command
+            .env("RABBITMQ_NODENAME", NODE)
+            .env("RABBITMQ_CONF_ENV_FILE", file("env.conf"))
+            .env("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("enabled_plugins"))
+            .env("RABBITMQ_MNESIA_BASE", file("mnesia"))
+            .env("RABBITMQ_LOG_BASE", file("log"))
+            .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
+            .env("ERL_EPMD_PORT", self.ports.mapper.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}");
+        command
+    }
+}
+
+async fn takes_login(url: &str) -> bool {
+    let connecting = Connection::connect(url, ConnectionProperties::default());
+    let Ok(Ok(connection)) = timeout(Duration::from_secs(5), connecting).await else { return false };
+    connection.close(200, "it answers".into()).await.is_ok()
+}
+
+/// Where the port mapper is that is in nobody's `PATH`.
+fn erlang_folders() -> Vec<PathBuf> {
+    vec![PathBuf::from("/usr/lib/erlang/bin")]
+}

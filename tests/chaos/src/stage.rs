@@ -1,0 +1,179 @@
+//! What a scenario plays on: SCMs, a database and queues of its own, users with tokens, workers.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use tokenkeeper_testkit::{
+    program::{Program, Worker},
+    scm::SimulatedScm,
+};
+
+use crate::{
+    servers::Servers,
+    upstream::{Ask, Upstream},
+};
+
+/// How long before their stored tokens are asked for they have expired, in milliseconds.
+const EXPIRED_SINCE_MS: i64 = 60_000;
+
+/// Somebody with an account at one SCM.
+#[derive(Clone)]
+pub(crate) struct User {
+    pub(crate) name: Arc<str>,
+    pub(crate) scm: usize,
+}
+
+/// An SCM, and the lines that its provider block has beside its own.
+pub(crate) struct Host {
+    pub(crate) scm: SimulatedScm,
+    pub(crate) overrides: &'static str,
+}
+
+/// Where a scenario's workers reach what they need; a proxy may stand between.
+pub(crate) struct Addresses {
+    pub(crate) database: String,
+    pub(crate) broker: String,
+}
+
+/// Everything that runs in one scenario. The workers are the scenario's own, and end before this.
+pub(crate) struct Stage {
+    pub(crate) name: String,
+    pub(crate) scms: Vec<Arc<SimulatedScm>>,
+    pub(crate) users: Vec<User>,
+    pub(crate) upstream: Upstream,
+    pub(crate) database: String,
+    program: Program,
+    folder: PathBuf,
+    started: usize,
+}
+
+impl Stage {
+    /// Makes a database and sets the program up for it. `settings` are environment variables of the workers.
+    pub(crate) async fn open(
+        servers: &Servers,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Self> {
+        let database = name.replace('-', "_");
+        servers.postgres.create_database(&database).await?;
+        let addresses =
+            Addresses { database: servers.postgres.url(&database), broker: servers.rabbitmq.url() };
+        let folder = folder.join(name);
+        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let program = set_up(&folder, name, &addresses, &hosts, settings).await?;
+        let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
+        let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
+        let upstream = Upstream::start(&addresses.broker, name, move || clock.now_ms());
+        let (name, users) = (name.to_owned(), Vec::new());
+        Ok(Self { name, scms, users, upstream, database, program, folder, started: 0 })
+    }
+
+    /// From now on workers are started with this setting.
+    pub(crate) fn set(&mut self, variable: &'static str, value: impl Into<String>) {
+        self.program.set(variable, value);
+    }
+
+    /// Logs so many more users in at each SCM in turn. Their tokens are fresh, or have expired a minute ago.
+    pub(crate) async fn log_in(&mut self, count: usize, fresh: bool) -> Result<Vec<User>> {
+        let mut lines = String::new();
+        let mut added = Vec::with_capacity(count);
+        for number in self.users.len()..self.users.len() + count {
+            let scm = number % self.scms.len();
+            let user = User { name: format!("user-{number}").into(), scm };
+            let host = &self.scms[scm];
+            let pair = if fresh {
+                host.authorize(&user.name)
+            } else {
+                host.authorize_until(&user.name, host.now_ms() - EXPIRED_SINCE_MS)
+            };
+            writeln!(lines, "{}", host.token_store_body(&pair))?;
+            added.push(user);
+        }
+        let file = self.folder.join("pairs.jsonl");
+        fs::write(&file, lines).context("write the pairs of users")?;
+        self.program.run(&["token", "import", &file.to_string_lossy()]).await?;
+        self.users.extend(added.iter().cloned());
+        Ok(added)
+    }
+
+    /// Starts a worker, and waits until it is ready.
+    pub(crate) async fn start_worker(&mut self) -> Result<Worker> {
+        let name = self.next_worker();
+        self.program.start_worker(&name).await
+    }
+
+    /// Starts a worker and does not wait: what it needs to be ready may be away.
+    pub(crate) async fn launch_worker(&mut self) -> Result<Worker> {
+        let name = self.next_worker();
+        self.program.launch_worker(&name).await
+    }
+
+    /// Starts so many workers.
+    pub(crate) async fn start_workers(&mut self, count: usize) -> Result<Vec<Worker>> {
+        let names: Vec<_> = (0..count).map(|_| self.next_worker()).collect();
+        futures_util::future::try_join_all(names.iter().map(|name| self.program.start_worker(name))).await
+    }
+
+    /// Starts a worker under this name, and waits until it is ready.
+    pub(crate) async fn replace_worker(&self, name: &str) -> Result<Worker> {
+        self.program.start_worker(name).await
+    }
+
+    /// What a user asks for.
+    pub(crate) fn ask(&self, user: &User, lifetime_secs: u64) -> Ask {
+        Ask { user: Arc::clone(&user.name), host: self.scm_of(user).host().into(), lifetime_secs }
+    }
+
+    /// Where a user has the account.
+    pub(crate) fn scm_of(&self, user: &User) -> &SimulatedScm {
+        &self.scms[user.scm]
+    }
+
+    /// The SCM's clock, which is everybody's here: epoch milliseconds.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.scms.first().map_or(0, |scm| scm.now_ms())
+    }
+
+    /// Where workers write.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn next_worker(&mut self) -> String {
+        self.started += 1;
+        format!("worker-{}", self.started)
+    }
+}
+
+async fn set_up(
+    folder: &Path,
+    prefix: &str,
+    addresses: &Addresses,
+    hosts: &[Host],
+    settings: &[(&'static str, &str)],
+) -> Result<Program> {
+    let mut program = Program::beside_this_one(folder)?;
+    program.set("DATABASE_URL", &addresses.database);
+    program.set("AMQP_URL", &addresses.broker);
+    program.set("TOKENKEEPER__BROKER__PREFIX", prefix);
+    program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
+    program.set("TOKENKEEPER__LOG__FORMAT", "json");
+    for (variable, value) in settings {
+        program.set(variable, *value);
+    }
+    let key = program.run(&["keys", "generate"]).await?;
+    program.set("TOKENKEEPER_KEYS", key.trim());
+    program.run(&["migrate", "up"]).await?;
+    let providers: String = hosts.iter().map(|host| host.scm.provider_toml(host.overrides)).collect();
+    let file = folder.join("providers.toml");
+    fs::write(&file, providers).context("write the providers")?;
+    program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
+    Ok(program)
+}
