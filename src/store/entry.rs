@@ -92,8 +92,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    pub(super) const ALL: [Self; 4] =
-        [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
+    const ALL: [Self; 4] = [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
 
     /// The name in the database and in lists.
     pub const fn name(self) -> &'static str {

@@ -6,7 +6,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
-use super::entry::{Entry, Failure, FailureKind};
+use super::entry::{Entry, Failure};
 use super::{Guarded, Store, StoreError, deadline};
 use crate::clock::Timestamp;
 use crate::decide::Cause;
@@ -21,23 +21,9 @@ fn none_reserved(now: Timestamp) -> Condition {
     Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(now.as_millis()))
 }
 
-/// The refresh token with this fingerprint has not been refused, as another worker may have recorded since the entry
-/// was loaded: a failure moves no generation.
-fn not_condemned(fingerprint: &str) -> Condition {
-    let condemning = FailureKind::ALL.into_iter().filter(|kind| kind.condemns_refresh_token());
-    Condition::any()
-        .add(Column::FailureFingerprint.is_null())
-        .add(Column::FailureFingerprint.ne(fingerprint))
-        .add(Column::FailureCode.is_not_in(condemning.map(FailureKind::name)))
-}
-
 impl Store {
     /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
-<<<<<<< HEAD
-    /// live reservation stands against it (invariant 1); for any, that this refresh token was refused meanwhile.
-=======
     /// live reservation stands against it (invariant 1); for any, a failure that the entry does not know of.
->>>>>>> main
     pub async fn take_lease(
         &self,
         entry: &Entry,
@@ -52,13 +38,8 @@ impl Store {
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
             .filter(entry.is_unmoved())
-<<<<<<< HEAD
-            .filter(none_live(now))
-            .filter(not_condemned(attempt));
-=======
             .filter(entry.failure_is_unmoved())
             .filter(none_live(now));
->>>>>>> main
         match cause {
             Cause::Opportunistic => update = update.filter(none_reserved(now)),
             Cause::Required => {}

@@ -62,25 +62,6 @@ async fn access_token(world: &World) -> String {
 }
 
 on_every_database! {
-    async fn nobody_takes_the_lease_for_a_refresh_token_that_was_refused_since_it_was_looked_at(kind: Kind) {
-        let (world, entry) = world_with_entry(kind).await;
-        let take = async |holder, sent| {
-            world.store.take_lease(&entry, Cause::Required, holder, sent, minutes(2), TTL).await.unwrap()
-        };
-        for (kind, next) in [
-            (FailureKind::Unavailable, Guarded::Done),
-            (FailureKind::Misconfigured, Guarded::Done),
-            (FailureKind::Refused, Guarded::Moved),
-        ] {
-            assert_eq!(take("one", "sent").await, Guarded::Done);
-            let failure = Failure { kind, ..failure("sent") };
-            assert_eq!(world.store.give_up(&entry, "one", &failure).await.unwrap(), Guarded::Done);
-            assert_eq!(take("two", "sent").await, next, "after {kind:?}");
-            assert_eq!(world.store.give_up(&entry, "two", &failure).await.unwrap(), next);
-        }
-        assert_eq!(take("three", "another").await, Guarded::Done, "it was another one that was refused");
-    }
-
     async fn a_reservation_only_grows(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let reserve = async |until| world.store.reserve(&entry, minutes(until), minutes(0)).await.unwrap();

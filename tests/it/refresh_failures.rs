@@ -14,11 +14,7 @@ use crate::harness::{
 async fn world_and_worker(kind: Kind, dialect: Dialect) -> (World, InProcessWorker) {
     let mut world = World::new(kind, dialect).await;
     world.set("refresh.retry_initial_ms", 20).set("refresh.opportunistic_budget_secs", 1);
-<<<<<<< HEAD
-    // These tests are about one token. What becomes of a host that fails again and again: see circuit.rs.
-=======
     // These tests are of single refreshes; that a host which fails is left alone is told in `circuit.rs`.
->>>>>>> main
     world.set("refresh.circuit_failures", 1_000);
     let worker = world.start_worker().await;
     (world, worker)
