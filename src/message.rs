@@ -7,12 +7,14 @@
 mod clone_url;
 mod decode;
 mod envelope;
+mod redacted;
 mod reply;
 mod request;
 
 pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
 pub use envelope::{DIRECT_REPLY_TO, Envelope};
+pub use redacted::RedactedBody;
 pub use reply::{
     ErrorBody, ErrorCode, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply, TokenGrant,
     TokenReply, TokenValue, Warning, WorkspaceStartReply,

@@ -215,7 +215,10 @@ impl Wire {
     }
 }
 
-async fn confirming_channel(connection: &Connection, settings: &Broker) -> Result<Channel, BrokerError> {
+pub(super) async fn confirming_channel(
+    connection: &Connection,
+    settings: &Broker,
+) -> Result<Channel, BrokerError> {
     let limit = settings.operation_timeout;
     let channel =
         within(limit, || "open a channel for publishing".to_owned(), connection.create_channel()).await?;

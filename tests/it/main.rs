@@ -8,6 +8,7 @@ mod harness;
 mod broker_loss;
 mod cli;
 mod crash;
+mod dead_letters;
 mod errors;
 mod flags;
 mod git_clone;
