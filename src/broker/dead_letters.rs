@@ -14,7 +14,7 @@ mod replay;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer, Queue};
@@ -171,7 +171,13 @@ impl DeadLetters {
     /// [`BrokerError`]: some of what was taken out may be back in the queue as well.
     pub async fn close(mut self) -> Result<(), BrokerError> {
         let limit = self.settings.operation_timeout;
-        let current = self.current.take().map(|current| current.channel);
+        let current = self.current.take();
+        if let Some(Current { channel, consumer, .. }) = &current {
+            // Or what the others give back would come here, and go back behind the rest.
+            let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            within(limit, || "stop reading the dead letters".to_owned(), cancel).await?;
+        }
+        let current = current.map(|current| current.channel);
         // One after the other, the oldest first, so that the letters go back in the order they had.
         for channel in self.full.drain(..).chain(current) {
             let close = channel.close(200, "done".into());
