@@ -13,6 +13,7 @@ mod errors;
 mod flags;
 mod git_clone;
 mod guards;
+mod hostile;
 mod malformed;
 mod metrics;
 mod migrations;
