@@ -1,6 +1,7 @@
 //! What the worker publishes: replies, and messages for the dead letters.
 
 use lapin::BasicProperties;
+use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::BrokerError;
@@ -73,14 +74,34 @@ pub struct DeadLetter<'a> {
 }
 
 impl DeadLetter<'_> {
-    pub(super) fn properties(&self) -> BasicProperties {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
+    /// The properties it is published with, in a frame of at most `frame_max` bytes: the broker closes the connection
+    /// over a larger one. The message may have filled its own to the last byte; then its headers give way.
+    pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let whole = self.with_headers(headers, self.detail);
+        if header_frame_len(&whole) <= u64::from(frame_max) {
+            return whole;
+        }
+        let detail = format!("{} (its own headers were too large to be kept beside this)", self.detail);
+        self.with_headers(FieldTable::default(), &detail)
+    }
+
+    fn with_headers(&self, mut headers: FieldTable, detail: &str) -> BasicProperties {
         headers.insert(REASON_HEADER.into(), text(self.reason));
-        headers.insert(DETAIL_HEADER.into(), text(self.detail));
+        headers.insert(DETAIL_HEADER.into(), text(detail));
         headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
         let to = carried_on(self.properties, headers);
         copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
     }
+}
+
+/// The bytes of the frame that carries these properties.
+fn header_frame_len(properties: &BasicProperties) -> u64 {
+    // Type, channel, size and end of the frame; class, weight and body size of the header.
+    const AROUND: u64 = 8 + 12;
+    let written = gen_properties(properties)(Vec::new().into());
+    // What cannot be written does not fit.
+    written.map_or(u64::MAX, |written| written.into_inner().1.saturating_add(AROUND))
 }
 
 /// What is carried on of a message's properties when it is published again: persistent, with these headers.

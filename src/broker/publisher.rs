@@ -123,7 +123,7 @@ impl Publisher {
                 .map_err(|_| BrokerError::TooLong { what: format!("the name {exchange}") })?,
             routing_key: letter.kind.routing_key().into(),
             mandatory: true,
-            properties: letter.properties(),
+            properties: letter.properties(wire.connection.configuration().frame_max()),
             what: "a dead letter",
         };
         let channel = wire.dead_letters.lock().await;

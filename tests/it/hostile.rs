@@ -3,6 +3,7 @@
 
 mod messages;
 mod oracle;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -12,12 +13,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::Value;
-use tokenkeeper_testkit::wait::eventually;
+use tokenkeeper_testkit::wait::{eventually, within};
 use tokio::time::Instant;
 
 use self::messages::{Answer, Generator, HEADER, Message};
@@ -217,12 +216,8 @@ fn is_invalid(reply: &Value) -> bool {
 }
 
 async fn check_dead_letters(world: &World, expected: &BTreeMap<i64, Expected>) {
-    let channel = world.broker.channel().await;
-    let queue = world.broker.name("dead-letters");
     let mut seen = BTreeSet::new();
-    let take = BasicGetOptions { no_ack: true };
-    while let Some(got) = channel.basic_get(queue.as_str().into(), take).await.unwrap() {
-        let letter = got.delivery;
+    for letter in all_dead_letters(world).await {
         let number = number_of(&letter);
         let message = &expected[&number];
         let body = message.dead_letter.as_ref();
@@ -238,6 +233,17 @@ async fn check_dead_letters(world: &World, expected: &BTreeMap<i64, Expected>) {
     let shown: Vec<_> =
         missing.iter().take(3).map(|(number, message)| format!("{number} {message:?}")).collect();
     assert!(missing.is_empty(), "{} are missing: {shown:#?}", missing.len());
+}
+
+/// Takes out all of them at once; one by one takes longer than everything else here.
+async fn all_dead_letters(world: &World) -> Vec<Delivery> {
+    let count = world.broker.queue_depth("dead-letters").await as usize;
+    let channel = world.broker.channel().await;
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let queue = world.broker.name("dead-letters");
+    let consume = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    let letters = consume.await.unwrap().take(count).map(Result::unwrap).collect::<Vec<_>>();
+    within("the dead letters", PATIENCE, letters).await
 }
 
 fn number_of(letter: &Delivery) -> i64 {
