@@ -85,27 +85,39 @@ async fn properties_that_are_not_utf_8_cost_nobody_else_an_answer() {
         lapin::Connection::connect(garbled.as_str(), lapin::ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let good = world.send_many("jdoe", 50).await;
-    for properties in [BasicProperties::default().with_correlation_id(MARK.into())] {
+    let mut headers = FieldTable::default();
+    headers.insert(MARK.into(), AMQPValue::Boolean(true));
+    let garbled = [
+        BasicProperties::default().with_correlation_id(MARK.into()),
+        BasicProperties::default().with_message_id(MARK.repeat(28).as_str().into()),
+        BasicProperties::default().with_reply_to(MARK.into()).with_type(MARK.into()),
+        BasicProperties::default().with_headers(headers),
+    ];
+    let before = world.send_many("jdoe", 50).await;
+    for properties in &garbled {
         let exchange = world.broker.prefix().into();
-        let options = BasicPublishOptions::default();
-        let body = world.token_request("jdoe").to_string();
-        let confirm =
-            channel.basic_publish(exchange, TOKEN_REQUEST.into(), options, body.as_bytes(), properties).await;
-        assert!(confirm.unwrap().await.unwrap().is_ack());
+        let published = channel.basic_publish(
+            exchange,
+            TOKEN_REQUEST.into(),
+            BasicPublishOptions::default(),
+            b"{}",
+            properties.clone(),
+        );
+        assert!(published.await.unwrap().await.unwrap().is_ack());
     }
-    let more = world.send_many("jdoe", 50).await;
-    for pending in good.into_iter().chain(more) {
+    let after = world.send_many("jdoe", 50).await;
+
+    for pending in before.into_iter().chain(after) {
         assert_eq!(pending.reply().await.body["status"], "ok");
     }
-    eventually("the message to be laid aside", PATIENCE, async || {
-        (world.broker.queue_depth("dead-letters").await == 1).then_some(())
+    eventually("the messages to be laid aside", PATIENCE, async || {
+        (world.broker.queue_depth("dead-letters").await as usize == garbled.len()).then_some(())
     })
     .await;
-    println!("reconnects: {}", worker.reconnects(Link::Consume).await);
-    worker.wait_until_ready().await;
-    assert_eq!(world.request("jdoe").await["status"], "ok");
-    let listed = Cli::of(&world).run(&["dead", "list", "--json"]).await;
-    println!("{listed:?}");
+    assert_eq!(worker.reconnects(Link::Consume).await, 0);
     worker.stop(&world).await;
+    let listed = Cli::of(&world).run(&["dead", "list", "--json"]).await.good().json();
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), garbled.len());
+    assert!(listed.iter().all(|letter| letter["reason"] == "invalid_request"), "{listed:?}");
 }
