@@ -251,10 +251,7 @@ impl DeadLetters {
         let give_up_at = Instant::now() + patience;
         let mut on_wait = Some(on_wait);
         loop {
-            let error = match self.declare(&name, exclusive, arguments.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
+            let Err(error) = self.declare(&name, exclusive, arguments.clone()).await else { return Ok(()) };
             match error.soft_error() {
                 Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < give_up_at => {
                     if let Some(on_wait) = on_wait.take() {

@@ -1,5 +1,6 @@
 //! Ten thousand malformed and hostile messages among good ones: each is answered where that is possible and laid into the
 //! dead letters where it belongs, the good ones are served, and the worker neither dies nor grows.
+#![allow(clippy::print_stdout, reason = "the seed, the counts and the memory are told")]
 
 mod messages;
 mod oracle;

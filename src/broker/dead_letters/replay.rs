@@ -133,7 +133,7 @@ pub(super) fn properties(letter: &Letter) -> BasicProperties {
         is_ours(header) || matches!(header, "CC" | "BCC" | "x-delivery-count" | "x-acquired-count")
     };
     let mut headers = FieldTable::default();
-    for (name, value) in letter.properties().headers().iter().flat_map(|headers| headers.inner()) {
+    for (name, value) in letter.properties().headers().iter().flat_map(FieldTable::inner) {
         if !stays_behind(name.as_str()) {
             headers.insert(name.clone(), value.clone());
         }

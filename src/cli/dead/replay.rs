@@ -17,7 +17,7 @@ use crate::cli::{Ending, Failure};
 /// is interrupted, nothing is lost; a message may then be there twice, and its requester gets two replies. Run
 /// the command again for the rest.
 ///
-/// A message comes as it was, with its routing key, body, reply_to and correlation_id, but for this:
+/// A message comes as it was, with its routing key, body, `reply_to` and `correlation_id`, but for this:
 /// `expiration` and `timestamp` are left out, since by them it would be too old already: it gets the worker's own
 /// budget, counted from now. The property `user_id` cannot be kept, because the broker vouches for it: where there are
 /// access rules, its publisher is unknown and the worker answers `forbidden`. Who it was stays in the header

@@ -1,4 +1,5 @@
 //! A replay that ends half way: every message is replayed or still a dead letter, or both; none is lost.
+#![allow(clippy::print_stdout, reason = "how far it was is told")]
 
 use std::process::{Output, Stdio};
 

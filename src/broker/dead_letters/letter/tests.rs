@@ -120,7 +120,7 @@ fn a_replay_leaves_behind_what_would_make_it_die_or_go_astray() {
     let headers: Vec<(String, AMQPValue)> = replayed
         .headers()
         .iter()
-        .flat_map(|headers| headers.inner())
+        .flat_map(FieldTable::inner)
         .map(|(name, value)| (name.to_string(), value.clone()))
         .collect();
     assert_eq!(
