@@ -33,7 +33,7 @@ const PIPELINED: usize = 250;
 /// How much more memory the worker may hold after the second half of the messages than after the first.
 const GROWTH_KIB: u64 = 48 * 1024;
 /// How long nothing may happen before what is missing is looked for.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Replies, by correlation id; those without one under the empty text.
 type Replies = Arc<Mutex<HashMap<String, Vec<Value>>>>;
@@ -244,7 +244,7 @@ async fn all_dead_letters(world: &World) -> Vec<Delivery> {
     let queue = world.broker.name("dead-letters");
     let consume = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
     let letters = consume.await.unwrap().take(count).map(Result::unwrap).collect::<Vec<_>>();
-    within("the dead letters", PATIENCE, letters).await
+    within("the dead letters", PATIENCE * 4, letters).await
 }
 
 fn number_of(letter: &Delivery) -> i64 {
