@@ -4,6 +4,7 @@
 
 mod messages;
 mod oracle;
+mod strange;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
