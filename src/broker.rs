@@ -5,6 +5,7 @@
 //! hangs for ever, so whoever uses a connection watches it and makes it anew.
 
 mod connection;
+pub mod dead_letters;
 mod outgoing;
 mod publisher;
 mod topology;
@@ -12,6 +13,8 @@ mod topology;
 use std::future::Future;
 use std::time::Duration;
 
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use tokio::time::timeout;
 
 pub use self::connection::connect;
@@ -86,6 +89,19 @@ pub enum BrokerError {
         /// Which message.
         what: &'static str,
     },
+}
+
+impl BrokerError {
+    /// What the broker said when it closed the channel, where it did: what was asked for is not there, is locked,
+    /// is refused. The connection lives on.
+    pub fn soft_error(&self) -> Option<&AMQPSoftError> {
+        let Self::Amqp { source, .. } = self else { return None };
+        let ErrorKind::ProtocolError(error) = source.kind() else { return None };
+        match error.kind() {
+            AMQPErrorKind::Soft(error) => Some(error),
+            AMQPErrorKind::Hard(_) => None,
+        }
+    }
 }
 
 /// Waits for an AMQP call, but not for ever: a blocked or half-dead connection answers never.

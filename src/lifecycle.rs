@@ -42,7 +42,8 @@ impl StopSignals {
         tracing::warn!("second signal: ending at once");
     }
 
-    async fn next(&mut self) {
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -1,17 +1,22 @@
 //! What the worker publishes: replies, and messages for the dead letters.
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::protocol::basic::gen_properties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::BrokerError;
+use super::topology::text;
+use crate::clock::Timestamp;
 use crate::message::{DIRECT_REPLY_TO, Envelope};
 
 /// Header that says, in a word, why a message is in the dead letters.
-const REASON_HEADER: &str = "x-tokenkeeper-reason";
+pub(super) const REASON_HEADER: &str = "x-tokenkeeper-reason";
 /// Header that says it in a sentence.
-const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
+pub(super) const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
+/// Header that says since when, as an RFC 3339 date.
+pub(super) const TIME_HEADER: &str = "x-tokenkeeper-time";
 /// Header with the AMQP user who published. The property cannot be kept: the broker compares it with ours.
-const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
+pub(super) const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
 pub(super) const PERSISTENT: u8 = 2;
@@ -64,30 +69,57 @@ pub struct DeadLetter<'a> {
     pub reason: &'static str,
     /// Why, in a sentence. Repeats nothing of the body.
     pub detail: &'a str,
+    /// When it was given up.
+    pub at: Timestamp,
 }
 
 impl DeadLetter<'_> {
-    pub(super) fn properties(&self) -> BasicProperties {
-        let mut headers = self.properties.headers().clone().unwrap_or_default();
-        let text = |value: &str| AMQPValue::LongString(LongString::from(value));
-        headers.insert(REASON_HEADER.into(), text(self.reason));
-        headers.insert(DETAIL_HEADER.into(), text(self.detail));
-        if let Some(publisher) = self.properties.user_id() {
-            headers.insert(PUBLISHER_HEADER.into(), text(publisher.as_str()));
+    /// The properties it is published with, in a frame of at most `frame_max` bytes: the broker closes the connection
+    /// over a larger one. The message may have filled its own to the last byte; then its headers give way.
+    pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let whole = self.with_headers(headers, self.detail);
+        if header_frame_len(&whole) <= u64::from(frame_max) {
+            return whole;
         }
-        // Copied one by one: `user_id` must stay behind, and so must `expiration`, by which it would be gone
-        // before anybody looks.
-        let from = self.properties;
-        let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-        to = copy(to, from.content_type().as_ref(), BasicProperties::with_content_type);
-        to = copy(to, from.content_encoding().as_ref(), BasicProperties::with_content_encoding);
-        to = copy(to, from.correlation_id().as_ref(), BasicProperties::with_correlation_id);
-        to = copy(to, from.reply_to().as_ref(), BasicProperties::with_reply_to);
-        to = copy(to, from.message_id().as_ref(), BasicProperties::with_message_id);
-        to = copy(to, from.timestamp().as_ref(), BasicProperties::with_timestamp);
-        to = copy(to, from.kind().as_ref(), BasicProperties::with_type);
-        copy(to, from.app_id().as_ref(), BasicProperties::with_app_id)
+        let detail = format!("{} (its own headers were too large to be kept beside this)", self.detail);
+        self.with_headers(FieldTable::default(), &detail)
     }
+
+    fn with_headers(&self, mut headers: FieldTable, detail: &str) -> BasicProperties {
+        headers.insert(REASON_HEADER.into(), text(self.reason));
+        headers.insert(DETAIL_HEADER.into(), text(detail));
+        headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
+        let to = carried_on(self.properties, headers);
+        copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
+    }
+}
+
+/// The bytes of the frame that carries these properties.
+fn header_frame_len(properties: &BasicProperties) -> u64 {
+    // Type, channel, size and end of the frame; class, weight and body size of the header.
+    const AROUND: u64 = 8 + 12;
+    let written = gen_properties(properties)(Vec::new().into());
+    // What cannot be written does not fit.
+    written.map_or(u64::MAX, |written| written.into_inner().1.saturating_add(AROUND))
+}
+
+/// What is carried on of a message's properties when it is published again: persistent, with these headers.
+///
+/// Copied one by one: `user_id` must stay behind, since the broker compares it with our own (the header says
+/// who it was), and so must `expiration`, by which the message would be gone before anybody looks.
+pub(super) fn carried_on(from: &BasicProperties, mut headers: FieldTable) -> BasicProperties {
+    if let Some(publisher) = from.user_id() {
+        headers.insert(PUBLISHER_HEADER.into(), text(publisher.as_str()));
+    }
+    let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
+    to = copy(to, from.content_type().as_ref(), BasicProperties::with_content_type);
+    to = copy(to, from.content_encoding().as_ref(), BasicProperties::with_content_encoding);
+    to = copy(to, from.correlation_id().as_ref(), BasicProperties::with_correlation_id);
+    to = copy(to, from.reply_to().as_ref(), BasicProperties::with_reply_to);
+    to = copy(to, from.message_id().as_ref(), BasicProperties::with_message_id);
+    to = copy(to, from.kind().as_ref(), BasicProperties::with_type);
+    copy(to, from.app_id().as_ref(), BasicProperties::with_app_id)
 }
 
 fn copy<T: Clone>(

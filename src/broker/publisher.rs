@@ -151,7 +151,7 @@ impl Publisher {
             exchange: short_name(&exchange)?,
             routing_key: short_name(letter.routing_key)?,
             mandatory: true,
-            properties: letter.properties(),
+            properties: letter.properties(wire.connection.configuration().frame_max()),
             what: "a dead letter",
         };
         let channel = wire.exact.lock().await;
@@ -273,7 +273,10 @@ impl Wire {
     }
 }
 
-async fn confirming_channel(connection: &Connection, settings: &Broker) -> Result<Channel, BrokerError> {
+pub(super) async fn confirming_channel(
+    connection: &Connection,
+    settings: &Broker,
+) -> Result<Channel, BrokerError> {
     let limit = settings.operation_timeout;
     let channel =
         within(limit, || "open a channel for publishing".to_owned(), connection.create_channel()).await?;

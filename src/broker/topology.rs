@@ -186,10 +186,10 @@ fn keeping_arguments() -> FieldTable {
     arguments
 }
 
-fn text(value: &str) -> AMQPValue {
+pub(super) fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value))
 }
 
-fn short(name: &str) -> Result<ShortString, BrokerError> {
+pub(super) fn short(name: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(name).map_err(|_| BrokerError::TooLong { what: format!("the name {name}") })
 }

@@ -59,7 +59,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 /// The error and its causes in one line. A cause that its effect has told already is not told again.
-fn chain(error: &anyhow::Error) -> String {
+pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPUri, SASLMechanism};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
 use tokenkeeper::broker::{BrokerError, Feed, Names, connect, within};
 use tokenkeeper::message::{DIRECT_REPLY_TO, MessageKind};
 use tokenkeeper::secret::ExposeSecret;
@@ -98,7 +98,7 @@ impl Requester<'_> {
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => {
                 Err(BrokerError::Refused { what: "the request" }.into())
             }
-            Err(BrokerError::Amqp { source, .. }) if is_not_found(&source) => Err(self.unroutable(kind)),
+            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Err(self.unroutable(kind)),
             Err(error) => Err(error.into()),
         }
     }
@@ -154,13 +154,6 @@ fn user_of(settings: &Broker) -> Option<String> {
     match uri.query.auth_mechanism {
         Some(SASLMechanism::External | SASLMechanism::Anonymous) => None,
         _ => Some(uri.authority.userinfo.username),
-    }
-}
-
-fn is_not_found(error: &lapin::Error) -> bool {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => error.kind() == &AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND),
-        _ => false,
     }
 }
 

@@ -29,6 +29,27 @@ pub struct Echo {
     pub workspace_id: Option<String>,
 }
 
+impl Echo {
+    /// What can be read of a body, whatever else is wrong with it. Only what is a user, a host and a workspace:
+    /// anything else in their places may be a secret.
+    pub fn read(body: &[u8]) -> Self {
+        if body.len() > MAX_BODY_BYTES {
+            return Self::default();
+        }
+        let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(body) else {
+            return Self::default();
+        };
+        let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+        Self {
+            user_id: text("user_id").filter(|&text| UserId::try_from(text).is_ok()).map(str::to_owned),
+            host: text("host").filter(|&text| Host::try_from(text).is_ok()).map(str::to_owned),
+            workspace_id: text("workspace_id")
+                .filter(|&text| WorkspaceId::try_from(text).is_ok())
+                .map(str::to_owned),
+        }
+    }
+}
+
 /// Reads the body of a message of this kind.
 ///
 /// # Errors
@@ -55,7 +76,7 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
     };
     request.map_err(|error| InvalidRequest {
         reason: if error.classify() == Category::Data { wrong_field(kind, body) } else { not_json(&error) },
-        echo: Box::new(read_echo(body)),
+        echo: Box::new(Echo::read(body.as_bytes())),
     })
 }
 
@@ -94,21 +115,6 @@ fn without_values(message: &str) -> String {
 
 fn not_json(error: &serde_json::Error) -> String {
     format!("the body is not JSON (line {}, column {})", error.line(), error.column())
-}
-
-/// Only what is a user, a host and a workspace: anything else in their places may be a secret.
-fn read_echo(body: &str) -> Echo {
-    let Ok(serde_json::Value::Object(fields)) = serde_json::from_str(body) else {
-        return Echo::default();
-    };
-    let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
-    Echo {
-        user_id: text("user_id").filter(|&text| UserId::try_from(text).is_ok()).map(str::to_owned),
-        host: text("host").filter(|&text| Host::try_from(text).is_ok()).map(str::to_owned),
-        workspace_id: text("workspace_id")
-            .filter(|&text| WorkspaceId::try_from(text).is_ok())
-            .map(str::to_owned),
-    }
 }
 
 #[cfg(test)]

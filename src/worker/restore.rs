@@ -65,7 +65,8 @@ impl Restorer {
     async fn lay_into_dead_letters(&self, delivery: &Delivery, detail: &str) -> bool {
         let routing_key = self.names.queue(Feed::ParkedPairs);
         let properties = &delivery.properties;
-        let letter = DeadLetter { routing_key: &routing_key, properties, reason: UNREADABLE, detail };
+        let (reason, at) = (UNREADABLE, self.clock.now());
+        let letter = DeadLetter { routing_key: &routing_key, properties, reason, detail, at };
         self.publisher.dead_letter(&letter, &delivery.data).await.is_ok()
     }
 }

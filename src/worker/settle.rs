@@ -168,6 +168,7 @@ impl Settler {
             properties: &received.delivery.properties,
             reason: ErrorCode::InvalidRequest.name(),
             detail,
+            at: self.handler.clock.now(),
         };
         self.publisher.dead_letter(&letter, &received.delivery.data).await
     }

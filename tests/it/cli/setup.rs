@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 18] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -20,6 +20,10 @@ const COMMANDS: [&[&str]; 14] = [
     &["token", "import"],
     &["token", "list"],
     &["token", "show"],
+    &["dead", "list"],
+    &["dead", "show"],
+    &["dead", "replay"],
+    &["dead", "drop"],
     &["keys", "generate"],
     &["schema"],
 ];

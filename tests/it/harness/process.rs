@@ -114,9 +114,14 @@ impl WorkerProcess {
         eventually(&what, PATIENCE, async || (self.lease_waits(world).await >= count).then_some(())).await;
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.
     pub(crate) async fn signal(&self, signal: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.pid().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status().await.expect("run kill");
         assert!(sent.success(), "send SIG{signal}");
     }

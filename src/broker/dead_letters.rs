@@ -1,0 +1,291 @@
+//! The dead letters, as an operator's commands look at them, take them out and publish them again.
+//!
+//! AMQP cannot browse. So whoever looks takes every letter without acking it, and gives all of them back in the
+//! end; the quorum queue delivers what was given back first, in the order it had. Two who do that at once would
+//! each see half of the letters: an exclusive queue, which the broker deletes with its owner's connection, lets in
+//! one at a time.
+//!
+//! Nothing is lost however this ends, because a letter leaves the queue by its ack alone, and whatever is not acked
+//! goes back with the connection.
+
+mod letter;
+mod replay;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer, Queue};
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::letter::{Destination, Letter, is_ours};
+pub use self::replay::{REPLAY_COUNT_HEADER, Replayer, Unreplayed};
+use super::topology::{short, text};
+use super::{BrokerError, Names, connect, within};
+use crate::settings::Broker;
+
+/// How many letters are held over one channel. A channel that is full stays open and silent, and the next one takes
+/// over: so the memory for letters that have come and were not looked at yet has a limit.
+const HELD_PER_CHANNEL: u16 = 500;
+
+/// How long the letters that were given back may take to be in the queue again.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// The pause between two questions whether something has happened.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Why the dead letters cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLettersError {
+    /// There is no such queue.
+    #[error(
+        "there is no queue {queue} at {broker}: a worker declares it; are `broker.url` and `broker.prefix` its own?"
+    )]
+    NoQueue {
+        /// The queue's name.
+        queue: String,
+        /// The broker, without its password.
+        broker: String,
+    },
+    /// Somebody else has them.
+    #[error("another `tokenkeeper dead` command has had {queue} for {} s; try again when it has ended", after.as_secs())]
+    Busy {
+        /// The queue's name.
+        queue: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The broker, or the way to it.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// The dead letters that were there when this was opened, one after the other. Nobody else opens them meanwhile.
+#[derive(Debug)]
+pub struct DeadLetters {
+    settings: Broker,
+    names: Names,
+    queue: String,
+    connection: Connection,
+    /// Kept open: with it the letters that were taken over it go back.
+    full: Vec<Channel>,
+    current: Option<Current>,
+    waiting: u32,
+    seen: u32,
+    acked: u32,
+}
+
+/// The channel that letters come over.
+#[derive(Debug)]
+struct Current {
+    channel: Channel,
+    consumer: Consumer,
+    held: u16,
+}
+
+impl DeadLetters {
+    /// Opens the dead letters. Waits at most `patience` for somebody else who has them, and says so by `on_wait`.
+    ///
+    /// # Errors
+    /// [`DeadLettersError`]; nothing was taken.
+    pub async fn open(
+        settings: &Broker,
+        patience: Duration,
+        on_wait: impl FnOnce(),
+    ) -> Result<Self, DeadLettersError> {
+        let names = Names::new(&settings.prefix);
+        let mut letters = Self {
+            settings: settings.clone(),
+            queue: names.dead_letters(),
+            names,
+            connection: connect(settings, "tokenkeeper dead letters").await?,
+            full: Vec::new(),
+            current: None,
+            waiting: 0,
+            seen: 0,
+            acked: 0,
+        };
+        // Before the lock: an operator who has the wrong prefix learns it at once.
+        letters.ready().await?;
+        letters.lock(patience, on_wait).await?;
+        letters.waiting = letters.ready().await?;
+        Ok(letters)
+    }
+
+    /// How many there were when this was opened.
+    pub fn waiting(&self) -> u32 {
+        self.waiting
+    }
+
+    /// The next one; none: that was the last of those that were there when this was opened. One that comes back
+    /// after it was replayed is not given out again.
+    ///
+    /// # Errors
+    /// [`DeadLettersError::Broker`]: the connection is gone, and the letters are back in the queue.
+    pub async fn next(&mut self) -> Result<Option<Letter>, DeadLettersError> {
+        if self.seen == self.waiting {
+            return Ok(None);
+        }
+        let limit = self.settings.operation_timeout;
+        let current = self.current().await?;
+        match timeout(limit, current.consumer.next()).await {
+            Ok(Some(Ok(delivery))) => {
+                current.held += 1;
+                self.seen += 1;
+                Ok(Some(Letter::new(delivery, &self.names)))
+            }
+            Ok(Some(Err(source))) => {
+                Err(BrokerError::Amqp { action: format!("read queue {}", self.queue), source }.into())
+            }
+            Ok(None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }.into()),
+            // Somebody purged the queue, or took letters from it by other means.
+            Err(_) if self.ready().await? == 0 => Ok(None),
+            Err(_) => {
+                let action = format!("read queue {}", self.queue);
+                Err(BrokerError::Timeout { action, after: limit }.into())
+            }
+        }
+    }
+
+    /// Takes a letter out for good. It must be the last one that [`DeadLetters::next`] gave out.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: it is back in the queue.
+    pub async fn take_out(&mut self, letter: &Letter) -> Result<(), BrokerError> {
+        let limit = self.settings.operation_timeout;
+        if !within(limit, || "ack a dead letter".to_owned(), letter.ack()).await? {
+            return Err(BrokerError::Cancelled { queue: self.queue.clone() });
+        }
+        self.acked += 1;
+        if let Some(current) = &mut self.current {
+            current.held = current.held.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Gives back what was not taken out, and lets in the next one.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: some of what was taken out may be back in the queue as well.
+    pub async fn close(mut self) -> Result<(), BrokerError> {
+        let limit = self.settings.operation_timeout;
+        let current = self.current.take();
+        if let Some(Current { channel, consumer, .. }) = &current {
+            // Or what the others give back would come here, and go back behind the rest.
+            let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            within(limit, || "stop reading the dead letters".to_owned(), cancel).await?;
+        }
+        let current = current.map(|current| current.channel);
+        // One after the other, the oldest first, so that the letters go back in the order they had.
+        for channel in self.full.drain(..).chain(current) {
+            let close = channel.close(200, "done".into());
+            within(limit, || "give back the dead letters".to_owned(), close).await?;
+        }
+        self.until_given_back().await?;
+        let close = self.connection.close(200, "done".into());
+        within(limit, || "close the connection".to_owned(), close).await
+    }
+
+    /// They go back a moment after their channel is closed. Whoever comes next shall find all of them.
+    async fn until_given_back(&self) -> Result<(), BrokerError> {
+        let give_up_at = Instant::now() + GIVEN_BACK_WITHIN;
+        let expected = self.waiting.saturating_sub(self.acked);
+        while Instant::now() < give_up_at {
+            match self.ready().await {
+                Ok(ready) if ready < expected => sleep(POLL).await,
+                Err(DeadLettersError::Broker(error)) => return Err(error),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The channel that letters come over: a new one when the one before holds all it may.
+    async fn current(&mut self) -> Result<&mut Current, BrokerError> {
+        let current = match self.current.take() {
+            Some(current) if current.held < HELD_PER_CHANNEL => current,
+            before => {
+                self.full.extend(before.map(|before| before.channel));
+                self.subscribe().await?
+            }
+        };
+        Ok(self.current.insert(current))
+    }
+
+    async fn subscribe(&self) -> Result<Current, BrokerError> {
+        let limit = self.settings.operation_timeout;
+        let channel = self.channel().await?;
+        // Before consuming, or the broker sends everything it has.
+        let qos = channel.basic_qos(HELD_PER_CHANNEL, BasicQosOptions::default());
+        within(limit, || "set the prefetch".to_owned(), qos).await?;
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(short(&self.queue)?, "".into(), options, FieldTable::default());
+        let consumer = within(limit, || format!("read queue {}", self.queue), consume).await?;
+        Ok(Current { channel, consumer, held: 0 })
+    }
+
+    /// How many letters lie in the queue and are in nobody's hands.
+    async fn ready(&self) -> Result<u32, DeadLettersError> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match self.declare(&self.queue, passive, FieldTable::default()).await {
+            Ok(queue) => Ok(queue.message_count()),
+            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => {
+                Err(DeadLettersError::NoQueue {
+                    queue: self.queue.clone(),
+                    broker: self.settings.display_url().to_owned(),
+                })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An exclusive queue belongs to one connection: the broker refuses it to any other until that one is gone.
+    async fn lock(&self, patience: Duration, on_wait: impl FnOnce()) -> Result<(), DeadLettersError> {
+        let name = format!("{}.in-use", self.queue);
+        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let mut arguments = FieldTable::default();
+        // Whatever the virtual host's default is: no other type can be exclusive.
+        arguments.insert("x-queue-type".into(), text("classic"));
+        let give_up_at = Instant::now() + patience;
+        let mut on_wait = Some(on_wait);
+        loop {
+            let Err(error) = self.declare(&name, exclusive, arguments.clone()).await else { return Ok(()) };
+            match error.soft_error() {
+                Some(AMQPSoftError::RESOURCELOCKED) if Instant::now() < give_up_at => {
+                    if let Some(on_wait) = on_wait.take() {
+                        on_wait();
+                    }
+                    sleep(POLL).await;
+                }
+                Some(AMQPSoftError::RESOURCELOCKED) => {
+                    return Err(DeadLettersError::Busy { queue: self.queue.clone(), after: patience });
+                }
+                // This user may declare nothing: then it is up to the operators not to be two.
+                Some(AMQPSoftError::ACCESSREFUSED) => return Ok(()),
+                _ => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Over a channel of its own: what is not there, or somebody else's, closes it.
+    async fn declare(
+        &self,
+        name: &str,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+    ) -> Result<Queue, BrokerError> {
+        let limit = self.settings.operation_timeout;
+        let channel = self.channel().await?;
+        let declare = channel.queue_declare(short(name)?, options, arguments);
+        let queue = within(limit, || format!("find queue {name}"), declare).await?;
+        within(limit, || "close a channel".to_owned(), channel.close(200, "done".into())).await?;
+        Ok(queue)
+    }
+
+    async fn channel(&self) -> Result<Channel, BrokerError> {
+        let limit = self.settings.operation_timeout;
+        within(limit, || "open a channel".to_owned(), self.connection.create_channel()).await
+    }
+}

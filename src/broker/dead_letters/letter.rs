@@ -1,0 +1,237 @@
+//! What a dead letter says of itself. It may be anything: every part of it may be missing, or be nonsense.
+
+use std::fmt::{self, Write};
+
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::options::BasicAckOptions;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use sha2::{Digest, Sha256};
+
+use super::replay::REPLAY_COUNT_HEADER;
+use crate::broker::outgoing::{DETAIL_HEADER, PUBLISHER_HEADER, REASON_HEADER, TIME_HEADER};
+use crate::broker::{Feed, Names};
+use crate::clock::Timestamp;
+use crate::message::MessageKind;
+
+/// What the broker writes when it gives up on a message: an array, its own last death first.
+const DEATHS_HEADER: &str = "x-death";
+/// Bytes of a fingerprint; its text has two hex digits for each.
+const FINGERPRINT_LEN: usize = 8;
+
+/// A message in the dead letters.
+pub struct Letter {
+    delivery: Delivery,
+    destination: Option<Destination>,
+}
+
+/// Where a letter came from, and goes when it is replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A kind of message, by the exchange that requests are published to.
+    Kind(MessageKind),
+    /// Another queue of ours, straight.
+    Queue(String),
+}
+
+impl Letter {
+    pub(super) fn new(delivery: Delivery, names: &Names) -> Self {
+        let destination = destination(&delivery, names);
+        Self { delivery, destination }
+    }
+
+    /// Names it: its `message_id`, where it has one that can be typed, else a fingerprint. Two letters with the same
+    /// `message_id` have the same name.
+    pub fn id(&self) -> String {
+        match self.properties().message_id().as_ref().map(ShortString::as_str) {
+            Some(id) if !id.is_empty() && !id.chars().any(char::is_control) => id.to_owned(),
+            _ => self.fingerprint(),
+        }
+    }
+
+    /// Why it is here, in a word: our own, else the broker's (`delivery_limit`, `expired`, …).
+    pub fn reason(&self) -> String {
+        let ours = self.text(REASON_HEADER);
+        let brokers = || self.death().and_then(|death| text_in(death, "reason"));
+        ours.or_else(brokers).or_else(|| self.text("x-first-death-reason")).unwrap_or("unknown".to_owned())
+    }
+
+    /// Why it is here, in a sentence.
+    pub fn detail(&self) -> Option<String> {
+        self.text(DETAIL_HEADER)
+    }
+
+    /// When it was given up.
+    pub fn died_at(&self) -> Option<Timestamp> {
+        let ours = self.text(TIME_HEADER).and_then(|text| Timestamp::parse_rfc3339(&text).ok());
+        ours.or_else(|| match self.death()?.inner().get("time")? {
+            AMQPValue::Timestamp(secs) => {
+                i64::try_from(*secs).ok()?.checked_mul(1000).map(Timestamp::from_millis)
+            }
+            _ => None,
+        })
+    }
+
+    /// Where it came from; none: nothing in it tells.
+    pub fn destination(&self) -> Option<&Destination> {
+        self.destination.as_ref()
+    }
+
+    /// Which kind of message it is, where that is known.
+    pub fn kind(&self) -> Option<MessageKind> {
+        match self.destination {
+            Some(Destination::Kind(kind)) => Some(kind),
+            Some(Destination::Queue(_)) | None => None,
+        }
+    }
+
+    /// The AMQP user who published it: the broker vouched for that when it was published.
+    pub fn publisher(&self) -> Option<String> {
+        let property = self.properties().user_id().as_ref().map(|user| user.as_str().to_owned());
+        property.or_else(|| self.text(PUBLISHER_HEADER))
+    }
+
+    /// How often it was replayed.
+    pub fn replay_count(&self) -> u64 {
+        let count = self.headers().and_then(|headers| headers.inner().get(REPLAY_COUNT_HEADER));
+        count.and_then(whole_number).unwrap_or(0)
+    }
+
+    /// The properties it lies here with.
+    pub fn properties(&self) -> &BasicProperties {
+        &self.delivery.properties
+    }
+
+    /// The body. May hold a token.
+    pub fn body(&self) -> &[u8] {
+        &self.delivery.data
+    }
+
+    /// Whether the broker was there to be told.
+    pub(super) async fn ack(&self) -> lapin::Result<bool> {
+        self.delivery.acker.ack(BasicAckOptions::default()).await
+    }
+
+    fn headers(&self) -> Option<&FieldTable> {
+        self.properties().headers().as_ref()
+    }
+
+    fn death(&self) -> Option<&FieldTable> {
+        last_death(self.headers()?)
+    }
+
+    fn text(&self, header: &str) -> Option<String> {
+        text_in(self.headers()?, header)
+    }
+
+    /// Of what no look changes; the broker counts deliveries in a header. Twins that died at the same time have the
+    /// same one.
+    fn fingerprint(&self) -> String {
+        let properties = self.properties();
+        let texts = [
+            properties.content_type(),
+            properties.correlation_id(),
+            properties.reply_to(),
+            properties.kind(),
+            properties.app_id(),
+        ];
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        };
+        add(self.body());
+        for text in texts {
+            add(text.as_ref().map_or("", ShortString::as_str).as_bytes());
+        }
+        add(&properties.timestamp().unwrap_or(0).to_le_bytes());
+        add(&self.died_at().map_or(0, Timestamp::as_millis).to_le_bytes());
+        digest.finalize().iter().take(FINGERPRINT_LEN).fold(String::new(), |mut text, byte| {
+            // Writing into a text cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// Without the body.
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Letter")
+            .field("id", &self.id())
+            .field("reason", &self.reason())
+            .field("destination", &self.destination)
+            .field("bytes", &self.body().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether this header says why a message died and was written by us or by the broker.
+pub fn is_ours(header: &str) -> bool {
+    matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER | DEATHS_HEADER)
+        || header.starts_with("x-first-death-")
+        || header.starts_with("x-last-death-")
+}
+
+/// A publisher can write any header, so this trusts none of them with more than the choice among our own queues: an
+/// exchange that a message names itself could be anybody's.
+fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
+    let kind_of = |name: &str| MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == name);
+    let headers = delivery.properties.headers().as_ref();
+    let queue = headers.and_then(last_death).and_then(|death| text_in(death, "queue"));
+    let of_queue = queue.and_then(|queue| {
+        let kind = MessageKind::ALL.into_iter().find(|kind| names.queue(Feed::Messages(*kind)) == queue);
+        match kind {
+            Some(kind) => Some(Destination::Kind(kind)),
+            None if queue == names.dead_letters() => None,
+            None => {
+                let ours = queue.strip_prefix(names.exchange()).is_some_and(|rest| rest.starts_with('.'));
+                ours.then_some(Destination::Queue(queue))
+            }
+        }
+    });
+    let by_key = || {
+        let key = delivery.routing_key.as_str();
+        let parked = names.queue(Feed::ParkedPairs);
+        kind_of(key).map(Destination::Kind).or_else(|| (key == parked).then_some(Destination::Queue(parked)))
+    };
+    let by_type = || kind_of(delivery.properties.kind().as_ref()?.as_str()).map(Destination::Kind);
+    // We publish our own dead letters under the kind that they are, so there the routing key is right, whatever
+    // deaths the message claims to have died before.
+    let given_up_by_us = headers.is_some_and(|headers| headers.inner().contains_key(REASON_HEADER));
+    if given_up_by_us { by_key().or(of_queue) } else { of_queue.or_else(by_key) }.or_else(by_type)
+}
+
+fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
+    match headers.inner().get(DEATHS_HEADER)? {
+        AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
+            AMQPValue::FieldTable(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn text_in(table: &FieldTable, name: &str) -> Option<String> {
+    match table.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+fn whole_number(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::LongUInt(number) => Some(u64::from(*number)),
+        AMQPValue::ShortInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::ShortUInt(number) => Some(u64::from(*number)),
+        AMQPValue::ShortShortInt(number) => u64::try_from(*number).ok(),
+        AMQPValue::ShortShortUInt(number) => Some(u64::from(*number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! `tokenkeeper dead list`
+
+use comfy_table::{Cell, Table};
+use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::settings::Broker;
+
+use super::summary::Summary;
+use super::{open, progress};
+use crate::cli::output::{Output, cell, note, or_nothing, table, verdict};
+use crate::cli::relative::distance;
+use crate::cli::{Ending, Failure};
+
+/// Lists the dead letters: when, why, what, whose; never their bodies
+///
+/// The oldest first. One that nobody can read is listed too, with what there is of it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tokenkeeper dead list
+  tokenkeeper dead list --json | jq -r '.[] | select(.reason == \"delivery_limit\") | .id'")]
+pub(crate) struct Arguments {
+    /// Prints a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Ending, Failure> {
+    let mut letters = open(settings).await?;
+    let bar = progress(&letters);
+    let mut summaries = Vec::new();
+    while let Some(letter) = letters.next().await? {
+        summaries.push(Summary::of(&letter));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    // Before they are printed: a pager may sit on them for hours.
+    letters.close().await?;
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&summaries)?;
+    } else if summaries.is_empty() {
+        note("There are no dead letters.");
+    } else {
+        output.table(rows(&summaries, SystemClock.now()))?;
+    }
+    Ok(Ending::Good)
+}
+
+fn rows(summaries: &[Summary], now: Timestamp) -> Table {
+    let mut rows = table(["WHEN", "REASON", "TYPE", "USER", "HOST", "REPLAYS", "ID", "DETAIL"]);
+    rows.add_rows(summaries.iter().map(|summary| row(summary, now)));
+    rows
+}
+
+fn row(summary: &Summary, now: Timestamp) -> [Cell; 8] {
+    [
+        cell(or_nothing(summary.at.map(|at| distance(at, now)))),
+        verdict(false, &summary.reason),
+        cell(or_nothing(summary.kind.as_ref())),
+        cell(or_nothing(summary.user_id.as_ref())),
+        cell(or_nothing(summary.hosts())),
+        cell(summary.replays),
+        cell(&summary.id),
+        cell(or_nothing(summary.detail.as_ref())),
+    ]
+}

@@ -1,0 +1,58 @@
+//! What a list says of a letter: enough to decide about it, and nothing secret.
+
+use serde::Serialize;
+use tokenkeeper::broker::dead_letters::{Destination, Letter};
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::message::{Echo, MessageKind, Request, decode};
+
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    pub(super) id: String,
+    /// When it was given up.
+    pub(super) at: Option<Timestamp>,
+    pub(super) reason: String,
+    pub(super) detail: Option<String>,
+    /// The kind of message, else the queue it came from.
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) user_id: Option<String>,
+    /// For a `workspace.start`: those of its repositories, where the message is right.
+    pub(super) hosts: Vec<String>,
+    pub(super) workspace_id: Option<String>,
+    pub(super) publisher: Option<String>,
+    pub(super) replays: u64,
+    pub(super) bytes: usize,
+}
+
+impl Summary {
+    pub(super) fn of(letter: &Letter) -> Self {
+        let echo = Echo::read(letter.body());
+        Self {
+            id: letter.id(),
+            at: letter.died_at(),
+            reason: letter.reason(),
+            detail: letter.detail(),
+            kind: letter.destination().map(|destination| match destination {
+                Destination::Kind(kind) => kind.to_string(),
+                Destination::Queue(queue) => queue.clone(),
+            }),
+            user_id: echo.user_id,
+            hosts: echo.host.map_or_else(|| hosts_of_start(letter), |host| vec![host]),
+            workspace_id: echo.workspace_id,
+            publisher: letter.publisher(),
+            replays: letter.replay_count(),
+            bytes: letter.body().len(),
+        }
+    }
+
+    pub(super) fn hosts(&self) -> Option<String> {
+        (!self.hosts.is_empty()).then(|| self.hosts.join(" "))
+    }
+}
+
+fn hosts_of_start(letter: &Letter) -> Vec<String> {
+    match decode(MessageKind::WorkspaceStart, letter.body()) {
+        Ok(Request::WorkspaceStart(start)) => start.hosts().into_iter().map(ToString::to_string).collect(),
+        Ok(Request::Token(_) | Request::Store(_)) | Err(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,162 @@
+//! One way through the dead letters that takes some of them out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, anyhow};
+use indicatif::ProgressBar;
+use tokenkeeper::broker::dead_letters::{DeadLetters, Letter};
+use tokenkeeper::lifecycle::StopSignals;
+use tokio_util::sync::CancellationToken;
+
+use super::progress;
+use crate::cli::output::{Output, note};
+use crate::cli::{Ending, Failure};
+
+/// Which letters.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Selection {
+    /// Those with this reason, as `dead list` shows it; may be given several times
+    #[arg(long, value_name = "REASON")]
+    reason: Vec<String>,
+    /// Those with this ID, as `dead list` shows it; may be given several times
+    #[arg(long, value_name = "ID")]
+    id: Vec<String>,
+    /// Every one that is there when the command begins
+    #[arg(long)]
+    all: bool,
+}
+
+impl Selection {
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.all && self.reason.is_empty() && self.id.is_empty()
+    }
+
+    fn takes(&self, letter: &Letter) -> bool {
+        match (self.reason.as_slice(), self.id.as_slice()) {
+            ([], []) => true,
+            (reasons, []) => reasons.contains(&letter.reason()),
+            (_, ids) => ids.contains(&letter.id()),
+        }
+    }
+}
+
+/// What is done to a letter before it is taken out.
+pub(super) trait Treatment {
+    /// What was done to those that went well, in a word.
+    const DONE: &'static str;
+
+    /// Does it. Only a letter that it went well with is taken out.
+    async fn treat(&mut self, letter: &Letter) -> Result<(), Untreated>;
+}
+
+/// Why a letter stays.
+pub(super) enum Untreated {
+    /// Because of this letter: the others may do better.
+    Stays(String),
+    /// Because of what every other letter would meet as well.
+    Stop(anyhow::Error),
+}
+
+/// Goes through the letters, and gives back those that stay.
+pub(super) async fn sweep(
+    letters: DeadLetters,
+    selection: &Selection,
+    treatment: &mut impl Treatment,
+) -> Result<Ending, Failure> {
+    let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+    let stop = CancellationToken::new();
+    let interrupted = async {
+        signals.next().await;
+        stop.cancel();
+        signals.next().await;
+    };
+    tokio::select! {
+        ended = Sweep::new(letters, selection).run(treatment, &stop) => ended,
+        // What is not acked goes back with the connection.
+        () = interrupted => Err(anyhow!("interrupted twice, so ended at once: nothing is lost").into()),
+    }
+}
+
+struct Sweep<'a> {
+    letters: DeadLetters,
+    selection: &'a Selection,
+    bar: ProgressBar,
+    done: u64,
+    /// How many stay for which reason.
+    staying: BTreeMap<String, u64>,
+    found: BTreeSet<String>,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(letters: DeadLetters, selection: &'a Selection) -> Self {
+        let bar = progress(&letters);
+        Self { letters, selection, bar, done: 0, staying: BTreeMap::new(), found: BTreeSet::new() }
+    }
+
+    async fn run<T: Treatment>(
+        mut self,
+        treatment: &mut T,
+        stop: &CancellationToken,
+    ) -> Result<Ending, Failure> {
+        let ended = self.go_through(treatment, stop).await;
+        self.bar.finish_and_clear();
+        let Self { letters, selection, done, staying, found, .. } = self;
+        let closed = letters.close().await;
+        let failed: u64 = staying.values().sum();
+        for (reason, count) in staying {
+            note(format_args!("{count} could not be {} and stay: {reason}", T::DONE));
+        }
+        Output::new().line(format_args!("{} {done}, failed {failed}", T::DONE))?;
+        ended.with_context(|| {
+            format!("not all were {}; the others are still there, so that it can be run again", T::DONE)
+        })?;
+        closed.with_context(|| {
+            format!("the last of those that were {} may still be there, and would be {0} twice", T::DONE)
+        })?;
+        for reason in selection.reason.iter().filter(|reason| !found.contains(*reason)) {
+            note(format_args!("No dead letter has the reason {reason}."));
+        }
+        let missing: Vec<&str> =
+            selection.id.iter().filter(|id| !found.contains(*id)).map(String::as_str).collect();
+        if !missing.is_empty() {
+            Err(anyhow!("no dead letter has the ID {}", missing.join(", ")))?;
+        }
+        Ok(if failed == 0 { Ending::Good } else { Ending::Bad })
+    }
+
+    async fn go_through(
+        &mut self,
+        treatment: &mut impl Treatment,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        while let Some(letter) = self.next(stop).await? {
+            self.bar.inc(1);
+            if !self.selection.takes(&letter) {
+                continue;
+            }
+            self.found.extend([letter.id(), letter.reason()]);
+            match treatment.treat(&letter).await {
+                Ok(()) => {
+                    self.letters.take_out(&letter).await?;
+                    self.done += 1;
+                }
+                Err(Untreated::Stays(reason)) => *self.staying.entry(reason).or_default() += 1,
+                Err(Untreated::Stop(error)) => return Err(error),
+            }
+            let failed: u64 = self.staying.values().sum();
+            self.bar.set_message(format!("{} done, {failed} failed", self.done));
+        }
+        Ok(())
+    }
+
+    /// Between two letters, and nowhere else, an interruption is heeded.
+    async fn next(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<Letter>> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(anyhow!("interrupted")),
+            letter = self.letters.next() => Ok(letter?),
+        }
+    }
+}

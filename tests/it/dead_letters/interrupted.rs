@@ -1,0 +1,99 @@
+//! A replay that ends half way: every message is replayed or still a dead letter, or both; none is lost.
+#![allow(clippy::print_stdout, reason = "how far it was is told")]
+
+use std::process::{Output, Stdio};
+
+use tokenkeeper_testkit::proxy::FaultProxy;
+use tokenkeeper_testkit::wait::within;
+use tokio::process::Child;
+
+use super::*;
+
+const LETTERS: usize = 2_000;
+/// A kill has to come between a confirm and its ack, or the other way round, to be worth anything.
+const KILLS: usize = 12;
+
+/// Starts to replay everything that is left and waits until it is well under way.
+async fn half_way(world: &World, cli: &Cli) -> Child {
+    let before = world.broker.queue_depth("token-requests").await;
+    let mut command = cli.command(&["dead", "replay", "--all"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the replay to be under way", PATIENCE, async || {
+        (world.broker.queue_depth("token-requests").await > before + 50).then_some(())
+    })
+    .await;
+    child
+}
+
+async fn signal(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    let sent = tokio::process::Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap();
+    assert!(sent.success());
+}
+
+async fn ended(child: Child) -> Output {
+    within("the replay to end", PATIENCE, child.wait_with_output()).await.unwrap()
+}
+
+/// Replays the rest, and counts.
+async fn nothing_is_lost(world: &World, laid: &BTreeSet<String>, what: &str, interruptions: usize) {
+    let before = world.broker.queue_depth("token-requests").await as usize;
+    assert!(before < LETTERS, "{what}: it was half way, and not through");
+    let cli = Cli::of(world);
+    let rest = cli.run(&["dead", "replay", "--all"]).await.good();
+    assert_eq!(world.broker.queue_depth("dead-letters").await, 0);
+    let replayed = ids_in(world, "token-requests").await;
+    let twice = replayed.len() - LETTERS;
+    println!("{what}: {before} of {LETTERS} before, then {}; twice: {twice}", rest.stdout.trim());
+    assert_eq!(set(replayed), *laid, "{what}");
+    assert!(twice <= interruptions, "{what}: at most the one that was in hand");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_sigkill() {
+    let world = world().await;
+    let cli = Cli::of(&world);
+    let laid = lay_many(&world, LETTERS).await;
+    for _ in 0..KILLS {
+        let child = half_way(&world, &cli).await;
+        signal(&child, "KILL").await;
+        assert_eq!(ended(child).await.status.code(), None, "killed");
+    }
+    nothing_is_lost(&world, &laid, "SIGKILL", KILLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_a_signal_to_stop() {
+    let world = world().await;
+    let cli = Cli::of(&world);
+    for sent in ["INT", "TERM"] {
+        let laid = lay_many(&world, LETTERS).await;
+        let child = half_way(&world, &cli).await;
+        signal(&child, sent).await;
+        let output = ended(child).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8(output.stdout).unwrap();
+        let replayed = world.broker.queue_depth("token-requests").await;
+        assert_eq!(told, format!("replayed {replayed}, failed 0\n"));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("the others are still there"));
+        let left = world.broker.queue_depth("dead-letters").await;
+        assert_eq!((left + replayed) as usize, LETTERS, "given back when it has ended, and none twice");
+        nothing_is_lost(&world, &laid, sent, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_a_connection_that_breaks() {
+    let world = world().await;
+    let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
+    let cli = Cli::of(&world).set("AMQP_URL", &proxy.url(world.broker.url()));
+    for _ in 0..3 {
+        let laid = lay_many(&world, LETTERS).await;
+        let child = half_way(&world, &cli).await;
+        proxy.cut_all();
+        let output = ended(child).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("the others are still there"), "{output:?}");
+        nothing_is_lost(&world, &laid, "cut", 1).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! Who says whether a body is right: the JSON Schema that the command line publishes, and not the worker's decoder.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use boon::{Compiler, SchemaIndex, Schemas};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
+
+use crate::cli::Cli;
+
+/// The contract's limit.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+
+pub(super) struct Oracle {
+    schemas: Schemas,
+    of: HashMap<&'static str, SchemaIndex>,
+}
+
+impl Oracle {
+    pub(super) async fn from_published_schemas(cli: &Cli) -> Self {
+        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+        compiler.enable_format_assertions();
+        let mut of = HashMap::new();
+        for name in [TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE] {
+            let schema = cli.run(&["schema", name]).await.good().json();
+            let resource = format!("{name}.json");
+            compiler.add_resource(&resource, schema).expect("a resource");
+            of.insert(name, compiler.compile(&resource, &mut schemas).expect("a schema that is one"));
+        }
+        Self { schemas, of }
+    }
+
+    /// Whether a worker has to take this body.
+    pub(super) fn takes(&self, routing_key: &str, body: &[u8]) -> bool {
+        if body.len() > MAX_BODY_BYTES || std::str::from_utf8(body).is_err() {
+            return false;
+        }
+        let Ok(value) = serde_json::from_slice::<Value>(body) else { return false };
+        // What a schema cannot say: a field comes once, and `300.0` is not how a whole number is written.
+        let fields = serde_json::from_slice::<FieldNames>(body).map(|names| names.0).unwrap_or_default();
+        let twice = |known: &&str| fields.iter().filter(|name| name == known).count() > 1;
+        let known = [
+            "user_id",
+            "host",
+            "workspace_id",
+            "repositories",
+            "requested_lifetime_secs",
+            "token",
+            "auth_id",
+            "auth_name",
+        ];
+        let lifetime = &value["requested_lifetime_secs"];
+        let written_as_fraction = lifetime.is_number() && !lifetime.is_u64();
+        !known.iter().any(twice)
+            && !written_as_fraction
+            && self.schemas.validate(&value, self.of[routing_key]).is_ok()
+    }
+}
+
+/// The names of an object's fields, as often as they come.
+struct FieldNames(Vec<String>);
+
+impl<'de> Deserialize<'de> for FieldNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = FieldNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<FieldNames, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = fields.next_entry::<String, IgnoredAny>()? {
+                    names.push(name);
+                }
+                Ok(FieldNames(names))
+            }
+        }
+
+        deserializer.deserialize_map(Names)
+    }
+}
