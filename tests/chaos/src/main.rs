@@ -19,7 +19,7 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
-    panic::AssertUnwindSafe,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::{self, ExitCode},
 };
@@ -37,6 +37,10 @@ const RESULTS: &str = "target/chaos";
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    panic::set_hook(Box::new(|panic| {
+        let said = panic.payload_as_str().unwrap_or("something went wrong");
+        complain(said);
+    }));
     match run(&Options::parse()).await {
         Ok(code) => code,
         Err(error) => {
@@ -77,7 +81,9 @@ async fn run(options: &Options) -> Result<ExitCode> {
         }
         Ok(Ok(Ok(()))) => Ok(failed(folder, None)),
         Ok(Ok(Err(error))) => Ok(failed(folder, Some(&error))),
-        Ok(Err(_)) => Ok(failed(folder, Some(&anyhow!("a scenario ended in a panic, see above")))),
+        Ok(Err(_)) => {
+            Ok(failed(folder, Some(&anyhow!("a scenario could not be played to its end, see above"))))
+        }
     }
 }
 

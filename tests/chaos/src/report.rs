@@ -37,6 +37,8 @@ pub(crate) struct Row {
     promises: Vec<Promise>,
     /// What stands behind the numbers.
     details: Vec<String>,
+    /// What belongs to the line, in full.
+    notes: Vec<String>,
     seconds: u64,
 }
 
@@ -74,6 +76,7 @@ impl Row {
             recovery_ms: None,
             promises: Vec::new(),
             details: Vec::new(),
+            notes: Vec::new(),
             seconds: 0,
         };
         row.promise("every request is answered or in the dead letters", row.lost == 0);
@@ -96,6 +99,11 @@ impl Row {
     /// Notes something worth knowing.
     pub(crate) fn detail(&mut self, what: impl Into<String>) {
         self.details.push(what.into());
+    }
+
+    /// Notes something that is printed with the table in any case.
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
     }
 
     /// Notes how long it took from "it is back" to the first answer.
@@ -137,6 +145,9 @@ impl Report {
         for row in &self.0 {
             for promise in row.broken() {
                 text += &format!("BROKEN  {}, {}: {promise}\n", row.scenario, row.fault);
+            }
+            for note in &row.notes {
+                text += &format!("        {}: {note}\n", row.scenario);
             }
             for detail in row.details.iter().take(SHOWN) {
                 text += &format!("        {}: {detail}\n", row.scenario);

@@ -1,10 +1,19 @@
 //! One file a scenario.
 
+mod broker;
+mod bulkhead;
+mod database;
+mod database_away;
+mod frozen;
+mod load;
+mod newest;
+mod rolling;
+mod soak;
 mod storm;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     options::{Options, Scenario},
@@ -12,6 +21,9 @@ use crate::{
     report::Row,
     servers::Servers,
 };
+
+/// How long no answer may come until the load counts as settled: longer than any request's budget.
+const SETTLED_AFTER: Duration = Duration::from_secs(45);
 
 /// What every scenario plays with.
 pub(crate) struct Play<'a> {
@@ -32,6 +44,12 @@ pub(crate) async fn play(
     let play = Play { options, servers, folder, progress };
     match scenario {
         Scenario::Storm => storm::play(play).await,
-        _ => bail!("not yet"),
+        Scenario::Rolling => rolling::play(play).await,
+        Scenario::Frozen => frozen::play(play).await,
+        Scenario::Database => database::play(play).await,
+        Scenario::Bulkhead => bulkhead::play(play).await,
+        Scenario::Broker => broker::play(play).await,
+        Scenario::DatabaseAway => database_away::play(play).await,
+        Scenario::Soak => soak::play(play).await,
     }
 }

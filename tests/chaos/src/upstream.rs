@@ -72,20 +72,13 @@ impl Upstream {
     }
 
     /// Sends requests at this rate, `count` of them, in the background.
-    pub(crate) async fn send_steadily(
-        &self,
-        count: usize,
-        per_second: u32,
-        mut next: impl FnMut() -> Ask,
-    ) -> Vec<RequestId> {
+    pub(crate) async fn send_steadily(&self, count: usize, per_second: u32, mut next: impl FnMut() -> Ask) {
         let began = Instant::now();
-        let mut sent = Vec::with_capacity(count);
         for number in 0..count {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             tokio::time::sleep_until(began + Duration::from_secs(1) * number / per_second).await;
-            sent.push(self.send(next()));
+            self.send(next());
         }
-        sent
     }
 
     /// What was written down.

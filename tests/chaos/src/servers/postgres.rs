@@ -101,13 +101,6 @@ impl Postgres {
         self.stop().await?;
         self.begin().await
     }
-
-    /// Stops it for a while.
-    pub(crate) async fn pause(&mut self, away: Duration) -> Result<()> {
-        self.stop().await?;
-        tokio::time::sleep(away).await;
-        self.begin().await
-    }
 }
 
 /// Debian keeps the programs of each version in a folder that is in nobody's `PATH`. The newest comes first.
