@@ -3,7 +3,6 @@
 //!
 //! Workers are the real program, the servers are real and belong to this run alone, the SCMs are simulated and keep
 //! the record that the replies are held against ([`truth`]).
-#![expect(clippy::expect_used, reason = "as in the kit: what cannot be done ends the run and says why")]
 
 mod options;
 mod progress;

@@ -141,23 +141,18 @@ impl Report {
 
     /// The table, with what was broken below it.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("{}\n", self.table());
+        let mut lines = vec![self.table().to_string()];
         for row in &self.0 {
-            for promise in row.broken() {
-                text += &format!("BROKEN  {}, {}: {promise}\n", row.scenario, row.fault);
-            }
-            for note in &row.notes {
-                text += &format!("        {}: {note}\n", row.scenario);
-            }
-            for detail in row.details.iter().take(SHOWN) {
-                text += &format!("        {}: {detail}\n", row.scenario);
-            }
-            if row.details.len() > SHOWN {
-                let more = row.details.len() - SHOWN;
-                text += &format!("        {}: … and {more} more, see {}.json\n", row.scenario, row.scenario);
+            let Row { scenario, fault, details, .. } = row;
+            lines.extend(row.broken().map(|promise| format!("BROKEN  {scenario}, {fault}: {promise}")));
+            lines.extend(row.notes.iter().map(|note| format!("        {scenario}: {note}")));
+            lines.extend(details.iter().take(SHOWN).map(|detail| format!("        {scenario}: {detail}")));
+            if details.len() > SHOWN {
+                let more = details.len() - SHOWN;
+                lines.push(format!("        {scenario}: … and {more} more, see {scenario}.json"));
             }
         }
-        text
+        lines.join("\n") + "\n"
     }
 
     /// Writes the table, and a file for each scenario.

@@ -43,13 +43,13 @@ pub(crate) async fn play(
 ) -> Result<Vec<Row>> {
     let play = Play { options, servers, folder, progress };
     match scenario {
-        Scenario::Storm => storm::play(play).await,
-        Scenario::Rolling => rolling::play(play).await,
-        Scenario::Frozen => frozen::play(play).await,
-        Scenario::Database => database::play(play).await,
-        Scenario::Bulkhead => bulkhead::play(play).await,
-        Scenario::Broker => broker::play(play).await,
-        Scenario::DatabaseAway => database_away::play(play).await,
-        Scenario::Soak => soak::play(play).await,
+        Scenario::Storm => Box::pin(storm::play(play)).await,
+        Scenario::Rolling => Box::pin(rolling::play(play)).await,
+        Scenario::Frozen => Box::pin(frozen::play(play)).await,
+        Scenario::Database => Box::pin(database::play(play)).await,
+        Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
+        Scenario::Broker => Box::pin(broker::play(play)).await,
+        Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
+        Scenario::Soak => Box::pin(soak::play(play)).await,
     }
 }

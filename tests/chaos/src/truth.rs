@@ -146,7 +146,7 @@ impl<'a> HostView<'a> {
         self.users.get(user).into_iter().flatten().any(|sent| {
             let lifetime_ms = i64::try_from(sent.ask.lifetime_secs * 1000).unwrap_or(i64::MAX);
             let over = sent.answers.last().is_some_and(|answer| answer.at_ms < at_ms);
-            sent.sent_at_ms <= at_ms && !over && at_ms + lifetime_ms + EXPIRY_SLACK_MS >= expires_at_ms
+            sent.asked_at_ms <= at_ms && !over && at_ms + lifetime_ms + EXPIRY_SLACK_MS >= expires_at_ms
         })
     }
 }

@@ -92,7 +92,7 @@ impl Service {
         let of_b: Vec<_> = requests.iter().filter(|sent| *sent.ask.host == *host).collect();
         let mut took: Vec<_> = of_b.iter().filter_map(|sent| sent.took_ms()).collect();
         took.sort_unstable();
-        let began = of_b.iter().map(|sent| sent.sent_at_ms).min()?;
+        let began = of_b.iter().map(|sent| sent.asked_at_ms).min()?;
         let ended = of_b.iter().filter_map(|sent| Some(sent.answers.first()?.at_ms)).max()?;
         let seconds = ms((ended - began).max(1)) / 1000.0;
         let answered = i64::try_from(took.len()).ok()?;

@@ -106,7 +106,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         let ((), struck) = tokio::join!(sending, striking);
         struck
     };
-    progress.during(book, total, both).await?;
+    progress.during(book, total, Box::pin(both)).await?;
     progress.say("all is sent; the provider is well again");
     for scm in &stage.scms {
         scm.heal();
