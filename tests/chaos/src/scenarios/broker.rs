@@ -115,7 +115,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
             servers.rabbitmq.unlimit_unacked().await?;
         }
         let mut row = Row::new("broker", words, load.describe(everybody.len()), &findings, &standing);
-        let recovery_ms = first_answer_after(&stage, back_ms);
+        let recovery_ms = first_answer_after(&stage, fault, back_ms);
         row.recovered_in(recovery_ms);
         row.promise("answers within 10 s of its return", recovery_ms.is_some_and(|ms| ms < RECOVERY_MS));
         rows.push(row);
@@ -180,8 +180,11 @@ async fn hold(stage: &Stage, waiting: &[User]) -> Result<tokenkeeper_testkit::sc
     Ok(gate)
 }
 
-fn first_answer_after(stage: &Stage, back_ms: i64) -> Option<i64> {
+/// Where the fault takes the queue or the channel, what was in hand is answered all the same, and says nothing.
+fn first_answer_after(stage: &Stage, fault: Fault, back_ms: i64) -> Option<i64> {
+    let only_later = matches!(fault, Fault::QueueDeleted | Fault::ChannelClosed);
     let requests = stage.upstream.book().requests();
-    let answers = requests.iter().flat_map(|sent| &sent.answers).map(|answer| answer.at_ms);
+    let counted = requests.iter().filter(|sent| !only_later || sent.asked_at_ms >= back_ms);
+    let answers = counted.flat_map(|sent| &sent.answers).map(|answer| answer.at_ms);
     answers.filter(|at_ms| *at_ms >= back_ms).min().map(|at_ms| at_ms - back_ms)
 }

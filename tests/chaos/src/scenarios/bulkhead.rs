@@ -73,7 +73,8 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
 
 async fn hosts() -> Vec<Host> {
     let mut hosts = Vec::new();
-    for lifetime_secs in [1, 30] {
+    // A's tokens end at once; B's so often that it refreshes all the time.
+    for lifetime_secs in [1, 10] {
         let scm = SimulatedScm::start(ScmOptions {
             token_lifetime: Duration::from_secs(lifetime_secs),
             latency: Duration::from_millis(20),
