@@ -17,6 +17,10 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/tokenkeeper /usr/local/bin/tokenkeeper
+# For a pair that was refreshed while neither database nor broker would take it: mount something that lasts.
+RUN install -d -o 65532 -g 65532 -m 700 /var/lib/tokenkeeper/spool
+ENV TOKENKEEPER__WORKER__SPOOL_DIR=/var/lib/tokenkeeper/spool
+VOLUME /var/lib/tokenkeeper/spool
 # tokenkeeper.toml and flags.json are looked for in the working folder. Nothing is written there: the database is
 # a server, see DATABASE_URL.
 WORKDIR /etc/tokenkeeper

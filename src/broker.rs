@@ -16,14 +16,14 @@ use tokio::time::timeout;
 
 pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
-pub use self::publisher::{Publisher, Stopped};
+pub use self::publisher::{EventFate, Publisher, Stopped};
 pub use self::topology::{Feed, Names, declare};
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
 pub const AGAIN: Backoff = Backoff {
     initial_interval: Duration::from_millis(100),
-    max_interval: Duration::from_secs(5),
+    max_interval: Duration::from_secs(2),
     multiplier: 2.0,
     jitter: 0.5,
 };

@@ -7,12 +7,14 @@
 mod clone_url;
 mod decode;
 mod envelope;
+mod event;
 mod reply;
 mod request;
 
 pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
 pub use envelope::{DIRECT_REPLY_TO, Envelope};
+pub use event::{Event, RefreshCause};
 pub use reply::{
     ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply,
     TokenGrant, TokenReply, TokenValue, Warning, WorkspaceStartReply,

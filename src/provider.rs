@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::clock::Timestamp;
 use crate::secret::SecretString;
 
 /// One SCM installation as a worker uses it: the kind's defaults with the operator's overrides applied.
@@ -42,6 +43,10 @@ pub struct Provider {
     pub required_while_reserved: RequiredWhileReserved,
     /// How many refreshes a worker has in flight at this host at once.
     pub max_concurrent_refreshes: usize,
+    /// When its settings were applied.
+    pub updated_at: Timestamp,
+    /// Since when it refuses everybody's refresh token; none: it does not.
+    pub refusing_since: Option<Timestamp>,
 }
 
 /// Which product a provider is.

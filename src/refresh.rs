@@ -4,8 +4,12 @@
 //! It runs as a task of its own: a requester who stops waiting does not stop it, because the provider may already
 //! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
 
+mod aftermath;
+mod bulkhead;
+mod circuit;
 mod flight;
 mod flights;
+mod gate;
 mod keep;
 mod permits;
 mod tenure;
@@ -18,18 +22,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::bulkhead::Bulkhead;
+pub use self::bulkhead::{Crowded, Quotas, Seat, Waited};
+pub use self::circuit::{CircuitPolicy, Phase};
 use self::flight::Crew;
 use self::flights::Flights;
 pub use self::flights::{Boarding, Role};
+use self::gate::Gate;
+pub use self::gate::NoEntry;
 use self::permits::HostPermits;
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
+use crate::events::Events;
+use crate::message::MessageKind;
 use crate::oauth::TokenClient;
 use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryPolicy};
-use crate::settings::RefreshSettings;
+use crate::settings::{RefreshSettings, WorkerSettings};
 use crate::store::{Entry, FailureKind, Store, StoreError};
+
+/// No circuit stays open for longer than this by itself.
+const OPEN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How refreshes are done.
 #[derive(Debug, Clone)]
@@ -43,11 +57,25 @@ pub struct RefreshOptions {
     pub opportunistic_budget: Duration,
     /// How calls of a token endpoint are tried again.
     pub retry: RetryPolicy,
+    /// When a host that fails is left alone.
+    pub circuit: CircuitPolicy,
+    /// How many messages may wait for one host.
+    pub quotas: Quotas,
+}
+
+/// Where what comes of a refresh goes, beside the database.
+#[derive(Debug, Clone)]
+pub struct Outlets {
+    /// Pairs that the database does not take before the worker must stop.
+    pub parking: Parking,
+    /// What upstream wants to hear of.
+    pub events: Events,
 }
 
 /// Refreshes entries. One a process: joining a running flight works within one of these.
 pub struct Refresher {
     crew: Arc<Crew>,
+    bulkhead: Bulkhead,
     flights: Flights,
     tracker: TaskTracker,
 }
@@ -55,6 +83,8 @@ pub struct Refresher {
 /// An order to refresh an entry.
 #[derive(Debug, Clone)]
 pub struct Order {
+    /// Whose token it is, for those who listen to events.
+    pub user_id: String,
     /// The entry as it was decided on.
     pub entry: Entry,
     /// Where it is refreshed.
@@ -95,8 +125,9 @@ pub struct FailedFlight {
     pub deadline: Instant,
 }
 
-impl From<&RefreshSettings> for RefreshOptions {
-    fn from(settings: &RefreshSettings) -> Self {
+impl RefreshOptions {
+    /// What the settings say.
+    pub fn new(settings: &RefreshSettings, worker: &WorkerSettings) -> Self {
         Self {
             lease_ttl: settings.lease_ttl,
             wait: settings.wait,
@@ -110,6 +141,12 @@ impl From<&RefreshSettings> for RefreshOptions {
                 },
                 retry_after_cap: settings.retry_after_cap,
             },
+            circuit: CircuitPolicy {
+                failures: settings.circuit.failures,
+                open_for: settings.circuit.open_for,
+                open_at_most: OPEN_AT_MOST.max(settings.circuit.open_for),
+            },
+            quotas: Quotas::of_prefetch(worker.prefetch_token_requests, worker.prefetch_workspace_starts),
         }
     }
 }
@@ -121,13 +158,16 @@ impl Refresher {
         client: TokenClient,
         clock: Arc<dyn Clock>,
         options: RefreshOptions,
-        parking: Parking,
+        outlets: Outlets,
         tracker: TaskTracker,
         hard_stop: CancellationToken,
     ) -> Self {
+        let Outlets { parking, events } = outlets;
+        let bulkhead = Bulkhead::new(options.quotas);
+        let gate = Gate::new(options.circuit, options.retry.retry_after_cap, events.clone());
         let permits = HostPermits::default();
-        let crew = Crew { store, client, clock, options, hard_stop, permits, parking };
-        Self { crew: Arc::new(crew), flights: Flights::default(), tracker }
+        let crew = Crew { store, client, clock, options, hard_stop, permits, parking, gate, events };
+        Self { crew: Arc::new(crew), bulkhead, flights: Flights::default(), tracker }
     }
 
     /// How refreshes are done.
@@ -135,12 +175,27 @@ impl Refresher {
         &self.crew.options
     }
 
+    /// Whether the token endpoint of this provider may be called now.
+    pub fn look(&self, provider: &Provider) -> Result<(), NoEntry> {
+        self.crew.gate.look(provider, Instant::now())
+    }
+
+    /// A seat for a message that must wait for a host; to be kept until the message is answered.
+    pub fn seat(&self, host: &str, kind: MessageKind) -> Result<Seat, Crowded> {
+        self.bulkhead.enter(host, kind, Instant::now())
+    }
+
     /// Joins the flight of this entry, or starts one that refreshes it.
     pub fn refresh(&self, order: Order) -> Boarding {
         self.flights.board(order.entry.id, &self.tracker, || {
+            let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
             let crew = Arc::clone(&self.crew);
             // Unique for each flight: owner checks must not take an earlier flight of this process for this one.
-            async move { crew.fly(order, &Uuid::new_v4().to_string()).await }
+            async move {
+                let landing = crew.fly(order, &Uuid::new_v4().to_string()).await;
+                drop(outstanding);
+                landing
+            }
         })
     }
 

@@ -7,6 +7,7 @@
 //! keys is what the sections below asked for.
 
 mod access;
+mod circuit;
 mod error;
 mod reader;
 mod sources;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 pub use self::access::{Access, AccessRule};
+pub use self::circuit::CircuitSettings;
 pub use self::error::{Problem, SettingsError, Source};
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};

@@ -10,6 +10,7 @@ mod listing;
 mod pair;
 mod parked;
 mod provider;
+mod refusal;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken,
 pub use self::pair::{AccountNames, NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
+pub use self::refusal::Judgement;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};
 

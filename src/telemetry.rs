@@ -13,11 +13,17 @@ use crate::message::{ErrorCode, MessageKind};
 use crate::store::{FailureKind, StoreError};
 
 mod database;
+mod events;
+mod hosts;
 pub mod logs;
 mod parking;
 pub mod recorder;
 
 pub use self::database::*;
+pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
+pub use self::hosts::{
+    circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
+};
 pub use self::parking::*;
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
@@ -339,6 +345,8 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     counter!(UNROUTABLE).absolute(0);
+    events::describe();
+    hosts::describe();
     parking::describe();
     database::describe();
 }

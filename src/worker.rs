@@ -24,13 +24,14 @@ use crate::admin::{self, Health};
 use crate::broker::{Names, Publisher, within};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
+use crate::events;
 use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
 use crate::lifecycle::Stop;
 use crate::oauth::TokenClient;
 use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
-use crate::refresh::{RefreshOptions, Refresher};
+use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry;
@@ -58,6 +59,9 @@ pub struct Worker {
     messages: TaskTracker,
     /// Refreshes under way; they outlive the requests that started them.
     flights: TaskTracker,
+    /// The task that publishes events, and what tells it that there will be no more.
+    publish_events: tokio::task::JoinHandle<()>,
+    drain_events: CancellationToken,
     /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
     services: TaskTracker,
     /// Ends the publisher, which refreshes need for longer than the hard stop.
@@ -106,6 +110,9 @@ impl Worker {
             closed.clone(),
         );
         services.spawn(keep_publishing);
+        let (events, outbox) = events::queue();
+        let drain_events = CancellationToken::new();
+        let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = Spool::new(&settings.worker.spool_dir);
         if let Err(error) = spool.check().await {
             telemetry::spool_unusable(spool.folder(), &error);
@@ -120,8 +127,8 @@ impl Worker {
             store.clone(),
             client,
             Arc::clone(&clock),
-            RefreshOptions::from(&settings.refresh),
-            Parking::new(publisher.clone(), spool, stop.soft.clone()),
+            RefreshOptions::new(&settings.refresh, &settings.worker),
+            Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events },
             flights.clone(),
             stop.hard.clone(),
         );
@@ -160,7 +167,8 @@ impl Worker {
             names: Names::new(&broker.prefix),
             hard_stop: stop.hard.clone(),
         });
-        let settler = Arc::new(Settler { handler, publisher, hard_stop: stop.hard.clone() });
+        let settler =
+            Arc::new(Settler { handler, publisher, database: database.clone(), stop: stop.clone() });
         let consumers = Consumers {
             settings: broker,
             prefetch: settings.worker.clone(),
@@ -173,7 +181,18 @@ impl Worker {
             soft_stop: stop.soft.clone(),
         };
         let consumers = tokio::spawn(consumers.run());
-        Ok(Self { settings, stop, health, consumers, messages, flights, services, closed })
+        Ok(Self {
+            settings,
+            stop,
+            health,
+            consumers,
+            messages,
+            flights,
+            publish_events,
+            drain_events,
+            services,
+            closed,
+        })
     }
 
     /// What the admin endpoint knows.
@@ -202,6 +221,8 @@ impl Worker {
         if !finished.await {
             tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
         }
+        self.drain_events.cancel();
+        self.publish_events.await.context("the task that publishes events ended unexpectedly")?;
         if let Some(drained) = &drained {
             let close = drained.connection.close(200, "the worker stops".into());
             drop(

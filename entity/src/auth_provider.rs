@@ -40,6 +40,8 @@ pub struct Model {
     pub required_while_reserved: Option<String>,
     /// Refreshes in flight at once in one worker, where it is not the kind's.
     pub max_concurrent_refreshes: Option<i32>,
+    /// Since when it has refused the refresh tokens of everybody, in ms since the epoch; none: it does not.
+    pub refusing_since: Option<i64>,
     /// When it was first applied, in ms since the epoch.
     pub created_at: i64,
     /// When it was last changed, in ms since the epoch.

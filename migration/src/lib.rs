@@ -8,6 +8,8 @@ mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
 mod m20261123_000004_add_attempt;
+mod m20261123_000020_add_refusing_since;
+mod m20261123_000021_index_failed_at;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -24,6 +26,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000002_create_identity::Migration),
             Box::new(m20261122_000003_create_token_entry::Migration),
             Box::new(m20261123_000004_add_attempt::Migration),
+            Box::new(m20261123_000020_add_refusing_since::Migration),
+            Box::new(m20261123_000021_index_failed_at::Migration),
         ]
     }
 }

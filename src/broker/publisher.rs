@@ -5,6 +5,9 @@
 //! off the publish it came back with. Dead letters and parked pairs go one at a time over a channel of their own, where
 //! a return is exact: what has no place there must not be thought safe.
 
+mod events;
+
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +21,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::events::EventFate;
 use super::outgoing::PERSISTENT;
 use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
 use crate::settings::Broker;
@@ -49,6 +53,9 @@ struct Wire {
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
+    /// Opened for the first event. The broker closes it where there is no exchange of events, and that must not
+    /// cost the replies their connection.
+    events: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
@@ -126,7 +133,7 @@ impl Publisher {
             properties,
             what,
         };
-        if let Some(returned) = self.publish(&wire.replies, publish, body).await? {
+        if let Some(returned) = self.publish(&wire, &wire.replies, publish, body).await? {
             let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
             telemetry::reply_unroutable(reply_type);
         }
@@ -148,7 +155,7 @@ impl Publisher {
             what: "a dead letter",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&channel, publish, body).await? {
+        match self.publish(&wire, &channel, publish, body).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
         }
@@ -167,15 +174,19 @@ impl Publisher {
             what: "a parked pair",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&channel, publish, body).await? {
+        match self.publish(&wire, &channel, publish, body).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoQueue { queue }),
         }
     }
 
     /// One publish and its confirm; gives back a message that the broker returned meanwhile.
+    ///
+    /// While the broker blocks the connection (memory or disk alarm) the confirm is waited for: what is published
+    /// once more would arrive twice when the alarm is over.
     async fn publish(
         &self,
+        wire: &Wire,
         channel: &Channel,
         publish: Publish,
         body: &[u8],
@@ -183,9 +194,16 @@ impl Publisher {
         let Publish { exchange, routing_key, mandatory, properties, what } = publish;
         let limit = self.settings.operation_timeout;
         let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-        let confirmed =
-            async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await };
-        match within(limit, || format!("publish {what}"), confirmed).await? {
+        let mut confirmed = pin!(async {
+            channel.basic_publish(exchange, routing_key, options, body, properties).await?.await
+        });
+        let confirmation = loop {
+            match within(limit, || format!("publish {what}"), confirmed.as_mut()).await {
+                Err(BrokerError::Timeout { .. }) if wire.connection.status().blocked() => {}
+                confirmation => break confirmation?,
+            }
+        };
+        match confirmation {
             Confirmation::Ack(returned) => Ok(returned),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Refused { what }),
         }
@@ -237,7 +255,13 @@ impl Wire {
         let connection = connect(settings, name).await?;
         let replies = confirming_channel(&connection, settings).await?;
         let exact = confirming_channel(&connection, settings).await?;
-        Ok(Self { connection, replies, exact: Mutex::new(exact), silent: AtomicBool::new(false) })
+        Ok(Self {
+            connection,
+            replies,
+            exact: Mutex::new(exact),
+            silent: AtomicBool::new(false),
+            events: Mutex::default(),
+        })
     }
 
     fn is_open(&self) -> bool {
@@ -314,6 +338,9 @@ async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
         }
         tokio::select! {
             event = events.next() => match event {
+                // Of one channel. Where that is one of ours the look above finds it closed, at the latest after the
+                // suspicion of whoever publishes on it; the channel of events is opened again by itself.
+                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),
                 Some(Event::ConnectionUnblocked) => telemetry::broker_blocked(Link::Publish, None),

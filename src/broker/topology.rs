@@ -74,6 +74,11 @@ impl Names {
         format!("{}.parked-pairs", self.prefix)
     }
 
+    /// The topic exchange that events are published to.
+    pub fn events(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
     /// The dead-letter exchange, and the queue bound to it.
     pub fn dead_letters(&self) -> String {
         format!("{}.dead-letters", self.prefix)
@@ -116,6 +121,7 @@ impl Declarer {
         self.bind(&dead_letters, &dead_letters, "").await?;
         // Published to by its name, so it needs no binding.
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
+        self.exchange(&self.names.events(), ExchangeKind::Topic).await?;
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
         for kind in MessageKind::ALL {
             let queue = self.names.queue(Feed::Messages(kind));

@@ -6,13 +6,13 @@ use clap::ValueEnum;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use tokenkeeper::message::{
-    StoreReply, StoreRequest, TokenReply, TokenRequest, WorkspaceStartReply, WorkspaceStartRequest,
+    Event, StoreReply, StoreRequest, TokenReply, TokenRequest, WorkspaceStartReply, WorkspaceStartRequest,
 };
 
 use super::output::Output;
 use super::{Ending, Failure};
 
-/// Prints the JSON Schema (draft 2020-12) of the messages
+/// Prints the JSON Schema (draft 2020-12) of the messages, the replies and the events
 ///
 /// One of them, or all of them as an object with a member for each. They are made from the types that the worker
 /// itself reads and writes.
@@ -40,6 +40,8 @@ enum Message {
     WorkspaceStartReply,
     #[value(name = "token.store.reply")]
     TokenStoreReply,
+    #[value(name = "event")]
+    Event,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending, Failure> {
@@ -65,6 +67,7 @@ fn schema(message: Message) -> Schema {
         Message::TokenReply => as_written::<TokenReply>(),
         Message::WorkspaceStartReply => as_written::<WorkspaceStartReply>(),
         Message::TokenStoreReply => as_written::<StoreReply>(),
+        Message::Event => as_written::<Event>(),
     }
 }
 

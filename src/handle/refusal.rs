@@ -1,11 +1,15 @@
 //! Why there is no token, and the words for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::{ErrorBody, ErrorCode, ErrorReason};
 use crate::provider::Provider;
-use crate::refresh::FailedFlight;
+use crate::refresh::{FailedFlight, NoEntry};
 use crate::store::{Failure, FailureKind, StoreError};
+
+/// When to ask again where too many wait already: some of them have their answer by then.
+const CROWD_GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// Why there is no token.
 #[derive(Debug)]
@@ -37,14 +41,35 @@ pub(super) fn refused_before(failure: &Failure, provider: &Provider) -> ErrorBod
 }
 
 pub(super) fn flight_failed(flight: &FailedFlight) -> ErrorBody {
-    let code = match flight.kind {
+    let error = ErrorBody::new(code_of(flight.kind), flight.message.clone());
+    ErrorBody { reason: reason(flight.kind), ..told_to_wait(error, flight.retry_after) }
+}
+
+/// The provider is left alone for now.
+pub(super) fn left_alone(no_entry: NoEntry, provider: &Provider) -> ErrorBody {
+    let error = ErrorBody::new(code_of(no_entry.kind()), no_entry.message(provider));
+    told_to_wait(error, no_entry.retry_after())
+}
+
+/// Too many wait for this provider already.
+pub(super) fn crowded(provider: &Provider) -> ErrorBody {
+    let message = format!("{} answers slowly, and too many requests wait for it already", provider.host);
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(CROWD_GONE_AFTER))
+}
+
+/// Whole seconds, rounded up: who comes back after them does not come too early.
+fn told_to_wait(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
+    let retry_after_secs =
+        retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
+    ErrorBody { retry_after_secs, ..error }
+}
+
+const fn code_of(kind: FailureKind) -> ErrorCode {
+    match kind {
         FailureKind::Refused | FailureKind::Interrupted => ErrorCode::ReauthorizationRequired,
         FailureKind::Misconfigured => ErrorCode::ProviderMisconfigured,
         FailureKind::Unavailable => ErrorCode::ProviderUnavailable,
-    };
-    let retry_after_secs = flight.retry_after.map(|wait| wait.as_secs().max(1));
-    let reason = reason(flight.kind);
-    ErrorBody { retry_after_secs, reason, ..ErrorBody::new(code, flight.message.clone()) }
+    }
 }
 
 /// Whose doing it is that a refresh token is dead.

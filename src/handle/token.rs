@@ -1,5 +1,7 @@
 //! One token for one requester: load, decide, act, until it is handed out or refused.
 
+mod waiting;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,15 +9,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::grant::{Grant, Way, refused};
-use super::refusal::{
-    Refusal, deadline_exceeded, flight_failed, internal_message, refresh_timeout, refused_before,
-};
+use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
 use super::{Handler, TimeFrame};
 use crate::clock::Timestamp;
-use crate::decide::{Cause, Decision, Demand, Policy, clamp_warning, decide, is_valid};
+use crate::decide::{Decision, Demand, Policy, decide};
 use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::provider::Provider;
-use crate::refresh::{Boarding, FailedFlight, Landing, Order, Role};
+use crate::refresh::{FailedFlight, Seat};
 use crate::retry::Backoff;
 use crate::store::{Entry, FailureKind, Found, Guarded, StoreError};
 use crate::telemetry::{self, Opportunism, Statement};
@@ -117,6 +117,7 @@ impl Handler {
             demand: ask.demand(),
             provider,
             policy,
+            seat: None,
             patience_until: None,
             failed: None,
         }
@@ -132,6 +133,8 @@ struct Attempt<'a> {
     demand: Demand,
     provider: Arc<Provider>,
     policy: Policy,
+    /// Its place among those who wait for this host; taken when it meets the first refresh.
+    seat: Option<Seat>,
     /// Until when it waits for refreshes of others; set when it meets the first one.
     patience_until: Option<Instant>,
     /// The flight that failed while it waited.
@@ -164,8 +167,7 @@ impl Attempt<'_> {
         let now = self.handler.clock.now();
         if entry.has_live_lease(now) {
             telemetry::lease_waited(&self.provider.host);
-            let watch = self.handler.refresher.watch(&entry);
-            return self.wait_for_others(watch).await;
+            return self.wait_for_others(&entry).await;
         }
         let condemned = self.handler.store.condemnation(&entry)?;
         if let Some(failure) = condemned.filter(|failure| self.ends_old_token(failure.kind)) {
@@ -224,81 +226,6 @@ impl Attempt<'_> {
         self.granted(entry, reserved_until, way, warnings)
     }
 
-    async fn refresh(&mut self, entry: Entry, cause: Cause) -> Result<Round, Refusal> {
-        let boarding = self.handler.refresher.refresh(Order {
-            entry: entry.clone(),
-            provider: Arc::clone(&self.provider),
-            cause,
-            until: self.demand.until(),
-            deadline: self.ask.time.give_up_at,
-        });
-        let role = boarding.role;
-        let until = match role {
-            Role::Started => self.ask.time.give_up_at,
-            Role::Joined => self.patience_until(),
-        };
-        match boarding.landing(until).await {
-            Some(Landing::Refreshed(entry)) if role == Role::Started => {
-                let warnings =
-                    clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
-                self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
-            }
-            Some(Landing::Failed(flight)) if role == Role::Started || self.shares_fate(cause, &flight) => {
-                let error = flight_failed(&flight);
-                self.go_without_refresh(&entry, cause, flight.certain, error).await
-            }
-            Some(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Some(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) => Ok(Round::Again),
-            None => self.last_look().await,
-        }
-    }
-
-    /// There will be no refresh. The token is still good for an opportunistic one, where it is certain that the
-    /// provider did not act.
-    async fn go_without_refresh(
-        &self,
-        entry: &Entry,
-        cause: Cause,
-        certain: bool,
-        error: ErrorBody,
-    ) -> Result<Round, Refusal> {
-        match cause {
-            Cause::Opportunistic if certain || !self.provider.kills_old_token => {
-                let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
-                let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
-                self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
-            }
-            Cause::Opportunistic | Cause::Required => Err(error.into()),
-        }
-    }
-
-    async fn wait_for_others(&mut self, watch: Boarding) -> Result<Round, Refusal> {
-        let until = self.patience_until();
-        match watch.landing(until).await {
-            Some(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Some(Landing::Failed(flight)) => {
-                self.failed = Some(flight);
-                Ok(Round::Again)
-            }
-            Some(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => Ok(Round::Again),
-            Some(_) | None => self.last_look().await,
-        }
-    }
-
-    /// The wait is over: hand the token out if nobody refreshes it any more and it is valid by now.
-    async fn last_look(&self) -> Result<Round, Refusal> {
-        let entry = self.load().await?;
-        let now = self.handler.clock.now();
-        if !entry.has_live_lease(now) && is_valid(&entry.state, now, &self.demand) {
-            let warnings = clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
-            if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
-                return Ok(Round::Granted(grant));
-            }
-        }
-        Err(if self.ask.time.is_over() { deadline_exceeded() } else { refresh_timeout(&self.provider) }
-            .into())
-    }
-
     fn granted(
         &self,
         entry: &Entry,
@@ -308,21 +235,6 @@ impl Attempt<'_> {
     ) -> Result<Round, Refusal> {
         let Self { handler, ask, provider, .. } = self;
         handler.grant(ask.user_id, provider, entry, reserved_until, way, warnings).map(Round::Granted)
-    }
-
-    fn patience_until(&mut self) -> Instant {
-        let wait = self.handler.refresher.options().wait;
-        *self.patience_until.get_or_insert_with(|| (Instant::now() + wait).min(self.ask.time.give_up_at))
-    }
-
-    fn shares_fate(&self, cause: Cause, flight: &FailedFlight) -> bool {
-        match cause {
-            Cause::Opportunistic => true,
-            Cause::Required => match flight.kind {
-                FailureKind::Refused | FailureKind::Interrupted | FailureKind::Misconfigured => true,
-                FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FATE,
-            },
-        }
     }
 
     /// Whether a failure of this kind says that the stored access token is dead as well.

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use url::{Url, form_urlencoded};
 
+use crate::clock::Timestamp;
 use crate::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved, default_token_url};
 
 /// A provider of `kind` with the kind's defaults.
@@ -31,6 +32,8 @@ pub(super) fn provider(kind: ProviderKind) -> Provider {
         opportunistic_refresh_window: None,
         required_while_reserved: RequiredWhileReserved::default(),
         max_concurrent_refreshes: profile.max_concurrent_refreshes,
+        updated_at: Timestamp::from_millis(0),
+        refusing_since: None,
     }
 }
 

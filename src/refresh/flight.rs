@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::gate::{Gate, NoEntry, Pass};
 use super::permits::HostPermits;
 use super::tenure::Tenure;
 use super::{FailedFlight, Landing, Order, RefreshOptions};
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
+use crate::events::Events;
 use crate::oauth::{Acted, IssuedPair, RefreshError, TokenClient};
 use crate::parking::Parking;
 use crate::provider::Provider;
@@ -41,6 +43,8 @@ pub(super) struct Crew {
     pub(super) hard_stop: CancellationToken,
     pub(super) permits: HostPermits,
     pub(super) parking: Parking,
+    pub(super) gate: Gate,
+    pub(super) events: Events,
 }
 
 /// A pair as the provider issued it, with the time from which its lifetime counts.
@@ -59,6 +63,9 @@ enum CallError {
     LeaseLost,
     #[error(transparent)]
     Provider(RefreshError),
+    /// It was not made: the provider is left alone.
+    #[error("the provider is left alone")]
+    NotLetThrough(NoEntry),
 }
 
 /// How the calls of a flight ended without a pair.
@@ -73,6 +80,10 @@ impl Crew {
         let order = Order { deadline: self.deadline(&order), ..order };
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
             return Landing::Failed(Arc::new(busy(&order)));
+        };
+        let pass = match self.gate.admit(&order.provider, Instant::now()) {
+            Ok(pass) => pass,
+            Err(no_entry) => return Landing::Failed(Arc::new(no_entry.failed(&order))),
         };
         let refresh_token = match self.store.open_refresh_token(&order.entry) {
             Ok(Some(refresh_token)) => refresh_token,
@@ -91,10 +102,14 @@ impl Crew {
             Err(error) => return Landing::StoreFailed(Arc::new(error)),
         }
         let tenure = Tenure::until(now.plus(ttl));
-        tokio::select! {
-            landing = self.refresh_under_lease(&order, holder, &refresh_token, &tenure) => landing,
+        let landing = tokio::select! {
+            landing = self.refresh_under_lease(&order, holder, &refresh_token, &tenure, pass) => landing,
             never = self.keep_lease(&order.entry, holder, &tenure) => match never {},
+        };
+        if let Landing::Refreshed(entry) = &landing {
+            self.after_success(&order, entry).await;
         }
+        landing
     }
 
     /// Looks at an entry until nobody refreshes it any more, or the longest wait is over.
@@ -128,9 +143,10 @@ impl Crew {
         holder: &str,
         refresh_token: &SecretString,
         tenure: &Tenure,
+        pass: Pass<'_>,
     ) -> Landing {
         let started = Instant::now();
-        match self.call_provider(order, refresh_token, tenure).await {
+        match self.call_provider(order, refresh_token, tenure, pass).await {
             Ok(issue) => self.keep_pair(order, new_pair(order, issue, refresh_token), started).await,
             Err(CallEnd::LeaseLost) => Landing::Moved,
             Err(CallEnd::Failed(flight)) => {
@@ -147,27 +163,42 @@ impl Crew {
         order: &Order,
         refresh_token: &SecretString,
         tenure: &Tenure,
+        pass: Pass<'_>,
     ) -> Result<Issue, CallEnd> {
         let provider = &order.provider;
         // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
         // died, or which gave up in doubt.
         let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
         let answer_lost = &answer_lost;
-        let attempt = || async move {
-            let asked_at = self.clock.now();
-            if !tenure.holds(asked_at) {
-                return Err(CallError::LeaseLost);
+        let mut first = Some(pass);
+        let attempt = || {
+            let pass = first.take().map_or_else(|| self.gate.admit(provider, Instant::now()), Ok);
+            async move {
+                let asked_at = self.clock.now();
+                if !tenure.holds(asked_at) {
+                    return Err(CallError::LeaseLost);
+                }
+                let pass = pass.map_err(CallError::NotLetThrough)?;
+                let answer = self.client.refresh(provider, refresh_token).await;
+                pass.settle(&answer, Instant::now(), asked_at);
+                if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
+                    answer_lost.store(true, Ordering::Relaxed);
+                }
+                answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
             }
-            let answer = self.client.refresh(provider, refresh_token).await;
-            if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
-                answer_lost.store(true, Ordering::Relaxed);
-            }
-            answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
+        };
+        let verdict = |error: &CallError| match self.gate.look(provider, Instant::now()) {
+            Ok(()) => verdict(error),
+            // Another try would not be let through.
+            Err(_) => Verdict::Permanent,
         };
         let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
         let policy = &self.options.retry;
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
-        end.map_err(|end| failed_call(end, answer_lost.load(Ordering::Relaxed), order.deadline))
+        end.map_err(|end| {
+            let no_entry = self.gate.look(provider, Instant::now()).err();
+            failed_call(end, answer_lost.load(Ordering::Relaxed), order, no_entry)
+        })
     }
 
     /// Gives the lease back and records the failure. Where the row has moved meanwhile, the failure says nothing
@@ -196,7 +227,7 @@ impl Crew {
         };
         match gave_up {
             // Guarded by the generation: had a newer pair turned up, the refusal would say nothing about it.
-            Ok(Guarded::Done) => Landing::Failed(Arc::new(flight)),
+            Ok(Guarded::Done) => self.after_failure(order, &failure, flight).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
                 Landing::Moved
@@ -244,6 +275,7 @@ fn busy(order: &Order) -> FailedFlight {
 fn verdict(error: &CallError) -> Verdict {
     match error {
         CallError::LeaseLost
+        | CallError::NotLetThrough(_)
         | CallError::Provider(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => {
             Verdict::Permanent
         }
@@ -254,11 +286,21 @@ fn verdict(error: &CallError) -> Verdict {
     }
 }
 
-fn failed_call(end: RetryEnd<CallError>, answer_lost: bool, deadline: Instant) -> CallEnd {
-    let certain = !answer_lost;
+/// `no_entry`: why no call could be made now.
+fn failed_call(
+    end: RetryEnd<CallError>,
+    answer_lost: bool,
+    order: &Order,
+    no_entry: Option<NoEntry>,
+) -> CallEnd {
+    let (certain, deadline) = (!answer_lost, order.deadline);
     let error = match end {
         RetryEnd::GaveUp(CallError::LeaseLost) | RetryEnd::Cancelled(Some(CallError::LeaseLost)) => {
             return CallEnd::LeaseLost;
+        }
+        RetryEnd::GaveUp(CallError::NotLetThrough(no_entry))
+        | RetryEnd::Cancelled(Some(CallError::NotLetThrough(no_entry))) => {
+            return CallEnd::Failed(FailedFlight { certain, ..no_entry.failed(order) });
         }
         RetryEnd::GaveUp(CallError::Provider(error))
         | RetryEnd::Cancelled(Some(CallError::Provider(error))) => error,
@@ -270,10 +312,16 @@ fn failed_call(end: RetryEnd<CallError>, answer_lost: bool, deadline: Instant) -
     };
     let message = error.to_string();
     let (kind, retry_after) = match error {
+        // A probe of a host that refuses everybody says nothing about its user.
+        RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
+            (FailureKind::Misconfigured, None)
+        }
         RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
-        RefreshError::Unavailable { retry_after, .. } => (FailureKind::Unavailable, retry_after),
+        RefreshError::Unavailable { retry_after, .. } => {
+            (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
+        }
     };
     CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })
 }

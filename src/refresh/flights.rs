@@ -34,7 +34,7 @@ pub enum Role {
 
 impl Boarding {
     /// Waits until the flight ends; none when that is not before `until`.
-    pub async fn landing(mut self, until: Instant) -> Option<Landing> {
+    pub async fn landing(&mut self, until: Instant) -> Option<Landing> {
         let landed = timeout_at(until, self.landing.wait_for(Option::is_some)).await.ok()?;
         match landed {
             Ok(landing) => landing.clone(),

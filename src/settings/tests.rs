@@ -133,7 +133,7 @@ fn an_empty_variable_and_one_of_another_program_are_not_settings() {
 fn a_wrong_value_is_told_with_its_key_its_source_and_what_would_be_right() {
     let key = "worker.prefetch_token_requests";
     let variable = "TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUESTS";
-    let text = "must be a whole number from 1 to 65535, for example 256; it is";
+    let text = "must be a whole number from 1 to 65535, for example 512; it is";
     for value in ["0", "65536", "-1", "many", "1.5"] {
         let found = problem(from_environment(&[(variable, value)]));
         assert_eq!(found.to_string(), format!("`{key}` ({variable}) {text} the text `{value}`"));

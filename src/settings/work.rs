@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::circuit::CircuitSettings;
 use super::reader::Reader;
 
 /// How many messages a worker takes, and how long it works on each.
@@ -45,13 +46,15 @@ pub struct RefreshSettings {
     pub retry_after_cap: Duration,
     /// How long an opportunistic refresh is retried while a still valid token could be served.
     pub opportunistic_budget: Duration,
+    /// When a host that fails is left alone.
+    pub circuit: CircuitSettings,
 }
 
 impl WorkerSettings {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
-            prefetch_token_requests: from.integer("worker.prefetch_token_requests", 1..=65_535, 256),
-            prefetch_workspace_starts: from.integer("worker.prefetch_workspace_starts", 1..=65_535, 32),
+            prefetch_token_requests: from.integer("worker.prefetch_token_requests", 1..=65_535, 512),
+            prefetch_workspace_starts: from.integer("worker.prefetch_workspace_starts", 1..=65_535, 64),
             prefetch_token_stores: from.integer("worker.prefetch_token_stores", 1..=65_535, 64),
             grace_period: from.seconds("worker.grace_period_secs", 1..=3_600, 30),
             // RabbitMQ closes the channel of a delivery that is not acked for 30 minutes.
@@ -76,6 +79,7 @@ impl RefreshSettings {
             retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
             retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),
             opportunistic_budget: from.seconds("refresh.opportunistic_budget_secs", 1..=300, 5),
+            circuit: CircuitSettings::read(from),
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Entry {
     pub failure: Option<Failure>,
     /// When this pair was stored.
     pub updated_at: Timestamp,
+    /// As it stands in the row, whatever kind of failure it was.
+    pub(super) failed_at: Option<i64>,
     pub(super) access_token_sealed: Vec<u8>,
     pub(super) refresh_token_sealed: Option<Vec<u8>>,
     pub(super) key_id: String,
@@ -143,6 +145,7 @@ impl Entry {
                 refresh_token,
                 asked_at: Timestamp::from_millis(asked_at),
             }),
+            failed_at: row.failed_at,
             failure: row.failure_code.and_then(|code| {
                 Some(Failure {
                     kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
@@ -167,6 +170,13 @@ impl Entry {
     /// may have acted, and then the pair is dead.
     pub const fn is_in_doubt(&self) -> bool {
         self.attempt.is_some()
+    }
+
+    /// No refresh of this pair has failed since it was loaded: a refresh token that was refused meanwhile is not sent
+    /// again.
+    pub(super) fn failure_is_unmoved(&self) -> Condition {
+        let column = token_entry::Column::FailedAt;
+        Condition::all().add(self.failed_at.map_or_else(|| column.is_null(), |at| column.eq(at)))
     }
 
     /// The guard of every write: this row, with the pair that was loaded.

@@ -23,7 +23,7 @@ fn none_reserved(now: Timestamp) -> Condition {
 
 impl Store {
     /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
-    /// live reservation stands against it (invariant 1).
+    /// live reservation stands against it (invariant 1); for any, a failure that the entry does not know of.
     pub async fn take_lease(
         &self,
         entry: &Entry,
@@ -38,6 +38,7 @@ impl Store {
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
             .filter(entry.is_unmoved())
+            .filter(entry.failure_is_unmoved())
             .filter(none_live(now));
         match cause {
             Cause::Opportunistic => update = update.filter(none_reserved(now)),

@@ -69,6 +69,8 @@ pub struct ListedToken {
     pub reserved_until: Option<Timestamp>,
     /// Who refreshes it; over where its time is.
     pub lease: Option<ListedLease>,
+    /// Whether a refresh of this pair began of which nobody knows how it ended, unless its lease is live.
+    pub in_doubt: bool,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<ListedFailure>,
 }
@@ -127,6 +129,7 @@ impl Listing {
                 token_entry::Column::ReservedUntil,
                 token_entry::Column::LeaseHolder,
                 token_entry::Column::LeaseUntil,
+                token_entry::Column::AttemptFingerprint,
                 token_entry::Column::FailureCode,
                 token_entry::Column::FailureMessage,
                 token_entry::Column::FailedAt,
@@ -170,6 +173,7 @@ struct Row {
     reserved_until: Option<i64>,
     lease_holder: Option<String>,
     lease_until: Option<i64>,
+    attempt_fingerprint: Option<String>,
     failure_code: Option<String>,
     failure_message: Option<String>,
     failed_at: Option<i64>,
@@ -213,6 +217,7 @@ impl ListedToken {
                 .take()
                 .zip(row.lease_until)
                 .map(|(holder, until)| ListedLease { holder, until: Timestamp::from_millis(until) }),
+            in_doubt: row.attempt_fingerprint.is_some(),
             failure: row.failure_code.take().map(|code| ListedFailure {
                 code,
                 message: row.failure_message.take().unwrap_or_default(),

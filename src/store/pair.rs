@@ -243,6 +243,7 @@ impl Store {
             attempt: None,
             origin: pair.source.origin().cloned(),
             failure: None,
+            failed_at: None,
             updated_at: now,
             access_token_sealed: sealed.access_token,
             refresh_token_sealed: sealed.refresh_token,

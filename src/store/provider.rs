@@ -67,17 +67,17 @@ impl Store {
     /// The provider of a host, its kind's defaults filled in.
     pub async fn provider(&self, host: &str) -> Result<Option<Provider>, StoreError> {
         let row = self.provider_row(host).await?;
-        row.map(|row| self.read_record(row).and_then(|(id, record)| record.resolve(id))).transpose()
+        row.map(|row| self.read_provider(row)).transpose()
     }
 
-    /// Every provider as it was applied, by host.
-    pub async fn provider_records(&self) -> Result<Vec<(i64, ProviderRecord)>, StoreError> {
+    /// Every provider, by host.
+    pub async fn all_providers(&self) -> Result<Vec<Provider>, StoreError> {
         let rows = auth_provider::Entity::find()
             .order_by_asc(auth_provider::Column::Host)
             .all(&self.db)
             .await
             .map_err(StoreError::database("list the providers"))?;
-        rows.into_iter().map(|row| self.read_record(row)).collect()
+        rows.into_iter().map(|row| self.read_provider(row)).collect()
     }
 
     /// Creates or updates the provider of the record's host, and says what changed.
@@ -99,10 +99,14 @@ impl Store {
         if changes.is_empty() {
             return Ok(ProviderChange::Unchanged);
         }
+        // Twice: before, so that a command that dies half way is run again with effect, since then there is still a
+        // change to apply; and after, for what workers recorded meanwhile who knew the old settings.
+        self.forget_failures(id).await?;
         self.write_record(record, Some((id, created_at)), now)
             .update(&self.db)
             .await
             .map_err(StoreError::database("update a provider"))?;
+        self.forget_failures(id).await?;
         Ok(ProviderChange::Updated(changes))
     }
 
@@ -137,6 +141,13 @@ impl Store {
             .one(&self.db)
             .await
             .map_err(StoreError::database("look a provider up"))
+    }
+
+    fn read_provider(&self, row: auth_provider::Model) -> Result<Provider, StoreError> {
+        let updated_at = Timestamp::from_millis(row.updated_at);
+        let refusing_since = row.refusing_since.map(Timestamp::from_millis);
+        let (id, record) = self.read_record(row)?;
+        record.resolve(id, updated_at, refusing_since)
     }
 
     fn read_record(&self, row: auth_provider::Model) -> Result<(i64, ProviderRecord), StoreError> {
@@ -207,6 +218,8 @@ impl Store {
             opportunistic_refresh_window_secs: Set(record.opportunistic_refresh_window_secs.map(i64::from)),
             required_while_reserved: Set(record.required_while_reserved.map(|rule| rule.name().to_owned())),
             max_concurrent_refreshes: Set(record.max_concurrent_refreshes.map(i32::from)),
+            // What it did under other settings says nothing about these.
+            refusing_since: Set(None),
             created_at: existing.map_or(Set(now.as_millis()), |(_, created_at)| Unchanged(created_at)),
             updated_at: Set(now.as_millis()),
         }
@@ -219,7 +232,12 @@ impl ProviderRecord {
     /// # Errors
     /// [`StoreError::Corrupt`] where neither the record nor the kind says what must be known; `provider apply`
     /// lets no such record in.
-    pub fn resolve(self, id: i64) -> Result<Provider, StoreError> {
+    pub fn resolve(
+        self,
+        id: i64,
+        updated_at: Timestamp,
+        refusing_since: Option<Timestamp>,
+    ) -> Result<Provider, StoreError> {
         let profile = self.kind.profile();
         let missing = |what: &str| StoreError::Corrupt {
             what: format!("auth_provider {id} ({})", self.host),
@@ -248,6 +266,8 @@ impl ProviderRecord {
             client_id: self.client_id,
             client_secret: self.client_secret,
             redirect_uri: self.redirect_uri,
+            updated_at,
+            refusing_since,
         })
     }
 

@@ -30,21 +30,7 @@ pub(super) struct Restorer {
 impl Restorer {
     /// Takes one pair all the way. `_channel` stays open for the ack.
     pub(super) async fn process(self: Arc<Self>, delivery: Delivery, _channel: Arc<Channel>) {
-        let dealt_with = match ParkedPair::decode(&delivery.data) {
-            Ok(parked) => match restore(&self.store, &*self.clock, &parked, &self.hard_stop).await {
-                Return::Restored => true,
-                Return::Stopped => false,
-                Return::Unreadable(error) => {
-                    telemetry::parked_pair_unreadable(&parked.host, &error);
-                    self.lay_into_dead_letters(&delivery, &error.to_string()).await
-                }
-            },
-            Err(_) => {
-                let detail = "the body is not one that a worker parked";
-                telemetry::parked_pair_unreadable("unknown", &detail);
-                self.lay_into_dead_letters(&delivery, detail).await
-            }
-        };
+        let dealt_with = self.deal_with(&delivery).await;
         let settled = async {
             if dealt_with {
                 delivery.acker.ack(BasicAckOptions::default()).await
@@ -54,6 +40,24 @@ impl Restorer {
         };
         if !matches!(timeout(ACK_PATIENCE, settled).await, Ok(Ok(true))) {
             telemetry::ack_lost();
+        }
+    }
+
+    /// Whether the message is done with.
+    async fn deal_with(&self, delivery: &Delivery) -> bool {
+        let Ok(parked) = ParkedPair::decode(&delivery.data) else {
+            // The decoder's own words could repeat what stands there.
+            let detail = "the body is not one that a worker parked";
+            telemetry::parked_pair_unreadable("unknown", &detail);
+            return self.lay_into_dead_letters(delivery, detail).await;
+        };
+        match restore(&self.store, &*self.clock, &parked, &self.hard_stop).await {
+            Return::Restored => true,
+            Return::Stopped => false,
+            Return::Unreadable(error) => {
+                telemetry::parked_pair_unreadable(&parked.host, &error);
+                self.lay_into_dead_letters(delivery, &error.to_string()).await
+            }
         }
     }
 

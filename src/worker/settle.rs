@@ -10,11 +10,12 @@ use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, field};
 
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
+use crate::database::Availability;
 use crate::handle::{Body, Handler, Incoming, Outcome};
+use crate::lifecycle::Stop;
 use crate::message::{Envelope, ErrorCode, MessageKind};
 use crate::telemetry::{self, MessageOutcome};
 
@@ -26,7 +27,8 @@ pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
-    pub(super) hard_stop: CancellationToken,
+    pub(super) database: Availability,
+    pub(super) stop: Stop,
 }
 
 /// A message in hand.
@@ -105,11 +107,23 @@ impl Settler {
         let outcome = tokio::select! {
             biased;
             outcome = self.handler.handle(incoming) => Some(outcome),
-            () = self.hard_stop.cancelled() => None,
+            () = self.out_of_time() => None,
         };
         match outcome {
             Some(outcome) => Ok(Handled { received, outcome }),
             None => Err((received, Stopped)),
+        }
+    }
+
+    /// The worker stops, and cannot finish what it has in hand: the grace period is over, or the database is away.
+    async fn out_of_time(&self) {
+        let pointless = async {
+            self.stop.soft.cancelled().await;
+            self.database.lost().await;
+        };
+        tokio::select! {
+            () = self.stop.hard.cancelled() => {}
+            () = pointless => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
@@ -10,12 +10,10 @@ use tokenkeeper::decide::Cause;
 use tokenkeeper::secret::KeyRing;
 use tokenkeeper::store::Guarded;
 use tokenkeeper_entity::token_entry;
-use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 
-use crate::harness::logs::captured;
 use crate::harness::reply::{error_message, token};
-use crate::harness::{Dialect, Fault, Kind, PATIENCE, SimulatedScm, World, eventually, on_every_database};
+use crate::harness::{Dialect, Fault, Kind, SimulatedScm, World, on_every_database};
 
 async fn ask_with(world: &World, body: Value, properties: BasicProperties) -> Value {
     world.broker.send(TOKEN_REQUEST, body.to_string(), properties).await.reply().await.body
@@ -187,95 +185,6 @@ async fn forbidden_comes_after_a_broken_message_and_before_everything_that_would
 }
 
 // --- internal ---
-
-/// A worker whose only way to its database leads through the proxy.
-async fn world_behind_proxy() -> (World, FaultProxy) {
-    let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
-    let direct = world.settings().database.url.expose_secret().to_owned();
-    let proxy = FaultProxy::start_for_url(&direct, 5432).await;
-    world.set("database.url", proxy.url(&direct)).set("database.acquire_timeout_secs", 1);
-    world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
-    world.set("refresh.opportunistic_budget_secs", 1);
-    (world, proxy)
-}
-
-async fn recovers(world: &World) {
-    eventually("the worker to serve again", PATIENCE, async || {
-        (world.request("jdoe").await["status"] == "ok").then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn while_the_database_is_away_requests_are_answered_with_internal_and_afterwards_as_ever() {
-    let (world, proxy) = world_behind_proxy().await;
-    let worker = world.start_worker().await;
-    let pair = world.user_with_token("jdoe").await;
-    proxy.refuse();
-    proxy.cut_all();
-
-    let message = world.request("jdoe").await;
-    assert!(error_message(&message, "internal").contains("database"));
-    let stored = world.broker.request(TOKEN_STORE, world.scm.token_store_body(&pair)).await.body;
-    error_message(&stored, "internal");
-
-    proxy.accept();
-    recovers(&world).await;
-    world.store_pair(&pair).await;
-    assert!(world.broker.dead_letters().await.is_empty(), "a database that is away is no fault of a message");
-    worker.stop().await;
-}
-
-#[tokio::test]
-async fn a_database_that_comes_back_within_the_time_of_a_request_is_not_noticed() {
-    let (mut world, proxy) = world_behind_proxy().await;
-    world.set("worker.request_budget_secs", 30);
-    let worker = world.start_worker().await;
-    world.user_with_token("jdoe").await;
-    proxy.refuse();
-    proxy.cut_all();
-    let waiting = world.send("jdoe").await;
-    eventually("the database to fail the request", PATIENCE, async || {
-        let log = captured();
-        let mut lines = log.lines().filter(|line| line.contains(waiting.correlation_id()));
-        lines.any(|line| line.contains("the database failed a request")).then_some(())
-    })
-    .await;
-    proxy.accept();
-    token(&waiting.reply().await.body);
-    worker.stop().await;
-}
-
-#[tokio::test]
-async fn a_database_that_says_nothing_is_not_waited_for_longer_than_a_request_has_time() {
-    let (world, proxy) = world_behind_proxy().await;
-    let worker = world.start_worker().await;
-    world.user_with_token("jdoe").await;
-    proxy.freeze();
-
-    error_message(&world.request("jdoe").await, "internal");
-
-    proxy.thaw();
-    recovers(&world).await;
-    worker.stop().await;
-}
-
-#[tokio::test]
-async fn a_statement_that_never_ends_is_not_waited_for_longer_than_a_request_has_time() {
-    let (world, _proxy) = world_behind_proxy().await;
-    let worker = world.start_worker().await;
-    world.user_with_token("jdoe").await;
-    // Another session holds the row, as a long transaction of an operator may.
-    let blocker = world.connection().await;
-    let blocking = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
-    blocking.execute_unprepared("update token_entry set username = username").await.unwrap();
-
-    error_message(&world.request_for("jdoe", 3600).await, "internal");
-
-    blocking.rollback().await.unwrap();
-    recovers(&world).await;
-    worker.stop().await;
-}
 
 #[tokio::test]
 async fn without_the_key_that_sealed_it_nothing_is_served_and_the_reply_names_no_key() {

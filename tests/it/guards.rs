@@ -109,6 +109,21 @@ on_every_database! {
         assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
     }
 
+    async fn a_refresh_that_failed_meanwhile_stops_who_has_not_heard_of_it(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let take = async |entry: &Entry, holder| {
+            world.store.take_lease(entry, Cause::Required, holder, "sent", minutes(0), TTL).await.unwrap()
+        };
+        assert_eq!(take(&entry, "one").await, Guarded::Done);
+        assert_eq!(world.store.give_up(&entry, "one", &failure("sent")).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "two").await, Guarded::Moved);
+        let entry = world.entry("jdoe").await;
+        assert_eq!(take(&entry, "two").await, Guarded::Done, "it knows now");
+        let later = Failure { at: minutes(2), ..failure("sent") };
+        assert_eq!(world.store.give_up(&entry, "two", &later).await.unwrap(), Guarded::Done);
+        assert_eq!(take(&entry, "three").await, Guarded::Moved, "of another failure than the last one");
+    }
+
     async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
@@ -151,11 +166,37 @@ on_every_database! {
         assert_eq!(lease, Guarded::Moved);
     }
 
+    async fn of_two_pairs_for_one_refresh_token_the_one_that_was_asked_for_later_stays(kind: Kind) {
+        let (world, seen_before) = world_with_entry(kind).await;
+        let asked = |name: &str, at: u64, from: &str, until: u64| {
+            let origin = Origin { refresh_token: from.to_owned(), asked_at: minutes(at) };
+            let source = PairSource::Refresh { granted_lifetime: None, reserved_until: minutes(until), origin };
+            NewPair { source, ..login(name) }
+        };
+        let store = async |pair: NewPair| {
+            world.store.store_refreshed(&seen_before, &pair, minutes(9)).await.unwrap().map(|entry| entry.generation)
+        };
+        assert_eq!(store(asked("second", 2, "sent", 30)).await, Some(2));
+        assert_eq!(store(asked("first", 1, "sent", 60)).await, None, "it is older");
+        assert_eq!(store(asked("another", 3, "another token", 60)).await, None, "it is of an earlier generation");
+        assert_eq!(access_token(&world).await, "second");
+        assert_eq!(store(asked("second", 2, "sent", 30)).await, Some(2), "it is stored already: an answer was lost");
+
+        assert_eq!(store(asked("third", 3, "sent", 20)).await, Some(3));
+        assert_eq!(access_token(&world).await, "third");
+        assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(minutes(30)), "a reservation only ever grows");
+
+        put_login(&world, "jdoe", &login("login")).await;
+        assert_eq!(store(asked("fourth", 4, "sent", 60)).await, None, "a login wins");
+        assert_eq!(access_token(&world).await, "login");
+    }
+
     async fn storing_a_pair_clears_lease_failure_and_reservation(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
+        let entry = world.entry("jdoe").await;
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 

@@ -6,16 +6,24 @@
 mod harness;
 
 mod broker_loss;
+mod bulkhead;
+mod circuit;
 mod cli;
+mod clock;
 mod crash;
+mod database_loss;
 mod errors;
+mod events;
 mod flags;
+mod frozen;
 mod git_clone;
 mod guards;
 mod malformed;
+mod mass_refusal;
 mod metrics;
 mod migrations;
 mod no_secrets;
+mod parking;
 mod refresh_failures;
 mod refresh_once;
 mod replies;

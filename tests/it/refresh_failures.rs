@@ -14,6 +14,8 @@ use crate::harness::{
 async fn world_and_worker(kind: Kind, dialect: Dialect) -> (World, InProcessWorker) {
     let mut world = World::new(kind, dialect).await;
     world.set("refresh.retry_initial_ms", 20).set("refresh.opportunistic_budget_secs", 1);
+    // These tests are of single refreshes; that a host which fails is left alone is told in `circuit.rs`.
+    world.set("refresh.circuit_failures", 1_000);
     let worker = world.start_worker().await;
     (world, worker)
 }
@@ -111,9 +113,17 @@ on_every_database! {
         assert_error(&first, "reauthorization_required", false);
         let asked = world.scm.refresh_requests("jdoe");
         assert_eq!(asked, 2, "it was tried again");
-        world.apply_provider(|provider| provider.opportunistic_refresh = Some(false)).await;
         assert_error(&world.request("jdoe").await, "reauthorization_required", false);
         assert_eq!(world.scm.refresh_requests("jdoe"), asked, "the dead token is neither sent nor served again");
+        // A provider that was changed is asked once more, and what is in doubt stays in doubt until then.
+        world.apply_provider(|provider| provider.opportunistic_refresh = Some(false)).await;
+        eventually("the worker to know the new settings, and the failure again", PATIENCE, async || {
+            let reply = world.request("jdoe").await;
+            assert_eq!(reply["status"], "error", "the dead token is not served: {reply}");
+            (reply["error"]["reason"] == "refresh_interrupted").then_some(())
+        })
+        .await;
+        assert!(world.scm.refresh_requests("jdoe") > asked);
         worker.stop().await;
     }
 

@@ -1,6 +1,7 @@
 //! `tokenkeeper provider list`
 
 use serde::Serialize;
+use tokenkeeper::clock::Timestamp;
 use tokenkeeper::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
 use tokenkeeper::store::Store;
 
@@ -16,10 +17,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, Failure> {
-    let records = store.provider_records().await?;
-    let providers: Result<Vec<Provider>, _> =
-        records.into_iter().map(|(id, record)| record.resolve(id)).collect();
-    let providers: Vec<Shown> = providers?.into_iter().map(Shown::from).collect();
+    let providers: Vec<Shown> = store.all_providers().await?.into_iter().map(Shown::from).collect();
     let mut output = Output::new();
     if arguments.json {
         output.json(&providers)?;
@@ -45,6 +43,7 @@ struct Shown {
     opportunistic_refresh_window_secs: Option<u64>,
     required_while_reserved: RequiredWhileReserved,
     max_concurrent_refreshes: usize,
+    refusing_since: Option<Timestamp>,
 }
 
 impl From<Provider> for Shown {
@@ -63,6 +62,7 @@ impl From<Provider> for Shown {
                 .map(|window| window.as_secs()),
             required_while_reserved: provider.required_while_reserved,
             max_concurrent_refreshes: provider.max_concurrent_refreshes,
+            refusing_since: provider.refusing_since,
         }
     }
 }
@@ -80,6 +80,7 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
         "AUTH",
         "TOKEN URL",
         "REDIRECT URI",
+        "REFUSES EVERYBODY SINCE",
     ]);
     rows.add_rows(providers.iter().map(|provider| {
         [
@@ -94,6 +95,7 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
             cell(provider.client_auth.name()),
             cell(&provider.token_url),
             cell(or_nothing(provider.redirect_uri.as_ref())),
+            cell(or_nothing(provider.refusing_since)),
         ]
     }));
     rows

@@ -75,6 +75,10 @@ fn add_token(rows: &mut Table, token: &ListedToken, now: Timestamp) {
         "refresh lease",
         or_nothing(token.lease.as_ref().map(|lease| format!("{} until {}", lease.holder, date(lease.until)))),
     );
+    if token.in_doubt {
+        let how = "began, and it is not known how it ended; the next one will tell";
+        add("refresh", how.to_owned());
+    }
     add(
         "failure",
         or_nothing(

@@ -2,6 +2,7 @@ use std::io;
 use std::path::Path;
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::provider::{ClientAuth, ProviderKind, RequiredWhileReserved};
 use crate::secret::ExposeSecret;
 
@@ -81,7 +82,7 @@ fn a_block_with_every_key_is_read() {
 fn what_is_left_out_is_the_kinds_default() {
     let records = parsed(&(block("git.example.org", "") + &block("git.example.org:8443", "")));
     assert_eq!(records.len(), 2);
-    let provider = records[0].clone().resolve(1).expect("a provider");
+    let provider = records[0].clone().resolve(1, Timestamp::from_millis(0), None).expect("a provider");
     assert_eq!(provider.token_url.as_str(), "https://git.example.org/login/oauth/access_token");
     assert_eq!(provider.username, "x-access-token");
 }

@@ -42,7 +42,8 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
-const QUEUES: [&str; 4] = ["token-requests", "workspace-starts", "token-stores", "dead-letters"];
+const QUEUES: [&str; 5] =
+    ["token-requests", "workspace-starts", "token-stores", "parked-pairs", "dead-letters"];
 
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.
@@ -247,7 +248,7 @@ async fn delete_topology(url: &str, prefix: &str) {
         let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
         deleted.expect("delete a queue");
     }
-    for exchange in [prefix.to_owned(), format!("{prefix}.dead-letters")] {
+    for exchange in [prefix.to_owned(), format!("{prefix}.dead-letters"), format!("{prefix}.events")] {
         let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
         deleted.expect("delete an exchange");
     }

@@ -1,0 +1,112 @@
+//! Publishing events: with a confirm, not mandatory, over a channel of their own.
+//!
+//! That channel is no part of what makes a connection good: the broker closes it where there is no exchange of events
+//! or we may not publish to it, and replies go on all the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::{AGAIN, BrokerError, Names, Publish, Publisher, Wire, confirming_channel};
+use crate::broker::outgoing::PERSISTENT;
+use crate::message::Event;
+use crate::telemetry;
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventFate {
+    /// The broker confirmed it, whether anybody listens or not.
+    Published,
+    /// The broker is there and does not take it.
+    Unwanted,
+    /// The worker stopped first.
+    Stopped,
+}
+
+impl Publisher {
+    /// Publishes an event and waits for the broker's confirm: over a new connection where this one breaks, and until
+    /// an alarm is over where the broker blocks it. Where a confirm was lost it is published twice, with the same
+    /// `message_id`.
+    pub async fn event(&self, event: &Event) -> EventFate {
+        tokio::select! {
+            biased;
+            () = self.hard_stop.cancelled() => EventFate::Stopped,
+            fate = self.insist_on_event(event) => fate,
+        }
+    }
+
+    async fn insist_on_event(&self, event: &Event) -> EventFate {
+        let body = event.encode();
+        let message_id = Uuid::new_v4().to_string();
+        let mut wire = self.wire.clone();
+        let mut delays = AGAIN.delays();
+        loop {
+            // An error here means the supervisor has ended, which it does at the hard stop alone.
+            let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else {
+                return EventFate::Stopped;
+            };
+            let Some(up) = up else { continue };
+            let error = match self.try_event(&up, event.name(), &message_id, &body).await {
+                Ok(()) => return EventFate::Published,
+                Err(error) => error,
+            };
+            telemetry::event_not_published(&error);
+            if is_refusal(&error) {
+                return EventFate::Unwanted;
+            }
+            if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
+                up.silent.store(true, Ordering::Relaxed);
+            }
+            self.suspicion.notify_one();
+            sleep(delays.next().unwrap_or(AGAIN.max_interval)).await;
+        }
+    }
+
+    async fn try_event(
+        &self,
+        wire: &Arc<Wire>,
+        name: &'static str,
+        message_id: &str,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let exchange = Names::new(&self.settings.prefix).events();
+        let too_long = |what: &str| BrokerError::TooLong { what: format!("the name {what}") };
+        let properties = BasicProperties::default()
+            .with_type(name.into())
+            .with_content_type("application/json".into())
+            .with_message_id(ShortString::try_new(message_id).map_err(|_| too_long(message_id))?)
+            .with_delivery_mode(PERSISTENT);
+        let publish = Publish {
+            exchange: ShortString::try_new(exchange.as_str()).map_err(|_| too_long(&exchange))?,
+            routing_key: name.into(),
+            mandatory: false,
+            properties,
+            what: "an event",
+        };
+        let mut events = wire.events.lock().await;
+        let channel = match events.take().filter(|channel: &Channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => confirming_channel(&wire.connection, &self.settings).await?,
+        };
+        let channel = events.insert(channel);
+        self.publish(wire, channel, publish, body).await.map(drop)
+    }
+}
+
+/// The broker is there and does not want it: no exchange of events, no right to publish to it.
+fn is_refusal(error: &BrokerError) -> bool {
+    match error {
+        BrokerError::Amqp { source, .. } => source.is_amqp_soft_error(),
+        BrokerError::TooLong { .. } => true,
+        BrokerError::Timeout { .. }
+        | BrokerError::Url { .. }
+        | BrokerError::Cancelled { .. }
+        | BrokerError::NoDeadLetters { .. }
+        | BrokerError::NoQueue { .. }
+        | BrokerError::Refused { .. } => false,
+    }
+}

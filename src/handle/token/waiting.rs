@@ -1,0 +1,151 @@
+//! Waiting for a refresh: one's own, one that is under way in this process, or another worker's.
+//!
+//! Whoever waits holds a message of the prefetch window, so they need a seat first (`refresh/bulkhead.rs`); and where
+//! the host cannot be asked now, they do not wait at all.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Attempt, Round, SHARED_FATE};
+use crate::decide::{Cause, clamp_warning, is_valid};
+use crate::handle::grant::Way;
+use crate::handle::refusal::{
+    Refusal, crowded, deadline_exceeded, flight_failed, left_alone, refresh_timeout,
+};
+use crate::message::{ErrorBody, Warning};
+use crate::refresh::{Boarding, Crowded, FailedFlight, Landing, Order, Role, Waited};
+use crate::store::{Entry, FailureKind};
+use crate::telemetry;
+
+impl Attempt<'_> {
+    pub(super) async fn refresh(&mut self, entry: Entry, cause: Cause) -> Result<Round, Refusal> {
+        let may_ask = self.handler.refresher.look(&self.provider);
+        let seated = may_ask.map_err(|no_entry| left_alone(no_entry, &self.provider));
+        if let Err(error) = seated.and_then(|()| self.take_seat()) {
+            return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
+        }
+        let mut boarding = self.handler.refresher.refresh(Order {
+            user_id: self.ask.user_id.to_owned(),
+            entry: entry.clone(),
+            provider: Arc::clone(&self.provider),
+            cause,
+            until: self.demand.until(),
+            deadline: self.ask.time.give_up_at,
+        });
+        let role = boarding.role;
+        let until = match role {
+            Role::Started => self.ask.time.give_up_at,
+            Role::Joined => self.patience_until(),
+        };
+        match self.wait(&mut boarding, until).await {
+            Waited::Landed(Landing::Refreshed(entry)) if role == Role::Started => {
+                let warnings =
+                    clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+                self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
+            }
+            Waited::Landed(Landing::Failed(flight))
+                if role == Role::Started || self.shares_fate(cause, &flight) =>
+            {
+                let error = flight_failed(&flight);
+                self.go_without_refresh(&entry, cause, flight.certain, error).await
+            }
+            Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Landed(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) | Waited::Crowded => {
+                Ok(Round::Again)
+            }
+            Waited::TimedOut => self.last_look().await,
+        }
+    }
+
+    /// There will be no refresh. The token is still good for an opportunistic one, where it is certain that the
+    /// provider did not act.
+    pub(super) async fn go_without_refresh(
+        &self,
+        entry: &Entry,
+        cause: Cause,
+        certain: bool,
+        error: ErrorBody,
+    ) -> Result<Round, Refusal> {
+        match cause {
+            Cause::Opportunistic if certain || !self.provider.kills_old_token => {
+                let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
+                let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
+                self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
+            }
+            Cause::Opportunistic | Cause::Required => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {
+        self.take_seat()?;
+        let mut watch = self.handler.refresher.watch(entry);
+        let until = self.patience_until();
+        match self.wait(&mut watch, until).await {
+            Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Landed(Landing::Failed(flight)) => {
+                self.failed = Some(flight);
+                Ok(Round::Again)
+            }
+            Waited::Landed(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => {
+                Ok(Round::Again)
+            }
+            Waited::Crowded => Ok(Round::Again),
+            Waited::Landed(_) | Waited::TimedOut => self.last_look().await,
+        }
+    }
+
+    /// A seat among those who wait for this host, kept until the request is answered.
+    fn take_seat(&mut self) -> Result<(), ErrorBody> {
+        if self.seat.is_some() {
+            return Ok(());
+        }
+        let Self { handler, ask, provider, .. } = self;
+        let seat = handler.refresher.seat(&provider.host, ask.kind).map_err(|Crowded| {
+            telemetry::crowded_out(&provider.host, ask.kind);
+            crowded(provider)
+        })?;
+        self.seat = Some(seat);
+        Ok(())
+    }
+
+    /// Waits in the seat. One that is needed for others is given up: the next round tells what that means.
+    async fn wait(&mut self, boarding: &mut Boarding, until: Instant) -> Waited {
+        let Some(mut seat) = self.seat.take() else { return Waited::Crowded };
+        let waited = seat.wait(boarding, until).await;
+        match waited {
+            Waited::Crowded => {}
+            Waited::Landed(_) | Waited::TimedOut => self.seat = Some(seat),
+        }
+        waited
+    }
+
+    /// The wait is over: hand the token out if nobody refreshes it any more and it is valid by now.
+    async fn last_look(&self) -> Result<Round, Refusal> {
+        let entry = self.load().await?;
+        let now = self.handler.clock.now();
+        if !entry.has_live_lease(now) && is_valid(&entry.state, now, &self.demand) {
+            let warnings = clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+            if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
+                return Ok(Round::Granted(grant));
+            }
+        }
+        Err(if self.ask.time.is_over() { deadline_exceeded() } else { refresh_timeout(&self.provider) }
+            .into())
+    }
+
+    fn patience_until(&mut self) -> Instant {
+        let wait = self.handler.refresher.options().wait;
+        *self.patience_until.get_or_insert_with(|| (Instant::now() + wait).min(self.ask.time.give_up_at))
+    }
+
+    pub(super) fn shares_fate(&self, cause: Cause, flight: &FailedFlight) -> bool {
+        match cause {
+            Cause::Opportunistic => true,
+            Cause::Required => match flight.kind {
+                FailureKind::Refused | FailureKind::Interrupted | FailureKind::Misconfigured => true,
+                FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FATE,
+            },
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What follows from how a flight ended: who is told, and whether a refusal is the user's fault at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::flight::Crew;
+use super::{FailedFlight, Landing, NoEntry, Order};
+use crate::decide::Cause;
+use crate::message::{ErrorReason, Event, RefreshCause};
+use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
+use crate::telemetry;
+
+/// When every worker knows the settings that `provider apply` has just written.
+const SETTINGS_KNOWN_AFTER: Duration = Duration::from_secs(1);
+
+impl Crew {
+    /// A new pair is stored.
+    pub(super) async fn after_success(&self, order: &Order, entry: &Entry) {
+        let host = &order.provider.host;
+        self.events.emit(Event::TokenRefreshed {
+            host: host.clone(),
+            user_id: order.user_id.clone(),
+            at: entry.updated_at,
+            generation: entry.generation,
+            cause: match order.cause {
+                Cause::Opportunistic => RefreshCause::Opportunistic,
+                Cause::Required => RefreshCause::Required,
+            },
+            expires_at: entry.state.expires_at,
+        });
+        match end_refusing(&self.store, order).await {
+            Ok(Guarded::Done) => {
+                self.events.emit(Event::ProviderRecovered { host: host.clone(), at: self.clock.now() });
+            }
+            // Another worker's probe, or an operator, was first; or the host refuses nobody.
+            Ok(Guarded::Moved) => {}
+            // The next probe tries it again.
+            Err(error) => telemetry::store_failed(&error),
+        }
+    }
+
+    /// A failure is recorded. Where it is the fault of the provider after all, the flight failed for that.
+    pub(super) async fn after_failure(
+        &self,
+        order: &Order,
+        failure: &Failure,
+        flight: FailedFlight,
+    ) -> Landing {
+        let reason = match failure.kind {
+            FailureKind::Refused => ErrorReason::RefreshTokenRefused,
+            FailureKind::Interrupted => ErrorReason::RefreshInterrupted,
+            FailureKind::Misconfigured | FailureKind::Unavailable => {
+                return Landing::Failed(Arc::new(flight));
+            }
+        };
+        let host = &order.provider.host;
+        let flight = match self.judge(order, failure).await {
+            Judgement::Users => {
+                self.events.emit(Event::ReauthorizationRequired {
+                    host: host.clone(),
+                    user_id: order.user_id.clone(),
+                    at: failure.at,
+                    generation: order.entry.generation,
+                    reason,
+                });
+                flight
+            }
+            Judgement::Providers { since, first } => {
+                telemetry::refusal_forgiven(host);
+                if first {
+                    self.events.emit(Event::ProviderMisconfigured {
+                        host: host.clone(),
+                        at: failure.at,
+                        since,
+                        reason: failure.message.clone(),
+                    });
+                }
+                NoEntry::Refusing { since }.failed(order)
+            }
+            Judgement::Outdated => {
+                telemetry::refusal_forgiven(host);
+                FailedFlight {
+                    kind: FailureKind::Unavailable,
+                    message: format!("the settings of {host} were changed while it was asked"),
+                    retry_after: Some(SETTINGS_KNOWN_AFTER),
+                    ..flight
+                }
+            }
+        };
+        Landing::Failed(Arc::new(flight))
+    }
+
+    async fn judge(&self, order: &Order, failure: &Failure) -> Judgement {
+        let judged = self.store.judge_refusal(&order.entry, &order.provider, failure).await;
+        judged.unwrap_or_else(|error| {
+            telemetry::refusal_not_judged(&order.provider.host, &error);
+            Judgement::Users
+        })
+    }
+}
+
+/// The host gave somebody a new pair, so it does not refuse everybody.
+async fn end_refusing(store: &Store, order: &Order) -> Result<Guarded, StoreError> {
+    match order.provider.refusing_since {
+        Some(since) => store.end_refusing(order.provider.id, since).await,
+        None => Ok(Guarded::Moved),
+    }
+}

@@ -1,0 +1,229 @@
+//! Whether a refused refresh token is its user's fault, or the host refuses everybody.
+//!
+//! A changed client secret or a missing redirect URI makes some hosts answer `invalid_grant` to everybody. So when
+//! [`EVERYBODY`] users are refused and nobody is served in between, over all workers, it is the provider that is set
+//! up wrong: `auth_provider.refusing_since` says since when, and what was held against these users is forgotten.
+
+use sea_orm::sea_query::{Expr, Query, SelectStatement};
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, RelationTrait,
+    Select,
+};
+use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry, Relation};
+use tokenkeeper_entity::{auth_provider, identity};
+
+use super::entry::{Entry, Failure, FailureKind};
+use super::{Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::provider::Provider;
+
+/// So many users that are refused in a row stand for everybody.
+const EVERYBODY: u64 = 5;
+
+/// Whose fault a refusal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// The user's: it stays.
+    Users,
+    /// The provider's, which refuses everybody: it is forgotten.
+    Providers {
+        /// Since when it does.
+        since: Timestamp,
+        /// Whether this refusal was the one that showed it.
+        first: bool,
+    },
+    /// Nobody's: the provider was applied anew since it was asked. It is forgotten.
+    Outdated,
+}
+
+impl Store {
+    /// Judges a refusal that was recorded just now. To be called after it was, so that of two workers who record
+    /// the fourth and the fifth at once at least one sees both.
+    pub async fn judge_refusal(
+        &self,
+        entry: &Entry,
+        provider: &Provider,
+        failure: &Failure,
+    ) -> Result<Judgement, StoreError> {
+        loop {
+            let row = auth_provider::Entity::find_by_id(provider.id)
+                .one(&self.db)
+                .await
+                .map_err(StoreError::database("look at a provider again"))?;
+            let Some(row) = row else { return Ok(Judgement::Users) };
+            if row.updated_at != provider.updated_at.as_millis() {
+                self.forget_refusal(entry, failure).await?;
+                return Ok(Judgement::Outdated);
+            }
+            if let Some(since) = row.refusing_since.map(Timestamp::from_millis) {
+                self.forget_refusal(entry, failure).await?;
+                return Ok(Judgement::Providers { since, first: false });
+            }
+            if failure.kind != FailureKind::Refused {
+                return Ok(Judgement::Users);
+            }
+            let Some(since) = self.refusing_since(provider.id).await? else { return Ok(Judgement::Users) };
+            if self.begin_refusing(&row, since).await? == Guarded::Done {
+                // Also what other workers have recorded meanwhile: what they record from here on they forget
+                // themselves, because they look at the provider afterwards.
+                self.forget_refusals(provider.id, since).await?;
+                self.forget_refusal(entry, failure).await?;
+                return Ok(Judgement::Providers { since, first: true });
+            }
+        }
+    }
+
+    /// A host that refused everybody gave somebody a new pair. `Moved` where that was known already.
+    pub async fn end_refusing(&self, provider_id: i64, since: Timestamp) -> Result<Guarded, StoreError> {
+        // Again, for the worker that found it out and died before it had forgotten all of them.
+        self.forget_refusals(provider_id, since).await?;
+        let updated = auth_provider::Entity::update_many()
+            .col_expr(auth_provider::Column::RefusingSince, Expr::value(None::<i64>))
+            .filter(auth_provider::Column::Id.eq(provider_id))
+            .filter(auth_provider::Column::RefusingSince.eq(since.as_millis()))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("note that a provider refuses nobody any more"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Forgets the failures at a provider that was changed, so that its tokens are tried again.
+    pub(super) async fn forget_failures(&self, provider_id: i64) -> Result<(), StoreError> {
+        self.forget(of_provider(provider_id).add(Column::FailureCode.is_not_null())).await
+    }
+
+    async fn begin_refusing(
+        &self,
+        provider: &auth_provider::Model,
+        since: Timestamp,
+    ) -> Result<Guarded, StoreError> {
+        let updated = auth_provider::Entity::update_many()
+            .col_expr(auth_provider::Column::RefusingSince, Expr::value(since.as_millis()))
+            .filter(auth_provider::Column::Id.eq(provider.id))
+            .filter(auth_provider::Column::RefusingSince.is_null())
+            .filter(auth_provider::Column::UpdatedAt.eq(provider.updated_at))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("note that a provider refuses everybody"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Since when a provider refuses everybody; none where it does not.
+    async fn refusing_since(&self, provider_id: i64) -> Result<Option<Timestamp>, StoreError> {
+        let failed = StoreError::database;
+        let latest: Vec<i64> = entries_of(provider_id)
+            .column(Column::FailedAt)
+            .filter(is_refused())
+            .order_by_desc(Column::FailedAt)
+            .limit(EVERYBODY)
+            .into_tuple()
+            .all(&self.db)
+            .await
+            .map_err(failed("look for refused refresh tokens"))?;
+        let Some(oldest) = latest.last().filter(|_| latest.len() as u64 == EVERYBODY) else {
+            return Ok(None);
+        };
+        let served: Option<i64> = entries_of(provider_id)
+            .column(Column::Id)
+            .filter(is_refreshed())
+            .filter(Column::UpdatedAt.gt(*oldest))
+            .limit(1)
+            .into_tuple()
+            .one(&self.db)
+            .await
+            .map_err(failed("look for refreshed tokens"))?;
+        if served.is_some() {
+            return Ok(None);
+        }
+        // There may be more than these: refusals that nobody could judge, the database being away.
+        let last_served: Option<Option<i64>> = entries_of(provider_id)
+            .column_as(Column::UpdatedAt.max(), "last_served")
+            .filter(is_refreshed())
+            .into_tuple()
+            .one(&self.db)
+            .await
+            .map_err(failed("look for the last refreshed token"))?;
+        let first: Option<i64> = entries_of(provider_id)
+            .column(Column::FailedAt)
+            .filter(is_refused())
+            .filter(Column::FailedAt.gt(last_served.flatten().unwrap_or(i64::MIN)))
+            .order_by_asc(Column::FailedAt)
+            .limit(1)
+            .into_tuple()
+            .one(&self.db)
+            .await
+            .map_err(failed("look for the first refused refresh token"))?;
+        Ok(Some(Timestamp::from_millis(first.unwrap_or(*oldest).min(*oldest))))
+    }
+
+    /// Forgets this refusal, where it is still the entry's.
+    async fn forget_refusal(&self, entry: &Entry, failure: &Failure) -> Result<(), StoreError> {
+        let this = entry
+            .is_unmoved()
+            .add(Column::FailureCode.eq(failure.kind.name()))
+            .add(Column::FailureFingerprint.eq(failure.fingerprint.as_str()));
+        self.forget(this).await
+    }
+
+    /// Forgets every refusal at a provider since then.
+    async fn forget_refusals(&self, provider_id: i64, since: Timestamp) -> Result<(), StoreError> {
+        let condemned = Condition::any().add(is_refused()).add(is_interrupted());
+        self.forget(of_provider(provider_id).add(condemned).add(Column::FailedAt.gte(since.as_millis())))
+            .await
+    }
+
+    async fn forget(&self, which: Condition) -> Result<(), StoreError> {
+        // What is left of a refresh that was interrupted is the doubt whether it took effect. First in the statement,
+        // because MariaDB and MySQL set one column after the other.
+        TokenEntry::update_many()
+            .col_expr(Column::AttemptFingerprint, Expr::col(Column::FailureFingerprint))
+            .col_expr(Column::FailureCode, Expr::value(None::<String>))
+            .col_expr(Column::FailureMessage, Expr::value(None::<String>))
+            .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
+            .col_expr(Column::FailedAt, Expr::value(None::<i64>))
+            .filter(which.clone().add(is_interrupted()))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("forget interrupted refreshes"))?;
+        TokenEntry::update_many()
+            .col_expr(Column::FailureCode, Expr::value(None::<String>))
+            .col_expr(Column::FailureMessage, Expr::value(None::<String>))
+            .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
+            .col_expr(Column::FailedAt, Expr::value(None::<i64>))
+            .filter(which)
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("forget failed refreshes"))?;
+        Ok(())
+    }
+}
+
+fn is_refused() -> Condition {
+    Condition::all().add(Column::FailureCode.eq(FailureKind::Refused.name()))
+}
+
+fn is_interrupted() -> Condition {
+    Condition::all().add(Column::FailureCode.eq(FailureKind::Interrupted.name()))
+}
+
+/// The pair came from a refresh.
+fn is_refreshed() -> Condition {
+    Condition::all().add(Column::RefreshedAt.is_not_null())
+}
+
+fn entries_of(provider_id: i64) -> Select<TokenEntry> {
+    TokenEntry::find()
+        .select_only()
+        .join(JoinType::InnerJoin, Relation::Identity.def())
+        .filter(identity::Column::ProviderId.eq(provider_id))
+}
+
+/// The entries of a provider, in an UPDATE, which not every database lets join.
+fn of_provider(provider_id: i64) -> Condition {
+    let identities: SelectStatement = Query::select()
+        .column(identity::Column::Id)
+        .from(identity::Entity)
+        .and_where(identity::Column::ProviderId.eq(provider_id))
+        .to_owned();
+    Condition::all().add(Column::IdentityId.in_subquery(identities))
+}

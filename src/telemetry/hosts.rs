@@ -1,0 +1,80 @@
+//! What happens to whole hosts: their circuits, those that refuse everybody, messages that may not wait for them.
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use crate::clock::Timestamp;
+use crate::message::MessageKind;
+use crate::refresh::Phase;
+use crate::store::StoreError;
+
+const CIRCUIT: &str = "tokenkeeper_circuit_state";
+const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";
+const REFUSING: &str = "tokenkeeper_provider_refusing";
+const CROWDED: &str = "tokenkeeper_bulkhead_refusals_total";
+
+/// A host is called for the first time.
+pub fn circuit_known(host: &str) {
+    gauge!(CIRCUIT, "host" => host.to_owned()).set(level(Phase::Closed));
+    gauge!(REFUSING, "host" => host.to_owned()).set(0.0);
+    for phase in Phase::ALL {
+        counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => phase.name()).absolute(0);
+    }
+}
+
+/// The circuit of a host opened, closed, or lets a probe through.
+pub fn circuit_changed(host: &str, before: Phase, after: Phase) {
+    gauge!(CIRCUIT, "host" => host.to_owned()).set(level(after));
+    counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => after.name()).increment(1);
+    let (from, to) = (before.name(), after.name());
+    match after {
+        Phase::Open => tracing::warn!(host, from, to, "the circuit of this host opens: it is left alone"),
+        Phase::HalfOpen => tracing::info!(host, from, to, "the circuit of this host lets a probe through"),
+        Phase::Closed => tracing::info!(host, from, to, "the circuit of this host is closed again"),
+    }
+}
+
+/// The database says that a host refuses everybody, or that it does not any more.
+pub fn host_refusing(host: &str, since: Option<Timestamp>) {
+    gauge!(REFUSING, "host" => host.to_owned()).set(if since.is_some() { 1.0 } else { 0.0 });
+    if let Some(since) = since {
+        tracing::error!(
+            host,
+            %since,
+            "this host refuses everybody's refresh token: correct its settings with `tokenkeeper provider apply`"
+        );
+    } else {
+        tracing::info!(host, "this host is believed not to refuse everybody any more");
+    }
+}
+
+/// A refusal was found to be no fault of its user, and is forgotten.
+pub fn refusal_forgiven(host: &str) {
+    tracing::info!(host, "a refused refresh token is not held against its user");
+}
+
+/// Whether a refusal is the user's or the provider's fault could not be found out: it stays the user's.
+pub fn refusal_not_judged(host: &str, error: &StoreError) {
+    tracing::error!(host, %error, "cannot find out whether this host refuses everybody");
+}
+
+/// A message may not wait for a host, because too many do already.
+pub fn crowded_out(host: &str, kind: MessageKind) {
+    counter!(CROWDED, "host" => host.to_owned(), "type" => kind.routing_key()).increment(1);
+    tracing::info!(host, "too many messages wait for this host already");
+}
+
+/// Describes these metrics.
+pub(super) fn describe() {
+    describe_gauge!(CIRCUIT, "State of a host's circuit: 0 closed, 1 half open, 2 open.");
+    describe_counter!(CIRCUIT_CHANGES, "Changes of a host's circuit, by the state it came to.");
+    describe_gauge!(REFUSING, "1 while a host refuses everybody's refresh token.");
+    describe_counter!(CROWDED, "Messages that might not wait for a host, because too many did.");
+}
+
+const fn level(phase: Phase) -> f64 {
+    match phase {
+        Phase::Closed => 0.0,
+        Phase::HalfOpen => 1.0,
+        Phase::Open => 2.0,
+    }
+}

@@ -1,0 +1,173 @@
+//! The circuit breaker: a host that fails is left alone, its valid tokens are served, and a probe finds it back.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::harness::reply::{error_message, token};
+use crate::harness::{Dialect, Fault, Kind, PATIENCE, WorkerProcess, World, eventually};
+
+/// A world in which circuits open for a second, with a worker and three users whose tokens have expired.
+async fn world_and_worker(dialect: Dialect) -> (World, WorkerProcess) {
+    let mut world = World::new(Kind::Sqlite, dialect).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 1);
+    let worker = world.spawn_worker().await;
+    for user in ["alice", "bob", "carol"] {
+        world.user_with_expired_token(user).await;
+    }
+    (world, worker)
+}
+
+/// 0 closed, 1 half open, 2 open.
+async fn state(worker: &WorkerProcess, world: &World) -> usize {
+    worker.count(&format!(r#"tokenkeeper_circuit_state{{host="{}"}}"#, world.scm.host())).await
+}
+
+async fn changes(worker: &WorkerProcess, world: &World, to: &str) -> usize {
+    let series = format!(r#"tokenkeeper_circuit_transitions_total{{host="{}",to="{to}"}}"#, world.scm.host());
+    worker.count(&series).await
+}
+
+/// Where a request is told to come back later.
+fn retry_after(reply: &Value) -> u64 {
+    error_message(reply, "provider_unavailable");
+    reply["error"]["retry_after_secs"].as_u64().unwrap_or_else(|| panic!("no retry_after_secs: {reply}"))
+}
+
+async fn wait_until_served(world: &World, user: &str) {
+    eventually(&format!("{user} to be served"), PATIENCE, async || {
+        (world.request(user).await["status"] == "ok").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_fails_five_times_in_a_row_is_left_alone_until_a_probe_finds_it_back() {
+    let (mut world, worker) = world_and_worker(Dialect::BitbucketServer).await;
+    world.set("refresh.circuit_open_secs", 1);
+    world.scm.fail_always(Fault::Status(500));
+    let asked = Instant::now();
+
+    let told = retry_after(&world.request("alice").await);
+
+    assert_eq!(told, 1);
+    assert_eq!(world.scm.refresh_requests("alice"), 5, "the retries under way stop with the fifth failure");
+    assert!(asked.elapsed() < Duration::from_secs(10), "long before its own time is over");
+    assert_eq!((state(&worker, &world).await, changes(&worker, &world, "open").await), (2, 1));
+    world.scm.heal();
+    wait_until_served(&world, "bob").await;
+    assert_eq!(state(&worker, &world).await, 0);
+    assert_eq!(changes(&worker, &world, "closed").await, 1);
+    assert_eq!(world.scm.refresh_requests("bob"), 1);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_is_open_nobody_is_leased_or_called_and_valid_tokens_are_served() {
+    let mut world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 60);
+    let worker = world.spawn_worker().await;
+    world.user_with_expired_token("alice").await;
+    world.user_with_expired_token("bob").await;
+    let pair = world.user_with_token("carol").await;
+    world.scm.fail_always(Fault::Status(500));
+    retry_after(&world.request("alice").await);
+    world.scm.heal();
+
+    let asked = Instant::now();
+    let told = retry_after(&world.request("bob").await);
+    let served = world.request("carol").await;
+
+    assert!((1..=60).contains(&told), "{told}");
+    assert!(asked.elapsed() < Duration::from_secs(5), "at once, not in {:?}", asked.elapsed());
+    assert_eq!(token(&served)["value"], pair.access_token.as_str());
+    assert_eq!((&served["refresh"], &served["warnings"]), (&json!("none"), &json!(["refresh_failed"])));
+    assert_eq!((world.scm.refresh_requests("bob"), world.scm.refresh_requests("carol")), (0, 0));
+    for user in ["bob", "carol"] {
+        let entry = world.entry(user).await;
+        assert_eq!((entry.lease, entry.failure, entry.attempt), (None, None, None), "{user}");
+    }
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_probe_at_a_time_asks_whether_it_is_back() {
+    let (world, worker) = world_and_worker(Dialect::GitHub).await;
+    world.scm.fail_always(Fault::Status(500));
+    retry_after(&world.request("alice").await);
+    world.scm.heal();
+    let gate = world.scm.hold_refreshes();
+
+    // Whoever comes first after the second is over is the probe.
+    let mut pending = Vec::new();
+    eventually("a probe", PATIENCE, async || {
+        pending.extend(join_all(["bob", "carol"].map(|user| world.send(user))).await);
+        (state(&worker, &world).await == 1).then_some(())
+    })
+    .await;
+    gate.wait_for_parked(1).await;
+    let others: Vec<&str> =
+        ["alice", "bob", "carol"].into_iter().filter(|user| world.scm.max_overlap(user) == 0).collect();
+    for user in others {
+        let reply = world.request(user).await;
+        assert_eq!(retry_after(&reply), 1, "while the probe is under way");
+    }
+    assert_eq!(world.scm.max_overlap_total(), 1);
+    gate.release();
+
+    for user in ["alice", "bob", "carol"] {
+        wait_until_served(&world, user).await;
+    }
+    assert_eq!(state(&worker, &world).await, 0);
+    drop(pending);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_hangs_until_its_timeout_counts() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_failures", 2);
+    world.set("refresh.total_timeout_secs", 1).set("refresh.connect_timeout_secs", 1);
+    let worker = world.spawn_worker().await;
+    world.user_with_expired_token("alice").await;
+    world.user_with_expired_token("bob").await;
+    world.scm.fail_always(Fault::Hang);
+
+    retry_after(&world.request("alice").await);
+
+    assert_eq!(world.scm.refresh_requests("alice"), 2);
+    let asked = Instant::now();
+    retry_after(&world.request("bob").await);
+    assert!(asked.elapsed() < Duration::from_secs(1), "at once, not in {:?}", asked.elapsed());
+    assert_eq!(world.scm.refresh_requests("bob"), 0);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_after_that_is_longer_than_anybody_waits_is_kept_for_everybody() {
+    let (world, worker) = world_and_worker(Dialect::GitHub).await;
+    world.scm.fail_next(1, Fault::RetryAfter { status: 429, seconds: 120 });
+
+    assert_eq!(retry_after(&world.request("alice").await), 120);
+    let told = retry_after(&world.request("bob").await);
+
+    assert!((100..=120).contains(&told), "{told}");
+    assert_eq!((world.scm.refresh_requests("alice"), world.scm.refresh_requests("bob")), (1, 0));
+    assert_eq!(state(&worker, &world).await, 2);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_an_answer_and_opens_nothing() {
+    let (world, worker) = world_and_worker(Dialect::GitHub).await;
+    world.scm.fail_always(Fault::InvalidClient);
+    for _ in 0..3 {
+        for user in ["alice", "bob", "carol"] {
+            error_message(&world.request(user).await, "provider_misconfigured");
+        }
+    }
+    assert_eq!(state(&worker, &world).await, 0);
+    assert_eq!(world.scm.log().len(), 9);
+    worker.stop(&world).await;
+}

@@ -1,0 +1,211 @@
+//! A pair that the database does not take is never lost: stored later, parked with the broker, or kept in a file.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use lapin::types::AMQPValue;
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+use tokenkeeper_testkit::proxy::FaultProxy;
+use tokenkeeper_testkit::queues::BasicProperties;
+
+use crate::harness::logs::assert_holds_none_of;
+use crate::harness::reply::token;
+use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
+
+/// A world, and the proxies through which a worker reaches its database and its broker.
+struct Night {
+    world: World,
+    database: FaultProxy,
+    broker: FaultProxy,
+    spool: TempDir,
+    urls: [(&'static str, String); 2],
+}
+
+impl Night {
+    async fn falls() -> Self {
+        let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
+        let spool = tempfile::tempdir().unwrap();
+        world
+            .set("worker.spool_dir", spool.path().join("spool").display())
+            .set("database.acquire_timeout_secs", 1);
+        let settings = world.settings();
+        let (database_url, broker_url) =
+            (settings.database.url.expose_secret(), world.broker.url().to_owned());
+        let database = FaultProxy::start_for_url(database_url, 5432).await;
+        let broker = FaultProxy::start_for_url(&broker_url, 5672).await;
+        let urls = [("database.url", database_url.to_owned()), ("broker.url", broker_url.clone())];
+        world.set("database.url", database.url(database_url)).set("broker.url", broker.url(&broker_url));
+        Self { world, database, broker, spool, urls }
+    }
+
+    /// Workers that are started from here on do not go through the proxies.
+    fn passes(&mut self) {
+        for (key, url) in &self.urls {
+            self.world.set(key, url);
+        }
+    }
+
+    /// A worker that has a new pair for jdoe in its hands, and no database to put it in.
+    async fn worker_with_a_pair_in_its_hands(&self) -> WorkerProcess {
+        let worker = self.world.spawn_worker().await;
+        self.world.user_with_expired_token("jdoe").await;
+        let gate = self.world.scm.hold_refreshes();
+        let _request = self.world.send("jdoe").await;
+        gate.wait_for_parked(1).await;
+        self.database.refuse();
+        self.database.cut_all();
+        gate.release();
+        worker.wait_for_log("a refreshed pair is not stored yet", 1).await;
+        worker
+    }
+
+    async fn stop(&self, worker: WorkerProcess) {
+        worker.signal("TERM").await;
+        let status = worker.wait(&self.world).await;
+        assert!(status.success(), "{status}");
+    }
+
+    async fn parked_pairs(&self, count: u32) {
+        eventually(&format!("{count} parked pairs"), PATIENCE, async || {
+            (self.world.broker.queue_depth("parked-pairs").await == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Takes what is parked out of the queue: the bodies.
+    async fn parked_pairs_taken_out(&self) -> Vec<String> {
+        let channel = self.world.broker.channel().await;
+        let queue = self.world.broker.name("parked-pairs");
+        let mut bodies = Vec::new();
+        eventually("a parked pair", PATIENCE, async || {
+            let taken =
+                channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap();
+            bodies.extend(taken.map(|message| String::from_utf8(message.delivery.data).unwrap()));
+            (!bodies.is_empty()).then_some(())
+        })
+        .await;
+        bodies
+    }
+
+    /// Publishes to the queue of parked pairs, as whoever has access to the broker may.
+    async fn park(&self, body: &str) {
+        let (channel, queue) = (self.world.broker.channel().await, self.world.broker.name("parked-pairs"));
+        let options = BasicPublishOptions::default();
+        let published = channel.basic_publish(
+            "".into(),
+            queue.as_str().into(),
+            options,
+            body.as_bytes(),
+            BasicProperties::default(),
+        );
+        published.await.unwrap().await.unwrap();
+    }
+
+    fn spool_files(&self) -> Vec<PathBuf> {
+        let folder = self.spool.path().join("spool").read_dir();
+        folder.into_iter().flatten().map(|file| file.unwrap().path()).collect()
+    }
+
+    /// jdoe has the pair that the SCM issued last, and nobody asked it for another one.
+    async fn assert_nothing_is_lost(&self) {
+        let latest = self.world.scm.latest_pair("jdoe").unwrap().access_token;
+        assert_eq!(token(&self.world.request("jdoe").await)["value"], latest.as_str());
+        assert!(self.world.scm.is_alive(&latest));
+        assert_eq!(self.world.scm.refresh_requests("jdoe"), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_is_stored_when_the_database_is_back() {
+    let night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.database.accept();
+    night.assert_nothing_is_lost().await;
+    worker.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_must_stop_parks_its_pair_for_any_other_one_to_store() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.stop(worker).await;
+    night.parked_pairs(1).await;
+    assert!(night.spool_files().is_empty());
+
+    night.passes();
+    let other = night.world.spawn_worker().await;
+    other.wait_for_log("a parked pair is stored", 1).await;
+
+    night.assert_nothing_is_lost().await;
+    night.parked_pairs(0).await;
+    assert_eq!(other.count(r#"tokenkeeper_parked_pairs_total{step="stored"}"#).await, 1);
+    other.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_broker_the_pair_goes_to_a_file_that_the_next_worker_picks_up() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.broker.refuse();
+    night.broker.cut_all();
+    night.stop(worker).await;
+
+    let files = night.spool_files();
+    let [file] = files.as_slice() else { panic!("one file, not {files:?}") };
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "its owner's alone");
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_holds_none_of(&text, &night.world.secrets(), "the spool file");
+
+    night.passes();
+    let next = night.world.spawn_worker().await;
+    next.wait_for_log("a parked pair is stored", 1).await;
+
+    night.assert_nothing_is_lost().await;
+    eventually("the file to be gone", PATIENCE, async || night.spool_files().is_empty().then_some(())).await;
+    next.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_pair_gives_way_to_a_login_that_came_meanwhile() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.stop(worker).await;
+    night.parked_pairs(1).await;
+    let parked = night.parked_pairs_taken_out().await;
+    night.passes();
+    let other = night.world.spawn_worker().await;
+    let login = night.world.user_with_token("jdoe").await;
+
+    night.park(&parked[0]).await;
+    other.wait_for_log("a newer pair is there; the parked one is dropped", 1).await;
+
+    assert_eq!(token(&night.world.request("jdoe").await)["value"], login.access_token.as_str());
+    assert_eq!(other.count(r#"tokenkeeper_parked_pairs_total{step="superseded"}"#).await, 1);
+    other.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_pair_of_ours_goes_to_the_dead_letters() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.stop(worker).await;
+    let parked = night.parked_pairs_taken_out().await;
+    night.passes();
+    let other = night.world.spawn_worker().await;
+    // Bound to the generation that it follows: an old one cannot be passed off as a newer one.
+    let moved = parked[0].replace(r#""generation":1"#, r#""generation":2"#);
+    assert_ne!(moved, parked[0]);
+
+    for body in [moved.as_str(), "no JSON", r#"{"host":"h"}"#] {
+        night.park(body).await;
+    }
+
+    let letters = night.world.broker.wait_for_dead_letters(3).await;
+    for letter in &letters {
+        let reason = letter.headers.inner().get("x-tokenkeeper-reason");
+        assert_eq!(reason, Some(&AMQPValue::LongString("unreadable_parked_pair".into())));
+    }
+    other.stop(&night.world).await;
+}
