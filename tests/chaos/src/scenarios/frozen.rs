@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokenkeeper_testkit::{
     program::Worker,
+    proxy::FaultProxy,
     scm::{Dialect, ScmOptions, SimulatedScm, SpentRefreshToken},
     wait::eventually,
 };
@@ -12,7 +13,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Play, SETTLED_AFTER, newest::Newest};
 use crate::{
-    progress::Progress,
     report::Row,
     stage::{Host, Stage, User},
     standing::{Standing, Violence},
@@ -24,11 +24,7 @@ const USERS: usize = 5;
 const LEASE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const SETTINGS: [(&str, &str); 2] = [
-    ("TOKENKEEPER__REFRESH__LEASE_TTL_SECS", "3"),
-    // So that the frozen worker has its hands full, and the broker sends everything else to the other one.
-    ("TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUESTS", "5"),
-];
+const SETTINGS: [(&str, &str); 1] = [("TOKENKEEPER__REFRESH__LEASE_TTL_SECS", "3")];
 
 /// When the frozen worker goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,20 +50,26 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         .await;
         let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 8" }];
         let mut stage = Stage::open(servers, folder, name, hosts, &SETTINGS).await?;
+        let broker = servers.rabbitmq.url();
+        let wire = FaultProxy::start_for_url(&broker, 5672).await;
         let mut newest = Newest::default();
         let mut taken_over = 0;
         for round in 1..=rounds {
             let thaw = if round % 2 == 1 { Thaw::AfterTwiceTheLease } else { Thaw::AfterTheAnswers };
             progress.say(&format!("round {round} of {rounds}; the provider {words} the old refresh token"));
             let users = stage.log_in(USERS, false).await?;
-            let mut second = freeze(&mut stage, &users, thaw, progress).await?;
+            // The one that is frozen reaches the broker over a wire that can be cut.
+            stage.set("AMQP_URL", wire.url(&broker));
+            let first = stage.start_worker().await?;
+            stage.set("AMQP_URL", broker.as_str());
+            let mut second = freeze(&mut stage, first, &wire, &users, thaw).await?;
             newest.look(&stage, &users).await;
             second.stop().await?;
             let scm = &stage.scms[0];
             taken_over += users.iter().filter(|user| scm.refresh_requests(&user.name) > 1).count();
         }
-        stage.upstream.settle(SETTLED_AFTER).await;
         let mut last = stage.start_worker().await?;
+        stage.upstream.settle(SETTLED_AFTER).await;
         let findings = Findings::of(&stage).await?;
         let users = stage.users.clone();
         let standing = Standing::look(&stage, &users, &Violence::default()).await;
@@ -84,8 +86,13 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
 }
 
 /// One freeze. Gives back the worker that took over.
-async fn freeze(stage: &mut Stage, users: &[User], thaw: Thaw, progress: &Progress) -> Result<Worker> {
-    let mut first = stage.start_worker().await?;
+async fn freeze(
+    stage: &mut Stage,
+    mut first: Worker,
+    wire: &FaultProxy,
+    users: &[User],
+    thaw: Thaw,
+) -> Result<Worker> {
     let gate = stage.scms[0].hold_refreshes();
     for user in users {
         stage.upstream.send(stage.ask(user, 60));
@@ -93,6 +100,9 @@ async fn freeze(stage: &mut Stage, users: &[User], thaw: Thaw, progress: &Progre
     gate.wait_for_parked(users.len()).await;
     first.signal("STOP").await?;
     let frozen = Instant::now();
+    // As the broker does with a peer that is silent: it gives what that one had in hand to the other worker.
+    wire.refuse();
+    wire.cut_all();
     // The provider acts, and answers to somebody who does not listen.
     gate.release();
     let second = stage.start_worker().await?;
@@ -108,7 +118,7 @@ async fn freeze(stage: &mut Stage, users: &[User], thaw: Thaw, progress: &Progre
         }
     }
     sleep_until(frozen + 2 * LEASE).await;
-    progress.say(&format!("thawed after {} s", frozen.elapsed().as_secs()));
+    wire.accept();
     first.signal("CONT").await?;
     // It ends when what it has in hand is done.
     first.stop().await?;
