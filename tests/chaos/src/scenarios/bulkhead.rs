@@ -42,7 +42,7 @@ struct Service {
 pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let Play { options, servers, folder, progress } = play;
     let half = Load::new(options).at(options.rate() / 2);
-    let count = half.rate as usize * options.scaled(40, 12);
+    let count = half.rate as usize * options.scaled(40, 8);
     let mut services = Vec::new();
     let mut rows = Vec::new();
     for (name, beside, words) in RUNS {

@@ -19,7 +19,7 @@ use crate::{
 
 const WORKERS: usize = 2;
 const USERS: usize = 150;
-const AROUND: Duration = Duration::from_secs(4);
+const AROUND: Duration = Duration::from_secs(3);
 const RECOVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
