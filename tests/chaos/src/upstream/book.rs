@@ -180,6 +180,11 @@ impl Book {
         Counts { sent: record.requests.len(), answered: record.answered }
     }
 
+    pub(super) fn unanswered(&self) -> usize {
+        let Counts { sent, answered } = self.counts();
+        sent - answered
+    }
+
     /// One request as it is now.
     pub(crate) fn request(&self, id: RequestId) -> Sent {
         self.record().requests[id.0].clone()
@@ -195,8 +200,7 @@ impl Book {
     }
 
     pub(super) fn all_answered(&self) -> bool {
-        let Counts { sent, answered } = self.counts();
-        sent == answered
+        self.unanswered() == 0
     }
 
     pub(super) fn changes(&self) -> Changes {
