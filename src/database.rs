@@ -14,7 +14,7 @@ pub use self::availability::Availability;
 use crate::settings;
 
 /// Connections that are kept for leases and refreshed pairs alone.
-const URGENT_CONNECTIONS: u32 = 2;
+const URGENT_CONNECTIONS: u32 = 4;
 
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);

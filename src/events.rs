@@ -37,17 +37,14 @@ impl Events {
 }
 
 impl Outbox {
-    /// Publishes what is handed in, until `drain` fires; then what is left, as long as the publisher takes it.
+    /// Publishes what is handed in, until `drain` fires and nothing is left, or the publisher takes no more.
     pub async fn publish(mut self, publisher: Publisher, drain: CancellationToken) {
         loop {
             let event = tokio::select! {
+                // First what is there.
                 biased;
                 event = self.0.recv() => event,
-                () = drain.cancelled() => {
-                    // Nothing new is taken in; what is there is still given out.
-                    self.0.close();
-                    self.0.recv().await
-                }
+                () = drain.cancelled() => None,
             };
             let Some(event) = event else { return };
             match publisher.event(&event).await {

@@ -7,6 +7,7 @@
 mod entry;
 mod lease;
 mod listing;
+mod login;
 mod pair;
 mod parked;
 mod provider;
@@ -23,7 +24,8 @@ use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
-pub use self::pair::{AccountNames, NewPair, PairSource};
+pub use self::login::AccountNames;
+pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
@@ -201,7 +203,7 @@ impl Store {
             .add(token_entry::Column::ReservedUntil.lt(until.as_millis()));
         let updated = token_entry::Entity::update_many()
             .col_expr(token_entry::Column::ReservedUntil, Expr::value(until.as_millis()))
-            .filter(entry.is_unmoved())
+            .filter(entry.is_as_decided_on())
             .filter(lease::none_live(now))
             .filter(grows)
             .exec(&self.db)

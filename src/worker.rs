@@ -87,15 +87,7 @@ impl Worker {
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let (messages, flights, services) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-        let clock: Arc<dyn Clock> = match time {
-            TimeSource::Given(clock) => clock,
-            TimeSource::Database { own } => {
-                let clock = Arc::new(DatabaseClock::new(own));
-                clock_sync::set(&clock, &store, settings.database.max_clock_offset).await?;
-                services.spawn(until(stop.hard.clone(), clock_sync::keep(Arc::clone(&clock), store.clone())));
-                clock
-            }
-        };
+        let clock = time.open(&settings, &store, &services, &stop).await?;
         let (database, look_at_database) = Availability::watch(store.clone());
         services.spawn(until(stop.hard.clone(), look_at_database));
 
@@ -152,13 +144,8 @@ impl Worker {
         }));
 
         let health = Arc::new(Health::new(database.clone(), publisher.clone()));
-        let listener = TcpListener::bind(settings.admin.listen)
-            .await
-            .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.admin.listen))?;
-        let address = listener.local_addr()?;
-        health.set_address(address);
+        let listener = listen(&settings, &health).await?;
         services.spawn(admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone()));
-        tracing::info!(%address, "admin endpoint is up");
 
         let restorer = Arc::new(Restorer {
             store,
@@ -235,6 +222,38 @@ impl Worker {
         self.services.wait().await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Opens the port of the admin endpoint.
+async fn listen(settings: &Settings, health: &Health) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(settings.admin.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.admin.listen))?;
+    let address = listener.local_addr()?;
+    health.set_address(address);
+    tracing::info!(%address, "admin endpoint is up");
+    Ok(listener)
+}
+
+impl TimeSource {
+    /// The clock that is told by it, kept right for as long as the worker runs.
+    async fn open(
+        self,
+        settings: &Settings,
+        store: &Store,
+        services: &TaskTracker,
+        stop: &Stop,
+    ) -> anyhow::Result<Arc<dyn Clock>> {
+        match self {
+            Self::Given(clock) => Ok(clock),
+            Self::Database { own } => {
+                let clock = Arc::new(DatabaseClock::new(own));
+                clock_sync::set(&clock, store, settings.database.max_clock_offset).await?;
+                services.spawn(until(stop.hard.clone(), clock_sync::keep(Arc::clone(&clock), store.clone())));
+                Ok(clock)
+            }
+        }
     }
 }
 

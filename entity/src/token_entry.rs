@@ -53,8 +53,6 @@ pub struct Model {
     /// Fingerprint of the access token that a login flow stored last: tells a `token.store` that is delivered
     /// twice from a new one.
     pub login_fingerprint: Option<String>,
-    /// Fingerprint of the refresh token that this pair was obtained with; none: by a login.
-    pub refreshed_from: Option<String>,
     /// When the provider was asked for this pair, in ms since the epoch; none: it came from a login.
     pub refreshed_at: Option<i64>,
     /// When the first pair was stored, in ms since the epoch.

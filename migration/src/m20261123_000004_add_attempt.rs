@@ -1,4 +1,4 @@
-//! `token_entry`: which refresh is under way, and where the stored pair comes from.
+//! `token_entry`: which refresh is under way, and when the stored pair was asked for.
 
 use sea_orm_migration::prelude::*;
 
@@ -15,7 +15,6 @@ impl MigrationTrait for Migration {
         let exact = ExactText::of(manager).await?;
         let columns = [
             ("attempt_fingerprint", exact.column("attempt_fingerprint", 64)),
-            ("refreshed_from", exact.column("refreshed_from", 64)),
             ("refreshed_at", millis("refreshed_at")),
         ];
         for (name, column) in columns {
@@ -28,7 +27,7 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for name in ["refreshed_at", "refreshed_from", "attempt_fingerprint"] {
+        for name in ["refreshed_at", "attempt_fingerprint"] {
             if manager.has_column(TABLE, name).await? {
                 manager.alter_table(Table::alter().table(TABLE).drop_column(name).to_owned()).await?;
             }

@@ -178,10 +178,11 @@ impl Attempt<'_> {
             Decision::Refresh(cause) => match (condemned, &self.failed) {
                 (Some(failure), _) => {
                     let error = refused_before(failure, &self.provider);
-                    self.go_without_refresh(&entry, cause, true, error).await
+                    self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await
                 }
                 (None, Some(flight)) if self.shares_fate(cause, flight) => {
-                    self.go_without_refresh(&entry, cause, flight.certain, flight_failed(flight)).await
+                    let certain = flight.certain && !entry.is_in_doubt();
+                    self.go_without_refresh(&entry, cause, certain, flight_failed(flight)).await
                 }
                 (None, _) => self.refresh(entry, cause).await,
             },

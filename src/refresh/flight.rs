@@ -19,7 +19,7 @@ use crate::parking::Parking;
 use crate::provider::Provider;
 use crate::retry::{Backoff, RetryEnd, Verdict, retry};
 use crate::secret::{SecretString, fingerprint};
-use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, Origin, PairSource, Store};
+use crate::store::{Entry, Failure, FailureKind, Guarded, NewPair, PairSource, Store};
 use crate::telemetry::{self, Statement};
 
 /// How often a lease of another worker is looked at: soon at first, since most refreshes are quick.
@@ -147,7 +147,10 @@ impl Crew {
     ) -> Landing {
         let started = Instant::now();
         match self.call_provider(order, refresh_token, tenure, pass).await {
-            Ok(issue) => self.keep_pair(order, new_pair(order, issue, refresh_token), started).await,
+            Ok(issue) => {
+                let pair = new_pair(order, issue, refresh_token);
+                self.keep_pair(order, holder, pair, started).await
+            }
             Err(CallEnd::LeaseLost) => Landing::Moved,
             Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
@@ -220,7 +223,8 @@ impl Crew {
             return Landing::Moved;
         }
         // A refused refresh token settles the doubt: the provider has acted.
-        let gave_up = if flight.certain || flight.kind.condemns_refresh_token() {
+        let settled = flight.certain || flight.kind.condemns_refresh_token();
+        let gave_up = if settled {
             self.store.give_up(&order.entry, holder, &failure).await
         } else {
             self.store.give_up_in_doubt(&order.entry, holder, &failure).await
@@ -230,6 +234,9 @@ impl Crew {
             Ok(Guarded::Done) => self.after_failure(order, &failure, flight).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
+                if settled {
+                    self.release(&order.entry, holder).await;
+                }
                 Landing::Moved
             }
             Err(error) => {
@@ -330,7 +337,7 @@ fn failed_call(
 fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
     let Order { entry, provider, until, .. } = order;
     let Issue { pair, asked_at } = issue;
-    let origin = Origin { refresh_token: fingerprint(refresh_token), asked_at };
+    let origin = entry.origin_of_successor(asked_at);
     let unstated = || entry.state.granted_lifetime.or(provider.kind.profile().unstated_lifetime);
     let granted_lifetime = pair.expires_in.or_else(unstated);
     let rotated = pair.refresh_token.is_some();

@@ -25,11 +25,17 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 impl Crew {
     /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long as
     /// the process lives, while the heartbeat keeps others away. Once the process is told to stop it is parked.
-    pub(super) async fn keep_pair(&self, order: &Order, pair: NewPair, started: Instant) -> Landing {
+    pub(super) async fn keep_pair(
+        &self,
+        order: &Order,
+        holder: &str,
+        pair: NewPair,
+        started: Instant,
+    ) -> Landing {
         let host = &order.provider.host;
         let mut delays = STORE_AGAIN.delays();
         loop {
-            let stored = self.store.store_refreshed(&order.entry, &pair, self.clock.now());
+            let stored = self.store.store_refreshed(&order.entry, &pair, holder, self.clock.now());
             let error = match timeout(STORE_PATIENCE, stored).await.unwrap_or(Err(StoreError::NoAnswer)) {
                 Ok(Some(entry)) => {
                     telemetry::refreshed(host, started.elapsed());
@@ -37,6 +43,7 @@ impl Crew {
                 }
                 Ok(None) => {
                     telemetry::refreshed_pair_superseded(host);
+                    self.release(&order.entry, holder).await;
                     return Landing::Moved;
                 }
                 Err(error) => error,
@@ -44,7 +51,7 @@ impl Crew {
             let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
             telemetry::pair_not_stored(host, &error, delay);
             if self.parking.is_due() {
-                let parked = self.store.seal_parked(host, &order.entry, &pair);
+                let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
                 match self.parking.park(&parked).await {
                     Ok(()) => return Landing::StoreFailed(error.into()),
                     Err(error) => telemetry::pair_not_parked(host, &error),

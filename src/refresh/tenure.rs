@@ -61,6 +61,17 @@ impl Crew {
     }
 }
 
+impl Crew {
+    /// Gives the lease back where the pair is another one by now: its flight has nothing more to do.
+    pub(super) async fn release(&self, entry: &Entry, holder: &str) {
+        match self.store.release(entry.id, holder).await {
+            // Gone already, or another flight's.
+            Ok(Guarded::Done | Guarded::Moved) => {}
+            Err(error) => telemetry::lease_not_kept(&error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

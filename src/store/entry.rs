@@ -32,14 +32,15 @@ pub struct Entry {
     /// Which refresh token was sent, or was about to be, by a refresh of this pair of which nobody knows yet how it
     /// ended.
     pub attempt: Option<String>,
-    /// Which refresh this pair came from; none: from a login.
-    pub origin: Option<Origin>,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<Failure>,
     /// When this pair was stored.
     pub updated_at: Timestamp,
     /// As it stands in the row, whatever kind of failure it was.
     pub(super) failed_at: Option<i64>,
+    /// When the provider was asked for this pair; none: it came from a login.
+    pub(super) refreshed_at: Option<Timestamp>,
+    pub(super) login_fingerprint: Option<String>,
     pub(super) access_token_sealed: Vec<u8>,
     pub(super) refresh_token_sealed: Option<Vec<u8>>,
     pub(super) key_id: String,
@@ -54,12 +55,12 @@ pub struct Lease {
     pub until: Timestamp,
 }
 
-/// Where a refreshed pair comes from. Tells the newer of two pairs that were obtained with the same refresh token,
-/// which a provider that accepts an old one again can issue.
+/// Where a refreshed pair comes from. Tells the newer of two pairs that descend from one login: a provider that accepts a
+/// spent refresh token can issue two for one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Fingerprint of the refresh token that was sent.
-    pub refresh_token: String,
+    /// Fingerprint of the access token that the login brought.
+    pub login: Option<String>,
     /// When the provider was asked.
     pub asked_at: Timestamp,
 }
@@ -141,11 +142,9 @@ impl Entry {
                 .zip(row.lease_until)
                 .map(|(holder, until)| Lease { holder, until: Timestamp::from_millis(until) }),
             attempt: row.attempt_fingerprint,
-            origin: row.refreshed_from.zip(row.refreshed_at).map(|(refresh_token, asked_at)| Origin {
-                refresh_token,
-                asked_at: Timestamp::from_millis(asked_at),
-            }),
             failed_at: row.failed_at,
+            refreshed_at: row.refreshed_at.map(Timestamp::from_millis),
+            login_fingerprint: row.login_fingerprint,
             failure: row.failure_code.and_then(|code| {
                 Some(Failure {
                     kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
@@ -172,11 +171,19 @@ impl Entry {
         self.attempt.is_some()
     }
 
-    /// No refresh of this pair has failed since it was loaded: a refresh token that was refused meanwhile is not sent
-    /// again.
-    pub(super) fn failure_is_unmoved(&self) -> Condition {
-        let column = token_entry::Column::FailedAt;
-        Condition::all().add(self.failed_at.map_or_else(|| column.is_null(), |at| column.eq(at)))
+    /// The origin of a pair that a refresh of this one brings, asked for at that time.
+    pub fn origin_of_successor(&self, asked_at: Timestamp) -> Origin {
+        Origin { login: self.login_fingerprint.clone(), asked_at }
+    }
+
+    /// The guard of what hands the token out or begins a refresh: no refresh of this pair has begun or failed since it
+    /// was loaded. A lease can be taken, lost and given up in between, and leaves the generation as it was; but the
+    /// pair may be dead now, or its refresh token refused.
+    pub(super) fn is_as_decided_on(&self) -> Condition {
+        let (attempt, failed_at) = (token_entry::Column::AttemptFingerprint, token_entry::Column::FailedAt);
+        self.is_unmoved()
+            .add(self.attempt.as_ref().map_or_else(|| attempt.is_null(), |sent| attempt.eq(sent.as_str())))
+            .add(self.failed_at.map_or_else(|| failed_at.is_null(), |at| failed_at.eq(at)))
     }
 
     /// The guard of every write: this row, with the pair that was loaded.

@@ -23,7 +23,7 @@ fn none_reserved(now: Timestamp) -> Condition {
 
 impl Store {
     /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
-    /// live reservation stands against it (invariant 1); for any, a failure that the entry does not know of.
+    /// live reservation stands against it (invariant 1); for any, an attempt or a failure that the entry does not know of.
     pub async fn take_lease(
         &self,
         entry: &Entry,
@@ -37,8 +37,7 @@ impl Store {
             .col_expr(Column::LeaseHolder, Expr::value(holder))
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
-            .filter(entry.is_unmoved())
-            .filter(entry.failure_is_unmoved())
+            .filter(entry.is_as_decided_on())
             .filter(none_live(now));
         match cause {
             Cause::Opportunistic => update = update.filter(none_reserved(now)),
@@ -48,7 +47,8 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Keeps the lease alive while the provider call runs.
+    /// Keeps the lease alive while the provider call runs. One that ran out is lost, also where nobody took it: the
+    /// token may have been handed out since.
     pub async fn renew_lease(
         &self,
         entry: &Entry,
@@ -60,6 +60,7 @@ impl Store {
             .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
             .filter(entry.is_unmoved())
             .filter(Column::LeaseHolder.eq(holder))
+            .filter(Column::LeaseUntil.gt(now.as_millis()))
             .exec(&self.urgent)
             .await
             .map_err(StoreError::database("renew a refresh lease"))?;
@@ -85,6 +86,21 @@ impl Store {
         failure: &Failure,
     ) -> Result<Guarded, StoreError> {
         self.end_lease(entry, holder, failure, Attempt::InDoubt).await
+    }
+
+    /// Gives the lease back where the pair has moved meanwhile, and it is known what the provider did: nobody needs to
+    /// wait for it any more.
+    pub async fn release(&self, entry_id: i64, holder: &str) -> Result<Guarded, StoreError> {
+        let updated = TokenEntry::update_many()
+            .col_expr(Column::AttemptFingerprint, Expr::value(None::<String>))
+            .col_expr(Column::LeaseUntil, Expr::value(None::<i64>))
+            .col_expr(Column::LeaseHolder, Expr::value(None::<String>))
+            .filter(Column::Id.eq(entry_id))
+            .filter(Column::LeaseHolder.eq(holder))
+            .exec(&self.urgent)
+            .await
+            .map_err(StoreError::database("release a refresh lease"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
     }
 
     async fn end_lease(

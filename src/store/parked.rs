@@ -22,6 +22,8 @@ pub struct ParkedPair {
     pub entry_id: i64,
     /// The generation that it was obtained from.
     pub generation: i64,
+    /// Under whose lease it was refreshed.
+    holder: String,
     identity_id: i64,
     key_id: String,
     /// Base64 of a sealed [`Contents`] in JSON.
@@ -45,7 +47,7 @@ struct Contents<Secret> {
 struct RefreshContents {
     granted_lifetime_ms: Option<u64>,
     reserved_until: Timestamp,
-    refreshed_from: String,
+    login: Option<String>,
     asked_at: Timestamp,
 }
 
@@ -81,7 +83,7 @@ impl ParkedPair {
 impl Store {
     /// Encrypts a pair that follows `entry`.
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "every field has a JSON form")]
-    pub fn seal_parked(&self, host: &str, entry: &Entry, pair: &NewPair) -> ParkedPair {
+    pub fn seal_parked(&self, host: &str, entry: &Entry, pair: &NewPair, holder: &str) -> ParkedPair {
         let contents = Contents {
             access_token: pair.access_token.expose_secret(),
             refresh_token: pair.refresh_token.as_ref().map(ExposeSecret::expose_secret),
@@ -95,7 +97,7 @@ impl Store {
                     granted_lifetime_ms: granted_lifetime
                         .map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)),
                     reserved_until: *reserved_until,
-                    refreshed_from: origin.refresh_token.clone(),
+                    login: origin.login.clone(),
                     asked_at: origin.asked_at,
                 }),
             },
@@ -105,6 +107,7 @@ impl Store {
             host: host.to_owned(),
             entry_id: entry.id,
             generation: entry.generation,
+            holder: holder.to_owned(),
             identity_id: entry.identity_id,
             key_id: String::new(),
             sealed: String::new(),
@@ -123,7 +126,7 @@ impl Store {
             return Ok(Restored::Superseded);
         }
         let as_it_was = Entry { generation: parked.generation, ..current };
-        let stored = self.store_refreshed(&as_it_was, &pair, now).await?;
+        let stored = self.store_refreshed(&as_it_was, &pair, &parked.holder, now).await?;
         Ok(if stored.is_some() { Restored::Stored } else { Restored::Superseded })
     }
 
@@ -152,7 +155,7 @@ impl Store {
                 Some(refresh) => PairSource::Refresh {
                     granted_lifetime: refresh.granted_lifetime_ms.map(Duration::from_millis),
                     reserved_until: refresh.reserved_until,
-                    origin: Origin { refresh_token: refresh.refreshed_from, asked_at: refresh.asked_at },
+                    origin: Origin { login: refresh.login, asked_at: refresh.asked_at },
                 },
             },
         })

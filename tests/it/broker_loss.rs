@@ -1,7 +1,8 @@
 //! The broker goes away, or what was declared there does: workers come back by themselves.
 
 use futures_util::future::join_all;
-use lapin::options::QueueDeleteOptions;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::PendingReply;
 use tokenkeeper_testkit::scm::RefreshGate;
@@ -70,6 +71,39 @@ async fn a_queue_that_is_deleted_under_a_worker_is_declared_and_consumed_again()
     .await;
     assert_eq!(world.request("jdoe").await["status"], "ok");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_with_other_arguments_is_told_and_consumed_as_soon_as_it_is_put_right() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.spawn_worker().await;
+    world.user_with_token("jdoe").await;
+    let channel = world.broker.channel().await;
+    let queue = world.broker.name("token-requests");
+    // A classic queue in its place: declaring the right one closes the channel with 406.
+    let classic = async || {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        world
+            .broker
+            .channel()
+            .await
+            .queue_declare(queue.as_str().into(), options, FieldTable::default())
+            .await
+    };
+
+    eventually("the wrong queue to be there", PATIENCE, async || {
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        classic().await.ok()
+    })
+    .await;
+    worker.wait_for_log("PRECONDITION_FAILED", 1).await;
+    let (status, problems) = worker.get("readyz").await;
+    assert!(status == 503 && problems.contains("token.request is not consumed"), "{problems}");
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+
+    worker.wait_until_ready().await;
+    assert_eq!(world.request("jdoe").await["status"], "ok");
+    worker.stop(&world).await;
 }
 
 /// Requests for a token that is being refreshed, all in the hands of one worker, and the network between it and

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokenkeeper_testkit::queues::{PendingReply, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
+use tokenkeeper_testkit::queues::{
+    BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START,
+};
 
 use crate::harness::reply::{error_message, token};
 use crate::harness::{Dialect, Kind, PATIENCE, ScmOptions, SimulatedScm, WorkerProcess, World, eventually};
@@ -151,7 +153,8 @@ async fn workspace_starts_have_a_share_of_their_own() {
         let repositories = [format!("http://{}/scm/p/r.git", world.scm.host())];
         json!({"user_id": user, "workspace_id": "ws-1", "repositories": repositories})
     };
-    let seated = world.broker.send(WORKSPACE_START, start(&users[8]).to_string(), Default::default()).await;
+    let seated =
+        world.broker.send(WORKSPACE_START, start(&users[8]).to_string(), BasicProperties::default()).await;
     eventually("a workspace start to wait", PATIENCE, async || {
         let series = r#"tokenkeeper_messages_in_flight{type="workspace.start"}"#;
         (worker.count(series).await == 1).then_some(())

@@ -7,6 +7,7 @@ use lapin::types::FieldTable;
 use serde_json::json;
 
 use crate::harness::events::Listener;
+use crate::harness::links::{BrokerLinks, Link};
 use crate::harness::reply::error_message;
 use crate::harness::{Dialect, Fault, Kind, PATIENCE, World, eventually, on_every_database};
 
@@ -36,6 +37,7 @@ on_every_database! {
             "cause": "required",
             "expires_at": entry.state.expires_at,
         }));
+        assert_eq!(world.scm.refresh_requests("bob"), 1, "no worker asks again what another one has been told");
         let failure = world.entry("bob").await.failure.expect("it is remembered");
         assert_eq!(condemned[0], json!({
             "event": "token.reauthorization_required",
@@ -96,24 +98,29 @@ async fn a_host_that_is_left_alone_and_one_that_is_back_are_told_once_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happened_before_the_stop_is_told_before_the_end() {
-    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let links = BrokerLinks::start(world.broker.url()).await;
+    let url = links.url(world.broker.url());
+    world.set("broker.url", url);
+    world.apply_provider(|provider| provider.max_concurrent_refreshes = Some(100)).await;
     let worker = world.start_worker().await;
-    let events = Listener::start(&world, "#").await;
+    let events = Listener::start(&world, "token.refreshed").await;
     let users: Vec<String> = (0..100).map(|number| format!("user-{number}")).collect();
     join_all(users.iter().map(|user| world.user_with_expired_token(user))).await;
     let gate = world.scm.hold_refreshes();
-    let requests = join_all(users.iter().take(50).map(|user| world.send(user))).await;
-    gate.wait_for_parked(1).await;
-    worker.stop.soft.cancel();
-    gate.release();
+    let requests = join_all(users.iter().map(|user| world.send(user))).await;
+    gate.wait_for_parked(100).await;
 
+    // While the connection is made anew, everything that is to be published waits: the replies, which go together,
+    // and the events, which go one by one.
+    links.cut(Link::Publish).await;
+    gate.release();
     worker.stop().await;
 
     for request in requests {
         assert_eq!(request.reply().await.body["status"], "ok");
     }
-    events.wait_for("token.refreshed", 50).await;
-    assert_eq!(events.heard().len(), 50);
+    events.wait_for("token.refreshed", 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,11 +140,7 @@ async fn without_an_exchange_for_them_events_are_dropped_and_replies_go_on() {
         (worker.count(dropped).await == 1).then_some(())
     })
     .await;
-    assert_eq!(
-        worker.reconnects(crate::harness::links::Link::Publish).await,
-        0,
-        "the replies keep their connection"
-    );
+    assert_eq!(worker.reconnects(Link::Publish).await, 0, "the replies keep their connection");
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel
         .exchange_declare(exchange.as_str().into(), ExchangeKind::Topic, options, FieldTable::default())

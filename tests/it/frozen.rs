@@ -1,9 +1,11 @@
 //! A worker is frozen in the middle of a refresh for longer than its lease, and thawed.
 
-use tokenkeeper_testkit::scm::RefreshGate;
+use tokenkeeper_testkit::scm::{RefreshGate, SpentRefreshToken};
 
 use crate::harness::reply::{error_message, token};
-use crate::harness::{Dialect, Fault, Kind, PATIENCE, WorkerProcess, World, eventually, on_every_database};
+use crate::harness::{
+    Dialect, Fault, Kind, PATIENCE, ScmOptions, WorkerProcess, World, eventually, on_every_database,
+};
 
 /// A lease of two seconds, and a message at a time: the broker has none for a frozen worker that it waits for.
 async fn world_with_short_leases(kind: Kind) -> World {
@@ -85,6 +87,62 @@ on_every_database! {
         frozen.stop(&world).await;
         other.stop(&world).await;
     }
+}
+
+/// A world whose SCM takes a spent refresh token again, and ends what it issued for it the first time.
+async fn world_that_accepts_spent_refresh_tokens() -> World {
+    let options = ScmOptions {
+        spent_refresh_token: SpentRefreshToken::Accepted,
+        ..ScmOptions::new(Dialect::BitbucketServer)
+    };
+    let mut world = World::with_scm(Kind::Postgres, options).await;
+    world.set("refresh.lease_ttl_secs", 2).set("worker.prefetch_token_requests", 1);
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_pair_that_comes_back_with_a_frozen_worker_does_not_take_the_place_of_the_newer_one() {
+    let world = world_that_accepts_spent_refresh_tokens().await;
+    let (frozen, gate) = frozen_in_a_refresh(&world).await;
+    gate.release();
+    the_scm_has_acted(&world).await;
+    lease_is_over(&world).await;
+    let other = world.spawn_worker().await;
+    assert_latest(&world, &world.request("jdoe").await);
+
+    frozen.signal("CONT").await;
+    frozen.wait_for_log("a newer pair was stored while this one was refreshed", 1).await;
+
+    assert_latest(&world, &world.request("jdoe").await);
+    assert_eq!(world.scm.refreshes("jdoe"), 2);
+    frozen.stop(&world).await;
+    other.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newer_of_two_pairs_is_stored_over_the_older_one_that_a_thawed_worker_stored_first() {
+    let world = world_that_accepts_spent_refresh_tokens().await;
+    let (frozen, gate) = frozen_in_a_refresh(&world).await;
+    gate.release();
+    the_scm_has_acted(&world).await;
+    lease_is_over(&world).await;
+    let other = world.spawn_worker().await;
+    let gate = world.scm.hold_refreshes();
+    let request = world.send("jdoe").await;
+    gate.wait_for_parked(1).await;
+
+    frozen.signal("CONT").await;
+    eventually("the older pair to be stored", PATIENCE, async || {
+        (world.entry("jdoe").await.generation == 2).then_some(())
+    })
+    .await;
+    gate.release();
+
+    assert_latest(&world, &request.reply().await.body);
+    assert_latest(&world, &world.request("jdoe").await);
+    assert_eq!((world.scm.refreshes("jdoe"), world.entry("jdoe").await.generation), (2, 3));
+    frozen.stop(&world).await;
+    other.stop(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,7 +31,7 @@ fn login(access_token: &str) -> NewPair {
 }
 
 fn refreshed(access_token: &str, reserved_until: Timestamp) -> NewPair {
-    let origin = Origin { refresh_token: "sent".to_owned(), asked_at: minutes(0) };
+    let origin = Origin { login: Some("another".to_owned()), asked_at: minutes(0) };
     let source =
         PairSource::Refresh { granted_lifetime: Some(Duration::from_secs(7200)), reserved_until, origin };
     NewPair { source, ..login(access_token) }
@@ -85,6 +85,9 @@ on_every_database! {
         assert_eq!(taken, Guarded::Done);
         let during = world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap();
         assert_eq!(during, Guarded::Moved);
+        let entry = world.entry("jdoe").await;
+        let during = world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap();
+        assert_eq!(during, Guarded::Moved);
         let after = world.store.reserve(&entry, minutes(30), minutes(1)).await.unwrap();
         assert_eq!(after, Guarded::Done, "a lease that is over stops nobody");
     }
@@ -103,7 +106,10 @@ on_every_database! {
     async fn a_live_reservation_stops_an_opportunistic_lease_and_no_other(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         assert_eq!(world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap(), Guarded::Done);
-        let take = async |cause, now| world.store.take_lease(&entry, cause, "one", "sent", minutes(now), TTL).await.unwrap();
+        let take = async |cause, now| {
+            let entry = world.entry("jdoe").await;
+            world.store.take_lease(&entry, cause, "one", "sent", minutes(now), TTL).await.unwrap()
+        };
         assert_eq!(take(Cause::Opportunistic, 29).await, Guarded::Moved);
         assert_eq!(take(Cause::Opportunistic, 30).await, Guarded::Done, "it is over");
         assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
@@ -130,8 +136,9 @@ on_every_database! {
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.renew_lease(&entry, "two", minutes(0), TTL).await.unwrap(), Guarded::Moved);
         assert_eq!(store.give_up(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
-        assert_eq!(store.renew_lease(&entry, "one", minutes(5), TTL).await.unwrap(), Guarded::Done);
-        assert!(world.entry("jdoe").await.has_live_lease(minutes(5)));
+        let half = minutes(0).plus(TTL / 2);
+        assert_eq!(store.renew_lease(&entry, "one", half, TTL).await.unwrap(), Guarded::Done);
+        assert!(world.entry("jdoe").await.has_live_lease(minutes(1)));
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
         let after = world.entry("jdoe").await;
         assert_eq!((after.lease, after.failure), (None, Some(failure("f"))));
@@ -152,11 +159,11 @@ on_every_database! {
 
     async fn a_newer_pair_is_never_overwritten_by_an_older_one(kind: Kind) {
         let (world, seen_before) = world_with_entry(kind).await;
-        let stored = world.store.store_pair(&seen_before, &refreshed("access 2", minutes(5)), minutes(1)).await;
+        let stored = world.store.store_refreshed(&seen_before, &refreshed("access 2", minutes(5)), "one", minutes(1)).await;
         let stored = stored.unwrap().expect("the generation had not moved");
         assert_eq!(stored.generation, seen_before.generation + 1);
 
-        let stale = world.store.store_pair(&seen_before, &refreshed("stale", minutes(5)), minutes(2)).await;
+        let stale = world.store.store_refreshed(&seen_before, &refreshed("stale", minutes(5)), "one", minutes(2)).await;
 
         assert!(stale.unwrap().is_none());
         assert_eq!(access_token(&world).await, "access 2");
@@ -168,27 +175,76 @@ on_every_database! {
 
     async fn of_two_pairs_for_one_refresh_token_the_one_that_was_asked_for_later_stays(kind: Kind) {
         let (world, seen_before) = world_with_entry(kind).await;
-        let asked = |name: &str, at: u64, from: &str, until: u64| {
-            let origin = Origin { refresh_token: from.to_owned(), asked_at: minutes(at) };
+        let asked = |name: &str, at: u64, obtained_from: &Entry, until: u64| {
+            let origin = obtained_from.origin_of_successor(minutes(at));
             let source = PairSource::Refresh { granted_lifetime: None, reserved_until: minutes(until), origin };
             NewPair { source, ..login(name) }
         };
         let store = async |pair: NewPair| {
-            world.store.store_refreshed(&seen_before, &pair, minutes(9)).await.unwrap().map(|entry| entry.generation)
+            let stored = world.store.store_refreshed(&seen_before, &pair, "one", minutes(9)).await.unwrap();
+            stored.map(|entry| entry.generation)
         };
-        assert_eq!(store(asked("second", 2, "sent", 30)).await, Some(2));
-        assert_eq!(store(asked("first", 1, "sent", 60)).await, None, "it is older");
-        assert_eq!(store(asked("another", 3, "another token", 60)).await, None, "it is of an earlier generation");
+        assert_eq!(store(asked("second", 2, &seen_before, 30)).await, Some(2));
+        assert_eq!(store(asked("first", 1, &seen_before, 60)).await, None, "it is older");
         assert_eq!(access_token(&world).await, "second");
-        assert_eq!(store(asked("second", 2, "sent", 30)).await, Some(2), "it is stored already: an answer was lost");
+        assert_eq!(store(asked("second", 2, &seen_before, 30)).await, Some(2), "stored already: an answer was lost");
 
-        assert_eq!(store(asked("third", 3, "sent", 20)).await, Some(3));
+        assert_eq!(store(asked("third", 3, &seen_before, 20)).await, Some(3));
         assert_eq!(access_token(&world).await, "third");
         assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(minutes(30)), "a reservation only ever grows");
 
         put_login(&world, "jdoe", &login("login")).await;
-        assert_eq!(store(asked("fourth", 4, "sent", 60)).await, None, "a login wins");
-        assert_eq!(access_token(&world).await, "login");
+        assert_eq!(store(asked("fourth", 4, &seen_before, 60)).await, None, "a login wins");
+        let after_login = world.entry("jdoe").await;
+        let of_login = asked("fifth", 5, &after_login, 60);
+        assert!(world.store.store_refreshed(&after_login, &of_login, "one", minutes(9)).await.unwrap().is_some());
+        assert_eq!(store(asked("sixth", 6, &seen_before, 60)).await, None, "and so does what comes of it");
+        assert_eq!(access_token(&world).await, "fifth");
+    }
+
+    async fn a_pair_leaves_the_lease_of_a_flight_that_took_over_alone(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        let take = async |entry: &Entry, holder, now| {
+            store.take_lease(entry, Cause::Required, holder, "sent", minutes(now), TTL).await.unwrap()
+        };
+        assert_eq!(take(&entry, "frozen", 0).await, Guarded::Done);
+        let seen_after = world.entry("jdoe").await;
+        assert_eq!(take(&seen_after, "one", 9).await, Guarded::Done);
+
+        let thawed = store.store_refreshed(&entry, &refreshed("first", minutes(9)), "frozen", minutes(9)).await;
+
+        assert!(thawed.unwrap().is_some());
+        let current = world.entry("jdoe").await;
+        assert!(current.has_live_lease(minutes(9)) && current.is_in_doubt(), "{:?}", current.lease);
+        assert_eq!(store.release(entry.id, "frozen").await.unwrap(), Guarded::Moved, "it is not its own");
+        assert_eq!(store.release(entry.id, "one").await.unwrap(), Guarded::Done);
+        let released = world.entry("jdoe").await;
+        assert!(released.lease.is_none() && !released.is_in_doubt());
+    }
+
+    async fn a_token_is_not_handed_out_over_an_attempt_or_a_failure_that_nobody_had_told_of(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        let reserve = async |entry: &Entry| store.reserve(entry, minutes(60), minutes(9)).await.unwrap();
+        let take = async |entry: &Entry, holder, now| {
+            store.take_lease(entry, Cause::Required, holder, "sent", minutes(now), TTL).await.unwrap()
+        };
+        assert_eq!(take(&entry, "one", 0).await, Guarded::Done);
+        assert_eq!(reserve(&entry).await, Guarded::Moved, "the lease is over, and nobody knows what came of it");
+        assert_eq!(take(&entry, "two", 9).await, Guarded::Moved);
+        let attempted = world.entry("jdoe").await;
+        assert_eq!(store.give_up_in_doubt(&attempted, "one", &failure("sent")).await.unwrap(), Guarded::Done);
+        assert_eq!(reserve(&attempted).await, Guarded::Moved, "it has failed since");
+        assert_eq!(reserve(&world.entry("jdoe").await).await, Guarded::Done);
+    }
+
+    async fn a_lease_that_ran_out_is_not_renewed_also_where_nobody_took_it(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let store = &world.store;
+        let taken = store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await;
+        assert_eq!(taken.unwrap(), Guarded::Done);
+        assert_eq!(store.renew_lease(&entry, "one", minutes(1), TTL).await.unwrap(), Guarded::Moved);
     }
 
     async fn storing_a_pair_clears_lease_failure_and_reservation(kind: Kind) {
@@ -200,7 +256,7 @@ on_every_database! {
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
         assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 
-        let in_memory = store.store_pair(&entry, &refreshed("access 2", minutes(5)), minutes(1)).await.unwrap();
+        let in_memory = store.store_refreshed(&entry, &refreshed("access 2", minutes(5)), "one", minutes(1)).await.unwrap();
 
         let stored = world.entry("jdoe").await;
         assert_eq!((&stored.lease, &stored.failure), (&None, &None));

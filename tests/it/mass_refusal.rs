@@ -1,7 +1,8 @@
 //! A host that refuses everybody: the fault of its settings, for which no user is asked to log in again.
 
 use serde_json::json;
-use tokenkeeper::store::FailureKind;
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::store::{FailureKind, Guarded};
 
 use crate::cli::Cli;
 use crate::harness::events::Listener;
@@ -39,7 +40,7 @@ async fn expired_users(world: &World, count: usize) -> Vec<String> {
 /// Since when the database says that the host refuses everybody.
 async fn refusing_since(world: &World) -> Option<i64> {
     let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("it was applied");
-    provider.refusing_since.map(tokenkeeper::clock::Timestamp::as_millis)
+    provider.refusing_since.map(Timestamp::as_millis)
 }
 
 /// Lets the host refuse five users, of whom the fifth shows that it is not their fault.
@@ -100,7 +101,7 @@ on_every_database! {
         let since = refusing_since(&world).await.expect("it is on record");
         let alarm = events.wait_for("provider.misconfigured", 1).await;
         assert_eq!((&alarm[0]["host"], alarm.len()), (&json!(world.scm.host()), 1));
-        assert_eq!(alarm[0]["since"], json!(tokenkeeper::clock::Timestamp::from_millis(since)));
+        assert_eq!(alarm[0]["since"], json!(Timestamp::from_millis(since)));
 
         wait_until_all_know(&world, &users).await;
         world.scm.heal();
@@ -111,6 +112,9 @@ on_every_database! {
         events.wait_for("provider.recovered", 1).await;
         assert_eq!(events.times("provider.recovered"), 1, "once, whichever worker found out");
         assert_eq!(events.times("provider.misconfigured"), 1);
+        let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("it was applied");
+        let ended = world.store.end_refusing(provider.id, Timestamp::from_millis(since)).await.unwrap();
+        assert_eq!(ended, Guarded::Moved, "nobody tells it a second time");
         stop(workers).await;
     }
 
@@ -192,8 +196,9 @@ on_every_database! {
         assert_eq!((refused.failure.as_ref(), refused.is_in_doubt()), (None, false));
         assert_eq!((interrupted.failure.as_ref(), interrupted.is_in_doubt()), (None, true));
         wait_until_served(&world, "refused").await;
+        // A worker that knew the old settings a moment ago says so, and condemns nobody by them.
+        wait_until_answered(&world, "interrupted", REAUTHORIZE).await;
         let again = world.request("interrupted").await;
-        error_message(&again, REAUTHORIZE);
         assert_eq!(again["error"]["reason"], "refresh_interrupted", "{again}");
         stop(workers).await;
     }
@@ -218,8 +223,54 @@ on_every_database! {
         stop(workers).await;
     }
 
-    async fn a_refusal_says_nothing_about_a_pair_that_was_stored_while_it_was_on_its_way(kind: Kind) {
+    async fn refusals_that_come_all_at_once_condemn_nobody(kind: Kind) {
+        let (world, workers) = world_and_workers(kind, 60, 2).await;
+        let events = Listener::start(&world, "provider.*").await;
+        world.apply_provider(|provider| provider.max_concurrent_refreshes = Some(20)).await;
+        let users = expired_users(&world, 12).await;
+        let gate = world.scm.hold_refreshes();
+        let mut requests = Vec::new();
+        for user in &users {
+            requests.push(world.send(user).await);
+        }
+        gate.wait_for_parked(users.len()).await;
+        world.scm.fail_always(Fault::InvalidGrant);
+        gate.release();
+        for request in requests {
+            assert_eq!(request.reply().await.body["status"], "error");
+        }
+
+        assert!(refusing_since(&world).await.is_some());
+        for user in &users {
+            assert_eq!(world.entry(user).await.failure, None, "{user}");
+        }
+        events.wait_for("provider.misconfigured", 1).await;
+        stop(workers).await;
+        assert_eq!(events.times("provider.misconfigured"), 1, "one alarm, not twelve");
+    }
+
+    async fn a_refusal_under_settings_that_were_changed_meanwhile_condemns_nobody(kind: Kind) {
         let (world, workers) = world_and_workers(kind, 10, 1).await;
+        world.user_with_expired_token("jdoe").await;
+        let gate = world.scm.hold_refreshes();
+        let request = world.send("jdoe").await;
+        gate.wait_for_parked(1).await;
+        world.scm.fail_next(1, Fault::InvalidGrant);
+        world.apply_provider(|provider| provider.username = Some("git".to_owned())).await;
+        gate.release();
+
+        let reply = request.reply().await.body;
+
+        error_message(&reply, "provider_unavailable");
+        assert_eq!(reply["error"]["retry_after_secs"], 1, "{reply}");
+        assert_eq!(world.entry("jdoe").await.failure, None);
+        wait_until_served(&world, "jdoe").await;
+        stop(workers).await;
+    }
+
+    async fn a_refusal_says_nothing_about_a_pair_that_was_stored_while_it_was_on_its_way(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let worker = world.start_worker().await;
         let events = Listener::start(&world, "token.reauthorization_required").await;
         world.user_with_expired_token("jdoe").await;
         let gate = world.scm.hold_refreshes();
@@ -227,17 +278,18 @@ on_every_database! {
         gate.wait_for_parked(1).await;
         let login = world.user_with_token("jdoe").await;
         world.scm.fail_next(1, Fault::InvalidGrant);
-        world.apply_provider(|provider| provider.opportunistic_refresh = Some(false)).await;
         gate.release();
 
         let reply = request.reply().await.body;
 
-        assert_eq!(reply["status"], "ok", "the new pair is used: {reply}");
-        let failure = world.entry("jdoe").await.failure;
-        assert_eq!(failure, None, "the new pair starts clean");
-        assert_eq!(events.times("token.reauthorization_required"), 0);
-        drop(login);
-        stop(workers).await;
+        assert_eq!(token(&reply)["value"], login.access_token.as_str(), "the new pair is used: {reply}");
+        assert_eq!(world.entry("jdoe").await.failure, None, "the new pair starts clean");
+        // Events come in the order of what they tell of: nothing was told before this one.
+        world.user_with_expired_token("alice").await;
+        world.scm.revoke("alice");
+        error_message(&world.request("alice").await, REAUTHORIZE);
+        assert_eq!(events.wait_for("token.reauthorization_required", 1).await[0]["user_id"], "alice");
+        worker.stop().await;
     }
 }
 
@@ -251,7 +303,7 @@ async fn operators_see_which_host_refuses_everybody_and_since_when() {
 
     refuse_everybody(&world, &users).await;
 
-    let since = tokenkeeper::clock::Timestamp::from_millis(refusing_since(&world).await.expect("it does"));
+    let since = Timestamp::from_millis(refusing_since(&world).await.expect("it does"));
     let listed = cli.run(&["provider", "list", "--json"]).await.good().json();
     assert_eq!(listed[0]["refusing_since"], json!(since));
     let table = cli.run(&["provider", "list"]).await.good();

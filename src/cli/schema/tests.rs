@@ -2,8 +2,8 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::message::{
-    Echo, ErrorBody, ErrorCode, ErrorReply, GrantedToken, MessageKind, Refresh, Reply, Status, TokenGrant,
-    TokenValue, Warning, decode,
+    Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
+    Reply, Status, TokenGrant, TokenValue, Warning, decode,
 };
 
 use super::*;
@@ -183,6 +183,44 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
     ] {
         let body = serde_json::from_slice(&reply.encode()).expect("JSON");
         assert!(Validator::of(message).takes(&body), "{message:?}: {body}");
+    }
+}
+
+#[test]
+fn every_event_that_a_worker_tells_fits_its_schema_and_no_other_does() {
+    let (host, user_id) = ("git.example.org".to_owned(), "u-1".to_owned());
+    let at = Timestamp::from_millis(1_577_840_700_000);
+    let reason = ErrorReason::RefreshInterrupted;
+    let events = [
+        Event::ReauthorizationRequired {
+            host: host.clone(),
+            user_id: user_id.clone(),
+            at,
+            generation: 1,
+            reason,
+        },
+        Event::TokenRefreshed {
+            host: host.clone(),
+            user_id,
+            at,
+            generation: 2,
+            cause: RefreshCause::Opportunistic,
+            expires_at: None,
+        },
+        Event::ProviderUnavailable { host: host.clone(), at, retry_after_secs: 10, reason: "503".into() },
+        Event::ProviderRecovered { host: host.clone(), at },
+        Event::ProviderMisconfigured { host, at, since: at, reason: "invalid_grant".into() },
+    ];
+    let schema = Validator::of(Message::Event);
+    for event in events {
+        let body: Value = serde_json::from_slice(&event.encode()).expect("JSON");
+        assert!(schema.takes(&body), "{body}");
+        for (pointer, wrong) in
+            [("/event", Some(json!("token.lost"))), ("/host", None), ("/at", Some(json!(7)))]
+        {
+            let wrong = changed(body.clone(), pointer, wrong);
+            assert!(!schema.takes(&wrong), "{pointer}: {wrong}");
+        }
     }
 }
 

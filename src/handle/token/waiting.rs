@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Attempt, Round, SHARED_FATE};
+use crate::clock::Timestamp;
 use crate::decide::{Cause, clamp_warning, is_valid};
 use crate::handle::grant::Way;
 use crate::handle::refusal::{
@@ -47,8 +48,14 @@ impl Attempt<'_> {
             Waited::Landed(Landing::Failed(flight))
                 if role == Role::Started || self.shares_fate(cause, &flight) =>
             {
-                let error = flight_failed(&flight);
-                self.go_without_refresh(&entry, cause, flight.certain, error).await
+                match cause {
+                    // The entry is another one now that the failure is recorded: decide on that.
+                    Cause::Opportunistic => {
+                        self.failed = Some(flight);
+                        Ok(Round::Again)
+                    }
+                    Cause::Required => Err(flight_failed(&flight).into()),
+                }
             }
             Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
             Waited::Landed(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) | Waited::Crowded => {
@@ -124,7 +131,8 @@ impl Attempt<'_> {
     async fn last_look(&self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();
-        if !entry.has_live_lease(now) && is_valid(&entry.state, now, &self.demand) {
+        let usable = !entry.has_live_lease(now) && !self.may_be_dead(&entry, now)?;
+        if usable && is_valid(&entry.state, now, &self.demand) {
             let warnings = clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
             if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
                 return Ok(Round::Granted(grant));
@@ -132,6 +140,15 @@ impl Attempt<'_> {
         }
         Err(if self.ask.time.is_over() { deadline_exceeded() } else { refresh_timeout(&self.provider) }
             .into())
+    }
+
+    /// Whether a refresh may have killed this token: one was interrupted, or nobody knows how it ended and nobody who
+    /// was sure of the token holds it.
+    fn may_be_dead(&self, entry: &Entry, now: Timestamp) -> Result<bool, Refusal> {
+        let condemned = self.handler.store.condemnation(entry)?;
+        let doubtful = entry.is_in_doubt() && entry.state.reserved_until.is_none_or(|until| until <= now);
+        Ok(condemned.is_some_and(|failure| self.ends_old_token(failure.kind))
+            || doubtful && self.provider.kills_old_token)
     }
 
     fn patience_until(&mut self) -> Instant {

@@ -1,0 +1,153 @@
+//! What a login flow brings: identity and first pair, or the next ones.
+
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, SqlErr};
+use tokenkeeper_entity::{identity, token_entry};
+
+use super::entry::Entry;
+use super::pair::{Leases, NewPair, scopes_json};
+use super::{Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+
+/// What a login flow says about the user's account at the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountNames {
+    /// Its id there.
+    pub auth_id: String,
+    /// Its display name there.
+    pub auth_name: Option<String>,
+}
+
+impl Store {
+    /// Creates or replaces identity and pair. It wins over a refresh that is under way: the generation moves.
+    ///
+    /// A message that the broker delivers a second time changes nothing where its pair was stored already: a
+    /// refresh may have replaced that pair in between, and its successor must not be lost (invariant 4).
+    pub async fn put_login(
+        &self,
+        user_id: &str,
+        provider_id: i64,
+        account: &AccountNames,
+        pair: &NewPair,
+        redelivered: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let identity_id = self.put_identity(user_id, provider_id, account, now).await?;
+        loop {
+            let entry = token_entry::Entity::find()
+                .filter(token_entry::Column::IdentityId.eq(identity_id))
+                .one(&self.db)
+                .await
+                .map_err(StoreError::database("load the token of an identity"))?;
+            let stored = match entry {
+                Some(row) if redelivered && row.login_fingerprint == pair.login_fingerprint() => true,
+                Some(row) => self.store_pair(&Entry::from_row(row)?, pair, Leases::All, now).await?.is_some(),
+                None => self.insert_entry(identity_id, pair, now).await? == Guarded::Done,
+            };
+            if stored {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn put_identity(
+        &self,
+        user_id: &str,
+        provider_id: i64,
+        account: &AccountNames,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
+        loop {
+            let known = identity::Entity::find()
+                .filter(identity::Column::UserId.eq(user_id))
+                .filter(identity::Column::ProviderId.eq(provider_id))
+                .one(&self.db)
+                .await
+                .map_err(StoreError::database("look an identity up"))?;
+            if let Some(known) = known {
+                self.rename_identity(&known, account, now).await?;
+                return Ok(known.id);
+            }
+            let new = identity::ActiveModel {
+                id: NotSet,
+                user_id: Set(user_id.to_owned()),
+                provider_id: Set(provider_id),
+                auth_id: Set(account.auth_id.clone()),
+                auth_name: Set(account.auth_name.clone()),
+                created_at: Set(now.as_millis()),
+                updated_at: Set(now.as_millis()),
+            };
+            match new.insert(&self.db).await {
+                Ok(row) => return Ok(row.id),
+                Err(error) if is_duplicate(&error) => {}
+                Err(source) => return Err(StoreError::Database { action: "store an identity", source }),
+            }
+        }
+    }
+
+    async fn rename_identity(
+        &self,
+        known: &identity::Model,
+        account: &AccountNames,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if known.auth_id == account.auth_id && known.auth_name == account.auth_name {
+            return Ok(());
+        }
+        identity::Entity::update_many()
+            .col_expr(identity::Column::AuthId, Expr::value(account.auth_id.as_str()))
+            .col_expr(identity::Column::AuthName, Expr::value(account.auth_name.clone()))
+            .col_expr(identity::Column::UpdatedAt, Expr::value(now.as_millis()))
+            .filter(identity::Column::Id.eq(known.id))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("rename an identity"))?;
+        Ok(())
+    }
+
+    /// Inserts the first entry of an identity; `Moved` where another worker was first.
+    async fn insert_entry(
+        &self,
+        identity_id: i64,
+        pair: &NewPair,
+        now: Timestamp,
+    ) -> Result<Guarded, StoreError> {
+        let generation = 1;
+        let sealed = self.seal_pair(identity_id, generation, pair);
+        let new = token_entry::ActiveModel {
+            id: NotSet,
+            identity_id: Set(identity_id),
+            generation: Set(generation),
+            access_token_sealed: Set(sealed.access_token),
+            refresh_token_sealed: Set(sealed.refresh_token),
+            key_id: Set(sealed.key_id),
+            username: Set(pair.username.clone()),
+            scopes: Set(scopes_json(&pair.scopes)),
+            expires_at: Set(pair.expires_at.map(Timestamp::as_millis)),
+            refresh_token_expires_at: Set(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
+            granted_lifetime_ms: Set(pair.source.granted_lifetime_ms()),
+            reserved_until: Set(pair.source.reserved_until().map(Timestamp::as_millis)),
+            lease_holder: Set(None),
+            lease_until: Set(None),
+            attempt_fingerprint: Set(None),
+            failure_code: Set(None),
+            failure_message: Set(None),
+            failure_fingerprint: Set(None),
+            failed_at: Set(None),
+            login_fingerprint: Set(pair.login_fingerprint()),
+            refreshed_at: Set(None),
+            created_at: Set(now.as_millis()),
+            updated_at: Set(now.as_millis()),
+        };
+        match token_entry::Entity::insert(new).exec_without_returning(&self.db).await {
+            Ok(_) => Ok(Guarded::Done),
+            Err(error) if is_duplicate(&error) => Ok(Guarded::Moved),
+            Err(source) => Err(StoreError::Database { action: "store a first token pair", source }),
+        }
+    }
+}
+
+pub(super) fn is_duplicate(error: &DbErr) -> bool {
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+}
