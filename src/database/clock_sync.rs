@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, interval, timeout};
 
-use crate::clock::{DatabaseClock, Offset};
+use crate::clock::{DatabaseClock, Offset, Timestamp};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -19,6 +19,9 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
 /// A jump that is worth asking the database at once.
 const JUMP: Duration = Duration::from_millis(500);
+
+/// How often it is asked in one measurement.
+const SAMPLES: usize = 4;
 
 /// How long the database may take to say what time it is.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,9 +61,51 @@ pub async fn keep(clock: Arc<DatabaseClock>, store: Store) {
     }
 }
 
-/// Asks the database what time it is, and takes that for the time in the middle between question and answer.
+/// What the database said it was, and when it was asked.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    database: Timestamp,
+    asked: Instant,
+    round_trip: Duration,
+}
+
+/// Asks the database what time it is, and takes that for the time in the middle between question and answer. That is
+/// wrong by up to half the round trip, which may hold a new connection or a wait for a busy database. So it asks a few
+/// times, and believes the answer that came soonest.
 async fn measure(clock: &DatabaseClock, store: &Store) -> Result<Offset, StoreError> {
+    let mut soonest = ask(store).await?;
+    for _ in 1..SAMPLES {
+        // What was answered once is good enough where the database goes away in between.
+        if let Ok(sample) = ask(store).await {
+            soonest = sooner(soonest, sample);
+        }
+    }
+    Ok(clock.set(soonest.database, soonest.asked + soonest.round_trip / 2))
+}
+
+async fn ask(store: &Store) -> Result<Sample, StoreError> {
     let asked = Instant::now();
     let database = timeout(PATIENCE, store.now()).await.unwrap_or(Err(StoreError::NoAnswer))?;
-    Ok(clock.set(database, asked + asked.elapsed() / 2))
+    Ok(Sample { database, asked, round_trip: asked.elapsed() })
+}
+
+fn sooner(one: Sample, other: Sample) -> Sample {
+    if other.round_trip < one.round_trip { other } else { one }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_that_came_soonest_is_believed() {
+        let sample = |database, round_trip| Sample {
+            database: Timestamp::from_millis(database),
+            asked: Instant::now(),
+            round_trip: Duration::from_millis(round_trip),
+        };
+        let samples = [sample(1, 800), sample(2, 3), sample(3, 40), sample(4, 3)];
+        let soonest = samples.into_iter().reduce(sooner).expect("there are some");
+        assert_eq!(soonest.database, Timestamp::from_millis(2));
+    }
 }

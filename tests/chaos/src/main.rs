@@ -3,7 +3,6 @@
 //!
 //! Workers are the real program, the servers are real and belong to this run alone, the SCMs are simulated and keep
 //! the record that the replies are held against ([`truth`]).
-#![expect(clippy::expect_used, reason = "as in the kit: what cannot be done ends the run and says why")]
 
 mod options;
 mod progress;
@@ -19,7 +18,7 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
-    panic::AssertUnwindSafe,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::{self, ExitCode},
 };
@@ -37,6 +36,10 @@ const RESULTS: &str = "target/chaos";
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    panic::set_hook(Box::new(|panic| {
+        let said = panic.payload_as_str().unwrap_or("something went wrong");
+        complain(said);
+    }));
     match run(&Options::parse()).await {
         Ok(code) => code,
         Err(error) => {
@@ -77,7 +80,9 @@ async fn run(options: &Options) -> Result<ExitCode> {
         }
         Ok(Ok(Ok(()))) => Ok(failed(folder, None)),
         Ok(Ok(Err(error))) => Ok(failed(folder, Some(&error))),
-        Ok(Err(_)) => Ok(failed(folder, Some(&anyhow!("a scenario ended in a panic, see above")))),
+        Ok(Err(_)) => {
+            Ok(failed(folder, Some(&anyhow!("a scenario could not be played to its end, see above"))))
+        }
     }
 }
 

@@ -108,7 +108,7 @@ impl Options {
 
     pub(crate) fn soak(&self) -> Duration {
         let minutes = self.minutes.map(|minutes| Duration::from_secs(60) * minutes);
-        minutes.unwrap_or(Duration::from_secs(if self.quick { 15 } else { 600 }))
+        minutes.unwrap_or(Duration::from_secs(if self.quick { 10 } else { 600 }))
     }
 
     /// The full size, or that of `--quick`.

@@ -40,7 +40,7 @@ impl Progress {
         });
     }
 
-    /// Shows how many of `total` requests are sent and answered, while `work` is done.
+    /// Shows how many of `total` requests (0: nobody knows) are sent and answered, while `work` is done.
     pub(crate) async fn during<T>(&self, book: &Book, total: usize, work: impl Future<Output = T>) -> T {
         self.bar.set_length(total as u64);
         let showing = async {
@@ -49,7 +49,8 @@ impl Progress {
             loop {
                 ticks.tick().await;
                 let counts = book.counts();
-                let message = format!("{} of {total} sent, {} answered", counts.sent, counts.answered);
+                let of = if total > 0 { format!(" of {total}") } else { String::new() };
+                let message = format!("{}{of} sent, {} answered", counts.sent, counts.answered);
                 self.bar.set_position(counts.answered as u64);
                 if self.bar.is_hidden() && last_line.elapsed() >= LINE {
                     last_line = Instant::now();

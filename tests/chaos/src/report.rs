@@ -37,6 +37,8 @@ pub(crate) struct Row {
     promises: Vec<Promise>,
     /// What stands behind the numbers.
     details: Vec<String>,
+    /// What belongs to the line, in full.
+    notes: Vec<String>,
     seconds: u64,
 }
 
@@ -74,6 +76,7 @@ impl Row {
             recovery_ms: None,
             promises: Vec::new(),
             details: Vec::new(),
+            notes: Vec::new(),
             seconds: 0,
         };
         row.promise("every request is answered or in the dead letters", row.lost == 0);
@@ -96,6 +99,11 @@ impl Row {
     /// Notes something worth knowing.
     pub(crate) fn detail(&mut self, what: impl Into<String>) {
         self.details.push(what.into());
+    }
+
+    /// Notes something that is printed with the table in any case.
+    pub(crate) fn note(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
     }
 
     /// Notes how long it took from "it is back" to the first answer.
@@ -133,20 +141,18 @@ impl Report {
 
     /// The table, with what was broken below it.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("{}\n", self.table());
+        let mut lines = vec![self.table().to_string()];
         for row in &self.0 {
-            for promise in row.broken() {
-                text += &format!("BROKEN  {}, {}: {promise}\n", row.scenario, row.fault);
-            }
-            for detail in row.details.iter().take(SHOWN) {
-                text += &format!("        {}: {detail}\n", row.scenario);
-            }
-            if row.details.len() > SHOWN {
-                let more = row.details.len() - SHOWN;
-                text += &format!("        {}: … and {more} more, see {}.json\n", row.scenario, row.scenario);
+            let Row { scenario, fault, details, .. } = row;
+            lines.extend(row.broken().map(|promise| format!("BROKEN  {scenario}, {fault}: {promise}")));
+            lines.extend(row.notes.iter().map(|note| format!("        {scenario}: {note}")));
+            lines.extend(details.iter().take(SHOWN).map(|detail| format!("        {scenario}: {detail}")));
+            if details.len() > SHOWN {
+                let more = details.len() - SHOWN;
+                lines.push(format!("        {scenario}: … and {more} more, see {scenario}.json"));
             }
         }
-        text
+        lines.join("\n") + "\n"
     }
 
     /// Writes the table, and a file for each scenario.

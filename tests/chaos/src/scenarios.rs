@@ -1,10 +1,19 @@
 //! One file a scenario.
 
+mod broker;
+mod bulkhead;
+mod database;
+mod database_away;
+mod frozen;
+mod load;
+mod newest;
+mod rolling;
+mod soak;
 mod storm;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     options::{Options, Scenario},
@@ -12,6 +21,9 @@ use crate::{
     report::Row,
     servers::Servers,
 };
+
+/// How long no answer may come until the load counts as settled: longer than any request's budget.
+const SETTLED_AFTER: Duration = Duration::from_secs(45);
 
 /// What every scenario plays with.
 pub(crate) struct Play<'a> {
@@ -31,7 +43,13 @@ pub(crate) async fn play(
 ) -> Result<Vec<Row>> {
     let play = Play { options, servers, folder, progress };
     match scenario {
-        Scenario::Storm => storm::play(play).await,
-        _ => bail!("not yet"),
+        Scenario::Storm => Box::pin(storm::play(play)).await,
+        Scenario::Rolling => Box::pin(rolling::play(play)).await,
+        Scenario::Frozen => Box::pin(frozen::play(play)).await,
+        Scenario::Database => Box::pin(database::play(play)).await,
+        Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
+        Scenario::Broker => Box::pin(broker::play(play)).await,
+        Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
+        Scenario::Soak => Box::pin(soak::play(play)).await,
     }
 }

@@ -42,7 +42,6 @@ pub(crate) struct Addresses {
 
 /// Everything that runs in one scenario. The workers are the scenario's own, and end before this.
 pub(crate) struct Stage {
-    pub(crate) name: String,
     pub(crate) scms: Vec<Arc<SimulatedScm>>,
     pub(crate) users: Vec<User>,
     pub(crate) upstream: Upstream,
@@ -71,8 +70,8 @@ impl Stage {
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
         let upstream = Upstream::start(&addresses.broker, name, move || clock.now_ms());
-        let (name, users) = (name.to_owned(), Vec::new());
-        Ok(Self { name, scms, users, upstream, database, program, folder, started: 0 })
+        let users = Vec::new();
+        Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }
 
     /// From now on workers are started with this setting.
@@ -107,12 +106,6 @@ impl Stage {
     pub(crate) async fn start_worker(&mut self) -> Result<Worker> {
         let name = self.next_worker();
         self.program.start_worker(&name).await
-    }
-
-    /// Starts a worker and does not wait: what it needs to be ready may be away.
-    pub(crate) async fn launch_worker(&mut self) -> Result<Worker> {
-        let name = self.next_worker();
-        self.program.launch_worker(&name).await
     }
 
     /// Starts so many workers.

@@ -17,6 +17,9 @@ use crate::{
 /// The contract counts whole seconds, from a moment before the SCM's.
 const EXPIRY_SLACK_MS: i64 = 1_500;
 
+/// Reservations end by the database's clock, which each worker knows but for half a round trip, in whole milliseconds.
+const CLOCK_SLACK_MS: i64 = 20;
+
 /// What a scenario's load came to.
 pub(crate) struct Findings {
     pub(crate) requests: usize,
@@ -125,8 +128,10 @@ impl<'a> HostView<'a> {
     fn broken_reservation(&self, event: &RefreshEvent) -> Option<String> {
         let at_ms = event.started_at_ms;
         let pair = self.pairs.get(&event.pair?)?;
-        let (told_ms, until_ms) =
-            *pair.held.iter().find(|(told_ms, until_ms)| *told_ms <= at_ms && at_ms < *until_ms)?;
+        let (told_ms, until_ms) = *pair
+            .held
+            .iter()
+            .find(|(told_ms, until_ms)| *told_ms <= at_ms && at_ms < *until_ms - CLOCK_SLACK_MS)?;
         let user = event.user.as_deref()?;
         let new_pair = event.new_pair.and_then(|number| self.pairs.get(&number));
         let required = new_pair.is_some_and(|pair| pair.required);
@@ -146,7 +151,7 @@ impl<'a> HostView<'a> {
         self.users.get(user).into_iter().flatten().any(|sent| {
             let lifetime_ms = i64::try_from(sent.ask.lifetime_secs * 1000).unwrap_or(i64::MAX);
             let over = sent.answers.last().is_some_and(|answer| answer.at_ms < at_ms);
-            sent.sent_at_ms <= at_ms && !over && at_ms + lifetime_ms + EXPIRY_SLACK_MS >= expires_at_ms
+            sent.asked_at_ms <= at_ms && !over && at_ms + lifetime_ms + EXPIRY_SLACK_MS >= expires_at_ms
         })
     }
 }

@@ -19,14 +19,16 @@ use tokenkeeper_testkit::queues::TOKEN_REQUEST;
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
 pub(crate) use self::book::{Answer, Answered, Ask, Book, RequestId, Sent};
 use self::link::{Links, Queue};
 
 /// Who publishes at once: each has one message in flight, so that a confirm tells about the message it belongs to.
-const PUBLISHERS: usize = 24;
+const PUBLISHERS: usize = 96;
+/// How many requests may be without an answer before the next one is sent.
+const BACKLOG: usize = 4000;
 /// A confirm that does not come: the broker may be blocked, or gone without a word.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -71,21 +73,18 @@ impl Upstream {
         id
     }
 
-    /// Sends requests at this rate, `count` of them, in the background.
-    pub(crate) async fn send_steadily(
-        &self,
-        count: usize,
-        per_second: u32,
-        mut next: impl FnMut() -> Ask,
-    ) -> Vec<RequestId> {
+    /// Sends requests at this rate, `count` of them; slower where the machine does not keep up, since a backlog that
+    /// only grows says nothing about faults.
+    pub(crate) async fn send_steadily(&self, count: usize, per_second: u32, mut next: impl FnMut() -> Ask) {
         let began = Instant::now();
-        let mut sent = Vec::with_capacity(count);
         for number in 0..count {
             let number = u32::try_from(number).unwrap_or(u32::MAX);
-            tokio::time::sleep_until(began + Duration::from_secs(1) * number / per_second).await;
-            sent.push(self.send(next()));
+            sleep_until(began + Duration::from_secs(1) * number / per_second).await;
+            while self.book.unanswered() > BACKLOG {
+                sleep(AGAIN).await;
+            }
+            self.send(next());
         }
-        sent
     }
 
     /// What was written down.

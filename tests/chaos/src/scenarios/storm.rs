@@ -8,15 +8,14 @@ use tokenkeeper_testkit::{
     scm::{Dialect, Fault, ScmOptions, SimulatedScm},
 };
 
-use super::Play;
+use super::{Play, SETTLED_AFTER, load::Load};
 use crate::{
     options::Options,
     report::Row,
     servers::Servers,
-    stage::{Host, Stage, User},
+    stage::{Host, Stage},
     standing::{Standing, Violence},
     truth::Findings,
-    upstream::Ask,
 };
 
 const WORKERS: usize = 3;
@@ -26,9 +25,6 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 
 /// How many of a hundred provider calls fail.
 const FAILING_PERCENT: u8 = 20;
-
-/// How long no answer may come until the load counts as settled: longer than any request's budget.
-const SETTLED_AFTER: Duration = Duration::from_secs(45);
 
 /// What is done, one after the other, spread evenly over the load.
 const FAULTS: [Blow; 14] = [
@@ -84,14 +80,9 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let total = options.storm_requests();
     let mut violence = Violence::default();
     let mut recoveries = Vec::new();
-    let load = Load { total, rate: options.rate(), seed: options.seed };
-    // The load must not need the stage that the blows change.
-    let asks = load.asks(&stage, &users);
+    let load = Load::new(options);
     let book = stage.upstream.book();
-    let sending = async {
-        let mut asks = asks.into_iter();
-        stage.upstream.send_steadily(total, load.rate, || asks.next().expect("as many as are sent")).await;
-    };
+    let sending = load.send(&stage, &users, total);
     let striking = async {
         for (number, blow) in FAULTS.into_iter().enumerate() {
             let due = total * (number + 1) / (FAULTS.len() + 1);
@@ -115,7 +106,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         let ((), struck) = tokio::join!(sending, striking);
         struck
     };
-    progress.during(book, total, both).await?;
+    progress.during(book, total, Box::pin(both)).await?;
     progress.say("all is sent; the provider is well again");
     for scm in &stage.scms {
         scm.heal();
@@ -166,27 +157,6 @@ async fn strike(
         Blow::CutConnections => servers.rabbitmq.cut_connections().await,
         Blow::RestartBroker => servers.rabbitmq.restart().await,
         Blow::RestartDatabase => servers.postgres.restart().await,
-    }
-}
-
-struct Load {
-    total: usize,
-    rate: u32,
-    seed: u64,
-}
-
-impl Load {
-    /// Who asks for how long, in the order of asking. Most ask for a moment, so that reservations end and
-    /// opportunistic refreshes are due all the time; some hold on to their token.
-    fn asks(&self, stage: &Stage, users: &[User]) -> Vec<Ask> {
-        let mut random = fastrand::Rng::with_seed(self.seed);
-        (0..self.total)
-            .map(|_| {
-                let user = &users[random.usize(..users.len())];
-                let lifetime = if random.u8(..10) == 0 { random.u64(5..=12) } else { random.u64(1..=3) };
-                stage.ask(user, lifetime)
-            })
-            .collect()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -99,13 +98,6 @@ impl Postgres {
     /// Stops and starts it.
     pub(crate) async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        self.begin().await
-    }
-
-    /// Stops it for a while.
-    pub(crate) async fn pause(&mut self, away: Duration) -> Result<()> {
-        self.stop().await?;
-        tokio::time::sleep(away).await;
         self.begin().await
     }
 }

@@ -120,6 +120,22 @@ impl RabbitMq {
         self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await.map(drop)
     }
 
+    /// On connections from now on, lets the node lose patience with a message that is not acked for so long: it
+    /// closes the channel with 406.
+    pub(crate) async fn limit_unacked(&self, patience: Duration) -> Result<()> {
+        let set = |name: &str, patience: Duration| {
+            format!("application:set_env(rabbit, {name}, {}).", patience.as_millis())
+        };
+        // It looks at a channel once in this interval.
+        self.ctl(&["eval", &set("channel_tick_interval", Duration::from_secs(1))]).await?;
+        self.ctl(&["eval", &set("consumer_timeout", patience)]).await.map(drop)
+    }
+
+    /// Takes [`RabbitMq::limit_unacked`] back.
+    pub(crate) async fn unlimit_unacked(&self) -> Result<()> {
+        self.limit_unacked(Duration::from_secs(1800)).await
+    }
+
     /// What there is of `what` (`connections`, `channels`), a line each.
     pub(crate) async fn list(&self, what: &str, column: &str) -> Result<Vec<String>> {
         let listed = self.ctl(&["--quiet", "--no-table-headers", &format!("list_{what}"), column]).await?;

@@ -41,7 +41,7 @@ impl fmt::Display for RequestId {
 pub(crate) struct Sent {
     pub(crate) id: RequestId,
     pub(crate) ask: Ask,
-    pub(crate) sent_at_ms: i64,
+    pub(crate) asked_at_ms: i64,
     /// When the broker had taken it.
     pub(crate) confirmed_at_ms: Option<i64>,
     /// In the order in which they came; more than one where a worker ended between reply and ack.
@@ -51,7 +51,7 @@ pub(crate) struct Sent {
 impl Sent {
     /// From being sent to the first answer, in milliseconds.
     pub(crate) fn took_ms(&self) -> Option<i64> {
-        self.answers.first().map(|answer| answer.at_ms - self.sent_at_ms)
+        self.answers.first().map(|answer| answer.at_ms - self.asked_at_ms)
     }
 }
 
@@ -141,10 +141,10 @@ impl Book {
     }
 
     pub(super) fn enter(&self, ask: Ask) -> RequestId {
-        let sent_at_ms = (self.clock)();
+        let asked_at_ms = (self.clock)();
         let mut record = self.record();
         let id = RequestId(record.requests.len());
-        record.requests.push(Sent { id, ask, sent_at_ms, confirmed_at_ms: None, answers: Vec::new() });
+        record.requests.push(Sent { id, ask, asked_at_ms, confirmed_at_ms: None, answers: Vec::new() });
         id
     }
 
@@ -180,6 +180,11 @@ impl Book {
         Counts { sent: record.requests.len(), answered: record.answered }
     }
 
+    pub(super) fn unanswered(&self) -> usize {
+        let Counts { sent, answered } = self.counts();
+        sent - answered
+    }
+
     /// One request as it is now.
     pub(crate) fn request(&self, id: RequestId) -> Sent {
         self.record().requests[id.0].clone()
@@ -195,8 +200,7 @@ impl Book {
     }
 
     pub(super) fn all_answered(&self) -> bool {
-        let Counts { sent, answered } = self.counts();
-        sent == answered
+        self.unanswered() == 0
     }
 
     pub(super) fn changes(&self) -> Changes {
