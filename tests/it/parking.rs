@@ -7,9 +7,11 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use lapin::types::AMQPValue;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
+use tokenkeeper::secret::KeyRing;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::BasicProperties;
 
+use crate::cli::Cli;
 use crate::harness::logs::assert_holds_none_of;
 use crate::harness::reply::token;
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
@@ -207,5 +209,27 @@ async fn what_is_no_pair_of_ours_goes_to_the_dead_letters() {
         let reason = letter.headers.inner().get("x-tokenkeeper-reason");
         assert_eq!(reason, Some(&AMQPValue::LongString("unreadable_parked_pair".into())));
     }
+    other.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_pair_is_replayed() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    night.stop(worker).await;
+    night.passes();
+    let keys = night.world.keys.clone();
+    night.world.set("encryption.keys", KeyRing::generate("another").expose_secret());
+    let keyless = night.world.spawn_worker().await;
+    keyless.wait_for_log("a parked pair cannot be read; it is kept", 1).await;
+    keyless.stop(&night.world).await;
+    night.world.set("encryption.keys", keys);
+
+    let replayed = Cli::of(&night.world).run(&["dead", "replay", "--reason", "unreadable_parked_pair"]).await;
+    assert_eq!(replayed.stdout, "replayed 1, failed 0\n", "{}", replayed.stderr);
+    let other = night.world.spawn_worker().await;
+    other.wait_for_log("a parked pair is stored", 1).await;
+
+    night.assert_nothing_is_lost().await;
     other.stop(&night.world).await;
 }
