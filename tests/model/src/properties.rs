@@ -12,9 +12,11 @@ pub const RESERVED_TOKEN_LIVES: &str = "1: no opportunistic refresh kills a toke
 /// Invariant 2.
 pub const ONE_HOLDER: &str = "2: never two workers call the provider under a live lease of one generation";
 /// Invariant 3.
-pub const REPLY_TRUE: &str = "3: a token in a reply is the stored generation, reserved until what the reply says";
+pub const REPLY_TRUE: &str =
+    "3: a token in a reply is the stored generation, reserved until what the reply says";
 /// Invariant 4.
-pub const NEWEST_SAFE: &str = "4: the newest pair is stored, parked, in a worker's hands or lost inside a call";
+pub const NEWEST_SAFE: &str =
+    "4: the newest pair is stored, parked, in a worker's hands or lost inside a call";
 /// Invariant 4, the other way round.
 pub const NEWER_STAYS: &str = "4: a newer pair is never overwritten by an older one";
 /// A dead token is known for what it is.
@@ -36,7 +38,9 @@ pub const ALWAYS: [&str; 8] = [
 
 pub(crate) fn all() -> Vec<Property<Protocol>> {
     vec![
-        Property::always(LEASE_RESPECTS_RESERVATION, |_, state: &State| !state.broken.lease_under_reservation),
+        Property::always(LEASE_RESPECTS_RESERVATION, |_, state: &State| {
+            !state.broken.lease_under_reservation
+        }),
         Property::always(RESERVED_TOKEN_LIVES, |_, state: &State| !state.broken.reserved_token_killed),
         Property::always(ONE_HOLDER, |_, state: &State| holders_of_one_generation(state) <= 1),
         Property::always(REPLY_TRUE, |_, state: &State| !state.broken.reply_untrue),
@@ -82,16 +86,18 @@ fn holders_of_one_generation(state: &State) -> usize {
         }
         _ => None,
     };
-    let leads: Vec<u8> = state.workers.iter().filter_map(|worker| led(worker.phase)).collect();
-    leads.iter().map(|one| leads.iter().filter(|other| *other == one).count()).max().unwrap_or(0)
+    let mut leads: Vec<u8> = state.workers.iter().filter_map(|worker| led(worker.phase)).collect();
+    leads.sort_unstable();
+    leads.chunk_by(|one, other| one == other).map(<[u8]>::len).max().unwrap_or(0)
 }
 
 /// Whether a live worker, or the queue of parked pairs, has the newest pair.
 fn is_newest_held(state: &State) -> bool {
     let newest = state.newest();
-    any(state, |phase| {
-        matches!(phase, Phase::StorePair { held, .. } | Phase::LookAgain { held, .. } if held.pair == newest)
-    }) || state.parked.iter().any(|parked| parked.held.pair == newest)
+    any(
+        state,
+        |phase| matches!(phase, Phase::StorePair { held, .. } | Phase::LookAgain { held, .. } if held.pair == newest),
+    ) || state.parked.iter().any(|parked| parked.held.pair == newest)
 }
 
 fn is_newest_safe(state: &State) -> bool {

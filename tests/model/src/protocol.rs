@@ -96,7 +96,6 @@ impl Protocol {
         let mut steps = match phase {
             Phase::Idle => vec![
                 Step::Take { until: 1, too_short: false },
-                Step::Take { until: 2, too_short: false },
                 Step::Take { until: 2, too_short: true },
                 Step::TakeParked,
             ],

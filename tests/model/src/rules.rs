@@ -18,6 +18,8 @@ pub struct Rules {
     pub lease_no_live_reservation: bool,
     /// Take the lease: not where an attempt was recorded since the entry was loaded.
     pub lease_same_doubt: bool,
+    /// Take the lease: not where the refresh token was condemned since the entry was loaded.
+    pub lease_not_condemned: bool,
     /// Take the lease: leaves the record that an attempt is under way.
     pub lease_records_attempt: bool,
     /// Renew: only one's own lease.
@@ -69,6 +71,7 @@ impl Rules {
         lease_no_live_lease: true,
         lease_no_live_reservation: true,
         lease_same_doubt: true,
+        lease_not_condemned: true,
         lease_records_attempt: true,
         renew_own_lease: true,
         renew_live_lease: true,

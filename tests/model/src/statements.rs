@@ -1,14 +1,14 @@
 //! The statements, each atomic, with the names they have in `src/store/`: whether its guard held, and what it set.
 
 use crate::rules::{Rules, SameLine};
-use crate::state::{Cause, Failure, Held, Holder, Issued, Lease, Refreshed, Row, View};
+use crate::state::{Cause, Failure, Held, Holder, Issued, Lease, PairId, Refreshed, Row, View};
 
 /// How long a lease lives without a heartbeat, in ticks.
-pub const LEASE_TTL: u8 = 1;
+pub(crate) const LEASE_TTL: u8 = 1;
 
 /// Whether a guarded UPDATE took effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guarded {
+pub(crate) enum Guarded {
     /// It did.
     Done,
     /// The world has moved.
@@ -23,7 +23,7 @@ impl Guarded {
 
 impl Row {
     /// Whether somebody refreshes it now.
-    pub fn has_live_lease(&self) -> bool {
+    pub(crate) fn has_live_lease(&self) -> bool {
         self.lease.is_some_and(|lease| lease.left > 0)
     }
 
@@ -33,12 +33,18 @@ impl Row {
 
     /// Whether the access token may be dead: a refresh was attempted, and nobody knows how it ended, or it is known
     /// that it was interrupted. While the token is reserved, an open attempt does not count.
-    pub fn is_doubtful(&self) -> bool {
-        self.attempt.is_some() && self.reserved == 0 || self.failure.is_some_and(|failure| failure.interrupted)
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.attempt.is_some() && self.reserved == 0
+            || self.failure.is_some_and(|failure| failure.interrupted)
+    }
+
+    /// Whether a refresh failed in a way that condemns this refresh token.
+    pub(crate) fn is_condemned(&self, refresh_token: PairId) -> bool {
+        self.failure.is_some_and(|failure| failure.fingerprint == refresh_token)
     }
 
     /// `Store::reserve`.
-    pub fn reserve(&mut self, rules: &Rules, view: View, until: u8) -> Guarded {
+    pub(crate) fn reserve(&mut self, rules: &Rules, view: View, until: u8) -> Guarded {
         let matches = (!rules.reserve_same_generation || self.generation == view.generation)
             && (!rules.reserve_no_live_lease || !self.has_live_lease())
             && (!rules.reserve_not_in_doubt || !self.is_doubtful())
@@ -50,7 +56,7 @@ impl Row {
     }
 
     /// `Store::take_lease`.
-    pub fn take_lease(
+    pub(crate) fn take_lease(
         &mut self,
         rules: &Rules,
         view: View,
@@ -65,7 +71,8 @@ impl Row {
         let matches = free
             && (!rules.lease_same_generation || self.generation == view.generation)
             && (!rules.lease_no_live_lease || !self.has_live_lease())
-            && (!rules.lease_same_doubt || self.attempt.is_some() == doubt);
+            && (!rules.lease_same_doubt || self.attempt.is_some() == doubt)
+            && (!rules.lease_not_condemned || !self.is_condemned(view.refresh_token));
         if matches {
             self.lease = Some(Lease { holder, left: LEASE_TTL });
             if rules.lease_records_attempt {
@@ -76,7 +83,7 @@ impl Row {
     }
 
     /// `Store::renew_lease`.
-    pub fn renew_lease(&mut self, rules: &Rules, view: View, holder: Holder) -> Guarded {
+    pub(crate) fn renew_lease(&mut self, rules: &Rules, view: View, holder: Holder) -> Guarded {
         let matches = self.generation == view.generation
             && (!rules.renew_own_lease || self.is_led_by(holder))
             && (!rules.renew_live_lease || self.has_live_lease());
@@ -87,7 +94,7 @@ impl Row {
     }
 
     /// `Store::store_pair`.
-    pub fn store_pair(&mut self, rules: &Rules, held: &Held, holder: Holder) -> Guarded {
+    pub(crate) fn store_pair(&mut self, rules: &Rules, held: Held, holder: Holder) -> Guarded {
         let matches = !rules.store_same_generation || self.generation == held.generation;
         if matches {
             if self.is_led_by(holder) || !rules.store_spares_others_lease {
@@ -104,7 +111,7 @@ impl Row {
     }
 
     /// Whether a pair that found the generation moved is newer than the one that is there.
-    pub fn is_older_than(&self, rules: &Rules, held: &Held, issued: &[Issued]) -> bool {
+    pub(crate) fn is_older_than(&self, rules: &Rules, held: Held, issued: &[Issued]) -> bool {
         if !rules.store_compares {
             return true;
         }
@@ -119,7 +126,7 @@ impl Row {
     }
 
     /// `Store::give_up`, or `give_up_in_doubt`.
-    pub fn give_up(
+    pub(crate) fn give_up(
         &mut self,
         rules: &Rules,
         view: View,
@@ -140,7 +147,7 @@ impl Row {
     }
 
     /// What `Store::put_login` sets. It tries again until its guard holds, so here it always does.
-    pub fn put_login(&mut self, pair: u8) {
+    pub(crate) fn put_login(&mut self, pair: u8) {
         *self = Self {
             generation: self.generation + 1,
             pair,

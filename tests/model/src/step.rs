@@ -1,10 +1,12 @@
 //! What can happen next, and what comes of it.
 
+mod flight;
+mod tick;
+
+pub(crate) use self::tick::tick;
 use crate::provider::RefreshTokens;
 use crate::rules::Rules;
-use crate::state::{
-    Cause, Failure, Flight, Held, Holder, PairId, Parked, Phase, Request, State, View, Worker,
-};
+use crate::state::{Cause, Failure, Flight, Held, Holder, PairId, Phase, Request, State, View, Worker};
 use crate::statements::{Guarded, LEASE_TTL};
 
 /// One thing that happens.
@@ -21,10 +23,18 @@ pub enum Action {
 /// A step of one worker. Those named `…Lost` and `…Fails` are faults, as is all of `Answer` but the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Takes a request that needs the token for this many ticks; `too_short`: longer than it lives.
-    Take { until: u8, too_short: bool },
-    /// `Store::find`, then decides; `refresh`: opportunistically, where it may.
-    Load { refresh: bool },
+    /// Takes a request that needs the token for this many ticks.
+    Take {
+        /// How long.
+        until: u8,
+        /// Longer than the stored token lives.
+        too_short: bool,
+    },
+    /// `Store::find`, then decides.
+    Load {
+        /// Refresh rather than serve, where both are allowed.
+        refresh: bool,
+    },
     /// Waited too long: loads once more, serves what is there or answers `refresh_timeout`.
     LastLook,
     /// `Store::reserve`, then the reply.
@@ -151,14 +161,23 @@ impl Scene<'_> {
         match (step, phase) {
             (Step::Take { until, too_short }, Phase::Idle) => self.take(until, too_short),
             (Step::Load { refresh }, Phase::Load { .. }) => self.load(request, refresh),
-            (Step::LastLook, Phase::Load { waited: true }) => self.last_look(request),
-            (Step::Reserve, Phase::Reserve { view, last }) => self.reserve(view, request, last),
+            (Step::LastLook, Phase::Load { waited: true }) => {
+                self.last_look(request);
+                Some(())
+            }
+            (Step::Reserve, Phase::Reserve { view, last }) => {
+                self.reserve(view, request, last);
+                Some(())
+            }
             (Step::ReserveLost, Phase::Reserve { view, .. }) => {
                 let done = self.state.row.reserve(self.rules, view, request.until);
                 self.go(AGAIN);
                 (done == Guarded::Done).then_some(())
             }
-            (Step::TakeLease, Phase::TakeLease { view, cause, doubt }) => self.take_lease(view, cause, doubt),
+            (Step::TakeLease, Phase::TakeLease { view, cause, doubt }) => {
+                self.take_lease(view, cause, doubt);
+                Some(())
+            }
             (Step::TakeLeaseLost, Phase::TakeLease { view, cause, doubt }) => {
                 let done = self.state.row.take_lease(self.rules, view, cause, doubt, Holder::Nobody);
                 self.go(AGAIN);
@@ -179,8 +198,14 @@ impl Scene<'_> {
                 self.go(AGAIN);
                 (self.rules.call_under_live_lease && flight.left == 0).then_some(())
             }
-            (Step::GiveUp, Phase::Call { flight, tried: true }) => self.give_up(flight, false),
-            (Step::GiveUp, Phase::Refused { flight }) => self.give_up(flight, true),
+            (Step::GiveUp, Phase::Call { flight, tried: true }) => {
+                self.give_up(flight, false);
+                Some(())
+            }
+            (Step::GiveUp, Phase::Refused { flight }) => {
+                self.give_up(flight, true);
+                Some(())
+            }
             (Step::GiveUpFails, Phase::Call { tried: true, .. } | Phase::Refused { .. }) => {
                 self.answered();
                 Some(())
@@ -205,7 +230,10 @@ impl Scene<'_> {
                 self.look_again(held, parked);
                 Some(())
             }
-            (Step::Park, Phase::StorePair { held, parked: false, .. } | Phase::LookAgain { held, parked: false }) => {
+            (
+                Step::Park,
+                Phase::StorePair { held, parked: false, .. } | Phase::LookAgain { held, parked: false },
+            ) => {
                 self.park(held);
                 Some(())
             }
@@ -283,7 +311,7 @@ impl Scene<'_> {
         (refresh || !heeded).then_some(())
     }
 
-    fn last_look(&mut self, request: Request) -> Option<()> {
+    fn last_look(&mut self, request: Request) {
         let view = self.view();
         let row = &self.state.row;
         let condemned = row.failure.is_some_and(|failure| failure.fingerprint == view.refresh_token);
@@ -296,7 +324,6 @@ impl Scene<'_> {
         } else {
             self.serve(view, request, true);
         }
-        Some(())
     }
 
     /// No write where the reservation reaches far enough already.
@@ -308,14 +335,13 @@ impl Scene<'_> {
         }
     }
 
-    fn reserve(&mut self, view: View, request: Request, last: bool) -> Option<()> {
+    fn reserve(&mut self, view: View, request: Request, last: bool) {
         let was_reserved = self.state.row.reserved > 0;
         match self.state.row.reserve(self.rules, view, request.until) {
             Guarded::Done => self.hand_out(view, request.until, was_reserved),
             Guarded::Moved if last => self.answered(),
             Guarded::Moved => self.go(AGAIN),
         }
-        Some(())
     }
 
     fn hand_out(&mut self, view: View, until: u8, was_reserved: bool) {
@@ -338,7 +364,7 @@ impl Scene<'_> {
         }
     }
 
-    fn take_lease(&mut self, view: View, cause: Cause, doubt: bool) -> Option<()> {
+    fn take_lease(&mut self, view: View, cause: Cause, doubt: bool) {
         let reserved = self.state.row.reserved > 0;
         let holder = self.holder();
         match self.state.row.take_lease(self.rules, view, cause, doubt, holder) {
@@ -351,7 +377,6 @@ impl Scene<'_> {
             }
             Guarded::Moved => self.go(AGAIN),
         }
-        Some(())
     }
 
     fn renew(&mut self, phase: Phase) -> Option<()> {
@@ -366,37 +391,5 @@ impl Scene<'_> {
         };
         flight.left = left;
         Some(())
-    }
-}
-
-mod flight;
-
-/// A tick: everything that is counted in time left.
-pub(crate) fn tick(state: &mut State) {
-    let less = |left: &mut u8| *left = left.saturating_sub(1);
-    less(&mut state.row.reserved);
-    if let Some(lease) = &mut state.row.lease {
-        less(&mut lease.left);
-    }
-    for Parked { held, .. } in &mut state.parked {
-        less(&mut held.until);
-    }
-    for worker in &mut state.workers {
-        less(&mut worker.request.until);
-        match &mut worker.phase {
-            Phase::Call { flight, .. } | Phase::Asked { flight, .. } | Phase::Refused { flight } => {
-                less(&mut flight.left);
-            }
-            Phase::StorePair { held, left, .. } => {
-                less(&mut held.until);
-                less(left);
-            }
-            Phase::LookAgain { held, .. } | Phase::AckParked { held, .. } => less(&mut held.until),
-            // Nobody waits any more.
-            Phase::Load { .. } | Phase::Reserve { .. } if worker.request.until == 0 => {
-                *worker = Worker { phase: Phase::Idle, request: Request::NONE, name: worker.name };
-            }
-            Phase::Idle | Phase::Load { .. } | Phase::Reserve { .. } | Phase::TakeLease { .. } => {}
-        }
     }
 }

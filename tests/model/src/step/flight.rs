@@ -1,6 +1,7 @@
 //! A flight under its lease: the provider call, and what comes of it.
 
-use super::{AGAIN, Answer, Cause, Failure, Flight, Guarded, Held, Holder, PairId, Parked, Phase, Scene, Worker};
+use super::{AGAIN, Answer, Cause, Failure, Flight, Guarded, Held, Holder, PairId, Phase, Scene, Worker};
+use crate::state::Parked;
 
 impl Scene<'_> {
     /// Checks the lease, and counts the call: that is when it was asked.
@@ -16,7 +17,8 @@ impl Scene<'_> {
         let Flight { view, .. } = flight;
         let until = self.me().request.until;
         let accepted = self.state.accepts(self.tokens, view.refresh_token);
-        let failed = |doubt| Phase::Call { flight: Flight { doubt: flight.doubt || doubt, ..flight }, tried: true };
+        let failed =
+            |doubt| Phase::Call { flight: Flight { doubt: flight.doubt || doubt, ..flight }, tried: true };
         let phase = match answer {
             Answer::Heard if accepted => {
                 let pair = self.issue(flight);
@@ -62,7 +64,7 @@ impl Scene<'_> {
         }
     }
 
-    pub(super) fn give_up(&mut self, flight: Flight, refused: bool) -> Option<()> {
+    pub(super) fn give_up(&mut self, flight: Flight, refused: bool) {
         let holder = self.holder();
         let Flight { view, doubt, .. } = flight;
         let failure = refused.then_some(Failure { fingerprint: view.refresh_token, interrupted: doubt });
@@ -77,13 +79,12 @@ impl Scene<'_> {
             Guarded::Done => self.answered(),
             Guarded::Moved => self.go(AGAIN),
         }
-        Some(())
     }
 
     pub(super) fn store(&mut self, held: Held, parked: bool) -> Guarded {
         let holder = if parked { Holder::Parked(held.pair) } else { self.holder() };
         let before = self.state.row.pair;
-        let stored = self.state.row.store_pair(self.rules, &held, holder);
+        let stored = self.state.row.store_pair(self.rules, held, holder);
         if stored == Guarded::Done && self.state.is_before(held.pair, before) {
             self.state.broken.newer_overwritten = true;
         }
@@ -92,7 +93,7 @@ impl Scene<'_> {
 
     pub(super) fn look_again(&mut self, held: Held, parked: bool) {
         let row = &self.state.row;
-        let phase = if row.is_older_than(self.rules, &held, &self.state.issued) {
+        let phase = if row.is_older_than(self.rules, held, &self.state.issued) {
             let held = Held { generation: row.generation, ..held };
             Phase::StorePair { held, left: 0, parked }
         } else if parked {
