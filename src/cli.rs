@@ -7,6 +7,7 @@ mod relative;
 mod reply;
 mod requester;
 
+pub(crate) mod housekeeping;
 pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod provider;

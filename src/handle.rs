@@ -35,7 +35,7 @@ pub struct Handler {
     /// Providers by host.
     pub providers: Providers,
     /// Flights.
-    pub refresher: Refresher,
+    pub refresher: Arc<Refresher>,
     /// Feature flags.
     pub flags: Flags,
     /// Who may ask for what.

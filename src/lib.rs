@@ -11,6 +11,7 @@ pub mod database;
 pub mod decide;
 pub mod flags;
 pub mod handle;
+pub mod housekeeping;
 pub mod lifecycle;
 pub mod message;
 pub mod oauth;

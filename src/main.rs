@@ -55,6 +55,7 @@ enum Command {
     Migrate(cli::migrate::Arguments),
     Provider(cli::provider::Arguments),
     Token(cli::token::Arguments),
+    Housekeeping(cli::housekeeping::Arguments),
     Keys(cli::keys::Arguments),
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
@@ -78,6 +79,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
+        Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
         // What sets tokenkeeper up, or explains it, works without settings.

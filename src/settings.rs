@@ -8,6 +8,7 @@
 
 mod access;
 mod error;
+mod housekeeping;
 mod reader;
 mod sources;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::access::{Access, AccessRule};
 pub use self::error::{Problem, SettingsError, Source};
+pub use self::housekeeping::HousekeepingSettings;
 pub use self::url::ConnectionUrl;
 use crate::flags::FlagFile;
 use crate::secret::KeyRing;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// How tokens are refreshed.
     pub refresh: RefreshSettings,
+    /// What is done about tokens that nobody asks for.
+    pub housekeeping: HousekeepingSettings,
     /// Which publisher may ask for what.
     pub access: Access,
     /// Logs.
@@ -220,6 +224,7 @@ impl Settings {
             flags: FlagSettings::read(from),
             worker: WorkerSettings::read(from),
             refresh: RefreshSettings::read(from),
+            housekeeping: HousekeepingSettings::read(from),
             access: Access::read(from),
             log: Log::read(from),
         };

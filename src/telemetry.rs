@@ -11,8 +11,13 @@ use crate::flags::FlagsEvent;
 use crate::message::{ErrorCode, MessageKind};
 use crate::store::{FailureKind, StoreError};
 
+mod housekeeping;
 pub mod logs;
 pub mod recorder;
+
+pub use self::housekeeping::{
+    ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
+};
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 /// Seconds a refresh takes, by host.
@@ -338,6 +343,7 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     counter!(UNROUTABLE).absolute(0);
+    housekeeping::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::database;
 use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
+use crate::housekeeping::Housekeeper;
 use crate::lifecycle::Stop;
 use crate::oauth::TokenClient;
 use crate::providers::Providers;
@@ -69,14 +70,20 @@ impl Worker {
             settings.refresh.total_timeout,
             Arc::clone(&clock),
         )?;
-        let refresher = Refresher::new(
+        let refresher = Arc::new(Refresher::new(
             store.clone(),
             client,
             Arc::clone(&clock),
             RefreshOptions::from(&settings.refresh),
             flights.clone(),
             stop.hard.clone(),
-        );
+        ));
+        let housekeeper = Housekeeper {
+            store: store.clone(),
+            refresher: Arc::clone(&refresher),
+            clock: Arc::clone(&clock),
+            settings: settings.housekeeping.clone(),
+        };
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
@@ -92,6 +99,10 @@ impl Worker {
 
         // Shown in the broker's list of connections, and in its consumer tags.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
+        if settings.housekeeping.enabled {
+            let keep_house = housekeeper.run(instance.clone());
+            services.spawn(until(stop.soft.clone(), async move { match keep_house.await {} }));
+        }
         let broker = Arc::new(settings.broker.clone());
         let (publisher, keep_publishing) =
             Publisher::new(Arc::clone(&broker), format!("{instance} publish"), stop.hard.clone());

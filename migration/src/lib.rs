@@ -7,6 +7,10 @@ mod column;
 mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
+mod m20261123_000010_create_duty;
+mod m20261123_000011_index_expires_at;
+mod m20261123_000012_index_refresh_token_expires_at;
+mod m20261123_000013_index_updated_at;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -22,6 +26,10 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_create_auth_provider::Migration),
             Box::new(m20261122_000002_create_identity::Migration),
             Box::new(m20261122_000003_create_token_entry::Migration),
+            Box::new(m20261123_000010_create_duty::Migration),
+            Box::new(m20261123_000011_index_expires_at::Migration),
+            Box::new(m20261123_000012_index_refresh_token_expires_at::Migration),
+            Box::new(m20261123_000013_index_updated_at::Migration),
         ]
     }
 }

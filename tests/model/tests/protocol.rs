@@ -1,5 +1,11 @@
 //! The protocol keeps its invariants under every interleaving within the bounds, and each guard is needed.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "this is how a test fails, and shows what it saw"
+)]
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
