@@ -12,6 +12,7 @@ mod errors;
 mod flags;
 mod git_clone;
 mod guards;
+mod housekeeping;
 mod malformed;
 mod metrics;
 mod migrations;

@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["token", "import"],
     &["token", "list"],
     &["token", "show"],
+    &["housekeeping"],
     &["keys", "generate"],
     &["schema"],
 ];
