@@ -7,6 +7,13 @@ use tokenkeeper_migration::{Migrator, MigratorTrait};
 
 use crate::harness::{Dialect, Kind, World, on_every_database};
 
+/// So many steps down, the last one takes the table of tokens.
+pub(crate) fn steps_that_drop_the_tokens() -> u32 {
+    let migrations = Migrator::migrations();
+    let kept = migrations.iter().position(|migration| migration.name().ends_with("create_token_entry"));
+    u32::try_from(migrations.len() - kept.expect("it is there")).unwrap()
+}
+
 /// Stores a pair for jdoe and finds it again.
 async fn assert_works(world: &World) {
     let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("the provider is there");
@@ -49,10 +56,7 @@ on_every_database! {
         let db = database::open(&world.settings().database).await.unwrap();
         assert_works(&world).await;
 
-        let migrations = Migrator::migrations();
-        let kept = migrations.iter().position(|one| one.name().ends_with("create_token_entry")).unwrap();
-        let steps = u32::try_from(migrations.len() - kept).unwrap();
-        Migrator::down(&db, Some(steps)).await.unwrap();
+        Migrator::down(&db, Some(steps_that_drop_the_tokens())).await.unwrap();
         database::migrate(&db).await.unwrap();
 
         let provider = world.store.provider(&world.scm.host()).await.unwrap().expect("it was not dropped");
