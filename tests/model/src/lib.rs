@@ -34,8 +34,10 @@
 //! - And a fifth, which is what the attempt record is for: a token whose successor was lost is known for it, and not
 //!   handed out unless somebody holds it already.
 //!
-//! Each guard in [`Rules`] is taken away in `tests/protocol.rs`, and the property named there must break. These are
-//! less obvious than they look, because a worker may have loaded the row long before it writes (it waited for a permit,
+//! The guards in [`Rules`] are taken away in `tests/protocol.rs`, and the property named there must break. Three are a
+//! second lock, which breaks nothing alone within these bounds: the generation in *take the lease* and in *give up*
+//! (what follows is guarded by it, and holders' names are used once), and the live lease in *reserve* (the attempt record
+//! goes with it). These are less obvious than they look, because a worker may have loaded the row long before it writes (it waited for a permit,
 //! or was frozen):
 //!
 //! - *Reserve* must refuse what became doubtful or interrupted after it was loaded: a lease can be taken, lost and
