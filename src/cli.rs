@@ -8,6 +8,7 @@ mod reply;
 mod requester;
 
 pub(crate) mod dead;
+pub(crate) mod housekeeping;
 pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod provider;

@@ -27,7 +27,7 @@ use crate::message::{
 };
 use crate::providers::Providers;
 use crate::refresh::Refresher;
-use crate::settings::Access;
+use crate::settings::{Access, WorkerSettings};
 use crate::store::Store;
 
 /// Handles requests: everything between a delivery and its outcome.
@@ -37,7 +37,7 @@ pub struct Handler {
     /// Providers by host.
     pub providers: Providers,
     /// Flights.
-    pub refresher: Refresher,
+    pub refresher: Arc<Refresher>,
     /// Whether the database is there.
     pub database: Availability,
     /// Feature flags.
@@ -57,6 +57,12 @@ pub struct Budgets {
     pub request: Duration,
     /// `workspace.start`.
     pub workspace_start: Duration,
+}
+
+impl From<&WorkerSettings> for Budgets {
+    fn from(settings: &WorkerSettings) -> Self {
+        Self { request: settings.request_budget, workspace_start: settings.workspace_start_budget }
+    }
 }
 
 /// A message that came in.

@@ -12,6 +12,7 @@ pub mod decide;
 pub mod events;
 pub mod flags;
 pub mod handle;
+pub mod housekeeping;
 pub mod lifecycle;
 pub mod message;
 pub mod oauth;

@@ -56,6 +56,7 @@ enum Command {
     Provider(cli::provider::Arguments),
     Token(cli::token::Arguments),
     Dead(cli::dead::Arguments),
+    Housekeeping(cli::housekeeping::Arguments),
     Keys(cli::keys::Arguments),
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
@@ -80,6 +81,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
         Command::Dead(arguments) => in_runtime(cli::dead::run(load()?, arguments)),
+        Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
         // What sets tokenkeeper up, or explains it, works without settings.

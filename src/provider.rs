@@ -109,6 +109,9 @@ pub struct Profile {
     /// How long an access token lives of which the token endpoint does not say (`expires_in` left out). None: as
     /// long as the one before, or for ever.
     pub unstated_lifetime: Option<Duration>,
+    /// How long a refresh token lives that nobody uses, where the token endpoint does not say
+    /// (`refresh_token_expires_in`). None: not known, or for ever.
+    pub refresh_token_idle_lifetime: Option<Duration>,
 }
 
 impl ProviderKind {
@@ -139,6 +142,8 @@ impl ProviderKind {
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: false,
                 unstated_lifetime: None,
+                // docs.github.com, "Refreshing user access tokens": six months, used or not.
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 182)),
             },
             Self::Gitlab => Profile {
                 token_path: Some("/oauth/token"),
@@ -149,6 +154,7 @@ impl ProviderKind {
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: true,
                 unstated_lifetime: Some(Duration::from_hours(2)),
+                refresh_token_idle_lifetime: None,
             },
             Self::Bitbucket => Profile {
                 token_path: Some("/site/oauth2/access_token"),
@@ -159,6 +165,9 @@ impl ProviderKind {
                 max_concurrent_refreshes: 16,
                 wants_redirect_uri: false,
                 unstated_lifetime: None,
+                // Atlassian, "OAuth 2.0 and API authentication changes for Bitbucket Cloud" (in force since 2026-05-04):
+                // three months unused.
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 90)),
             },
             Self::BitbucketServer => Profile {
                 token_path: Some("/rest/oauth2/latest/token"),
@@ -169,6 +178,7 @@ impl ProviderKind {
                 max_concurrent_refreshes: 2,
                 wants_redirect_uri: true,
                 unstated_lifetime: None,
+                refresh_token_idle_lifetime: None,
             },
             Self::Generic => Profile {
                 token_path: None,
@@ -179,6 +189,7 @@ impl ProviderKind {
                 max_concurrent_refreshes: 8,
                 wants_redirect_uri: false,
                 unstated_lifetime: None,
+                refresh_token_idle_lifetime: None,
             },
         }
     }

@@ -9,6 +9,7 @@
 mod access;
 mod circuit;
 mod error;
+mod housekeeping;
 mod reader;
 mod sources;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use tracing::level_filters::LevelFilter;
 pub use self::access::{Access, AccessRule};
 pub use self::circuit::CircuitSettings;
 pub use self::error::{Problem, SettingsError, Source};
+pub use self::housekeeping::HousekeepingSettings;
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::flags::FlagFile;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// How tokens are refreshed.
     pub refresh: RefreshSettings,
+    /// What is done about tokens that nobody asks for.
+    pub housekeeping: HousekeepingSettings,
     /// Which publisher may ask for what.
     pub access: Access,
     /// Logs.
@@ -188,6 +192,7 @@ impl Settings {
             flags: FlagSettings::read(from),
             worker: WorkerSettings::read(from),
             refresh: RefreshSettings::read(from),
+            housekeeping: HousekeepingSettings::read(from),
             access: Access::read(from),
             log: Log::read(from),
         };

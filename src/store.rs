@@ -4,7 +4,9 @@
 //! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing
 //! here holds a transaction, and nothing holds a connection longer than a statement takes.
 
+mod duty;
 mod entry;
+mod idle;
 mod lease;
 mod listing;
 mod login;
@@ -23,6 +25,7 @@ use sea_orm::{
 use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
+pub use self::idle::{IdleEntry, Owner, Unrefreshable};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::login::AccountNames;
 pub use self::pair::{NewPair, PairSource};

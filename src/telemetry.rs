@@ -15,6 +15,7 @@ use crate::store::{FailureKind, StoreError};
 mod database;
 mod events;
 mod hosts;
+mod housekeeping;
 pub mod logs;
 mod parking;
 pub mod recorder;
@@ -23,6 +24,9 @@ pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
     circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
+};
+pub use self::housekeeping::{
+    ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
 pub use self::parking::*;
 
@@ -349,6 +353,7 @@ pub fn describe() {
     hosts::describe();
     parking::describe();
     database::describe();
+    housekeeping::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

@@ -27,6 +27,7 @@ use crate::database::{self, Availability, clock_sync};
 use crate::events;
 use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
+use crate::housekeeping::Housekeeper;
 use crate::lifecycle::Stop;
 use crate::oauth::TokenClient;
 use crate::parking::{self, Parking, Spool};
@@ -35,6 +36,9 @@ use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry;
+
+/// How long a worker that is done otherwise goes on publishing events, where the broker does not take them.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a worker's time is.
 #[derive(Debug)]
@@ -105,17 +109,14 @@ impl Worker {
         let (events, outbox) = events::queue();
         let drain_events = CancellationToken::new();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
-        let spool = Spool::new(&settings.worker.spool_dir);
-        if let Err(error) = spool.check().await {
-            telemetry::spool_unusable(spool.folder(), &error);
-        }
+        let spool = open_spool(&settings).await;
         services.spawn(parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone()));
         let client = TokenClient::new(
             settings.refresh.connect_timeout,
             settings.refresh.total_timeout,
             Arc::clone(&clock),
         )?;
-        let refresher = Refresher::new(
+        let refresher = Arc::new(Refresher::new(
             store.clone(),
             client,
             Arc::clone(&clock),
@@ -123,7 +124,13 @@ impl Worker {
             Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events },
             flights.clone(),
             stop.hard.clone(),
-        );
+        ));
+        let housekeeper = Housekeeper {
+            store: store.clone(),
+            refresher: Arc::clone(&refresher),
+            clock: Arc::clone(&clock),
+            settings: settings.housekeeping.clone(),
+        };
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
@@ -132,12 +139,13 @@ impl Worker {
             flags,
             access: settings.access.clone(),
             clock: Arc::clone(&clock),
-            budgets: Budgets {
-                request: settings.worker.request_budget,
-                workspace_start: settings.worker.workspace_start_budget,
-            },
+            budgets: Budgets::from(&settings.worker),
         };
 
+        if settings.housekeeping.enabled {
+            let holder = instance.clone();
+            services.spawn(until(stop.soft.clone(), async { match housekeeper.run(holder).await {} }));
+        }
         services.spawn(until(stop.hard.clone(), async move {
             let never = reload_flags.run(telemetry::flags_reloaded).await;
             match never {}
@@ -209,7 +217,12 @@ impl Worker {
             tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
         }
         self.drain_events.cancel();
-        self.publish_events.await.context("the task that publishes events ended unexpectedly")?;
+        let mut publish_events = self.publish_events;
+        if timeout(EVENTS_PATIENCE, &mut publish_events).await.is_err() {
+            // Ends them: each one is counted as lost.
+            self.stop.hard.cancel();
+            publish_events.await.context("the task that publishes events ended unexpectedly")?;
+        }
         if let Some(drained) = &drained {
             let close = drained.connection.close(200, "the worker stops".into());
             drop(
@@ -255,6 +268,15 @@ impl TimeSource {
             }
         }
     }
+}
+
+/// The spool folder. That it cannot be written to is said while there is time to mend it.
+async fn open_spool(settings: &Settings) -> Spool {
+    let spool = Spool::new(&settings.worker.spool_dir);
+    if let Err(error) = spool.check().await {
+        telemetry::spool_unusable(spool.folder(), &error);
+    }
+    spool
 }
 
 /// Runs a service until it is told to end.

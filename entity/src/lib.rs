@@ -4,5 +4,6 @@
 //! milliseconds off. Every `*_sealed` column holds ciphertext (see `secret.rs` of the worker).
 
 pub mod auth_provider;
+pub mod duty;
 pub mod identity;
 pub mod token_entry;

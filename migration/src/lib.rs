@@ -8,6 +8,10 @@ mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
 mod m20261123_000004_add_attempt;
+mod m20261123_000010_create_duty;
+mod m20261123_000011_index_expires_at;
+mod m20261123_000012_index_refresh_token_expires_at;
+mod m20261123_000013_index_updated_at;
 mod m20261123_000020_add_refusing_since;
 mod m20261123_000021_index_failed_at;
 
@@ -26,6 +30,10 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000002_create_identity::Migration),
             Box::new(m20261122_000003_create_token_entry::Migration),
             Box::new(m20261123_000004_add_attempt::Migration),
+            Box::new(m20261123_000010_create_duty::Migration),
+            Box::new(m20261123_000011_index_expires_at::Migration),
+            Box::new(m20261123_000012_index_refresh_token_expires_at::Migration),
+            Box::new(m20261123_000013_index_updated_at::Migration),
             Box::new(m20261123_000020_add_refusing_since::Migration),
             Box::new(m20261123_000021_index_failed_at::Migration),
         ]

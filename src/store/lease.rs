@@ -17,7 +17,7 @@ pub(super) fn none_live(now: Timestamp) -> Condition {
 }
 
 /// Nobody holds the token.
-fn none_reserved(now: Timestamp) -> Condition {
+pub(super) fn none_reserved(now: Timestamp) -> Condition {
     Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(now.as_millis()))
 }
 

@@ -20,6 +20,7 @@ mod frozen;
 mod git_clone;
 mod guards;
 mod hostile;
+mod housekeeping;
 mod malformed;
 mod mass_refusal;
 mod metrics;

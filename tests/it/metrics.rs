@@ -253,6 +253,8 @@ async fn what_can_be_counted_is_there_at_zero_before_anything_happens() {
         ("tokenkeeper_broker_reconnects_total", "counter", 2),
         ("tokenkeeper_lost_compare_and_sets_total", "counter", 5),
         ("tokenkeeper_flag_reloads_total", "counter", 2),
+        ("tokenkeeper_housekeeping_passes_total", "counter", 3),
+        ("tokenkeeper_housekeeping_entries_total", "counter", 4),
     ] {
         assert!(metrics.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind}:\n{metrics}");
         assert!(metrics.contains(&format!("# HELP {name} ")), "{name} is not explained");

@@ -1,8 +1,7 @@
 //! `tokenkeeper migrate`, on a database of each kind. Without encryption keys throughout.
 
-use tokenkeeper_testkit::database::TestDatabase;
-
 use tokenkeeper_migration::{Migrator, MigratorTrait};
+use tokenkeeper_testkit::database::TestDatabase;
 
 use super::Cli;
 use crate::harness::{Dialect, Kind, World, on_every_database};
@@ -36,7 +35,8 @@ on_every_database! {
         assert_eq!(statuses(&cli).await.last().unwrap(), "pending");
         cli.run(&["migrate", "up"]).await.good();
 
-        cli.run(&["migrate", "down", "--steps", "99"]).await.good();
+        let down = cli.run(&["migrate", "down", "--steps", "99"]).await.good();
+        assert!(down.stdout.contains("table token_entry"), "{down:?}");
         let nothing = cli.run(&["migrate", "down"]).await.good();
         assert!(nothing.stdout.contains("nothing to do"), "{nothing:?}");
         cli.run(&["migrate", "up"]).await.good();

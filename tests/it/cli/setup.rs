@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 18] = [
+const COMMANDS: [&[&str]; 19] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -24,6 +24,7 @@ const COMMANDS: [&[&str]; 18] = [
     &["dead", "show"],
     &["dead", "replay"],
     &["dead", "drop"],
+    &["housekeeping"],
     &["keys", "generate"],
     &["schema"],
 ];

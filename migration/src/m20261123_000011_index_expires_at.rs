@@ -1,0 +1,20 @@
+//! An index on `token_entry.expires_at`: housekeeping finds what expired long ago without reading every row.
+
+use sea_orm_migration::prelude::*;
+
+const NAME: &str = "token_entry_expires_at";
+
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let index = Index::create().name(NAME).table("token_entry").col("expires_at").to_owned();
+        manager.create_index(index).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.drop_index(Index::drop().name(NAME).table("token_entry").to_owned()).await
+    }
+}

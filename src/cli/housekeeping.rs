@@ -1,0 +1,93 @@
+//! `tokenkeeper housekeeping`
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::database;
+use tokenkeeper::housekeeping::{Chore, Pass, due, pass_alone};
+use tokenkeeper::lifecycle::{Stop, StopSignals};
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::Store;
+
+use crate::cli::output::{Output, cell, note, or_nothing, table};
+use crate::cli::relative::distance;
+use crate::cli::{Ending, Failure};
+
+/// Removes tokens that are of no use any more, and refreshes pairs that would become so
+///
+/// Workers do this by themselves, one of them at a time (settings `housekeeping.*`). This does one pass at once, beside
+/// them: a token that expired `housekeeping.remove_after_days` ago and cannot be refreshed is removed, its identity
+/// stays; a pair whose refresh token dies soon is refreshed, `housekeeping.refresh_batch` of them at most.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tokenkeeper housekeeping --dry-run
+  tokenkeeper housekeeping --dry-run --json | jq -r '.[] | select(.action == \"remove\") | .user_id'
+  tokenkeeper housekeeping")]
+pub(crate) struct Arguments {
+    /// Shows what a pass would do, and does nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
+    let Arguments { dry_run, json } = arguments;
+    let mut output = Output::new();
+    if dry_run {
+        let store = Store::new(database::open_migrated(&settings.database).await?, settings.key_ring()?);
+        let due = due(&store, SystemClock.now(), &settings.housekeeping).await?;
+        print_due(&due, json, &mut output)?;
+        return Ok(Ending::Good);
+    }
+    let signals = StopSignals::listen().context("cannot listen for signals")?;
+    let stop = Stop::default();
+    let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
+    let passed = tokio::select! {
+        passed = pass_alone(&settings, Arc::new(SystemClock), &stop) => passed?,
+        () = second_signal => return Ok(Ending::Bad),
+    };
+    match passed {
+        Some(pass) => {
+            print_pass(pass, json, &mut output)?;
+            Ok(Ending::Good)
+        }
+        None => Ok(Ending::Bad),
+    }
+}
+
+fn print_due(chores: &[Chore], json: bool, output: &mut Output) -> anyhow::Result<()> {
+    if json {
+        return output.json(&chores);
+    }
+    if chores.is_empty() {
+        note("There is nothing to do.");
+    }
+    let now = SystemClock.now();
+    let when = |at: Option<Timestamp>| or_nothing(at.map(|at| distance(at, now)));
+    let mut rows = table(["ACTION", "USER", "HOST", "WHY", "EXPIRES", "REFRESH TOKEN EXPIRES", "STORED"]);
+    rows.add_rows(chores.iter().map(|chore| {
+        [
+            cell(chore.action),
+            cell(&chore.user_id),
+            cell(or_nothing(chore.host.as_ref())),
+            cell(chore.reason),
+            cell(when(chore.expires_at)),
+            cell(when(chore.refresh_token_expires_at)),
+            cell(distance(chore.updated_at, now)),
+        ]
+    }));
+    output.table(rows)
+}
+
+fn print_pass(pass: Pass, json: bool, output: &mut Output) -> anyhow::Result<()> {
+    if json {
+        return output.json(&pass);
+    }
+    let Pass { removed, refreshed, failed, moved } = pass;
+    output.line(format_args!(
+        "removed {removed}, refreshed {refreshed}, failed {failed}, taken meanwhile {moved}"
+    ))
+}

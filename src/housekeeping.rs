@@ -1,0 +1,156 @@
+//! HOUSEKEEPING: what is done about tokens that nobody asks for, by one worker at a time.
+//!
+//! Tokens that expired and cannot be refreshed are removed some days later; pairs whose refresh token would die unused
+//! are refreshed in time, while nobody holds them. Who does it is a row in `duty`: its lease lasts until the next pass
+//! is due, so there is one pass in each interval over all workers, and the next worker takes over where one died. What a
+//! pass does is safe without that lease too: each removal is a guarded DELETE, each refresh an ordinary flight.
+
+mod alone;
+mod chore;
+mod look;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+
+pub use self::alone::pass_alone;
+pub use self::chore::{Chore, ChoreKind, Dying};
+pub use self::look::due;
+use self::look::{Look, Providers};
+use crate::clock::Clock;
+use crate::decide::Cause;
+use crate::refresh::{Landing, Order, Refresher};
+use crate::settings::HousekeepingSettings;
+use crate::store::{Guarded, IdleEntry, Store, StoreError};
+use crate::telemetry::{self, ChoreOutcome};
+
+/// The row in `duty`.
+const DUTY: &str = "housekeeping";
+
+/// A worker that starts waits for this part of the interval, so that one that is started over and over does nothing else.
+const FIRST_PASS_PART: u32 = 10;
+
+/// Does the housekeeping.
+pub struct Housekeeper {
+    /// Token entries.
+    pub store: Store,
+    /// Flights.
+    pub refresher: Arc<Refresher>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How much of it.
+    pub settings: HousekeepingSettings,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Pass {
+    /// Tokens that were removed.
+    pub removed: u64,
+    /// Pairs that were refreshed.
+    pub refreshed: u64,
+    /// Pairs that could not be refreshed, or removed.
+    pub failed: u64,
+    /// Entries that were no longer what had been found: somebody asked for them, or refreshes them.
+    pub moved: u64,
+}
+
+impl Housekeeper {
+    /// A pass in each interval, where no other worker was first. `holder` is this worker's name in the lease.
+    pub async fn run(self, holder: String) -> Infallible {
+        let interval = self.settings.interval;
+        sleep(interval / FIRST_PASS_PART).await;
+        loop {
+            match self.take_turn(&holder).await {
+                Ok(Some(pass)) => telemetry::housekeeping_done(&pass),
+                Ok(None) => telemetry::housekeeping_left_to_another(),
+                Err(error) => telemetry::housekeeping_failed(&error),
+            }
+            sleep(interval).await;
+        }
+    }
+
+    async fn take_turn(&self, holder: &str) -> Result<Option<Pass>, StoreError> {
+        match self.store.take_duty(DUTY, holder, self.clock.now(), self.settings.interval).await? {
+            Guarded::Done => self.pass().await.map(Some),
+            Guarded::Moved => Ok(None),
+        }
+    }
+
+    /// One pass, whoever has the duty.
+    ///
+    /// # Errors
+    /// The database failed; what was done until then is done.
+    pub async fn pass(&self) -> Result<Pass, StoreError> {
+        let look = self.look();
+        let providers = look.providers().await?;
+        let mut pass = Pass::default();
+        let mut after = 0;
+        loop {
+            let page = look.expired_for_good(after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.entry.id;
+            for idle in &page {
+                pass.count(self.remove(idle).await?);
+            }
+        }
+        for (idle, _) in look.dying(&providers).await? {
+            pass.count(self.refresh(idle, &providers).await);
+        }
+        Ok(pass)
+    }
+
+    fn look(&self) -> Look<'_> {
+        Look { store: &self.store, settings: &self.settings, now: self.clock.now() }
+    }
+
+    async fn remove(&self, idle: &IdleEntry) -> Result<ChoreOutcome, StoreError> {
+        let look = self.look();
+        match self.store.unrefreshable(&idle.entry, look.now) {
+            Ok(Some(_)) => {}
+            // The failure is an earlier refresh token's.
+            Ok(None) => return Ok(ChoreOutcome::Moved),
+            // One row that cannot be read must not keep the others.
+            Err(error) => {
+                telemetry::housekeeping_failed(&error);
+                return Ok(ChoreOutcome::Failed);
+            }
+        }
+        Ok(match self.store.remove_expired(&idle.entry, look.cutoff(), look.now).await? {
+            Guarded::Done => ChoreOutcome::Removed,
+            Guarded::Moved => ChoreOutcome::Moved,
+        })
+    }
+
+    async fn refresh(&self, idle: IdleEntry, providers: &Providers) -> ChoreOutcome {
+        let Some(provider) = providers.get(&idle.owner.provider_id) else { return ChoreOutcome::Failed };
+        let deadline = Instant::now() + self.refresher.options().opportunistic_budget;
+        let mut boarding = self.refresher.refresh(Order {
+            user_id: idle.owner.user_id,
+            entry: idle.entry,
+            provider: Arc::clone(provider),
+            cause: Cause::Opportunistic,
+            // Nobody holds it afterwards either.
+            until: self.clock.now(),
+            deadline,
+        });
+        match boarding.landing(deadline + self.refresher.options().wait).await {
+            Some(Landing::Refreshed(_)) => ChoreOutcome::Refreshed,
+            Some(Landing::Moved) => ChoreOutcome::Moved,
+            Some(Landing::Failed(_) | Landing::StoreFailed(_)) | None => ChoreOutcome::Failed,
+        }
+    }
+}
+
+impl Pass {
+    fn count(&mut self, outcome: ChoreOutcome) {
+        telemetry::chore_done(outcome);
+        *match outcome {
+            ChoreOutcome::Removed => &mut self.removed,
+            ChoreOutcome::Refreshed => &mut self.refreshed,
+            ChoreOutcome::Failed => &mut self.failed,
+            ChoreOutcome::Moved => &mut self.moved,
+        } += 1;
+    }
+}

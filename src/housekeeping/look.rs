@@ -1,0 +1,88 @@
+//! What there is to do: one look at the database.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Chore, ChoreKind, Dying};
+use crate::clock::Timestamp;
+use crate::provider::{Provider, ProviderKind};
+use crate::settings::HousekeepingSettings;
+use crate::store::{IdleEntry, Store, StoreError};
+
+/// So many entries are removed between two looks at the database.
+const PAGE: u64 = 100;
+
+/// Providers by row id.
+pub(super) type Providers = HashMap<i64, Arc<Provider>>;
+
+/// What a pass would do now.
+///
+/// # Errors
+/// The database failed.
+pub async fn due(
+    store: &Store,
+    now: Timestamp,
+    settings: &HousekeepingSettings,
+) -> Result<Vec<Chore>, StoreError> {
+    Look { store, settings, now }.due().await
+}
+
+/// One look.
+pub(super) struct Look<'a> {
+    pub(super) store: &'a Store,
+    pub(super) settings: &'a HousekeepingSettings,
+    pub(super) now: Timestamp,
+}
+
+impl Look<'_> {
+    async fn due(&self) -> Result<Vec<Chore>, StoreError> {
+        let providers = self.providers().await?;
+        let host = |idle: &IdleEntry| providers.get(&idle.owner.provider_id).map(|found| found.host.clone());
+        let mut chores = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.expired_for_good(after).await?;
+            let Some(last) = page.last() else { break };
+            after = last.entry.id;
+            for idle in &page {
+                if let Some(why) = self.store.unrefreshable(&idle.entry, self.now)? {
+                    chores.push(Chore::new(ChoreKind::Remove(why), idle, host(idle)));
+                }
+            }
+        }
+        let dying = self.dying(&providers).await?;
+        chores.extend(dying.iter().map(|(idle, why)| Chore::new(ChoreKind::Refresh(*why), idle, host(idle))));
+        Ok(chores)
+    }
+
+    pub(super) async fn providers(&self) -> Result<Providers, StoreError> {
+        let providers = self.store.all_providers().await?;
+        Ok(providers.into_iter().map(|provider| (provider.id, Arc::new(provider))).collect())
+    }
+
+    pub(super) fn cutoff(&self) -> Timestamp {
+        let kept = i64::try_from(self.settings.remove_after.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(self.now.as_millis().saturating_sub(kept))
+    }
+
+    pub(super) async fn expired_for_good(&self, after: i64) -> Result<Vec<IdleEntry>, StoreError> {
+        self.store.expired_for_good(self.cutoff(), self.now, after, PAGE).await
+    }
+
+    /// As many as a pass refreshes, those with a date of their own first.
+    pub(super) async fn dying(&self, providers: &Providers) -> Result<Vec<(IdleEntry, Dying)>, StoreError> {
+        let now = self.now;
+        let batch = usize::from(self.settings.refresh_batch);
+        let found = self.store.dying(now, u64::from(self.settings.refresh_batch)).await?;
+        let mut dying: Vec<_> = found.into_iter().map(|idle| (idle, Dying::Expires)).collect();
+        for kind in ProviderKind::ALL {
+            let Some(idle_lifetime) = kind.profile().refresh_token_idle_lifetime else { continue };
+            let of_kind = providers.values().filter(|provider| provider.kind == kind);
+            let ids: Vec<i64> = of_kind.map(|provider| provider.id).collect();
+            let room = u64::try_from(batch.saturating_sub(dying.len())).unwrap_or(0);
+            let found = self.store.idle_for_long(&ids, idle_lifetime, now, room).await?;
+            dying.extend(found.into_iter().map(|idle| (idle, Dying::Unused)));
+        }
+        Ok(dying)
+    }
+}

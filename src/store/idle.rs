@@ -1,0 +1,194 @@
+//! Entries that nobody asks for: the ones that are of no use any more, and the ones that would become so.
+
+use std::time::Duration;
+
+use sea_orm::sea_query::{Expr, ExprTrait, Func, SimpleExpr};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use tokenkeeper_entity::identity;
+use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
+
+use super::entry::{Entry, FailureKind};
+use super::lease::{none_live, none_reserved};
+use super::{Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+
+/// Refreshed when less than a quarter of a refresh token's life is left...
+const LAST_QUARTER: i64 = 4;
+
+/// ...and not earlier than this.
+const AHEAD: Duration = Duration::from_hours(24 * 7);
+
+/// An entry, and whose it is.
+#[derive(Debug, Clone)]
+pub struct IdleEntry {
+    /// The entry as it was loaded.
+    pub entry: Entry,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Whose an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The platform's user.
+    pub user_id: String,
+    /// Row id of the provider.
+    pub provider_id: i64,
+}
+
+/// Why an entry cannot be refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unrefreshable {
+    /// There is no refresh token.
+    NoRefreshToken,
+    /// It expired.
+    RefreshTokenExpired,
+    /// The provider refused it.
+    RefreshTokenCondemned,
+}
+
+impl Store {
+    /// Entries whose token expired by `cutoff` and which cannot be refreshed, from behind the row `after` on.
+    pub async fn expired_for_good(
+        &self,
+        cutoff: Timestamp,
+        now: Timestamp,
+        after: i64,
+        limit: u64,
+    ) -> Result<Vec<IdleEntry>, StoreError> {
+        let entries = TokenEntry::find()
+            .filter(expired_for_good(cutoff, now))
+            .filter(Column::Id.gt(after))
+            .order_by_asc(Column::Id);
+        self.idle_entries(entries, limit).await
+    }
+
+    /// Why an entry cannot be refreshed; none: it can.
+    ///
+    /// # Errors
+    /// [`StoreError::Sealed`] where the keys do not open its refresh token.
+    pub fn unrefreshable(&self, entry: &Entry, now: Timestamp) -> Result<Option<Unrefreshable>, StoreError> {
+        Ok(if !entry.state.refreshable {
+            Some(Unrefreshable::NoRefreshToken)
+        } else if entry.refresh_token_expires_at.is_some_and(|at| at <= now) {
+            Some(Unrefreshable::RefreshTokenExpired)
+        } else {
+            self.condemnation(entry)?.map(|_| Unrefreshable::RefreshTokenCondemned)
+        })
+    }
+
+    /// Removes an entry, where it is still the one that was loaded and still of no use. Its identity stays.
+    pub async fn remove_expired(
+        &self,
+        entry: &Entry,
+        cutoff: Timestamp,
+        now: Timestamp,
+    ) -> Result<Guarded, StoreError> {
+        let removed = TokenEntry::delete_many()
+            .filter(entry.is_unmoved())
+            .filter(expired_for_good(cutoff, now))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("remove an expired token"))?;
+        Ok(Guarded::from_rows(removed.rows_affected))
+    }
+
+    /// Entries nobody holds whose refresh token dies soon by its own date. First those that did not fail, so that
+    /// the ones that fail again and again do not keep them waiting.
+    pub async fn dying(&self, now: Timestamp, limit: u64) -> Result<Vec<IdleEntry>, StoreError> {
+        let dies = || Expr::col(Column::RefreshTokenExpiresAt);
+        let left = dies().sub(now.as_millis());
+        let entries = TokenEntry::find()
+            .filter(refreshable_and_free(now))
+            .filter(Column::RefreshTokenExpiresAt.gt(now.as_millis()))
+            .filter(Column::RefreshTokenExpiresAt.lte(now.plus(AHEAD).as_millis()))
+            .filter(left.mul(LAST_QUARTER).lte(dies().sub(Expr::col(Column::UpdatedAt))));
+        self.idle_entries(failed_last(entries), limit).await
+    }
+
+    /// Entries of these providers that nobody holds, whose refresh token has no date of its own and dies soon because
+    /// nobody uses it for as long as `idle_lifetime`.
+    pub async fn idle_for_long(
+        &self,
+        providers: &[i64],
+        idle_lifetime: Duration,
+        now: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<IdleEntry>, StoreError> {
+        let ahead = AHEAD.min(idle_lifetime / 4);
+        let idle = i64::try_from(idle_lifetime.saturating_sub(ahead).as_millis()).unwrap_or(i64::MAX);
+        let entries = TokenEntry::find()
+            .inner_join(identity::Entity)
+            .filter(identity::Column::ProviderId.is_in(providers.iter().copied()))
+            .filter(refreshable_and_free(now))
+            .filter(Column::RefreshTokenExpiresAt.is_null())
+            .filter(Column::UpdatedAt.lte(now.as_millis().saturating_sub(idle)));
+        self.idle_entries(failed_last(entries), limit).await
+    }
+
+    async fn idle_entries(
+        &self,
+        entries: Select<TokenEntry>,
+        limit: u64,
+    ) -> Result<Vec<IdleEntry>, StoreError> {
+        let ids: Vec<i64> = entries
+            .select_only()
+            .column(Column::Id)
+            .limit(limit)
+            .into_tuple()
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("look for tokens that nobody asks for"))?;
+        let rows = TokenEntry::find()
+            .find_also_related(identity::Entity)
+            .filter(Column::Id.is_in(ids.iter().copied()))
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("load tokens that nobody asks for"))?;
+        let mut found: Vec<IdleEntry> = rows
+            .into_iter()
+            .filter_map(|(row, identity)| Some((row, identity?)))
+            .map(|(row, identity)| {
+                let owner = Owner { user_id: identity.user_id, provider_id: identity.provider_id };
+                Ok(IdleEntry { entry: Entry::from_row(row)?, owner })
+            })
+            .collect::<Result<_, StoreError>>()?;
+        found.sort_by_key(|idle| ids.iter().position(|id| *id == idle.entry.id));
+        Ok(found)
+    }
+}
+
+fn failed_last(entries: Select<TokenEntry>) -> Select<TokenEntry> {
+    let failed_at: SimpleExpr = Func::coalesce([Expr::col(Column::FailedAt), Expr::value(0_i64)]).into();
+    entries.order_by_asc(failed_at).order_by_asc(Column::Id)
+}
+
+/// The kinds of failure that condemn the refresh token the entry has: storing a new one clears them.
+fn condemned() -> Condition {
+    let names = [FailureKind::Refused, FailureKind::Interrupted].map(FailureKind::name);
+    Condition::all().add(Column::FailureCode.is_not_null()).add(Column::FailureCode.is_in(names))
+}
+
+/// Where somebody refreshes it, what comes of that is waited for.
+fn expired_for_good(cutoff: Timestamp, now: Timestamp) -> Condition {
+    Condition::all()
+        .add(Column::ExpiresAt.lte(cutoff.as_millis()))
+        .add(none_live(now))
+        .add(none_reserved(now))
+        // A refresh of which nobody knows how it ended may have brought a pair that is still on its way here.
+        .add(Column::AttemptFingerprint.is_null())
+        .add(
+            Condition::any()
+                .add(Column::RefreshTokenSealed.is_null())
+                .add(Column::RefreshTokenExpiresAt.lte(now.as_millis()))
+                .add(condemned()),
+        )
+}
+
+fn refreshable_and_free(now: Timestamp) -> Condition {
+    Condition::all()
+        .add(Column::RefreshTokenSealed.is_not_null())
+        .add(none_live(now))
+        .add(none_reserved(now))
+        .add(condemned().not())
+}
