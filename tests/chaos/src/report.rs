@@ -83,6 +83,9 @@ impl Row {
         row.promise("no opportunistic refresh inside a live reservation", row.broken_reservations == 0);
         row.promise("never two refreshes in flight for a user", row.two_at_once == 0);
         row.promise("nobody is left without a working token", row.without_token == 0);
+        if row.answer_lost > 0 {
+            row.note(format!("{} users whose new pair the provider never told anybody", row.answer_lost));
+        }
         row.details.extend(findings.lost.iter().map(|id| format!("lost: {id}")));
         row.details
             .extend(findings.broken_reservations.iter().map(|what| format!("broken reservation: {what}")));

@@ -20,7 +20,7 @@ const WORKERS: usize = 2;
 const USERS: usize = 100;
 const RECOVERY_MS: i64 = 10_000;
 /// Load before and after a fault.
-const AROUND: Duration = Duration::from_secs(3);
+const AROUND: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_secs(60);
 /// Requests that workers have in hand while their queue goes.
 const IN_HAND: usize = 4;

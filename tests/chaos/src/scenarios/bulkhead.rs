@@ -20,6 +20,9 @@ const USERS: usize = 300;
 /// How much worse host B may do beside a host that hangs.
 const FACTOR: f64 = 1.5;
 
+/// Load of host B alone that does not count: pools fill, and connections are made.
+const WARM_UP_SECS: usize = 2;
+
 /// How many of the slowest answers are told.
 const SLOWEST: usize = 5;
 
@@ -53,6 +56,8 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         // A's tokens do not last for a request, so each one needs A.
         stage.scms[0].fail_always(Fault::Hang);
         let workers = stage.start_workers(WORKERS).await?;
+        half.send(&stage, &of_b, half.rate as usize * WARM_UP_SECS).await;
+        let began_ms = stage.now_ms();
         let sending = async {
             let to_a = async {
                 if beside {
@@ -64,7 +69,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         progress.during(stage.upstream.book(), if beside { 2 * count } else { count }, sending).await;
         stage.upstream.settle(SETTLED_AFTER).await;
         stage.scms[0].heal();
-        let service = Service::of(&stage).context("host B was asked")?;
+        let service = Service::of(&stage, began_ms).context("host B was asked")?;
         progress.say(&format!("host B: {:.1}/s, p99 {} ms", service.per_second, service.p99_ms));
         services.push(service.clone());
         let findings = Findings::of(&stage).await?;
@@ -103,10 +108,11 @@ async fn hosts() -> Vec<Host> {
 }
 
 impl Service {
-    fn of(stage: &Stage) -> Option<Self> {
+    fn of(stage: &Stage, began_ms: i64) -> Option<Self> {
         let host = stage.scms[1].host();
         let requests = stage.upstream.book().requests();
-        let of_b: Vec<_> = requests.iter().filter(|sent| *sent.ask.host == *host).collect();
+        let of_b: Vec<_> =
+            requests.iter().filter(|sent| *sent.ask.host == *host && sent.asked_at_ms >= began_ms).collect();
         let mut took: Vec<_> = of_b.iter().filter_map(|sent| sent.took_ms()).collect();
         took.sort_unstable();
         let began = of_b.iter().map(|sent| sent.asked_at_ms).min()?;
