@@ -187,12 +187,12 @@ impl Refresher {
 
     /// Joins the flight of this entry, or starts one that refreshes it.
     pub fn refresh(&self, order: Order) -> Boarding {
-        self.flights.board(order.entry.id, &self.tracker, || {
+        self.flights.board(order.entry.id, &self.tracker, |passengers| {
             let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
             let crew = Arc::clone(&self.crew);
             // Unique for each flight: owner checks must not take an earlier flight of this process for this one.
             async move {
-                let landing = crew.fly(order, &Uuid::new_v4().to_string()).await;
+                let landing = crew.fly(order, &Uuid::new_v4().to_string(), &passengers).await;
                 drop(outstanding);
                 landing
             }
@@ -202,7 +202,7 @@ impl Refresher {
     /// Joins the flight of this entry, or starts one that watches another worker's lease until it is gone.
     pub fn watch(&self, entry: &Entry) -> Boarding {
         let entry_id = entry.id;
-        self.flights.board(entry_id, &self.tracker, || {
+        self.flights.board(entry_id, &self.tracker, |_| {
             let crew = Arc::clone(&self.crew);
             async move { crew.watch(entry_id).await }
         })

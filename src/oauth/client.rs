@@ -1,5 +1,6 @@
 //! Sends a refresh and receives its answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, redirect, retry};
 use rustls::crypto::{CryptoProvider, ring};
+use tokio::time::timeout;
 use url::form_urlencoded::{self, Serializer};
 use zeroize::Zeroizing;
 
@@ -23,6 +25,10 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// How long an unused connection is kept: shorter than any common server keeps it (Apache: 5 s). A connection
 /// that the server closes in the moment we use it leaves open whether the refresh was done.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
+
+/// How long is looked for an answer when the time is over. A process that was frozen (SIGSTOP, a paused machine) finds its
+/// time over and the answer in the socket, and the pair in it must not be lost.
+const AFTER_A_FREEZE: Duration = Duration::from_millis(250);
 
 /// Asks token endpoints. Cheap to clone; clones share their connections.
 #[derive(Clone)]
@@ -59,7 +65,6 @@ impl TokenClient {
                 // By default a request is sent again after a GOAWAY, which a server may send after it acted on it.
                 .retry(retry::never())
                 .connect_timeout(connect_timeout)
-                .timeout(total_timeout)
                 .pool_idle_timeout(IDLE_CONNECTION)
         };
         Ok(Self {
@@ -89,11 +94,24 @@ impl TokenClient {
             let detail = request.tell("not asked, since it is not https; correct the provider's token_url");
             return Err(RefreshError::Misconfigured { detail });
         }
-        let response = match self.post(request).send().await {
-            Ok(response) => response,
-            Err(error) => return Err(self.unanswered(request, &error)),
-        };
-        self.read(request, response).await
+        // Not the HTTP client's own timeout: it looks at the time first and at the answer second.
+        let mut exchange = pin!(self.exchange(request));
+        if let Ok(answer) = timeout(self.total_timeout, exchange.as_mut()).await {
+            return answer;
+        }
+        timeout(AFTER_A_FREEZE, exchange).await.unwrap_or_else(|_| Err(self.no_answer(request)))
+    }
+
+    async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
+        match self.post(request).send().await {
+            Ok(response) => self.read(request, response).await,
+            Err(error) => Err(unanswered(request, &error)),
+        }
+    }
+
+    fn no_answer(&self, request: RefreshRequest<'_>) -> RefreshError {
+        let detail = request.tell(&format!("no answer within {:?}", self.total_timeout));
+        RefreshError::Unavailable { acted: Acted::Unknown, retry_after: None, detail }
     }
 
     fn post(&self, request: RefreshRequest<'_>) -> RequestBuilder {
@@ -128,23 +146,20 @@ impl TokenClient {
         let status = response.status().as_u16();
         read_answer(request, &Answer { status, content_type: content_type.as_deref(), retry_after, body })
     }
+}
 
-    /// What follows from a request without an answer. Said in our words once something was sent: the texts of
-    /// HTTP errors may quote the server.
-    fn unanswered(&self, request: RefreshRequest<'_>, error: &reqwest::Error) -> RefreshError {
-        let (acted, outcome) = if error.is_connect() {
-            (Acted::No, format!("could not connect: {}", root_cause(error)))
-        } else if error.is_builder() {
-            let outcome =
-                format!("could not be asked: {}; check the provider's token_url", root_cause(error));
-            return RefreshError::Misconfigured { detail: request.tell(&outcome) };
-        } else if error.is_timeout() {
-            (Acted::Unknown, format!("no answer within {:?}", self.total_timeout))
-        } else {
-            (Acted::Unknown, "the connection broke before an answer came".to_owned())
-        };
-        RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(&outcome) }
-    }
+/// What follows from a request without an answer. Said in our words once something was sent: the texts of HTTP errors
+/// may quote the server.
+fn unanswered(request: RefreshRequest<'_>, error: &reqwest::Error) -> RefreshError {
+    let (acted, outcome) = if error.is_connect() {
+        (Acted::No, format!("could not connect: {}", root_cause(error)))
+    } else if error.is_builder() {
+        let outcome = format!("could not be asked: {}; check the provider's token_url", root_cause(error));
+        return RefreshError::Misconfigured { detail: request.tell(&outcome) };
+    } else {
+        (Acted::Unknown, "the connection broke before an answer came".to_owned())
+    };
+    RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(&outcome) }
 }
 
 /// Reads what comes, whatever length was announced. `buffer` never grows, so no unwiped copy of a token stays.

@@ -3,7 +3,7 @@
 //!
 //! Each queue gives a host a quarter of its prefetch: so many messages may wait for as long as their own time lasts.
 //! Those over it may stand by while the host is not stalled, which it is as soon as the oldest wait or flight that is
-//! outstanding there is a second old: a burst for one token that takes 50 ms to refresh is no reason to refuse
+//! outstanding there is two seconds old: a burst for one token that takes 50 ms to refresh is no reason to refuse
 //! anybody. Once it is stalled they are refused.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ use super::{Boarding, Landing};
 use crate::message::MessageKind;
 
 /// A host whose oldest wait or flight is older than this is stalled.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What part of a queue's prefetch one host may hold.
 const SHARE: usize = 4;

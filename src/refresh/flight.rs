@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::flights::Passengers;
 use super::gate::{Gate, NoEntry, Pass};
 use super::permits::HostPermits;
 use super::tenure::Tenure;
@@ -75,8 +76,8 @@ enum CallEnd {
 }
 
 impl Crew {
-    /// Refreshes an entry. `holder` names this flight in the lease.
-    pub(super) async fn fly(&self, order: Order, holder: &str) -> Landing {
+    /// Refreshes an entry, if anybody waits for it by the time it could. `holder` names this flight in the lease.
+    pub(super) async fn fly(&self, order: Order, holder: &str, passengers: &Passengers) -> Landing {
         let order = Order { deadline: self.deadline(&order), ..order };
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
             return Landing::Failed(Arc::new(busy(&order)));
@@ -85,6 +86,10 @@ impl Crew {
             Ok(pass) => pass,
             Err(no_entry) => return Landing::Failed(Arc::new(no_entry.failed(&order))),
         };
+        // They may all have been answered while it waited for the permit: it would kill a token for nobody.
+        if !passengers.any() {
+            return Landing::Moved;
+        }
         let refresh_token = match self.store.open_refresh_token(&order.entry) {
             Ok(Some(refresh_token)) => refresh_token,
             Ok(None) => return Landing::Moved,
@@ -146,7 +151,7 @@ impl Crew {
         pass: Pass<'_>,
     ) -> Landing {
         let started = Instant::now();
-        match self.call_provider(order, refresh_token, tenure, pass).await {
+        match self.call_provider(order, holder, refresh_token, tenure, pass).await {
             Ok(issue) => {
                 let pair = new_pair(order, issue, refresh_token);
                 self.keep_pair(order, holder, pair, started).await
@@ -164,6 +169,7 @@ impl Crew {
     async fn call_provider(
         &self,
         order: &Order,
+        holder: &str,
         refresh_token: &SecretString,
         tenure: &Tenure,
         pass: Pass<'_>,
@@ -175,8 +181,13 @@ impl Crew {
         let answer_lost = &answer_lost;
         let mut first = Some(pass);
         let attempt = || {
+            let again = first.is_none();
             let pass = first.take().map_or_else(|| self.gate.admit(provider, Instant::now()), Ok);
             async move {
+                if again {
+                    // A newer pair may have come meanwhile, from a login or a worker that was thawed.
+                    self.renew_lease(&order.entry, holder, tenure).await;
+                }
                 let asked_at = self.clock.now();
                 if !tenure.holds(asked_at) {
                     return Err(CallError::LeaseLost);

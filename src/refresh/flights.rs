@@ -44,13 +44,25 @@ impl Boarding {
     }
 }
 
+/// Who waits for a flight. One that has begun goes on without them; one that nobody waits for any more need not begin.
+#[derive(Debug)]
+pub(super) struct Passengers(watch::Sender<Option<Landing>>);
+
+impl Passengers {
+    /// Whether anybody waits.
+    pub(super) fn any(&self) -> bool {
+        // One receiver is the list's own.
+        self.0.receiver_count() > 1
+    }
+}
+
 impl Flights {
     /// Joins the flight of this entry, or starts `flight` as a task.
     pub(super) fn board<F>(
         &self,
         entry_id: i64,
         tracker: &TaskTracker,
-        flight: impl FnOnce() -> F,
+        flight: impl FnOnce(Passengers) -> F,
     ) -> Boarding
     where
         F: Future<Output = Landing> + Send + 'static,
@@ -62,7 +74,7 @@ impl Flights {
         let (landed, landing) = watch::channel(None);
         under_way.insert(entry_id, landing.clone());
         let done = RemoveWhenDone { flights: self.clone(), entry_id };
-        let flight = flight();
+        let flight = flight(Passengers(landed.clone()));
         let flight = async move {
             let ending = flight.await;
             // First off the list, then the word: whoever looks after this starts a flight of their own instead of

@@ -39,24 +39,29 @@ impl Tenure {
 impl Crew {
     /// The heartbeat: renews the lease at a third of its life, so that two lost beats do not cost it.
     pub(super) async fn keep_lease(&self, entry: &Entry, holder: &str, tenure: &Tenure) -> Infallible {
-        let ttl = self.options.lease_ttl;
-        let period = ttl / 3;
+        let period = self.options.lease_ttl / 3;
         let mut beats = interval_at(Instant::now() + period, period);
         loop {
             beats.tick().await;
-            // Read before the statement is sent: the lease lives from then on, however long the answer takes.
-            let now = self.clock.now();
-            let renewal = timeout(period, self.store.renew_lease(entry, holder, now, ttl)).await;
-            match renewal.unwrap_or(Err(StoreError::NoAnswer)) {
-                Ok(Guarded::Done) => tenure.renewed(now.plus(ttl)),
-                // Somebody stored a newer pair or took the lease over. A call that is under way goes on all the same:
-                // what comes of it is stored if the generation still allows it. But no other call begins.
-                Ok(Guarded::Moved) => {
-                    tenure.lost();
-                    telemetry::lost_compare_and_set(Statement::RenewLease);
-                }
-                Err(error) => telemetry::lease_not_kept(&error),
+            self.renew_lease(entry, holder, tenure).await;
+        }
+    }
+
+    /// One beat.
+    pub(super) async fn renew_lease(&self, entry: &Entry, holder: &str, tenure: &Tenure) {
+        let ttl = self.options.lease_ttl;
+        // Read before the statement is sent: the lease lives from then on, however long the answer takes.
+        let now = self.clock.now();
+        let renewal = timeout(ttl / 3, self.store.renew_lease(entry, holder, now, ttl)).await;
+        match renewal.unwrap_or(Err(StoreError::NoAnswer)) {
+            Ok(Guarded::Done) => tenure.renewed(now.plus(ttl)),
+            // Somebody stored a newer pair or took the lease over, or it ran out. A call that is under way goes on all
+            // the same: what comes of it is stored if it is the newer pair. But no other call begins.
+            Ok(Guarded::Moved) => {
+                tenure.lost();
+                telemetry::lost_compare_and_set(Statement::RenewLease);
             }
+            Err(error) => telemetry::lease_not_kept(&error),
         }
     }
 }

@@ -51,6 +51,7 @@ async fn burden(world: &World, user: &str) {
     let fingerprint = "f".to_owned();
     let failure = Failure { kind: FailureKind::Refused, message: "no".to_owned(), fingerprint, at: now };
     assert_eq!(store.give_up(&entry, "one", &failure).await.unwrap(), Guarded::Done);
+    let entry = world.entry(user).await;
     assert_eq!(store.reserve(&entry, now.plus(hour), now).await.unwrap(), Guarded::Done);
     assert_eq!(
         store.take_lease(&entry, Cause::Required, "two", "sent", now, hour).await.unwrap(),

@@ -80,6 +80,7 @@ on_every_database! {
         };
         assert_eq!(world.store.give_up(&entry, "flight-1", &failure).await.unwrap(), Guarded::Done);
         let hour = Duration::from_secs(3600);
+        let entry = world.entry("jdoe").await;
         assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-2", "sent", now, hour).await.unwrap(), Guarded::Done);
         let host = world.scm.host();
 
