@@ -1,5 +1,7 @@
 //! A worker is frozen in the middle of a refresh for longer than its lease, and thawed.
 
+use std::time::Duration;
+
 use tokenkeeper_testkit::scm::{RefreshGate, SpentRefreshToken};
 
 use crate::harness::reply::{error_message, token};
@@ -86,6 +88,33 @@ on_every_database! {
         assert_latest(&world, &meanwhile.reply().await.body);
         frozen.stop(&world).await;
         other.stop(&world).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_came_while_its_worker_was_frozen_is_read_however_long_that_was() {
+    let mut world = world_with_short_leases(Kind::Postgres).await;
+    world.set("refresh.connect_timeout_secs", 1).set("refresh.total_timeout_secs", 1);
+    for user in ["one", "two", "three", "four", "five"] {
+        let worker = world.spawn_worker().await;
+        world.user_with_expired_token(user).await;
+        let gate = world.scm.hold_refreshes();
+        let request = world.send(user).await;
+        gate.wait_for_parked(1).await;
+        worker.signal("STOP").await;
+        let frozen_at = world.store.now().await.unwrap();
+        gate.release();
+        eventually("the time of the call to be over", PATIENCE, async || {
+            (world.store.now().await.unwrap() > frozen_at.plus(Duration::from_millis(1_500))).then_some(())
+        })
+        .await;
+
+        worker.signal("CONT").await;
+
+        let latest = world.scm.latest_pair(user).unwrap().access_token;
+        assert_eq!(token(&request.reply().await.body)["value"], latest.as_str());
+        assert_eq!(world.scm.refresh_requests(user), 1);
+        worker.stop(&world).await;
     }
 }
 
