@@ -237,23 +237,18 @@ mod tests {
     }
 
     #[test]
-    fn those_over_the_quota_stand_by_until_the_oldest_wait_is_a_second_old() {
+    fn those_over_the_quota_stand_by_until_the_oldest_wait_is_old_enough() {
         let (bulkhead, begin) = bulkhead(8);
         let seated: Vec<Seat> = (0..2).map(|_| enter(&bulkhead, begin).unwrap()).collect();
         assert!(seated.iter().all(|seat| seat.seated));
         let mut standing = enter(&bulkhead, begin + ms(400)).unwrap();
         assert!(!standing.seated);
-        assert_eq!(standing.berth(begin + ms(999)), Ok(Berth::StandBy(begin + ms(1_000))));
-        assert_eq!(standing.berth(begin + ms(1_000)), Err(Crowded));
-        assert_eq!(enter(&bulkhead, begin + ms(1_000)).err(), Some(Crowded));
-        assert!(
-            bulkhead.enter("elsewhere.example.org", KIND, begin + ms(1_000)).is_ok_and(|seat| seat.seated)
-        );
-        assert!(
-            bulkhead
-                .enter(HOST, MessageKind::WorkspaceStart, begin + ms(1_000))
-                .is_ok_and(|seat| seat.seated)
-        );
+        let stalled = begin + STALLED_AFTER;
+        assert_eq!(standing.berth(stalled - ms(1)), Ok(Berth::StandBy(stalled)));
+        assert_eq!(standing.berth(stalled), Err(Crowded));
+        assert_eq!(enter(&bulkhead, stalled).err(), Some(Crowded));
+        assert!(bulkhead.enter("elsewhere.example.org", KIND, stalled).is_ok_and(|seat| seat.seated));
+        assert!(bulkhead.enter(HOST, MessageKind::WorkspaceStart, stalled).is_ok_and(|seat| seat.seated));
     }
 
     #[test]
@@ -265,7 +260,7 @@ mod tests {
         let mut fourth = enter(&bulkhead, begin + ms(500)).unwrap();
         drop(first);
         assert_eq!(third.berth(begin + ms(1_100)), Ok(Berth::Seat));
-        assert_eq!(fourth.berth(begin + ms(1_100)), Ok(Berth::StandBy(begin + ms(1_300))));
+        assert_eq!(fourth.berth(begin + ms(1_100)), Ok(Berth::StandBy(begin + ms(300) + STALLED_AFTER)));
         drop(second);
         assert_eq!(fourth.berth(begin + ms(9_000)), Ok(Berth::Seat));
         drop((third, fourth));
