@@ -50,7 +50,13 @@ pub struct Handler {
     pub budgets: Budgets,
 }
 
-/// How much time a request has, where its `expiration` does not say less.
+/// The most time that a request can ask for: the broker closes a channel over what is not acked for half an hour.
+const LONGEST_BUDGET: Duration = Duration::from_secs(600);
+
+/// AMQP's `timestamp` counts whole seconds: the message is younger than it says by up to this.
+const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
+
+/// How much time a request has, where its `expiration` does not say.
 #[derive(Debug, Clone, Copy)]
 pub struct Budgets {
     /// `token.request` and `token.store`.
@@ -156,10 +162,11 @@ impl Handler {
             MessageKind::TokenRequest | MessageKind::TokenStore => self.budgets.request,
             MessageKind::WorkspaceStart => self.budgets.workspace_start,
         };
-        let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(budget));
+        let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(LONGEST_BUDGET));
         let received_at = self.clock.now();
         // A publisher whose clock is ahead does not get more time.
-        let counted_from = envelope.published_at.map_or(received_at, |at| at.min(received_at));
+        let published_at = envelope.published_at.map(|at| at.plus(REST_OF_THE_SECOND));
+        let counted_from = published_at.map_or(received_at, |at| at.min(received_at));
         let deadline = counted_from.plus(budget);
         TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
     }

@@ -17,9 +17,9 @@ pub struct WorkerSettings {
     pub prefetch_token_stores: u16,
     /// How long a worker that was told to stop finishes what it has in hand.
     pub grace_period: Duration,
-    /// The time of a `token.request` or `token.store` whose `expiration` does not say less.
+    /// The time of a `token.request` or `token.store` whose `expiration` does not say.
     pub request_budget: Duration,
-    /// The time of a `workspace.start` whose `expiration` does not say less.
+    /// The time of a `workspace.start` whose `expiration` does not say.
     pub workspace_start_budget: Duration,
     /// Where a refreshed pair is written, encrypted, when a worker must stop while neither the database nor the broker
     /// takes it.

@@ -1,5 +1,6 @@
 //! The consuming connection: subscribe, hand messages over, subscribe again when something breaks.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -151,11 +152,12 @@ impl Consumers {
     /// hands over what the broker had sent already.
     async fn pump(&self, mut subscription: Subscription, feed: Feed) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
+        let (mut soft_stop, mut lost) = (pin!(self.soft_stop.cancelled()), pin!(self.database.lost()));
         let stopped = loop {
             tokio::select! {
                 biased;
-                () = self.soft_stop.cancelled() => break true,
-                () = self.database.lost() => break false,
+                () = &mut soft_stop => break true,
+                () = &mut lost => break false,
                 next = subscription.consumer.next() => match next {
                     Some(Ok(delivery)) => self.take(delivery, &subscription, feed),
                     Some(Err(source)) => {

@@ -116,6 +116,22 @@ on_every_database! {
         worker.stop().await;
     }
 
+    async fn a_requester_who_says_so_is_waited_for_longer_than_others(kind: Kind) {
+        let mut world = World::new(kind, Dialect::BitbucketServer).await;
+        world.set("worker.request_budget_secs", 1).set("refresh.wait_secs", 1).set("refresh.opportunistic_budget_secs", 1);
+        let worker = world.start_worker().await;
+        world.user_with_expired_token("jdoe").await;
+        let gate = world.scm.hold_refreshes();
+
+        let patient = world.send_with("jdoe", BasicProperties::default().with_expiration("30000".into())).await;
+        gate.wait_for_parked(1).await;
+        assert_error(&world.request("jdoe").await, "deadline_exceeded");
+        gate.release();
+
+        assert_eq!(patient.reply().await.body["status"], "ok");
+        worker.stop().await;
+    }
+
     async fn a_request_that_is_too_old_begins_nothing(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let worker = world.start_worker().await;
