@@ -11,7 +11,7 @@ usage() {
 Usage: scripts/chaos.sh [SCENARIO]... [OPTION]...
 
 Plays heavy faults on real workers under load, prints a table of what came of it, and exits 1 where a promise of
-DESIGN.md is broken. The table is also in target/chaos, as text and as JSON a scenario. All scenarios take half an
+ARCHITECTURE.md is broken. The table is also in target/chaos, as text and as JSON a scenario. All scenarios take half an
 hour; without names all are played:
   storm          20,000 requests while workers are killed, broker and database restarted, a provider fails
   rolling        SIGTERM and restart of all workers in turn, 20 times
