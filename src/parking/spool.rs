@@ -38,8 +38,11 @@ impl Spool {
     pub async fn check(&self) -> io::Result<()> {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
+            let existed = folder.try_exists()?;
             create(&folder)?;
-            tempfile::NamedTempFile::new_in(&folder)?.close()
+            tempfile::NamedTempFile::new_in(&folder)?.close()?;
+            // Most workers never need it, and a folder that nobody asked for would stay behind each of them.
+            if existed { Ok(()) } else { std::fs::remove_dir(&folder) }
         })
         .await
     }
@@ -104,4 +107,40 @@ fn create(folder: &Path) -> io::Result<()> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn looking_whether_a_folder_can_be_used_leaves_nothing_behind_and_takes_nothing_away() {
+        let parent = tempfile::tempdir().unwrap();
+        let (new, old) = (parent.path().join("new/spool"), parent.path().join("old"));
+        std::fs::create_dir(&old).unwrap();
+        for folder in [&new, &old] {
+            Spool::new(folder).check().await.unwrap();
+        }
+        assert!(!new.exists() && old.exists());
+        std::fs::write(&new.parent().unwrap().join("spool"), "a file in its place").unwrap();
+        assert!(Spool::new(&new).check().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_made_is_its_owner_s_alone_and_files_that_are_no_pairs_are_passed_over() {
+        let parent = tempfile::tempdir().unwrap();
+        let spool = Spool::new(&parent.path().join("spool"));
+        assert!(spool.files().await.unwrap().is_empty(), "there is none yet");
+        create(spool.folder()).unwrap();
+        assert_eq!(spool.folder().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::write(spool.folder().join(".tmp123"), "half a pair").unwrap();
+        let pair = spool.folder().join("1-1-x.parked");
+        std::fs::write(&pair, "{}").unwrap();
+        assert_eq!(spool.files().await.unwrap(), [pair.clone()]);
+        assert!(spool.read(&pair).await.is_err(), "it is none");
+        spool.remove(&pair).await.unwrap();
+        spool.remove(&pair).await.unwrap();
+    }
 }
