@@ -65,6 +65,7 @@ on_every_database! {
             (world.entry("jdoe").await.generation == 2).then_some(())
         })
         .await;
+        assert_eq!(world.entry("jdoe").await.failure, None);
         assert_latest(&world, &world.request("jdoe").await);
         frozen.stop(&world).await;
         other.stop(&world).await;
