@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use lapin::types::AMQPValue;
@@ -63,10 +64,17 @@ impl Night {
         worker
     }
 
+    /// Stops a worker, which has nothing to wait for: its grace period is half a minute.
     async fn stop(&self, worker: WorkerProcess) {
+        let told = Instant::now();
         worker.signal("TERM").await;
         let status = worker.wait(&self.world).await;
         assert!(status.success(), "{status}");
+        assert!(
+            told.elapsed() < Duration::from_secs(25),
+            "it waited for its grace period: {:?}",
+            told.elapsed()
+        );
     }
 
     async fn parked_pairs(&self, count: u32) {
