@@ -124,7 +124,7 @@ mod tests {
             Spool::new(folder).check().await.unwrap();
         }
         assert!(!new.exists() && old.exists());
-        std::fs::write(&new.parent().unwrap().join("spool"), "a file in its place").unwrap();
+        std::fs::write(&new, "a file in its place").unwrap();
         assert!(Spool::new(&new).check().await.is_err());
     }
 
@@ -138,7 +138,7 @@ mod tests {
         std::fs::write(spool.folder().join(".tmp123"), "half a pair").unwrap();
         let pair = spool.folder().join("1-1-x.parked");
         std::fs::write(&pair, "{}").unwrap();
-        assert_eq!(spool.files().await.unwrap(), [pair.clone()]);
+        assert_eq!(spool.files().await.unwrap(), std::slice::from_ref(&pair));
         assert!(spool.read(&pair).await.is_err(), "it is none");
         spool.remove(&pair).await.unwrap();
         spool.remove(&pair).await.unwrap();
