@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokenkeeper_testkit::scm::{RefreshGate, SpentRefreshToken};
+use tokenkeeper_testkit::scm::SpentRefreshToken;
 
 use crate::harness::reply::{error_message, token};
 use crate::harness::{
@@ -16,20 +16,19 @@ async fn world_with_short_leases(kind: Kind) -> World {
     world
 }
 
-/// A worker that asks the SCM for jdoe's new pair, and is frozen while it waits for the answer.
-async fn frozen_in_a_refresh(world: &World) -> (WorkerProcess, RefreshGate) {
-    let worker = world.spawn_worker().await;
+/// A worker that is frozen while it waits for jdoe's new pair, whose answer lies where it will find it; and another one that
+/// comes when the lease is over.
+async fn frozen_and_overtaken(world: &World) -> (WorkerProcess, WorkerProcess) {
+    let frozen = world.spawn_worker().await;
     world.user_with_expired_token("jdoe").await;
     let gate = world.scm.hold_refreshes();
     let _request = world.send("jdoe").await;
     gate.wait_for_parked(1).await;
-    worker.signal("STOP").await;
-    (worker, gate)
-}
-
-/// There is a new pair, and its answer lies where the frozen worker will find it.
-async fn the_scm_has_acted(world: &World) {
+    frozen.signal("STOP").await;
+    gate.release();
     eventually("the SCM to act", PATIENCE, async || (world.scm.refreshes("jdoe") == 1).then_some(())).await;
+    lease_is_over(world).await;
+    (frozen, world.spawn_worker().await)
 }
 
 async fn lease_is_over(world: &World) {
@@ -49,11 +48,7 @@ fn assert_latest(world: &World, reply: &serde_json::Value) {
 on_every_database! {
     async fn a_pair_that_comes_back_with_a_frozen_worker_is_stored_and_lifts_the_failure_recorded_meanwhile(kind: Kind) {
         let world = world_with_short_leases(kind).await;
-        let (frozen, gate) = frozen_in_a_refresh(&world).await;
-        gate.release();
-        the_scm_has_acted(&world).await;
-        lease_is_over(&world).await;
-        let other = world.spawn_worker().await;
+        let (frozen, other) = frozen_and_overtaken(&world).await;
         let meanwhile = world.request("jdoe").await;
         error_message(&meanwhile, "reauthorization_required");
         assert_eq!(meanwhile["error"]["reason"], "refresh_interrupted");
@@ -73,11 +68,7 @@ on_every_database! {
 
     async fn a_refusal_waits_for_a_frozen_worker_that_is_thawed_in_time(kind: Kind) {
         let world = world_with_short_leases(kind).await;
-        let (frozen, gate) = frozen_in_a_refresh(&world).await;
-        gate.release();
-        the_scm_has_acted(&world).await;
-        lease_is_over(&world).await;
-        let other = world.spawn_worker().await;
+        let (frozen, other) = frozen_and_overtaken(&world).await;
         let meanwhile = world.send("jdoe").await;
         eventually("the other worker to ask", PATIENCE, async || {
             (world.scm.refresh_requests("jdoe") == 2).then_some(())
@@ -133,11 +124,7 @@ async fn world_that_accepts_spent_refresh_tokens() -> World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_pair_that_comes_back_with_a_frozen_worker_does_not_take_the_place_of_the_newer_one() {
     let world = world_that_accepts_spent_refresh_tokens().await;
-    let (frozen, gate) = frozen_in_a_refresh(&world).await;
-    gate.release();
-    the_scm_has_acted(&world).await;
-    lease_is_over(&world).await;
-    let other = world.spawn_worker().await;
+    let (frozen, other) = frozen_and_overtaken(&world).await;
     assert_latest(&world, &world.request("jdoe").await);
 
     frozen.signal("CONT").await;
@@ -152,11 +139,7 @@ async fn an_older_pair_that_comes_back_with_a_frozen_worker_does_not_take_the_pl
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_newer_of_two_pairs_is_stored_over_the_older_one_that_a_thawed_worker_stored_first() {
     let world = world_that_accepts_spent_refresh_tokens().await;
-    let (frozen, gate) = frozen_in_a_refresh(&world).await;
-    gate.release();
-    the_scm_has_acted(&world).await;
-    lease_is_over(&world).await;
-    let other = world.spawn_worker().await;
+    let (frozen, other) = frozen_and_overtaken(&world).await;
     let gate = world.scm.hold_refreshes();
     let request = world.send("jdoe").await;
     gate.wait_for_parked(1).await;
