@@ -4,8 +4,10 @@
 //! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing
 //! here holds a transaction, and nothing holds a connection longer than a statement takes.
 
+mod claim;
 mod duty;
 mod entry;
+mod group_commit;
 mod idle;
 mod lease;
 mod listing;
@@ -14,17 +16,20 @@ mod pair;
 mod parked;
 mod provider;
 mod refusal;
+mod reserve;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    QuerySelect, RuntimeErr, Statement, sqlx,
 };
 use tokenkeeper_entity::{identity, token_entry};
 
+pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
+use self::group_commit::GroupCommit;
 pub use self::idle::{IdleEntry, Owner, Unrefreshable};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::login::AccountNames;
@@ -32,6 +37,7 @@ pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
+use self::reserve::Reservation;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};
 
@@ -42,6 +48,8 @@ pub struct Store {
     /// For what must not wait for a connection behind requests: leases, and the pairs that refreshes issued.
     urgent: DatabaseConnection,
     keys: KeyRing,
+    claims: GroupCommit<Claim>,
+    reservations: GroupCommit<Reservation>,
 }
 
 /// What there is for a user at a provider.
@@ -54,7 +62,7 @@ pub enum Found {
     /// The identity has no token.
     NoToken,
     /// Its current entry.
-    Entry(Box<Entry>),
+    Entry(Arc<Entry>),
 }
 
 /// Whether a guarded UPDATE took effect.
@@ -110,6 +118,24 @@ impl StoreError {
         move |source| Self::Database { action, source }
     }
 
+    /// Whether this is about the way to the database and not about any row: it would meet any other statement too.
+    fn is_of_no_row(&self) -> bool {
+        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+        match self {
+            Self::Database { source, .. } => match source {
+                DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+                DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+                    matches!(
+                        **error,
+                        Io(_) | PoolClosed | PoolTimedOut | Protocol(_) | Tls(_) | WorkerCrashed
+                    )
+                }
+                _ => false,
+            },
+            Self::NoAnswer | Self::Sealed { .. } | Self::Corrupt { .. } => false,
+        }
+    }
+
     /// Whether the same call may succeed a moment later.
     pub const fn is_transient(&self) -> bool {
         match self {
@@ -122,7 +148,8 @@ impl StoreError {
 impl Store {
     /// The store in this database, with the keys that open its secrets.
     pub fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
-        Self { urgent: db.clone(), db, keys }
+        let (claims, reservations) = (GroupCommit::new(), GroupCommit::new());
+        Self { urgent: db.clone(), db, keys, claims, reservations }
     }
 
     /// The same store with connections of their own for leases and for pairs that refreshes issued, so that they
@@ -155,23 +182,6 @@ impl Store {
         self.urgent.ping().await.map_err(StoreError::database("reach the database"))
     }
 
-    /// What there is for a user at a provider: one keyed query where there is an entry.
-    pub async fn find(&self, user_id: &str, provider_id: i64) -> Result<Found, StoreError> {
-        let found = identity::Entity::find()
-            .filter(identity::Column::UserId.eq(user_id))
-            .filter(identity::Column::ProviderId.eq(provider_id))
-            .find_also_related(token_entry::Entity)
-            .one(&self.db)
-            .await
-            .map_err(StoreError::database("load the token of a user"))?;
-        match found {
-            Some((_, Some(row))) => Ok(Found::Entry(Box::new(Entry::from_row(row)?))),
-            Some((_, None)) => Ok(Found::NoToken),
-            None if self.has_identity(user_id).await? => Ok(Found::NoIdentity),
-            None => Ok(Found::NoUser),
-        }
-    }
-
     async fn has_identity(&self, user_id: &str) -> Result<bool, StoreError> {
         let id: Option<i64> = identity::Entity::find()
             .select_only()
@@ -192,27 +202,6 @@ impl Store {
             .await
             .map_err(StoreError::database("look at a token again"))?;
         row.map(Entry::from_row).transpose()
-    }
-
-    /// Extends the reservation to `until`. A reservation only ever grows.
-    pub async fn reserve(
-        &self,
-        entry: &Entry,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Guarded, StoreError> {
-        let grows = Condition::any()
-            .add(token_entry::Column::ReservedUntil.is_null())
-            .add(token_entry::Column::ReservedUntil.lt(until.as_millis()));
-        let updated = token_entry::Entity::update_many()
-            .col_expr(token_entry::Column::ReservedUntil, Expr::value(until.as_millis()))
-            .filter(entry.is_as_decided_on())
-            .filter(lease::none_live(now))
-            .filter(grows)
-            .exec(&self.db)
-            .await
-            .map_err(StoreError::database("reserve a token"))?;
-        Ok(Guarded::from_rows(updated.rows_affected))
     }
 }
 

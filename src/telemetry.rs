@@ -19,6 +19,7 @@ mod housekeeping;
 pub mod logs;
 mod parking;
 pub mod recorder;
+mod statements;
 
 pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
@@ -29,6 +30,7 @@ pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
 pub use self::parking::*;
+pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 /// Seconds a refresh takes, by host.
@@ -354,6 +356,7 @@ pub fn describe() {
     parking::describe();
     database::describe();
     housekeeping::describe();
+    statements::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

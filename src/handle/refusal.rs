@@ -26,6 +26,12 @@ impl From<StoreError> for Refusal {
     }
 }
 
+impl From<Arc<StoreError>> for Refusal {
+    fn from(error: Arc<StoreError>) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl From<ErrorBody> for Refusal {
     fn from(error: ErrorBody) -> Self {
         Self::Answer(error)

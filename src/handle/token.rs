@@ -17,7 +17,7 @@ use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::provider::Provider;
 use crate::refresh::{FailedFlight, Seat};
 use crate::retry::Backoff;
-use crate::store::{Entry, FailureKind, Found, Guarded, StoreError};
+use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
 use crate::telemetry::{self, Opportunism, Statement};
 
 /// How a request is tried again while the database is away.
@@ -195,10 +195,17 @@ impl Attempt<'_> {
         }
     }
 
-    async fn load(&self) -> Result<Entry, Refusal> {
-        let found = self.handler.store.find(self.ask.user_id, self.provider.id).await?;
-        let error = match found {
-            Found::Entry(entry) => return Ok(*entry),
+    /// The entry; reserved already where no decision could be against it.
+    async fn load(&self) -> Result<Arc<Entry>, Refusal> {
+        let claim = Claim {
+            user_id: self.ask.user_id.to_owned(),
+            provider_id: self.provider.id,
+            until: Some(self.demand.until()),
+            only_if_held: self.policy.opportunistic,
+            now: self.handler.clock.now(),
+        };
+        let error = match self.handler.store.claim(claim).await? {
+            Found::Entry(entry) => return Ok(entry),
             Found::NoUser => {
                 ErrorBody::new(ErrorCode::UserNotFound, "the user has no identity at any provider")
             }

@@ -20,7 +20,7 @@ use crate::store::{Entry, FailureKind};
 use crate::telemetry;
 
 impl Attempt<'_> {
-    pub(super) async fn refresh(&mut self, entry: Entry, cause: Cause) -> Result<Round, Refusal> {
+    pub(super) async fn refresh(&mut self, entry: Arc<Entry>, cause: Cause) -> Result<Round, Refusal> {
         let may_ask = self.handler.refresher.look(&self.provider);
         let seated = may_ask.map_err(|no_entry| left_alone(no_entry, &self.provider));
         if let Err(error) = seated.and_then(|()| self.take_seat()) {
@@ -28,7 +28,7 @@ impl Attempt<'_> {
         }
         let mut boarding = self.handler.refresher.refresh(Order {
             user_id: self.ask.user_id.to_owned(),
-            entry: entry.clone(),
+            entry: Entry::clone(&entry),
             provider: Arc::clone(&self.provider),
             cause,
             until: self.demand.until(),

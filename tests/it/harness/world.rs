@@ -187,7 +187,7 @@ impl World {
     pub(crate) async fn entry(&self, user: &str) -> Entry {
         let provider = self.store.provider(&self.scm.host()).await.unwrap().expect("the provider is there");
         match self.store.find(user, provider.id).await.unwrap() {
-            Found::Entry(entry) => *entry,
+            Found::Entry(entry) => Arc::unwrap_or_clone(entry),
             other => panic!("{user} has no token: {other:?}"),
         }
     }

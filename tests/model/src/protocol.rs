@@ -100,7 +100,13 @@ impl Protocol {
                 Step::TakeParked,
             ],
             Phase::Load { .. } => {
-                vec![Step::Load { refresh: true }, Step::Load { refresh: false }, Step::LastLook]
+                vec![
+                    Step::Claim,
+                    Step::ClaimLost,
+                    Step::Load { refresh: true },
+                    Step::Load { refresh: false },
+                    Step::LastLook,
+                ]
             }
             Phase::Reserve { .. } => vec![Step::Reserve, Step::ReserveLost],
             Phase::TakeLease { .. } => vec![Step::TakeLease, Step::TakeLeaseLost],

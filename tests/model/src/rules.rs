@@ -10,6 +10,12 @@ pub struct Rules {
     pub reserve_no_live_lease: bool,
     /// Reserve: not where a refresh is in doubt, unless the token is reserved already.
     pub reserve_not_in_doubt: bool,
+    /// Claim: not under a live lease.
+    pub claim_no_live_lease: bool,
+    /// Claim: not where a refresh is in doubt.
+    pub claim_not_in_doubt: bool,
+    /// Claim: not where a refresh failed.
+    pub claim_none_failed: bool,
     /// Take the lease: only the generation that was loaded.
     pub lease_same_generation: bool,
     /// Take the lease: not while another one lives.
@@ -67,6 +73,9 @@ impl Rules {
         reserve_same_generation: true,
         reserve_no_live_lease: true,
         reserve_not_in_doubt: true,
+        claim_no_live_lease: true,
+        claim_not_in_doubt: true,
+        claim_none_failed: true,
         lease_same_generation: true,
         lease_no_live_lease: true,
         lease_no_live_reservation: true,

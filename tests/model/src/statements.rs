@@ -55,6 +55,18 @@ impl Row {
         Guarded::from_rows(matches)
     }
 
+    /// What `Store::claim` reserves while it loads. Its caller asks for a time at which the token is valid.
+    pub(crate) fn claim(&mut self, rules: &Rules, until: u8) -> Guarded {
+        let matches = (!rules.claim_no_live_lease || !self.has_live_lease())
+            && (!rules.claim_not_in_doubt || self.attempt.is_none())
+            && (!rules.claim_none_failed || self.failure.is_none())
+            && self.reserved < until;
+        if matches {
+            self.reserved = until;
+        }
+        Guarded::from_rows(matches)
+    }
+
     /// `Store::take_lease`.
     pub(crate) fn take_lease(
         &mut self,

@@ -30,7 +30,11 @@ pub enum Step {
         /// Longer than the stored token lives.
         too_short: bool,
     },
-    /// `Store::find`, then decides.
+    /// `Store::claim`: reserves while it loads, then the reply.
+    Claim,
+    /// It took effect, and nobody heard.
+    ClaimLost,
+    /// `Store::claim` where it reserves nothing, then decides.
     Load {
         /// Refresh rather than serve, where both are allowed.
         refresh: bool,
@@ -101,7 +105,8 @@ impl Step {
     pub(crate) const fn is_fault(self) -> bool {
         match self {
             Self::CallProvider(answer) | Self::Act(answer) => answer.is_fault(),
-            Self::ReserveLost
+            Self::ClaimLost
+            | Self::ReserveLost
             | Self::TakeLeaseLost
             | Self::GiveUpFails
             | Self::StorePairLost
@@ -160,6 +165,8 @@ impl Scene<'_> {
         let Worker { phase, request, .. } = *self.me();
         match (step, phase) {
             (Step::Take { until, too_short }, Phase::Idle) => self.take(until, too_short),
+            (Step::Claim, Phase::Load { .. }) => self.claim(request, true),
+            (Step::ClaimLost, Phase::Load { .. }) => self.claim(request, false),
             (Step::Load { refresh }, Phase::Load { .. }) => self.load(request, refresh),
             (Step::LastLook, Phase::Load { waited: true }) => {
                 self.last_look(request);
@@ -271,7 +278,21 @@ impl Scene<'_> {
         Some(())
     }
 
-    /// `Store::find` and `decide`.
+    /// `Store::claim` where it reserves: the decision cannot be another one than to serve.
+    fn claim(&mut self, request: Request, heard: bool) -> Option<()> {
+        if request.too_short == Some(self.state.row.generation) {
+            return None;
+        }
+        let (view, was_reserved) = (self.view(), self.state.row.reserved > 0);
+        match self.state.row.claim(self.rules, request.until) {
+            Guarded::Done if heard => self.hand_out(view, request.until, was_reserved),
+            Guarded::Done => self.go(AGAIN),
+            Guarded::Moved => return None,
+        }
+        Some(())
+    }
+
+    /// `Store::claim` where it reserves nothing, and `decide`.
     fn load(&mut self, request: Request, refresh: bool) -> Option<()> {
         let view = self.view();
         let row = &self.state.row;

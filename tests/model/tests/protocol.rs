@@ -106,7 +106,7 @@ impl Mutant {
 
 const KEPT: Rules = Rules::KEPT;
 
-const MUTANTS: [Mutant; 24] = [
+const MUTANTS: [Mutant; 27] = [
     mutant(
         "reserve without the generation",
         Rules { reserve_same_generation: false, ..KEPT },
@@ -126,6 +126,16 @@ const MUTANTS: [Mutant; 24] = [
         OneTime,
         DOUBT_HEEDED,
     ),
+    // As with reserving, the attempt record keeps a claim off a refresh that runs as well.
+    mutant(
+        "claim under a live lease",
+        Rules { claim_no_live_lease: false, claim_not_in_doubt: false, ..KEPT },
+        OneTime,
+        RESERVED_TOKEN_LIVES,
+    ),
+    mutant("claim what is in doubt", Rules { claim_not_in_doubt: false, ..KEPT }, OneTime, DOUBT_HEEDED),
+    mutant("claim what is condemned", Rules { claim_none_failed: false, ..KEPT }, OneTime, DOUBT_HEEDED)
+        .calls(3),
     mutant("lease under a live lease", Rules { lease_no_live_lease: false, ..KEPT }, OneTime, ONE_HOLDER),
     mutant(
         "lease without the reservation",

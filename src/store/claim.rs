@@ -1,0 +1,188 @@
+//! CLAIM: finding the entries of many requests by one statement and, where the database can, reserving them by the same one.
+//!
+//! A claim reserves where section 4 of the design leaves no choice: the token is valid, and nobody is to refresh it.
+//! Everything else is loaded as it stands, for [`decide`](crate::decide::decide) and what follows from it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
+    FromQueryResult, QueryFilter, QueryResult, Statement, Value,
+};
+use tokenkeeper_entity::{identity, token_entry};
+
+use super::group_commit::Grouped;
+use super::{Entry, Found, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::telemetry::GroupedStatement;
+
+/// What a request wants of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The platform's user.
+    pub user_id: String,
+    /// Whose token.
+    pub provider_id: i64,
+    /// Until when it is to be reserved; none: it is only looked at.
+    pub until: Option<Timestamp>,
+    /// Reserve it only where somebody holds it already: otherwise a refresh may be due.
+    pub only_if_held: bool,
+    /// What time it is.
+    pub now: Timestamp,
+}
+
+/// What there is for a claim.
+#[derive(Debug, Clone)]
+pub(super) enum Claimed {
+    NoIdentity,
+    NoToken,
+    Entry(Arc<Entry>),
+    /// The row cannot be read.
+    Unreadable(Arc<StoreError>),
+}
+
+impl Store {
+    /// What there is for a user at a provider; reserved already where that is plain, and the database can do both at once.
+    ///
+    /// Plain is: valid for that long, no refresh under way, in doubt or failed, and [`Claim::only_if_held`] says yes. Such
+    /// a token is served whatever else is decided, so the decision finds it reserved far enough.
+    ///
+    /// # Errors
+    /// [`StoreError`], shared with those whose requests were in the same statement.
+    pub async fn claim(&self, claim: Claim) -> Result<Found, Arc<StoreError>> {
+        let user_id = claim.user_id.clone();
+        match self.claims.submit(&self.db, claim).await? {
+            Claimed::Entry(entry) => Ok(Found::Entry(entry)),
+            Claimed::Unreadable(error) => Err(error),
+            Claimed::NoToken => Ok(Found::NoToken),
+            Claimed::NoIdentity if self.has_identity(&user_id).await? => Ok(Found::NoIdentity),
+            Claimed::NoIdentity => Ok(Found::NoUser),
+        }
+    }
+
+    /// What there is for a user at a provider, as it stands.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    pub async fn find(&self, user_id: &str, provider_id: i64) -> Result<Found, Arc<StoreError>> {
+        let (user_id, now) = (user_id.to_owned(), Timestamp::from_millis(0));
+        self.claim(Claim { user_id, provider_id, until: None, only_if_held: true, now }).await
+    }
+}
+
+impl Grouped for Claim {
+    type Key = (String, i64, bool);
+    type Answer = Claimed;
+    const STATEMENT: GroupedStatement = GroupedStatement::Claim;
+
+    fn key(&self) -> Self::Key {
+        (self.user_id.clone(), self.provider_id, self.only_if_held)
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.until = self.until.max(other.until);
+        self.now = self.now.max(other.now);
+    }
+
+    async fn run(db: &DatabaseConnection, claims: &[Self]) -> Result<Vec<Claimed>, StoreError> {
+        let claimed = match db.get_database_backend() {
+            DbBackend::Postgres => find_and_reserve(db, claims).await,
+            // MariaDB and MySQL give no rows back from an UPDATE; SQLite does, but none that says whose they are.
+            _ => find(db, claims).await,
+        };
+        claimed.map_err(StoreError::database("load the tokens of users"))
+    }
+}
+
+/// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as it
+/// was before, and reserved by a statement of its own.
+const FIND_AND_RESERVE: &str = "\
+WITH wanted AS (
+  SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) WITH ORDINALITY
+    AS wanted (user_id, provider_id, until, now, only_if_held, place)
+), plain AS (
+  SELECT entry.id, wanted.until, wanted.place
+  FROM wanted
+  JOIN identity ON identity.user_id = wanted.user_id AND identity.provider_id = wanted.provider_id
+  JOIN token_entry AS entry ON entry.identity_id = identity.id
+  WHERE (entry.expires_at IS NULL OR (entry.expires_at >= wanted.until AND entry.expires_at > wanted.now))
+    AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now)
+    AND entry.attempt_fingerprint IS NULL
+    AND entry.failed_at IS NULL
+    AND (entry.reserved_until > wanted.now OR NOT wanted.only_if_held)
+    AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until)
+  FOR NO KEY UPDATE OF entry SKIP LOCKED
+), reserved AS (
+  UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.id = plain.id
+  RETURNING plain.place, entry.*
+)
+SELECT reserved.identity_id AS known_identity, reserved.* FROM reserved
+UNION ALL
+SELECT identity.id, wanted.place, entry.*
+FROM wanted
+JOIN identity ON identity.user_id = wanted.user_id AND identity.provider_id = wanted.provider_id
+LEFT JOIN token_entry AS entry ON entry.identity_id = identity.id
+WHERE wanted.place NOT IN (SELECT place FROM reserved)";
+
+async fn find_and_reserve(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
+    /// Before any reservation: nothing is to be reserved until then.
+    const NEVER: i64 = i64::MIN;
+    let column = |kind, value: fn(&Claim) -> Value| {
+        Value::Array(kind, Some(Box::new(claims.iter().map(value).collect())))
+    };
+    let values = [
+        column(ArrayType::String, |claim| claim.user_id.as_str().into()),
+        column(ArrayType::BigInt, |claim| claim.provider_id.into()),
+        column(ArrayType::BigInt, |claim| claim.until.map_or(NEVER, Timestamp::as_millis).into()),
+        column(ArrayType::BigInt, |claim| claim.now.as_millis().into()),
+        column(ArrayType::Bool, |claim| claim.only_if_held.into()),
+    ];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, FIND_AND_RESERVE, values);
+    let mut claimed = vec![Claimed::NoIdentity; claims.len()];
+    for row in db.query_all_raw(statement).await? {
+        // Counted from one.
+        let place = usize::try_from(row.try_get::<i64>("", "place")?).unwrap_or_default();
+        if let Some(claimed) = place.checked_sub(1).and_then(|place| claimed.get_mut(place)) {
+            *claimed = Claimed::read(&row)?;
+        }
+    }
+    Ok(claimed)
+}
+
+async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
+    let wanted = in_few_lengths(claims).fold(Condition::any(), |any, claim| {
+        let user = identity::Column::UserId.eq(claim.user_id.as_str());
+        any.add(Condition::all().add(user).add(identity::Column::ProviderId.eq(claim.provider_id)))
+    });
+    let found =
+        identity::Entity::find().filter(wanted).find_also_related(token_entry::Entity).all(db).await?;
+    let found: HashMap<_, _> = found
+        .into_iter()
+        .map(|(identity, entry)| ((identity.user_id, identity.provider_id), Claimed::of(entry)))
+        .collect();
+    let claimed = |claim: &Claim| found.get(&(claim.user_id.clone(), claim.provider_id)).cloned();
+    Ok(claims.iter().map(|claim| claimed(claim).unwrap_or(Claimed::NoIdentity)).collect())
+}
+
+/// The last one again and again, up to a power of two. Every length is a statement of its own, which each connection
+/// prepares and keeps.
+pub(super) fn in_few_lengths<T>(items: &[T]) -> impl Iterator<Item = &T> {
+    let length = items.len().next_power_of_two();
+    items.iter().chain(items.last().into_iter().cycle()).take(length)
+}
+
+impl Claimed {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        token_entry::Model::from_query_result_optional(row, "").map(Self::of)
+    }
+
+    fn of(entry: Option<token_entry::Model>) -> Self {
+        match entry.map(Entry::from_row) {
+            Some(Ok(entry)) => Self::Entry(Arc::new(entry)),
+            Some(Err(error)) => Self::Unreadable(Arc::new(error)),
+            None => Self::NoToken,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! GROUP COMMIT: what is asked for while a statement runs goes into the next one, together.
+//!
+//! A statement for sixty rows costs a database little more than one for a single row: one round trip, one plan, one
+//! commit. Nobody waits for company, though. Whoever comes while a lane is free is served at once; a group is what has
+//! gathered while all of them were busy.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sea_orm::DatabaseConnection;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::timeout;
+
+use super::StoreError;
+use crate::telemetry::{self, GroupedStatement};
+
+/// Statements that run at once. Two, so that one group forms and travels while the database works on the other.
+const LANES: usize = 2;
+
+/// The most that goes into one statement: beyond, a row costs as much as it does in two of them.
+const LARGEST_GROUP: usize = 128;
+
+/// How long a statement for many may take. One row that somebody holds locked must not keep the others for longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What one row of a grouped statement is asked for.
+pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
+    /// Requests with the same key are one row.
+    type Key: Eq + Hash + Send;
+    /// What the statement says of a row.
+    type Answer: Clone + Debug + Send + 'static;
+    /// The statement's name in the metrics.
+    const STATEMENT: GroupedStatement;
+
+    fn key(&self) -> Self::Key;
+
+    /// Takes the other one's wish into this one, so that what fulfils this one fulfils both.
+    fn absorb(&mut self, other: &Self);
+
+    /// One statement for all of them. Answers in their order.
+    fn run(
+        db: &DatabaseConnection,
+        group: &[Self],
+    ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
+}
+
+/// Who waits for a kind of statement. Clones are one and the same.
+#[derive(Debug)]
+pub(super) struct GroupCommit<G: Grouped> {
+    queue: Arc<Mutex<Queue<G>>>,
+}
+
+/// An error is shared by all who were in the statement.
+type Answer<G> = Result<<G as Grouped>::Answer, Arc<StoreError>>;
+
+#[derive(Debug)]
+struct Queue<G: Grouped> {
+    waiting: Vec<Waiting<G>>,
+    /// Lanes that are busy. While anybody waits, at least one is.
+    busy: usize,
+}
+
+#[derive(Debug)]
+struct Waiting<G: Grouped> {
+    item: G,
+    answer: oneshot::Sender<Answer<G>>,
+}
+
+impl<G: Grouped> GroupCommit<G> {
+    pub(super) fn new() -> Self {
+        Self { queue: Arc::new(Mutex::new(Queue { waiting: Vec::new(), busy: 0 })) }
+    }
+
+    /// Has `item` answered by a statement that it shares with whoever waits at the same time.
+    ///
+    /// A caller that stops waiting takes nobody with it: the statement is not the caller's, but a task's.
+    pub(super) async fn submit(&self, db: &DatabaseConnection, item: G) -> Answer<G> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(lane) = self.enter(Waiting { item, answer }) {
+            tokio::spawn(lane.serve(db.clone()));
+        }
+        // Without an answer the task is gone: it panicked, or the process ends.
+        answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::NoAnswer)))
+    }
+
+    fn enter(&self, waiting: Waiting<G>) -> Option<Lane<G>> {
+        let mut queue = lock(&self.queue);
+        queue.waiting.push(waiting);
+        (queue.busy < LANES).then(|| {
+            queue.busy += 1;
+            Lane { queue: Arc::clone(&self.queue), left: false }
+        })
+    }
+}
+
+impl<G: Grouped> Clone for GroupCommit<G> {
+    fn clone(&self) -> Self {
+        Self { queue: Arc::clone(&self.queue) }
+    }
+}
+
+/// A busy lane. Free again when it is dropped, whatever ended it.
+struct Lane<G: Grouped> {
+    queue: Arc<Mutex<Queue<G>>>,
+    /// It found nobody waiting, and is free already.
+    left: bool,
+}
+
+impl<G: Grouped> Lane<G> {
+    /// Serves group after group until nobody waits.
+    async fn serve(mut self, db: DatabaseConnection) {
+        // Behind whoever is about to run: messages that came in one read are decoded one after the other, and would
+        // miss the statement of the first of them.
+        yield_now().await;
+        while let Some(group) = self.next_group() {
+            serve_group(&db, group).await;
+        }
+    }
+
+    /// The next group. None: the lane is free, from the same moment on in which nobody waited; else whoever came in
+    /// between would wait for nobody.
+    fn next_group(&mut self) -> Option<Vec<Waiting<G>>> {
+        let mut queue = lock(&self.queue);
+        if queue.waiting.is_empty() {
+            queue.busy -= 1;
+            self.left = true;
+            return None;
+        }
+        let group = queue.waiting.len().min(LARGEST_GROUP);
+        let rest = queue.waiting.split_off(group);
+        Some(mem::replace(&mut queue.waiting, rest))
+    }
+}
+
+impl<G: Grouped> Drop for Lane<G> {
+    fn drop(&mut self) {
+        if !self.left {
+            lock(&self.queue).busy -= 1;
+        }
+    }
+}
+
+async fn serve_group<G: Grouped>(db: &DatabaseConnection, waiting: Vec<Waiting<G>>) {
+    let mut items: Vec<G> = Vec::with_capacity(waiting.len());
+    let mut places = HashMap::with_capacity(waiting.len());
+    let waiting: Vec<_> = waiting
+        .into_iter()
+        .map(|Waiting { item, answer }| {
+            let place = *places.entry(item.key()).or_insert(items.len());
+            match items.get_mut(place) {
+                Some(same) => same.absorb(&item),
+                None => items.push(item),
+            }
+            (place, answer)
+        })
+        .collect();
+    let answers = together_or_alone(db, &items).await;
+    for (place, answer) in waiting {
+        // Whoever stopped waiting needs no answer.
+        drop(answer.send(answers[place].clone()));
+    }
+}
+
+/// One statement for all; where that fails, one for each, so that a bad row fails that row alone.
+async fn together_or_alone<G: Grouped>(db: &DatabaseConnection, items: &[G]) -> Vec<Answer<G>> {
+    let together = match items {
+        [alone] => return vec![run_alone(db, alone).await],
+        items => {
+            telemetry::grouped_statement(G::STATEMENT, items.len());
+            timeout(PATIENCE, G::run(db, items)).await.unwrap_or(Err(StoreError::NoAnswer))
+        }
+    };
+    match together {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) if error.is_of_no_row() => {
+            let error = Arc::new(error);
+            items.iter().map(|_| Err(Arc::clone(&error))).collect()
+        }
+        Err(error) => {
+            telemetry::group_split(G::STATEMENT, items.len(), &error);
+            join_all(items.iter().map(|item| run_alone(db, item))).await
+        }
+    }
+}
+
+async fn run_alone<G: Grouped>(db: &DatabaseConnection, item: &G) -> Answer<G> {
+    telemetry::grouped_statement(G::STATEMENT, 1);
+    match G::run(db, std::slice::from_ref(item)).await {
+        // One answer for one row, as the trait says.
+        Ok(mut answers) => answers.pop().ok_or_else(|| Arc::new(StoreError::NoAnswer)),
+        Err(error) => Err(Arc::new(error)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under it panics half way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,167 @@
+//! RESERVE: holding a token that was decided on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sea_orm::sea_query::{ArrayType, Expr};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    Statement, Value,
+};
+use tokenkeeper_entity::token_entry;
+
+use super::claim::in_few_lengths;
+use super::group_commit::Grouped;
+use super::{Entry, Guarded, Store, StoreError, lease};
+use crate::clock::Timestamp;
+use crate::telemetry::GroupedStatement;
+
+impl Store {
+    /// Extends the reservation to `until`. A reservation only ever grows.
+    ///
+    /// # Errors
+    /// [`StoreError`], shared with those whose reservations were in the same statement.
+    pub async fn reserve(
+        &self,
+        entry: &Entry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Guarded, Arc<StoreError>> {
+        if entry.is_in_doubt() || entry.failed_at.is_some() {
+            return Ok(self.reserve_alone(entry, until, now).await?);
+        }
+        let reservation = Reservation { entry_id: entry.id, generation: entry.generation, until, now };
+        match self.reservations.submit(&self.db, reservation).await? {
+            Guarded::Done => Ok(Guarded::Done),
+            // Or somebody else was writing the row, or the database told only how many rows it changed.
+            Guarded::Moved => Ok(self.reserve_alone(entry, until, now).await?),
+        }
+    }
+
+    async fn reserve_alone(
+        &self,
+        entry: &Entry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Guarded, StoreError> {
+        let grows = Condition::any()
+            .add(token_entry::Column::ReservedUntil.is_null())
+            .add(token_entry::Column::ReservedUntil.lt(until.as_millis()));
+        let updated = token_entry::Entity::update_many()
+            .col_expr(token_entry::Column::ReservedUntil, Expr::value(until.as_millis()))
+            .filter(entry.is_as_decided_on())
+            .filter(lease::none_live(now))
+            .filter(grows)
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("reserve a token"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+}
+
+/// A reservation of an entry of which no refresh was in doubt or had failed when it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reservation {
+    entry_id: i64,
+    generation: i64,
+    until: Timestamp,
+    now: Timestamp,
+}
+
+impl Grouped for Reservation {
+    type Key = (i64, i64);
+    type Answer = Guarded;
+    const STATEMENT: GroupedStatement = GroupedStatement::Reserve;
+
+    fn key(&self) -> Self::Key {
+        (self.entry_id, self.generation)
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.until = self.until.max(other.until);
+        self.now = self.now.max(other.now);
+    }
+
+    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        let reserved = match db.get_database_backend() {
+            DbBackend::Postgres => reserve_on_postgres(db, group).await,
+            DbBackend::MySql => reserve_on_mariadb(db, group).await,
+            _ => reserve_on_sqlite(db, group).await,
+        };
+        reserved.map_err(StoreError::database("reserve tokens"))
+    }
+}
+
+/// The guard of [`Entry::is_as_decided_on`] for an entry of which no refresh was in doubt or had failed; no live lease; and
+/// the reservation grows.
+const GUARD: &str = "entry.id = wanted.id AND entry.generation = wanted.generation \
+     AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL \
+     AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
+     AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until_ms)";
+
+async fn reserve_on_postgres(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
+    // `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along.
+    let sql = format!(
+        "WITH held AS (SELECT entry.id, wanted.until_ms \
+         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS wanted (id, generation, until_ms, now_ms) \
+         JOIN token_entry AS entry ON {GUARD} FOR NO KEY UPDATE OF entry SKIP LOCKED) \
+         UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
+         RETURNING entry.id, entry.generation"
+    );
+    let column = |value: fn(&Reservation) -> i64| {
+        let values = group.iter().map(|reservation| value(reservation).into()).collect();
+        Value::Array(ArrayType::BigInt, Some(Box::new(values)))
+    };
+    let values = [
+        column(|reservation| reservation.entry_id),
+        column(|reservation| reservation.generation),
+        column(|reservation| reservation.until.as_millis()),
+        column(|reservation| reservation.now.as_millis()),
+    ];
+    which_were_reserved(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values), group).await
+}
+
+async fn reserve_on_sqlite(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
+    let (rows, values) = rows(group, "(?, ?, ?, ?)", ", ");
+    let sql = format!(
+        "WITH wanted (id, generation, until_ms, now_ms) AS (VALUES {rows}) \
+         UPDATE token_entry AS entry SET reserved_until = wanted.until_ms FROM wanted WHERE {GUARD} \
+         RETURNING id, generation"
+    );
+    which_were_reserved(db, Statement::from_sql_and_values(DbBackend::Sqlite, sql, values), group).await
+}
+
+async fn which_were_reserved(
+    db: &DatabaseConnection,
+    statement: Statement,
+    group: &[Reservation],
+) -> Result<Vec<Guarded>, DbErr> {
+    let mut reserved = HashSet::with_capacity(group.len());
+    for row in db.query_all_raw(statement).await? {
+        reserved.insert((row.try_get::<i64>("", "id")?, row.try_get::<i64>("", "generation")?));
+    }
+    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
+    Ok(group.iter().map(|reservation| guarded(reserved.contains(&reservation.key()))).collect())
+}
+
+/// MariaDB and MySQL tell how many rows they reserved, and not which: all of them, or nobody can be sure.
+async fn reserve_on_mariadb(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
+    let row = "SELECT ? AS id, ? AS generation, ? AS until_ms, ? AS now_ms";
+    let (rows, values) = rows(group, row, " UNION ALL ");
+    let sql = format!(
+        "UPDATE token_entry AS entry JOIN ({rows}) AS wanted ON {GUARD} SET entry.reserved_until = wanted.until_ms"
+    );
+    let statement = Statement::from_sql_and_values(DbBackend::MySql, sql, values);
+    let all = db.execute_raw(statement).await?.rows_affected() == group.len() as u64;
+    Ok(vec![if all { Guarded::Done } else { Guarded::Moved }; group.len()])
+}
+
+/// The rows as SQL, and their values.
+fn rows(group: &[Reservation], row: &str, between: &str) -> (String, Vec<Value>) {
+    let reservations = in_few_lengths(group);
+    let values = reservations.flat_map(|&Reservation { entry_id, generation, until, now }| {
+        [entry_id, generation, until.as_millis(), now.as_millis()].map(Value::from)
+    });
+    let rows = vec![row; group.len().next_power_of_two()];
+    (rows.join(between), values.collect())
+}

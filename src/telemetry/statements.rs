@@ -1,0 +1,52 @@
+//! Statements that many requests share, and how many share them.
+
+use metrics::{counter, describe_counter};
+
+use crate::store::StoreError;
+
+const STATEMENTS: &str = "tokenkeeper_database_statements_total";
+const ROWS: &str = "tokenkeeper_database_statement_rows_total";
+const SPLIT: &str = "tokenkeeper_database_groups_split_total";
+
+/// A statement of the way from a delivery to its reply: label `statement`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupedStatement {
+    /// Finds the entries of requests, and reserves them where that is plain.
+    Claim,
+    /// Reserves entries that were decided on.
+    Reserve,
+}
+
+impl GroupedStatement {
+    const ALL: [Self; 2] = [Self::Claim, Self::Reserve];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Reserve => "reserve",
+        }
+    }
+}
+
+/// A statement runs for that many rows.
+pub fn grouped_statement(statement: GroupedStatement, rows: usize) {
+    counter!(STATEMENTS, "statement" => statement.name()).increment(1);
+    counter!(ROWS, "statement" => statement.name()).increment(rows as u64);
+}
+
+/// A statement for many failed, and is done again for each of them alone.
+pub fn group_split(statement: GroupedStatement, rows: usize, error: &StoreError) {
+    counter!(SPLIT, "statement" => statement.name()).increment(1);
+    tracing::warn!(statement = statement.name(), rows, %error, "a statement for many failed; now one for each");
+}
+
+pub(super) fn describe() {
+    describe_counter!(STATEMENTS, "Statements that requests for stored tokens took.");
+    describe_counter!(ROWS, "Rows that those statements were for; by statement, how many share one.");
+    describe_counter!(SPLIT, "Statements for many rows that failed and were done again for each alone.");
+    for statement in GroupedStatement::ALL {
+        for name in [STATEMENTS, ROWS, SPLIT] {
+            counter!(name, "statement" => statement.name()).absolute(0);
+        }
+    }
+}
