@@ -277,9 +277,9 @@ pub fn publish_failed(error: &dyn std::fmt::Display, wait: Duration) {
     tracing::warn!(%error, wait_ms = millis(wait), "publishing is tried again");
 }
 
-/// An acknowledgement did not reach the broker; it will deliver the message again.
-pub fn ack_lost() {
-    tracing::info!("the acknowledgement came too late; the broker delivers the message again");
+/// Acknowledgements did not reach the broker; it will deliver these messages again.
+pub fn acks_lost(messages: usize) {
+    tracing::info!(messages, "the acknowledgement came too late; the broker delivers again");
 }
 
 /// A connection to the broker is up.

@@ -3,6 +3,7 @@
 //! The prefetch of each queue is the permit: a message is taken in hand as a task of its own, and the broker
 //! sends no more of them than may be in hand at once. Only this module publishes and acks.
 
+mod acks;
 mod consume;
 mod restore;
 mod settle;

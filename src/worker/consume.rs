@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::acks::Acks;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
@@ -145,7 +146,9 @@ impl Consumers {
         let consume =
             channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
         let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
-        Ok(Subscription { channel: Arc::new(channel), consumer, tag, queue })
+        let channel = Arc::new(channel);
+        let acks = Acks::open(Arc::clone(&channel), &self.messages);
+        Ok(Subscription { channel, acks, consumer, tag, queue })
     }
 
     /// Hands deliveries over until the soft stop, or until the database is away; then takes back the subscription and
@@ -181,13 +184,13 @@ impl Consumers {
     }
 
     fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed) {
-        let channel = Arc::clone(&subscription.channel);
         match feed {
             Feed::Messages(kind) => {
-                let received = Received::new(kind, delivery, channel);
+                let received = Received::new(kind, delivery, subscription.acks.clone());
                 drop(self.messages.spawn(Arc::clone(&self.settler).process(received)));
             }
             Feed::ParkedPairs => {
+                let channel = Arc::clone(&subscription.channel);
                 drop(self.messages.spawn(Arc::clone(&self.restorer).process(delivery, channel)));
             }
         }
@@ -215,6 +218,7 @@ pub(super) struct Drained {
 struct Subscription {
     /// Closed when the last one who may still ack on it lets go.
     channel: Arc<Channel>,
+    acks: Acks,
     consumer: Consumer,
     tag: ShortString,
     queue: String,

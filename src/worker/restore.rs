@@ -8,7 +8,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::settle::ACK_PATIENCE;
+use super::acks::ACK_PATIENCE;
 use crate::broker::{DeadLetter, Feed, Names, Publisher};
 use crate::clock::Clock;
 use crate::parking::{Return, restore};
@@ -39,7 +39,7 @@ impl Restorer {
             }
         };
         if !matches!(timeout(ACK_PATIENCE, settled).await, Ok(Ok(true))) {
-            telemetry::ack_lost();
+            telemetry::acks_lost(1);
         }
     }
 

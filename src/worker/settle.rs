@@ -4,24 +4,18 @@
 //! step is given back to the broker; there is no other way out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{Instrument, field};
 
+use super::acks::{Acks, Verdict};
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
 use crate::database::Availability;
 use crate::handle::{Body, Handler, Incoming, Outcome};
 use crate::lifecycle::Stop;
 use crate::message::{Envelope, ErrorCode, MessageKind};
 use crate::telemetry::{self, MessageOutcome};
-
-/// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
-/// wait for ever.
-pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a message needs on its way.
 pub(super) struct Settler {
@@ -37,8 +31,7 @@ pub(super) struct Received {
     delivery: Delivery,
     envelope: Envelope,
     since: Instant,
-    /// Keeps the channel open that the ack goes over.
-    _channel: Arc<Channel>,
+    acks: Acks,
 }
 
 /// A message that was handled.
@@ -55,19 +48,15 @@ struct Replied {
 }
 
 impl Received {
-    pub(super) fn new(kind: MessageKind, delivery: Delivery, channel: Arc<Channel>) -> Self {
+    pub(super) fn new(kind: MessageKind, delivery: Delivery, acks: Acks) -> Self {
         telemetry::message_received(kind);
         let envelope = Envelope::read(&delivery.properties);
-        Self { kind, delivery, envelope, since: Instant::now(), _channel: channel }
+        Self { kind, delivery, envelope, since: Instant::now(), acks }
     }
 
-    async fn give_back(self, reason: Stopped) {
+    fn give_back(self, reason: Stopped) {
         telemetry::message_requeued(&reason);
-        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        let nack = self.delivery.acker.nack(options);
-        if !matches!(timeout(ACK_PATIENCE, nack).await, Ok(Ok(true))) {
-            telemetry::ack_lost();
-        }
+        self.acks.settle(self.delivery.delivery_tag, Verdict::Requeue);
         telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
     }
 }
@@ -89,11 +78,11 @@ impl Settler {
     async fn settle(&self, received: Received) {
         let handled = match self.handle(received).await {
             Ok(handled) => handled,
-            Err((received, reason)) => return received.give_back(reason).await,
+            Err((received, reason)) => return received.give_back(reason),
         };
         match self.reply(handled).await {
-            Ok(replied) => replied.ack().await,
-            Err((received, reason)) => received.give_back(reason).await,
+            Ok(replied) => replied.ack(),
+            Err((received, reason)) => received.give_back(reason),
         }
     }
 
@@ -175,12 +164,9 @@ impl Settler {
 }
 
 impl Replied {
-    async fn ack(self) {
+    fn ack(self) {
         let Self { received, outcome, code } = self;
-        let ack = received.delivery.acker.ack(BasicAckOptions::default());
-        if !matches!(timeout(ACK_PATIENCE, ack).await, Ok(Ok(true))) {
-            telemetry::ack_lost();
-        }
+        received.acks.settle(received.delivery.delivery_tag, Verdict::Ack);
         telemetry::message_settled(received.kind, outcome, code, received.since.elapsed());
     }
 }

@@ -1,0 +1,92 @@
+//! ACK: what was settled is told to the broker, in as few frames as its order allows.
+//!
+//! Every subscription has a task that alone acks on its channel. What was settled while it wrote goes into its next
+//! frames: one for everything up to the first message that is still in hand, and one for each beyond.
+
+mod ledger;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::DeliveryTag;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use self::ledger::{Ack, Ledger};
+use crate::telemetry;
+
+/// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
+/// wait for ever.
+pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is done with.
+    Ack,
+    /// The broker is to deliver it again.
+    Requeue,
+}
+
+/// Where the verdicts on one channel's deliveries go. Clones are one and the same.
+#[derive(Debug, Clone)]
+pub(super) struct Acks {
+    verdicts: UnboundedSender<(DeliveryTag, Verdict)>,
+}
+
+impl Acks {
+    /// For a channel on which nothing was delivered yet. The task that `tasks` gets keeps the channel open, and ends when
+    /// nobody can settle anything on it any more.
+    pub(super) fn open(channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
+        let (verdicts, settled) = unbounded_channel();
+        tasks.spawn(tell(channel, settled));
+        Self { verdicts }
+    }
+
+    /// Settles a delivery. At most once for each: the broker closes a channel over a tag that it does not know.
+    pub(super) fn settle(&self, tag: DeliveryTag, verdict: Verdict) {
+        if self.verdicts.send((tag, verdict)).is_err() {
+            telemetry::acks_lost(1);
+        }
+    }
+}
+
+async fn tell(channel: Arc<Channel>, mut settled: UnboundedReceiver<(DeliveryTag, Verdict)>) {
+    /// More than any prefetch holds.
+    const AT_ONCE: usize = 1 << 16;
+    let mut ledger = Ledger::default();
+    let mut verdicts = Vec::new();
+    while settled.recv_many(&mut verdicts, AT_ONCE).await > 0 {
+        for (tag, verdict) in verdicts.drain(..) {
+            match verdict {
+                Verdict::Ack => ledger.answered(tag),
+                // Before any ack beyond it, which would ack it along. Where that is not certain it stays in hand, and so
+                // no such ack is written.
+                Verdict::Requeue if give_back(&channel, tag).await => ledger.told(tag),
+                Verdict::Requeue => {}
+            }
+        }
+        join_all(ledger.acks().into_iter().map(|ack| write(&channel, ack))).await;
+    }
+}
+
+async fn write(channel: &Channel, Ack { tag, messages }: Ack) {
+    let ack = channel.basic_ack(tag, BasicAckOptions { multiple: messages > 1 });
+    if !matches!(timeout(ACK_PATIENCE, ack).await, Ok(Ok(()))) {
+        telemetry::acks_lost(messages);
+    }
+}
+
+/// Whether the broker was told.
+async fn give_back(channel: &Channel, tag: DeliveryTag) -> bool {
+    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+    let written = matches!(timeout(ACK_PATIENCE, channel.basic_nack(tag, options)).await, Ok(Ok(())));
+    if !written {
+        telemetry::acks_lost(1);
+    }
+    written
+}
