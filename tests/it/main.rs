@@ -8,6 +8,7 @@ mod harness;
 mod broker_loss;
 mod bulkhead;
 mod circuit;
+mod claims;
 mod cli;
 mod clock;
 mod crash;
