@@ -1,0 +1,156 @@
+//! Who shares a statement with whom. The statements here talk to no database: what they were asked for is all that counts.
+
+use std::sync::Mutex;
+
+use futures_util::future::join_all;
+use sea_orm::DbErr;
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// The statements of one test, and the gate that they wait at.
+#[derive(Debug)]
+struct Statements {
+    ran: Mutex<Vec<Vec<u32>>>,
+    gate: Semaphore,
+}
+
+/// Number 13 fails whatever statement it is in.
+#[derive(Debug, Clone)]
+struct Number(u32, Arc<Statements>);
+
+impl Grouped for Number {
+    type Key = u32;
+    type Answer = u32;
+    const STATEMENT: GroupedStatement = GroupedStatement::Claim;
+
+    fn key(&self) -> u32 {
+        self.0
+    }
+
+    fn absorb(&mut self, _: &Self) {}
+
+    async fn run(_: &DatabaseConnection, group: &[Self]) -> Result<Vec<u32>, StoreError> {
+        let statements = &group[0].1;
+        statements.ran.lock().unwrap().push(group.iter().map(|number| number.0).collect());
+        drop(statements.gate.acquire().await);
+        if group.iter().any(|number| number.0 == 13) {
+            let source = DbErr::Custom("13 brings bad luck".to_owned());
+            return Err(StoreError::Database { action: "count", source });
+        }
+        Ok(group.iter().map(|number| number.0 * 10).collect())
+    }
+}
+
+struct Counter {
+    group: GroupCommit<Number>,
+    statements: Arc<Statements>,
+}
+
+impl Counter {
+    /// Statements of this one run as soon as they may, or wait until the gate is opened.
+    fn new(open: bool) -> Self {
+        let gate = Semaphore::new(if open { 1 } else { 0 });
+        Self { group: GroupCommit::new(), statements: Arc::new(Statements { ran: Mutex::default(), gate }) }
+    }
+
+    async fn ask(&self, number: u32) -> Answer<Number> {
+        let db = DatabaseConnection::default();
+        self.group.submit(&db, Number(number, Arc::clone(&self.statements))).await
+    }
+
+    fn ran(&self) -> Vec<Vec<u32>> {
+        self.statements.ran.lock().unwrap().clone()
+    }
+
+    async fn until_running(&self, statements: usize) {
+        while self.ran().len() < statements {
+            yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_comes_alone_is_served_at_once() {
+    let counter = Counter::new(true);
+    assert_eq!(counter.ask(1).await.unwrap(), 10);
+    assert_eq!(counter.ask(2).await.unwrap(), 20);
+    assert_eq!(counter.ran(), [vec![1], vec![2]]);
+}
+
+#[tokio::test]
+async fn who_comes_while_all_lanes_are_busy_shares_the_next_statement() {
+    let counter = Counter::new(false);
+    let late = async {
+        counter.until_running(1).await;
+        let second = async {
+            counter.until_running(2).await;
+            let late = join_all((3..=9).map(|number| counter.ask(number)));
+            let opened = async {
+                // They wait by now: this future is polled after those.
+                counter.statements.gate.add_permits(1);
+            };
+            tokio::join!(late, opened).0
+        };
+        tokio::join!(counter.ask(2), second).1
+    };
+    let (_, late) = tokio::join!(counter.ask(1), late);
+    let answers: Vec<u32> = late.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, [30, 40, 50, 60, 70, 80, 90]);
+    assert_eq!(counter.ran(), [vec![1], vec![2], (3..=9).collect::<Vec<_>>()]);
+}
+
+#[tokio::test]
+async fn those_who_ask_for_the_same_are_one_row() {
+    let counter = Counter::new(true);
+    let answers = join_all([5, 5, 6, 5].map(|number| counter.ask(number))).await;
+    let answers: Vec<u32> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, [50, 50, 60, 50]);
+    assert_eq!(counter.ran(), [vec![5, 6]]);
+}
+
+#[tokio::test]
+async fn a_bad_row_fails_alone() {
+    let counter = Counter::new(true);
+    let answers = join_all([12, 13, 14].map(|number| counter.ask(number))).await;
+    assert_eq!(answers[0].as_ref().unwrap(), &120);
+    assert!(answers[1].is_err());
+    assert_eq!(answers[2].as_ref().unwrap(), &140);
+    assert_eq!(counter.ran(), [vec![12, 13, 14], vec![12], vec![13], vec![14]]);
+}
+
+#[tokio::test]
+async fn no_statement_is_for_more_rows_than_pay() {
+    let counter = Counter::new(true);
+    let many = 3 * u32::try_from(LARGEST_GROUP).unwrap();
+    let answers = join_all((100..100 + many).map(|number| counter.ask(number))).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(counter.ran().iter().all(|group| group.len() <= LARGEST_GROUP));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_one_in_finds_a_lane_also_when_the_others_have_just_left() {
+    let counter = Arc::new(Counter::new(true));
+    for round in 0..2000 {
+        let asking = (0..3).map(|number| {
+            let counter = Arc::clone(&counter);
+            tokio::spawn(async move { counter.ask(100 + round + number).await })
+        });
+        for answer in join_all(asking).await {
+            assert!(answer.unwrap().is_ok());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statement_for_many_that_hangs_is_done_again_for_each() {
+    let counter = Counter::new(false);
+    let open_later = async {
+        counter.until_running(1).await;
+        tokio::time::sleep(PATIENCE * 2).await;
+        counter.statements.gate.add_permits(1);
+    };
+    let (answers, ()) = tokio::join!(join_all([1, 2].map(|number| counter.ask(number))), open_later);
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(counter.ran(), [vec![1, 2], vec![1], vec![2]]);
+}
