@@ -128,18 +128,19 @@ async fn no_statement_is_for_more_rows_than_pay() {
     assert!(counter.ran().iter().all(|group| group.len() <= LARGEST_GROUP));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_one_in_finds_a_lane_also_when_the_others_have_just_left() {
-    let counter = Arc::new(Counter::new(true));
-    for round in 0..2000 {
-        let asking = (0..3).map(|number| {
-            let counter = Arc::clone(&counter);
-            tokio::spawn(async move { counter.ask(100 + round + number).await })
-        });
-        for answer in join_all(asking).await {
-            assert!(answer.unwrap().is_ok());
-        }
-    }
+#[test]
+fn who_comes_when_a_lane_has_just_found_nobody_gets_one() {
+    let counter = Counter::new(true);
+    let enter = |number| {
+        let (answer, _) = oneshot::channel();
+        counter.group.enter(Waiting { item: Number(number, Arc::clone(&counter.statements)), answer })
+    };
+    let mut lanes: Vec<_> = (1..=2).filter_map(enter).collect();
+    assert_eq!(lanes.len(), LANES);
+    assert!(enter(3).is_none(), "both are busy, and will see to it");
+    assert_eq!(lanes[0].next_group().map(|group| group.len()), Some(3));
+    assert!(lanes[1].next_group().is_none());
+    assert!(enter(4).is_some(), "the lane that found nobody will not look again");
 }
 
 #[tokio::test(start_paused = true)]
