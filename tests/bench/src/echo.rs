@@ -12,7 +12,9 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Consumer, PublisherConfirm,
     message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions},
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    },
     types::FieldTable,
 };
 use tokenkeeper::{
@@ -56,7 +58,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let queue = Names::new(&settings.broker.prefix).queue(Feed::Messages(MessageKind::TokenRequest));
     let consumer = consume(&consuming, &queue, settings.worker.prefetch_token_requests).await?;
     let echo = Echo { replies, reply: reply(arguments.reply_bytes) };
-    if arguments.grouped { echo.with_grouped_acks(consumer).await } else { echo.with_single_acks(consumer).await }
+    if arguments.grouped {
+        echo.with_grouped_acks(consumer).await
+    } else {
+        echo.with_single_acks(consumer).await
+    }
 }
 
 async fn confirming_channel(connection: &Connection) -> Result<Channel> {

@@ -50,7 +50,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let granted = Arc::new(AtomicU64::new(0));
     let router = Router::new()
         .route("/token", post(grant))
-        .route("/granted", get(async |State(granted): State<Arc<AtomicU64>>| granted.load(Ordering::Relaxed).to_string()))
+        .route(
+            "/granted",
+            get(async |State(granted): State<Arc<AtomicU64>>| granted.load(Ordering::Relaxed).to_string()),
+        )
         .with_state(granted);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
@@ -78,7 +81,8 @@ impl Endpoint {
     pub(crate) async fn start() -> Result<Self> {
         let port = free_port()?;
         let mut command: Command = process_of_ours("endpoint")?;
-        let process = command.args(["--port", &port.to_string()]).spawn().context("start the token endpoint")?;
+        let process =
+            command.args(["--port", &port.to_string()]).spawn().context("start the token endpoint")?;
         let endpoint = Self { port, _process: process };
         eventually("the token endpoint to answer", PATIENCE, async || endpoint.granted().await.ok()).await;
         Ok(endpoint)

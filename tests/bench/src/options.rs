@@ -142,7 +142,8 @@ impl Options {
     /// How long a round is, without its warm-up.
     pub(crate) fn round(&self) -> Duration {
         let miniature = Duration::from_millis(400);
-        self.seconds.map_or(self.scaled(Duration::from_secs(4), miniature), |secs| Duration::from_secs(secs.into()))
+        self.seconds
+            .map_or(self.scaled(Duration::from_secs(4), miniature), |secs| Duration::from_secs(secs.into()))
     }
 
     /// How long a worker is under load before it is measured.

@@ -64,17 +64,27 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<f64>,
     /// The same of the 99th percentile.
     pub(crate) p99_ratio: Option<f64>,
+    /// What the ratio of throughput must be at least.
+    target: Option<f64>,
     pub(crate) samples: Vec<Sample>,
 }
 
 impl Row {
     pub(crate) fn new(scenario: Scenario, load: String, system: String, samples: Vec<Sample>) -> Self {
-        Self { scenario: scenario.name(), load, system, ratio: None, p99_ratio: None, samples }
+        Self { scenario: scenario.name(), load, system, ratio: None, p99_ratio: None, target: None, samples }
     }
 
     /// What is typical of the rounds.
     pub(crate) fn median(&self, what: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(what)).unwrap_or_default()
+    }
+
+    /// Judges its throughput, which must be at least so much of echo's.
+    pub(crate) fn must_reach(&mut self, least: f64) -> Verdict {
+        let ratio = self.ratio.unwrap_or_default();
+        self.target = Some(least);
+        let what = format!("{}, {}: throughput on {}", self.scenario, self.load, self.system);
+        Verdict::new(what, format!("{ratio:.2} of echo"), format!("at least {least:.2}"), ratio >= least)
     }
 
     fn median_of_some(&self, what: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
@@ -92,20 +102,11 @@ pub(crate) struct Verdict {
     /// What was measured, in words.
     pub(crate) value: String,
     pub(crate) met: bool,
-    /// As numbers, where the value is a ratio to echo that a plot can show.
-    pub(crate) ratio: Option<(f64, f64)>,
 }
 
 impl Verdict {
-    /// A value that must not be above (or below) a limit.
     pub(crate) fn new(what: impl Into<String>, value: String, target: String, met: bool) -> Self {
-        Self { what: what.into(), target, value, met, ratio: None }
-    }
-
-    /// A throughput that must be at least so much of echo's.
-    pub(crate) fn at_least(what: impl Into<String>, ratio: f64, least: f64) -> Self {
-        let (value, target) = (format!("{ratio:.2} of echo"), format!("at least {least:.2}"));
-        Self { ratio: Some((ratio, least)), ..Self::new(what, value, target, ratio >= least) }
+        Self { what: what.into(), target, value, met }
     }
 }
 
@@ -171,7 +172,7 @@ impl Report {
         let json = serde_json::to_string_pretty(self)? + "\n";
         write(&folder.join("results.json"), &json)?;
         write(&folder.join("results.txt"), &self.text())?;
-        write(&folder.join("results.svg"), &plot::svg(&self.machine, &self.rows, &self.verdicts)?)?;
+        write(&folder.join("results.svg"), &plot::svg(&self.rows)?)?;
         json_file.map_or(Ok(()), |file| write(file, &json))
     }
 }

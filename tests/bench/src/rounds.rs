@@ -63,7 +63,8 @@ pub(crate) async fn measure(
             let name = lane.contestant.name();
             progress.show(&format!("{}, {name}, round {} of {}", cell.load, round + 1, options.rounds()));
             let sample = lane.round(cell.pace, options).await;
-            let sample = sample.with_context(|| format!("{}, {name}, {}", cell.scenario.name(), cell.load))?;
+            let sample =
+                sample.with_context(|| format!("{}, {name}, {}", cell.scenario.name(), cell.load))?;
             progress.step(&format!("{}, {name}: {}", cell.load, sample.line()));
             lane.samples.push(sample);
         }
@@ -101,7 +102,8 @@ impl<'a> Lane<'a> {
         let heard = self.phase(&mut load, pace, options.round()).await?;
         let spent = Usage::now(&ids).await?.since(&before);
         let statements = self.running.statements().await?.zip(statements).map(|(now, then)| now - then);
-        let sample = sample(&heard, &spent, statements.filter(|_| !self.running.counts_late()), memory_mib(&ids)?);
+        let sample =
+            sample(&heard, &spent, statements.filter(|_| !self.running.counts_late()), memory_mib(&ids)?);
         load.close().await?;
         Ok(sample)
     }
@@ -153,17 +155,19 @@ fn sample(heard: &Heard, spent: &Spent, statements: Option<u64>, (rss, rss_peak)
     }
 }
 
-/// The median of the ratios of neighbouring rounds, not the ratio of medians: what slows a round down is often still
-/// there in the next one.
+/// The ratios to the first row, which is echo's.
 fn with_ratios(mut rows: Vec<Row>) -> Vec<Row> {
     let Some((first, others)) = rows.split_first_mut() else { return rows };
     for row in others {
-        let ratio = |what: fn(&Sample) -> f64| {
-            let pairs = row.samples.iter().zip(&first.samples);
-            median(pairs.map(|(own, base)| what(own) / what(base).max(f64::MIN_POSITIVE)))
-        };
-        let ratios = (ratio(|sample| sample.per_second), ratio(|sample| sample.p99_us));
-        (row.ratio, row.p99_ratio) = ratios;
+        row.ratio = ratio(row, first, |sample| sample.per_second);
+        row.p99_ratio = ratio(row, first, |sample| sample.p99_us);
     }
     rows
+}
+
+/// The median of the ratios of neighbouring rounds, not the ratio of medians: what slows a round down is often still
+/// there in the next one.
+pub(crate) fn ratio(row: &Row, base: &Row, what: impl Fn(&Sample) -> f64) -> Option<f64> {
+    let pairs = row.samples.iter().zip(&base.samples);
+    median(pairs.map(|(own, base)| what(own) / what(base).max(f64::MIN_POSITIVE)))
 }

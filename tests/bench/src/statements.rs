@@ -56,7 +56,8 @@ impl Statements {
             Self::Sqlite => {
                 let mut total = None;
                 for worker in workers {
-                    total = counted(&worker.metrics().await?).map(|count| count + total.unwrap_or(0)).or(total);
+                    total =
+                        counted(&worker.metrics().await?).map(|count| count + total.unwrap_or(0)).or(total);
                 }
                 Ok(total)
             }
@@ -74,7 +75,8 @@ pub(crate) async fn connect(url: &str) -> Result<DatabaseConnection> {
 /// The one number that a query gives.
 pub(crate) async fn number(connection: &DatabaseConnection, sql: &str, column: &str) -> Result<u64> {
     let statement = Statement::from_string(connection.get_database_backend(), sql);
-    let row = connection.query_one_raw(statement).await.with_context(|| format!("ask the database: {sql}"))?;
+    let row =
+        connection.query_one_raw(statement).await.with_context(|| format!("ask the database: {sql}"))?;
     let number: i64 = row.context("the database gives no row")?.try_get("", column)?;
     u64::try_from(number).context("a count is negative")
 }

@@ -3,14 +3,14 @@
 mod install;
 mod seed;
 
-use std::path::Path;
+use std::{
+    fs,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use tokenkeeper_testkit::{
-    database::Kind,
-    program::Worker,
-    queues::TestBroker,
-};
+use tokenkeeper_testkit::{database::Kind, program::Worker, queues::TestBroker};
 use tokio::process::Child;
 
 pub(crate) use self::install::{BITBUCKETS, GITHUB, Install, REPLY_BYTES};
@@ -33,7 +33,11 @@ impl System {
     /// The echo worker, with an ack a message or acks in groups.
     pub(crate) async fn echo(grouped: bool) -> Self {
         let name = if grouped { "echo, grouped acks" } else { "echo" };
-        Self { name: name.to_owned(), broker: TestBroker::connect().await, kind: SystemKind::Echo { grouped } }
+        Self {
+            name: name.to_owned(),
+            broker: TestBroker::connect().await,
+            kind: SystemKind::Echo { grouped },
+        }
     }
 
     /// tokenkeeper on a database of its own.
@@ -49,9 +53,9 @@ impl System {
         }
     }
 
-    /// Whether it is tokenkeeper itself, not another version of it, on this database.
-    pub(crate) fn is_ours_on(&self, kind: Kind) -> bool {
-        self.install().is_some_and(|install| install.kind == kind && install.version.is_none())
+    /// The database it is on, where it is tokenkeeper itself, and not another version of it. That is what is judged.
+    pub(crate) fn judged_on(&self) -> Option<Kind> {
+        self.install().filter(|install| install.version.is_none()).map(|install| install.kind)
     }
 
     /// Starts so many workers, and waits until they are ready.
@@ -70,7 +74,7 @@ impl System {
             Some(install) => Some(Statements::of(install.kind, install.database.url()).await?),
             None => None,
         };
-        Ok(Running { system: self, processes, statements })
+        Ok(Running { processes, statements, _system: PhantomData })
     }
 
     /// Connects a load generator to it.
@@ -91,9 +95,10 @@ impl System {
 
 /// A system whose workers run. They are killed when this is dropped.
 pub(crate) struct Running<'a> {
-    pub(crate) system: &'a System,
     processes: Vec<Process>,
     statements: Option<Statements>,
+    /// It ends before its queues and its database do.
+    _system: PhantomData<&'a System>,
 }
 
 enum Process {
@@ -146,9 +151,9 @@ impl Process {
     }
 }
 
-/// Where a system keeps its files.
-pub(crate) fn folder_of(folder: &Path, name: &str) -> Result<std::path::PathBuf> {
-    let path = folder.join(name.replace([' ', ',', '(', ')', '/'], "-"));
-    std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+/// A folder for what a system writes.
+fn folder_of(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
     Ok(path)
 }

@@ -115,7 +115,8 @@ impl Stat {
 /// Sent and received over all TCP connections of these processes that are open.
 async fn socket_bytes(ids: &[u32]) -> Option<u64> {
     // The rest of a connection stands on a line of its own; -O puts both into one.
-    let output = Command::new("ss").args(["-tinpHO"]).output().await.ok().filter(|output| output.status.success())?;
+    let output =
+        Command::new("ss").args(["-tinpHO"]).output().await.ok().filter(|output| output.status.success())?;
     Some(bytes_of(&String::from_utf8_lossy(&output.stdout), ids))
 }
 
@@ -145,6 +146,9 @@ mod tests {
     fn bytes_are_those_of_the_processes_asked_for() {
         let listing = "ESTAB 0 0 127.0.0.1:1 127.0.0.1:2 users:((\"w\",pid=7,fd=9)) cubic bytes_sent:10 bytes_acked:9 bytes_received:5\n\
                        ESTAB 0 0 127.0.0.1:2 127.0.0.1:1 users:((\"x\",pid=77,fd=9)) cubic bytes_sent:100 bytes_received:50\n";
-        assert_eq!((bytes_of(listing, &[7]), bytes_of(listing, &[7, 77]), bytes_of(listing, &[1])), (15, 165, 0));
+        assert_eq!(
+            (bytes_of(listing, &[7]), bytes_of(listing, &[7, 77]), bytes_of(listing, &[1])),
+            (15, 165, 0)
+        );
     }
 }

@@ -7,10 +7,10 @@ use tokenkeeper_testkit::{database::Kind, program::Program, queues::TestBroker};
 
 use crate::{
     endpoint::Endpoint,
-    load::{Amount, Ask, Pace, Users},
+    load::{Amount, Ask, Pace, SEEDED_USERS, Users},
     options::Options,
     progress::Progress,
-    system::{BITBUCKETS, Install, System},
+    system::{BITBUCKETS, GITHUB, Install, System},
 };
 
 /// How many requests are under way while every user is asked for once.
@@ -66,18 +66,31 @@ impl<'a> World<'a> {
         let others = self.options.also.iter().map(|(name, path)| (Some(name.clone()), path.clone()));
         let versions = [(None, own)].into_iter().chain(others);
         // They run in folders of their own.
-        let absolute = |path: PathBuf| path.canonicalize().with_context(|| format!("find {}", path.display()));
+        let absolute =
+            |path: PathBuf| path.canonicalize().with_context(|| format!("find {}", path.display()));
         versions.map(|(name, path)| Ok((name, absolute(path)?))).collect()
     }
 
     /// Every version on this database.
     pub(crate) fn on(&self, kind: Kind) -> impl Iterator<Item = &System> {
-        self.tokenkeepers.iter().filter(move |system| system.install().is_some_and(|install| install.kind == kind))
+        self.tokenkeepers
+            .iter()
+            .filter(move |system| system.install().is_some_and(|install| install.kind == kind))
     }
 
     /// The hot users' requests.
     pub(crate) fn hot(&self) -> Ask {
         Ask::Token { host: BITBUCKETS[0], users: Users::random(0, self.options.hot_users()) }
+    }
+
+    /// Users whose tokens have expired, one after the other.
+    pub(crate) fn expired(&self) -> Ask {
+        Ask::Token { host: GITHUB, users: Users::in_turn(SEEDED_USERS, self.expired_users()) }
+    }
+
+    /// How many there are: more than are asked for in one round.
+    pub(crate) fn expired_users(&self) -> usize {
+        self.options.scaled(30_000, 600)
     }
 
     /// Users log in, and every token is asked for once: it is refreshed then, and reserved from then on.

@@ -134,7 +134,9 @@ mod tests {
     #[test]
     fn users_come_by_chance_out_of_their_range_and_the_same_ones_again() {
         let numbers: Vec<_> = (0..100).map(|request| ASK.user(request)).collect();
-        assert!((5..8).all(|user| numbers.contains(&user)) && numbers.iter().all(|user| (5..8).contains(user)));
+        assert!(
+            (5..8).all(|user| numbers.contains(&user)) && numbers.iter().all(|user| (5..8).contains(user))
+        );
         assert_eq!(numbers, (0..100).map(|request| ASK.user(request)).collect::<Vec<_>>());
     }
 

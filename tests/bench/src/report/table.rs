@@ -35,7 +35,9 @@ pub(super) fn measured(rows: &[Row]) -> Table {
         before = Some((row.scenario, &row.load));
         let mut cells = if same { ["", ""] } else { [row.scenario, &row.load] }.map(Cell::new).to_vec();
         cells.push(Cell::new(&row.system));
-        let some = |value: Option<f64>, digits: usize| value.map_or(NOTHING.into(), |value| format!("{value:.digits$}"));
+        let some = |value: Option<f64>, digits: usize| {
+            value.map_or(NOTHING.into(), |value| format!("{value:.digits$}"))
+        };
         let numbers = [
             whole(row.median(|sample| sample.per_second)),
             some(row.ratio, 2),

@@ -7,14 +7,14 @@ use crate::{
     load::Pace,
     options::Scenario,
     progress::Progress,
-    report::{Findings, Row, Verdict},
+    report::Findings,
     rounds::{Cell, Contestant, measure},
-    system::System,
     world::World,
 };
 
-/// How many requests are in flight; the second one is what the targets are about.
+/// How many requests are in flight.
 const IN_FLIGHT: [usize; 3] = [16, JUDGED, 512];
+/// Where the targets are.
 const JUDGED: usize = 128;
 
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
@@ -27,21 +27,18 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
             load: format!("{in_flight} in flight"),
             pace: Pace::InFlight(in_flight),
         };
-        let rows = measure(&cell, &contestants, world.options, progress).await?;
-        if in_flight == JUDGED {
-            findings.verdicts.extend(world.tokenkeepers.iter().filter_map(|system| judge(system, &rows)));
+        let mut rows = measure(&cell, &contestants, world.options, progress).await?;
+        for (row, contestant) in rows.iter_mut().zip(&contestants) {
+            let least = match contestant.system.judged_on() {
+                Some(Kind::Postgres) => 0.80,
+                Some(Kind::Sqlite | Kind::MariaDb) => 0.50,
+                None => continue,
+            };
+            if in_flight == JUDGED {
+                findings.verdicts.push(row.must_reach(least));
+            }
         }
         findings.rows.extend(rows);
     }
     Ok(findings)
-}
-
-fn judge(system: &System, rows: &[Row]) -> Option<Verdict> {
-    let install = system.install().filter(|install| install.version.is_none())?;
-    let least = match install.kind {
-        Kind::Postgres => 0.80,
-        Kind::Sqlite | Kind::MariaDb => 0.50,
-    };
-    let row = rows.iter().find(|row| row.system == system.name)?;
-    Some(Verdict::at_least(format!("hot, {JUDGED} in flight, {}", system.name), row.ratio?, least))
 }

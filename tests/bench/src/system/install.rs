@@ -8,12 +8,10 @@ use tokenkeeper_testkit::{
     program::Program,
     queues::TestBroker,
 };
+use tokio::sync::OnceCell;
 
 use super::{folder_of, seed};
-use crate::{
-    endpoint::Endpoint,
-    load::user_name,
-};
+use crate::{endpoint::Endpoint, load::user_name};
 
 /// Hosts whose tokens are refreshed while they are valid, unless they are reserved. The first is the hot one.
 pub(crate) const BITBUCKETS: &[&str] =
@@ -39,6 +37,7 @@ pub(crate) struct Install {
     pub(crate) database: TestDatabase,
     keys: String,
     folder: PathBuf,
+    seeded: OnceCell<()>,
 }
 
 impl Install {
@@ -64,7 +63,7 @@ impl Install {
         let file = folder.join("providers.toml");
         fs::write(&file, providers(endpoint)).context("write the providers")?;
         program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
-        Ok(Self { kind, version, program, database, keys, folder })
+        Ok(Self { kind, version, program, database, keys, folder, seeded: OnceCell::new() })
     }
 
     /// Logs so many users in at every Bitbucket, with tokens that are valid for hours.
@@ -85,10 +84,11 @@ impl Install {
         self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
     }
 
-    /// Puts so many users of [`GITHUB`] straight into the tables: the token entries are what `tokenkeeper` itself would
-    /// have stored.
+    /// Puts so many users of [`GITHUB`] straight into the tables, once: the rows are what `tokenkeeper` itself would have
+    /// written.
     pub(crate) async fn seed(&self, users: usize, refreshable: bool) -> Result<()> {
-        seed::seed(self.database.url(), &self.keys, users, refreshable).await
+        let seed = || seed::seed(self.database.url(), &self.keys, users, refreshable);
+        self.seeded.get_or_try_init(seed).await.map(|()| ())
     }
 
     /// Lets every seeded token expire.

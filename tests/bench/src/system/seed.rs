@@ -53,8 +53,9 @@ pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool)
 pub(super) async fn expire(url: &str) -> Result<()> {
     let connection = connect(url).await?;
     let past = SystemClock.now().as_millis() - 60_000;
-    let sql =
-        format!("update token_entry set expires_at = {past}, reserved_until = null where identity_id >= {FIRST_ID}");
+    let sql = format!(
+        "update token_entry set expires_at = {past}, reserved_until = null where identity_id >= {FIRST_ID}"
+    );
     connection.execute_unprepared(&sql).await.context("let tokens expire")?;
     connection.close().await.context("close the connection")
 }
@@ -71,7 +72,8 @@ impl Rows {
     fn identities(&self, users: std::ops::Range<usize>) -> Result<String> {
         let Self { provider, now_ms, .. } = self;
         let mut sql =
-            "insert into identity (id, user_id, provider_id, auth_id, created_at, updated_at) values ".to_owned();
+            "insert into identity (id, user_id, provider_id, auth_id, created_at, updated_at) values "
+                .to_owned();
         for (row, index) in users.enumerate() {
             let comma = if row > 0 { "," } else { "" };
             let (id, user) = (FIRST_ID + index, user_name(SEEDED_USERS + index));
@@ -83,9 +85,10 @@ impl Rows {
     fn entries(&self, users: std::ops::Range<usize>) -> Result<String> {
         let Self { now_ms, .. } = self;
         let expires_ms = now_ms + LIFETIME_MS;
-        let mut sql = "insert into token_entry (id, identity_id, generation, key_id, scopes, expires_at, created_at, \
+        let mut sql =
+            "insert into token_entry (id, identity_id, generation, key_id, scopes, expires_at, created_at, \
                        updated_at, access_token_sealed, refresh_token_sealed) values "
-            .to_owned();
+                .to_owned();
         for (row, index) in users.enumerate() {
             let comma = if row > 0 { "," } else { "" };
             let id = FIRST_ID + index;
@@ -106,7 +109,8 @@ impl Rows {
     /// The id of the key, and the bytes as this database writes them. Bound to its place as `store/entry.rs` does it;
     /// were that wrong no reply would be `ok`.
     fn sealed(&self, column: &str, identity: usize, token: &str) -> (String, String) {
-        let sealed = self.keys.seal(&SecretString::from(token), &format!("token_entry/{column}/{identity}/1"));
+        let sealed =
+            self.keys.seal(&SecretString::from(token), &format!("token_entry/{column}/{identity}/1"));
         let mut hex = String::with_capacity(2 * sealed.bytes.len() + 4);
         hex.push_str(if self.backend == DatabaseBackend::Postgres { r"'\x" } else { "x'" });
         for byte in &sealed.bytes {
