@@ -142,7 +142,7 @@ impl Generator {
         while book.is_waiting() {
             let reply = self.next(book).await?;
             let now = Instant::now();
-            answered(book.take(&reply, ask, now)?);
+            answered(book.take(id_of(&reply), &reply.data, ask, now)?);
             if let Some(number) = book.enter(now) {
                 self.publish(ask, number).await?;
             }
@@ -168,7 +168,7 @@ impl Generator {
                 },
                 reply = timeout(PATIENCE, self.replies.next()) => {
                     let reply = heard(reply.ok(), book)?;
-                    answered(book.take(&reply, ask, Instant::now())?);
+                    answered(book.take(id_of(&reply), &reply.data, ask, Instant::now())?);
                 }
             }
         }
@@ -192,6 +192,10 @@ impl Generator {
             self.requests.basic_publish(self.exchange.clone(), key.into(), options, &self.body, properties);
         publish.await.map(drop).context("publish a request")
     }
+}
+
+fn id_of(reply: &Delivery) -> Option<&str> {
+    reply.properties.correlation_id().as_ref().map(|id| id.as_str())
 }
 
 /// Within the patience, what the consumer gave.

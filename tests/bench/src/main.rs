@@ -61,7 +61,7 @@ async fn main() -> ExitCode {
 
 async fn run(options: &Options) -> Result<ExitCode> {
     let folder = TempDir::with_prefix("tokenkeeper-bench-").context("make a temporary folder")?;
-    let mut report = Report::new(Machine::look(Vec::new(), options));
+    let mut report = Report::new(Machine::look(options));
     let playing = AssertUnwindSafe(play(options, folder.path(), &mut report)).catch_unwind();
     let ended = tokio::select! {
         ended = playing => ended,
@@ -87,6 +87,7 @@ async fn run(options: &Options) -> Result<ExitCode> {
 
 async fn play(options: &Options, folder: &Path, report: &mut Report) -> Result<()> {
     let world = World::open(options, folder, &Progress::new("setting up")).await?;
+    report.run_on(&world.databases);
     for scenario in options.chosen() {
         let progress = Progress::new(scenario.name());
         match scenarios::play(scenario, &world, &progress).await {

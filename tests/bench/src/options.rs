@@ -141,14 +141,14 @@ impl Options {
 
     /// How long a round is, without its warm-up.
     pub(crate) fn round(&self) -> Duration {
-        let miniature = Duration::from_millis(400);
+        let miniature = Duration::from_millis(300);
         self.seconds
             .map_or(self.scaled(Duration::from_secs(4), miniature), |secs| Duration::from_secs(secs.into()))
     }
 
     /// How long a worker is under load before it is measured.
     pub(crate) fn warm_up(&self) -> Duration {
-        self.scaled(Duration::from_millis(1_500), Duration::from_millis(100))
+        self.scaled(Duration::from_millis(1_500), Duration::from_millis(50))
     }
 
     /// How many users are hot.

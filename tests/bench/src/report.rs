@@ -133,6 +133,11 @@ impl Report {
         Self { machine, rows: Vec::new(), verdicts: Vec::new(), notes: Vec::new(), failures: Vec::new() }
     }
 
+    /// What the systems run on.
+    pub(crate) fn run_on(&mut self, databases: &[String]) {
+        self.machine.databases = databases.to_vec();
+    }
+
     pub(crate) fn add(&mut self, findings: Findings) {
         self.rows.extend(findings.rows);
         self.verdicts.extend(findings.verdicts);

@@ -2,7 +2,11 @@
 
 use anyhow::{Context, Result};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
-use tokenkeeper_testkit::{database::Kind, program::Worker};
+use tokenkeeper_testkit::{
+    database::Kind,
+    program::Worker,
+    wait::{PATIENCE, eventually},
+};
 use url::Url;
 
 /// The worker's own counter, in Prometheus' text form, without labels.
@@ -38,6 +42,14 @@ impl Statements {
         matches!(self, Self::Postgres { .. })
     }
 
+    /// Waits until everything is counted that ended workers did: a connection tells its last statements when it ends.
+    pub(crate) async fn settle(&self) {
+        let Self::Postgres { connection, database } = self else { return };
+        let sql = format!("select count(*) as n from pg_stat_activity where datname = '{database}'");
+        let ended = async || number(connection, &sql, "n").await.is_ok_and(|open| open == 0).then_some(());
+        eventually("the workers' database connections to end", PATIENCE, ended).await;
+    }
+
     /// How many there have been; none where nobody counts.
     pub(crate) async fn count(&self, workers: &[&Worker]) -> Result<Option<u64>> {
         match self {
@@ -70,6 +82,20 @@ pub(crate) async fn connect(url: &str) -> Result<DatabaseConnection> {
     let mut options = ConnectOptions::new(url);
     options.max_connections(1).sqlx_logging(false);
     Database::connect(options).await.context("connect to the database")
+}
+
+/// Which server it is, with its version.
+pub(crate) async fn version(kind: Kind, url: &str) -> Result<String> {
+    let connection = connect(url).await?;
+    let sql = match kind {
+        Kind::Sqlite => "select sqlite_version() as v",
+        Kind::Postgres => "select current_setting('server_version') as v",
+        Kind::MariaDb => "select version() as v",
+    };
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    let row = connection.query_one_raw(statement).await.context("ask the database for its version")?;
+    let version: String = row.context("the database tells no version")?.try_get("", "v")?;
+    Ok(format!("{kind} {}", version.split([' ', '-']).next().unwrap_or_default()))
 }
 
 /// The one number that a query gives.

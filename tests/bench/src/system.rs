@@ -138,7 +138,13 @@ impl Running<'_> {
                 Process::Worker(worker) => drop(worker.stop().await?),
             }
         }
-        if self.counts_late() { self.statements().await } else { Ok(None) }
+        match &self.statements {
+            Some(statements) if statements.is_late() => {
+                statements.settle().await;
+                statements.count(&[]).await
+            }
+            Some(_) | None => Ok(None),
+        }
     }
 }
 

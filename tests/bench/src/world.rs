@@ -10,6 +10,7 @@ use crate::{
     load::{Amount, Ask, Pace, SEEDED_USERS, Users},
     options::Options,
     progress::Progress,
+    statements::version as version_of,
     system::{BITBUCKETS, GITHUB, Install, System},
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct World<'a> {
     pub(crate) grouped: System,
     /// Every version on every database, with hot users: PostgreSQL first, and the measured version before others.
     pub(crate) tokenkeepers: Vec<System>,
+    /// The databases' versions.
+    pub(crate) databases: Vec<String>,
     folder: &'a Path,
 }
 
@@ -31,12 +34,23 @@ impl<'a> World<'a> {
     pub(crate) async fn open(options: &'a Options, folder: &'a Path, progress: &Progress) -> Result<Self> {
         let endpoint = Endpoint::start().await?;
         let (echo, grouped) = (System::echo(false).await, System::echo(true).await);
-        let mut world = Self { options, endpoint, echo, grouped, tokenkeepers: Vec::new(), folder };
+        let mut world = Self {
+            options,
+            endpoint,
+            echo,
+            grouped,
+            tokenkeepers: Vec::new(),
+            databases: Vec::new(),
+            folder,
+        };
         for kind in options.databases() {
             for version in world.versions()? {
                 let system = world.install(version, kind, None).await?;
                 progress.step(&format!("{}: {} users log in at 3 hosts", system.name, options.hot_users()));
                 world.log_in(&system).await?;
+                if let Some(install) = system.install().filter(|install| install.version.is_none()) {
+                    world.databases.push(version_of(kind, install.database.url()).await?);
+                }
                 world.tokenkeepers.push(system);
             }
         }

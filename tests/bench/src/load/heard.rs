@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use hdrhistogram::Histogram;
-use lapin::message::Delivery;
 
 use super::{Amount, Ask};
 
@@ -85,10 +84,8 @@ impl Book {
     }
 
     /// Checks a reply and says how many there are by now.
-    pub(super) fn take(&mut self, reply: &Delivery, ask: &Ask, now: Instant) -> Result<u64> {
-        let body = reply.data.as_slice();
+    pub(super) fn take(&mut self, id: Option<&str>, body: &[u8], ask: &Ask, now: Instant) -> Result<u64> {
         let wrong = |what: &str| anyhow!("{what}: {}", shown(body));
-        let id = reply.properties.correlation_id().as_ref().map(|id| id.as_str());
         let number: usize =
             id.and_then(|id| id.parse().ok()).ok_or_else(|| wrong("WRONG: an unknown correlation id"))?;
         let Some(rest) = body.strip_prefix(OK) else { return Err(wrong("WRONG: not ok")) };
@@ -131,4 +128,77 @@ impl Book {
 
 fn shown(body: &[u8]) -> String {
     String::from_utf8_lossy(&body[..body.len().min(SHOWN)]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Users;
+
+    const GOOD: &[u8] = br#"{"status":"ok","user_id":"u-00000000","host":"git.example.org"}"#;
+
+    fn take(book: &mut Book, id: Option<&str>, body: &[u8]) -> Result<u64, String> {
+        let ask = Ask::Token { host: "git.example.org", users: Users::in_turn(0, 1) };
+        book.take(id, body, &ask, Instant::now()).map_err(|error| error.to_string())
+    }
+
+    fn book(requests: usize) -> Book {
+        let mut book = Book::new(Amount::of_requests(u64::MAX)).unwrap();
+        for _ in 0..requests {
+            book.enter(Instant::now()).unwrap();
+        }
+        book
+    }
+
+    #[test]
+    fn good_replies_are_counted_until_all_are_there() {
+        let mut book = book(2);
+        assert_eq!(take(&mut book, Some("1"), GOOD), Ok(1));
+        assert!(book.is_waiting());
+        assert_eq!(take(&mut book, Some("0"), br#"{"status":"ok","filling":"x"}"#), Ok(2));
+        assert!(!book.is_waiting());
+    }
+
+    #[test]
+    fn a_reply_that_is_no_good_ends_the_run_and_is_shown() {
+        let error = br#"{"status":"error","error":{"code":"internal"}}"#;
+        let other = br#"{"status":"ok","user_id":"u-00000001"}"#;
+        for (id, body, complaint) in [
+            (Some("0"), error.as_slice(), "WRONG: not ok: {\"status\":\"error\""),
+            (Some("0"), other, "WRONG: a reply for somebody else"),
+            (Some("1"), GOOD, "WRONG: a reply to no request"),
+            (Some("x"), GOOD, "WRONG: an unknown correlation id"),
+            (None, GOOD, "WRONG: an unknown correlation id"),
+        ] {
+            let said = take(&mut book(1), id, body).unwrap_err();
+            assert!(said.starts_with(complaint), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_second_reply_ends_the_run() {
+        let mut book = book(2);
+        assert_eq!(take(&mut book, Some("0"), GOOD), Ok(1));
+        assert_eq!(take(&mut book, Some("0"), GOOD), Err("TWICE: a second reply to request 0".to_owned()));
+    }
+
+    #[test]
+    fn no_request_goes_out_after_the_end() {
+        let mut few = Book::new(Amount::of_requests(1)).unwrap();
+        assert_eq!((few.enter(Instant::now()), few.enter(Instant::now())), (Some(0), None));
+        let mut short = Book::new(Amount::of_time(Duration::from_secs(1))).unwrap();
+        let (in_time, late) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+        assert_eq!((short.enter(in_time), short.enter(late)), (Some(0), None));
+    }
+
+    #[test]
+    fn a_latency_counts_from_when_the_request_was_to_be_sent() {
+        let mut book = Book::new(Amount::of_requests(1)).unwrap();
+        let due = Instant::now();
+        book.enter(due).unwrap();
+        let ask = Ask::Token { host: "git.example.org", users: Users::in_turn(0, 1) };
+        book.take(Some("0"), GOOD, &ask, due + Duration::from_millis(250)).unwrap();
+        let p50 = book.close().latencies.percentile_us(50.0);
+        assert!((250_000..251_000).contains(&p50), "{p50}");
+    }
 }

@@ -5,6 +5,8 @@ use std::{fs, process::Command, thread};
 use serde::Serialize;
 use tokenkeeper::clock::{Clock, SystemClock};
 
+use crate::options::Options;
+
 /// Facts about the machine and what ran on it.
 #[derive(Serialize)]
 pub(crate) struct Machine {
@@ -15,8 +17,8 @@ pub(crate) struct Machine {
     kernel: String,
     commit: String,
     debug_build: bool,
-    pub(crate) broker: String,
-    databases: Vec<String>,
+    broker: String,
+    pub(super) databases: Vec<String>,
     rounds: u32,
     seconds: f64,
     quick: bool,
@@ -24,7 +26,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Looks around.
-    pub(crate) fn look(databases: Vec<String>, options: &crate::options::Options) -> Self {
+    pub(crate) fn look(options: &Options) -> Self {
         let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
@@ -41,7 +43,7 @@ impl Machine {
             commit: said(Command::new("git").args(["describe", "--always", "--dirty"])),
             debug_build: cfg!(debug_assertions),
             broker: said(Command::new("rabbitmqctl").args(["-q", "version"])),
-            databases,
+            databases: Vec::new(),
             rounds: options.rounds(),
             seconds: options.round().as_secs_f64(),
             quick: options.quick,

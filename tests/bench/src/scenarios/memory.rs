@@ -21,7 +21,7 @@ const AT_MOST: f64 = 48.0;
 const FLAT: f64 = 1.0;
 
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
-    let requests = world.options.scaled(100_000, 2_000);
+    let requests = world.options.scaled(100_000, 1_000);
     let mut findings = Findings::default();
     for system in [&world.echo].into_iter().chain(world.on(Kind::Postgres)) {
         let running = system.start(1).await?;

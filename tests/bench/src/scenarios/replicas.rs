@@ -17,14 +17,14 @@ const IN_FLIGHT: usize = 128;
 
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
     let mut findings = Findings::default();
-    for workers in WORKERS {
+    for &workers in world.options.scaled(&WORKERS[..], &WORKERS[1..2]) {
         let echo = [Contestant::new(&world.echo, world.hot())];
         let own = world.on(Kind::Postgres);
         let own = own.map(|system| Contestant { workers, ..Contestant::new(system, world.hot()) });
         let contestants: Vec<_> = echo.into_iter().chain(own).collect();
         let cell = Cell {
             scenario: Scenario::Replicas,
-            load: format!("{IN_FLIGHT} in flight, {workers} of {}", WORKERS[WORKERS.len() - 1]),
+            load: format!("{IN_FLIGHT} in flight, {workers} worker{}", if workers > 1 { "s" } else { "" }),
             pace: Pace::InFlight(IN_FLIGHT),
         };
         findings.rows.extend(measure(&cell, &contestants, world.options, progress).await?);

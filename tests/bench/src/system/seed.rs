@@ -19,6 +19,9 @@ use crate::{
 /// Rows a statement. All databases take statements of this length as they are installed.
 const ROWS: usize = 1_000;
 
+/// From so many on the server has more to write than it does by the way.
+const MANY: usize = 100_000;
+
 /// The rows' ids begin here, well above those that the database gives.
 const FIRST_ID: usize = SEEDED_USERS;
 
@@ -44,6 +47,8 @@ pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool)
     // Else the database does it by itself, in the middle of a round.
     if rows.backend == DatabaseBackend::Postgres {
         connection.execute_unprepared("vacuum analyze").await.context("analyze the tables")?;
+    }
+    if rows.backend == DatabaseBackend::Postgres && users >= MANY {
         connection.execute_unprepared("checkpoint").await.context("write a checkpoint")?;
     }
     connection.close().await.context("close the connection")
