@@ -56,7 +56,7 @@ mod tests {
     fn thousands_are_set_apart() {
         assert_eq!(
             ["7", "999", "1 000", "1 234 567"],
-            [7.0, 999.0, 1e3, 1_234_567.0].map(|n| whole(n)).each_ref().map(String::as_str)
+            [7.0, 999.0, 1e3, 1_234_567.0].map(whole).each_ref().map(String::as_str)
         );
     }
 }

@@ -21,7 +21,7 @@ use lapin::{
     options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 
 pub(crate) use self::{
     ask::{Ask, SEEDED_USERS, Users, user_name},
@@ -167,7 +167,7 @@ impl Generator {
                     None => sending = false,
                 },
                 reply = timeout(PATIENCE, self.replies.next()) => {
-                    let reply = heard(reply.ok(), book)?;
+                    let reply = heard(reply, book)?;
                     answered(book.take(id_of(&reply), &reply.data, ask, Instant::now())?);
                 }
             }
@@ -176,7 +176,7 @@ impl Generator {
     }
 
     async fn next(&mut self, book: &Book) -> Result<Delivery> {
-        heard(timeout(PATIENCE, self.replies.next()).await.ok(), book)
+        heard(timeout(PATIENCE, self.replies.next()).await, book)
     }
 
     async fn publish(&mut self, ask: &Ask, number: usize) -> Result<()> {
@@ -195,14 +195,14 @@ impl Generator {
 }
 
 fn id_of(reply: &Delivery) -> Option<&str> {
-    reply.properties.correlation_id().as_ref().map(|id| id.as_str())
+    reply.properties.correlation_id().as_ref().map(ShortString::as_str)
 }
 
 /// Within the patience, what the consumer gave.
-fn heard(reply: Option<Option<lapin::Result<Delivery>>>, book: &Book) -> Result<Delivery> {
+fn heard(reply: Result<Option<lapin::Result<Delivery>>, Elapsed>, book: &Book) -> Result<Delivery> {
     match reply {
-        Some(Some(reply)) => reply.context("consume replies"),
-        Some(None) => bail!("the broker cancelled the consumer of replies"),
-        None => bail!("MISSING: {} within {} s", book.missing(), PATIENCE.as_secs()),
+        Ok(Some(reply)) => reply.context("consume replies"),
+        Ok(None) => bail!("the broker cancelled the consumer of replies"),
+        Err(_) => bail!("MISSING: {} within {} s", book.missing(), PATIENCE.as_secs()),
     }
 }

@@ -29,7 +29,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use futures_util::FutureExt;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
 
 use self::{
     options::{Helper, Options},
@@ -62,19 +65,24 @@ async fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<ExitCode> {
     let folder = TempDir::with_prefix("tokenkeeper-bench-").context("make a temporary folder")?;
     let mut report = Report::new(Machine::look(options));
-    let playing = AssertUnwindSafe(play(options, folder.path(), &mut report)).catch_unwind();
+    let mut playing = Box::pin(AssertUnwindSafe(play(options, folder.path(), &mut report)).catch_unwind());
+    let (mut interrupts, mut terminates) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let ended = tokio::select! {
-        ended = playing => ended,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("listen for an interrupt")?;
-            complain("Interrupted. Everything that was started is gone.");
-            return Ok(ExitCode::from(130));
-        }
+        ended = &mut playing => Ok(ended),
+        _ = interrupts.recv() => Err(130),
+        _ = terminates.recv() => Err(143),
     };
+    // What was started ends before its files go.
+    drop(playing);
     match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => report.failed(format!("{error:#}")),
-        Err(_) => report.failed("the run could not be made to its end, see above".to_owned()),
+        Err(code) => {
+            complain("Interrupted. Everything that was started is gone.");
+            return Ok(ExitCode::from(code));
+        }
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => report.failed(format!("{error:#}")),
+        Ok(Err(_)) => report.failed("the run could not be made to its end, see above".to_owned()),
     }
     report.write(Path::new(RESULTS), options.json.as_deref())?;
     writeln!(io::stdout(), "\n{}\nAlso in {RESULTS}, with a plot.", report.text())?;

@@ -39,7 +39,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME=PATH", value_parser = named_path)]
     pub(crate) also: Vec<(String, PathBuf)>,
     /// Ends with exit code 1 where a target is missed.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quick")]
     pub(crate) judge: bool,
     /// Where the results go as JSON, beside target/bench.
     #[arg(long, value_name = "FILE")]

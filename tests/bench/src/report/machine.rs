@@ -21,7 +21,8 @@ pub(crate) struct Machine {
     pub(super) databases: Vec<String>,
     rounds: u32,
     seconds: f64,
-    quick: bool,
+    /// In miniature: nothing is judged.
+    pub(super) quick: bool,
 }
 
 impl Machine {

@@ -31,9 +31,9 @@ pub(super) fn measured(rows: &[Row]) -> Table {
     ]);
     let mut before = None;
     for row in rows {
-        let same = before == Some((row.scenario, &row.load));
+        let again = before == Some((row.scenario, &row.load));
         before = Some((row.scenario, &row.load));
-        let mut cells = if same { ["", ""] } else { [row.scenario, &row.load] }.map(Cell::new).to_vec();
+        let mut cells = if again { ["", ""] } else { [row.scenario, &row.load] }.map(Cell::new).to_vec();
         cells.push(Cell::new(&row.system));
         let some = |value: Option<f64>, digits: usize| {
             value.map_or(NOTHING.into(), |value| format!("{value:.digits$}"))

@@ -31,12 +31,12 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
         let amount = Amount::of_requests(requests);
         let every = requests / SAMPLES;
         let ask = world.hot();
-        let sampled = load.run(&ask, Pace::InFlight(IN_FLIGHT), amount, |answered| {
+        let asking = load.run(&ask, Pace::InFlight(IN_FLIGHT), amount, |answered| {
             if answered.is_multiple_of(every) {
                 samples.extend(memory_mib(&ids).ok().map(|(now, _)| now));
             }
         });
-        sampled.await?;
+        asking.await?;
         let (_, peak) = memory_mib(&ids)?;
         load.close().await?;
         running.stop().await?;

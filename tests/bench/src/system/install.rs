@@ -88,7 +88,7 @@ impl Install {
     /// written.
     pub(crate) async fn seed(&self, users: usize, refreshable: bool) -> Result<()> {
         let seed = || seed::seed(self.database.url(), &self.keys, users, refreshable);
-        self.seeded.get_or_try_init(seed).await.map(|()| ())
+        self.seeded.get_or_try_init(seed).await.copied()
     }
 
     /// Lets every seeded token expire.
