@@ -35,7 +35,17 @@ impl Program {
         if !path.is_file() {
             bail!("{} is not there: build it with `cargo build --bin tokenkeeper`", path.display());
         }
-        Ok(Self { path, folder: folder.to_owned(), environment: HashMap::new() })
+        Ok(Self::at(path, folder))
+    }
+
+    /// The one at `path`; its commands run in `folder`, so a relative path is looked up there.
+    pub fn at(path: PathBuf, folder: &Path) -> Self {
+        Self { path, folder: folder.to_owned(), environment: HashMap::new() }
+    }
+
+    /// The program's file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Sets an environment variable for every command from here on.
@@ -81,8 +91,9 @@ impl Program {
         }
     }
 
-    /// Of this process's environment the program gets nothing that could change its settings.
-    fn command(&self) -> Command {
+    /// A command yet without arguments, killed when its process is dropped. Of this process's environment the
+    /// program gets nothing that could change its settings.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command
             .current_dir(&self.folder)

@@ -1,0 +1,173 @@
+//! Several systems under the same load, in alternating rounds: what else happens on the machine happens to all of them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    figures::{float, median},
+    load::{Amount, Ask, Generator, Heard, Pace},
+    options::{Options, Scenario},
+    progress::Progress,
+    report::{Cpu, Row, Sample},
+    system::{Running, System},
+    usage::{Spent, Usage, memory_mib},
+};
+
+/// What a row of the table is about.
+pub(crate) struct Cell {
+    pub(crate) scenario: Scenario,
+    /// In words.
+    pub(crate) load: String,
+    pub(crate) pace: Pace,
+}
+
+/// Who is measured, and with what.
+pub(crate) struct Contestant<'a> {
+    pub(crate) system: &'a System,
+    pub(crate) ask: Ask,
+    pub(crate) workers: usize,
+    /// Each token is asked for once, and expires again before the next round.
+    pub(crate) once_each: Option<u64>,
+    /// What the table says about it beside the system's name.
+    pub(crate) remark: Option<String>,
+}
+
+impl<'a> Contestant<'a> {
+    /// One worker.
+    pub(crate) const fn new(system: &'a System, ask: Ask) -> Self {
+        Self { system, ask, workers: 1, once_each: None, remark: None }
+    }
+
+    fn name(&self) -> String {
+        match &self.remark {
+            Some(remark) => format!("{}, {remark}", self.system.name),
+            None => self.system.name.clone(),
+        }
+    }
+}
+
+/// Measures all of them. The ratios are to the first one's.
+pub(crate) async fn measure(
+    cell: &Cell,
+    contestants: &[Contestant<'_>],
+    options: &Options,
+    progress: &Progress,
+) -> Result<Vec<Row>> {
+    let mut lanes = Vec::new();
+    for contestant in contestants {
+        lanes.push(Lane::open(contestant).await?);
+    }
+    for round in 0..options.rounds() {
+        for lane in &mut lanes {
+            let name = lane.contestant.name();
+            progress.show(&format!("{}, {name}, round {} of {}", cell.load, round + 1, options.rounds()));
+            let sample = lane.round(cell.pace, options).await;
+            let sample =
+                sample.with_context(|| format!("{}, {name}, {}", cell.scenario.name(), cell.load))?;
+            progress.step(&format!("{}, {name}: {}", cell.load, sample.line()));
+            lane.samples.push(sample);
+        }
+    }
+    let mut rows = Vec::new();
+    for lane in lanes {
+        rows.push(lane.close(cell).await?);
+    }
+    Ok(with_ratios(rows))
+}
+
+/// One contestant, round by round.
+struct Lane<'a> {
+    contestant: &'a Contestant<'a>,
+    running: Running<'a>,
+    /// Before the first request.
+    statements: Option<u64>,
+    requests: u64,
+    samples: Vec<Sample>,
+}
+
+impl<'a> Lane<'a> {
+    async fn open(contestant: &'a Contestant<'a>) -> Result<Self> {
+        let running = contestant.system.start(contestant.workers).await?;
+        let statements = running.statements().await?;
+        Ok(Self { contestant, running, statements, requests: 0, samples: Vec::new() })
+    }
+
+    async fn round(&mut self, pace: Pace, options: &Options) -> Result<Sample> {
+        let mut load = self.contestant.system.generator().await?;
+        self.phase(&mut load, pace, options.warm_up()).await?;
+        let ids = self.running.ids()?;
+        let statements = self.running.statements().await?;
+        let before = Usage::now(&ids).await?;
+        let heard = self.phase(&mut load, pace, options.round()).await?;
+        let spent = Usage::now(&ids).await?.since(&before);
+        let statements = self.running.statements().await?.zip(statements).map(|(now, then)| now - then);
+        let sample =
+            sample(&heard, &spent, statements.filter(|_| !self.running.counts_late()), memory_mib(&ids)?);
+        load.close().await?;
+        Ok(sample)
+    }
+
+    async fn phase(&mut self, load: &mut Generator, pace: Pace, time: Duration) -> Result<Heard> {
+        let amount = Amount::of_time(time);
+        let amount = match (self.contestant.once_each, self.contestant.system.install()) {
+            (Some(users), Some(install)) => {
+                install.expire().await?;
+                amount.at_most(users)
+            }
+            _ => amount,
+        };
+        let heard = load.run(&self.contestant.ask, pace, amount, |_| ()).await?;
+        self.requests += heard.answered;
+        Ok(heard)
+    }
+
+    async fn close(mut self, cell: &Cell) -> Result<Row> {
+        let ended_with = self.running.stop().await?;
+        if let Some((now, then)) = ended_with.zip(self.statements) {
+            let each = float(now - then) / float(self.requests.max(1));
+            self.samples.iter_mut().for_each(|sample| sample.statements = Some(each));
+        }
+        Ok(Row::new(cell.scenario, cell.load.clone(), self.contestant.name(), self.samples))
+    }
+}
+
+fn sample(heard: &Heard, spent: &Spent, statements: Option<u64>, (rss, rss_peak): (f64, f64)) -> Sample {
+    let requests = float(heard.answered.max(1));
+    let each_us = |seconds: f64| seconds * 1e6 / requests;
+    let us = |percentile| float(heard.latencies.percentile_us(percentile));
+    Sample {
+        requests: heard.answered,
+        per_second: heard.per_second(),
+        p50_us: us(50.0),
+        p99_us: us(99.0),
+        p999_us: us(99.9),
+        cpu_us: Cpu {
+            worker: each_us(spent.worker),
+            broker: each_us(spent.broker),
+            databases: each_us(spent.databases),
+            load: each_us(spent.load),
+        },
+        bytes: spent.socket_bytes.map(|bytes| bytes / requests),
+        statements: statements.map(|count| float(count) / requests),
+        rss_mib: rss,
+        rss_peak_mib: rss_peak,
+    }
+}
+
+/// The ratios to the first row, which is echo's.
+fn with_ratios(mut rows: Vec<Row>) -> Vec<Row> {
+    let Some((first, others)) = rows.split_first_mut() else { return rows };
+    for row in others {
+        row.ratio = ratio(row, first, |sample| sample.per_second);
+        row.p99_ratio = ratio(row, first, |sample| sample.p99_us);
+    }
+    rows
+}
+
+/// The median of the ratios of neighbouring rounds, not the ratio of medians: what slows a round down is often still
+/// there in the next one.
+pub(crate) fn ratio(row: &Row, base: &Row, what: impl Fn(&Sample) -> f64) -> Option<f64> {
+    let pairs = row.samples.iter().zip(&base.samples);
+    median(pairs.map(|(own, base)| what(own) / what(base).max(f64::MIN_POSITIVE)))
+}

@@ -1,0 +1,111 @@
+//! tokenkeeper with a database, providers and users.
+
+use std::{fmt::Write as _, fs, path::Path, path::PathBuf};
+
+use anyhow::{Context, Result};
+use tokenkeeper_testkit::{
+    database::{Kind, TestDatabase},
+    program::Program,
+    queues::TestBroker,
+};
+use tokio::sync::OnceCell;
+
+use super::{folder_of, seed};
+use crate::{endpoint::Endpoint, load::user_name};
+
+/// Hosts whose tokens are refreshed while they are valid, unless they are reserved. The first is the hot one.
+pub(crate) const BITBUCKETS: &[&str] =
+    &["bitbucket-1.example.org", "bitbucket-2.example.org", "bitbucket-3.example.org"];
+
+/// A host whose tokens are refreshed when they must.
+pub(crate) const GITHUB: &str = "github.example.org";
+
+/// As many refreshes at once as there are requests: what is measured is tokenkeeper, not the patience of a host.
+const REFRESHES_AT_ONCE: u32 = 65_535;
+
+/// How long a reply with a token of [`TOKEN_LENGTH`] is, in bytes.
+pub(crate) const REPLY_BYTES: usize = 347;
+
+const TOKEN_LENGTH: usize = 64;
+
+/// tokenkeeper, ready to be started.
+pub(crate) struct Install {
+    pub(crate) kind: Kind,
+    /// Which other program it is; none: the one that is measured.
+    pub(crate) version: Option<String>,
+    pub(crate) program: Program,
+    pub(crate) database: TestDatabase,
+    keys: String,
+    folder: PathBuf,
+    seeded: OnceCell<()>,
+}
+
+impl Install {
+    /// Sets a program up on a new database.
+    pub(crate) async fn new(
+        (version, path): (Option<String>, &Path),
+        kind: Kind,
+        broker: &TestBroker,
+        folder: &Path,
+        endpoint: &Endpoint,
+    ) -> Result<Self> {
+        let database = TestDatabase::create(kind).await;
+        let folder = folder_of(folder, broker.prefix())?;
+        let mut program = Program::at(path.to_owned(), &folder);
+        program.set("DATABASE_URL", database.url());
+        program.set("AMQP_URL", broker.url());
+        program.set("TOKENKEEPER__BROKER__PREFIX", broker.prefix());
+        program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
+        program.set("TOKENKEEPER__LOG__FORMAT", "json");
+        let keys = program.run(&["keys", "generate"]).await?.trim().to_owned();
+        program.set("TOKENKEEPER_KEYS", &keys);
+        program.run(&["migrate", "up"]).await?;
+        let file = folder.join("providers.toml");
+        fs::write(&file, providers(endpoint)).context("write the providers")?;
+        program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
+        Ok(Self { kind, version, program, database, keys, folder, seeded: OnceCell::new() })
+    }
+
+    /// Logs so many users in at every Bitbucket, with tokens that are valid for hours.
+    pub(crate) async fn log_in(&self, users: usize) -> Result<()> {
+        let mut lines = String::new();
+        for host in BITBUCKETS {
+            for number in 0..users {
+                let user = user_name(number);
+                let access = format!("{:x<TOKEN_LENGTH$}", format!("{user}-access-"));
+                writeln!(
+                    lines,
+                    r#"{{"user_id":"{user}","host":"{host}","token":{{"value":"{access}","refresh_token":"{user}-refresh","scopes":["repo"],"expires_at":"2100-01-01T00:00:00Z"}}}}"#
+                )?;
+            }
+        }
+        let file = self.folder.join("pairs.jsonl");
+        fs::write(&file, lines).context("write the pairs of users")?;
+        self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
+    }
+
+    /// Puts so many users of [`GITHUB`] straight into the tables, once: the rows are what `tokenkeeper` itself would have
+    /// written.
+    pub(crate) async fn seed(&self, users: usize, refreshable: bool) -> Result<()> {
+        let seed = || seed::seed(self.database.url(), &self.keys, users, refreshable);
+        self.seeded.get_or_try_init(seed).await.copied()
+    }
+
+    /// Lets every seeded token expire.
+    pub(crate) async fn expire(&self) -> Result<()> {
+        seed::expire(self.database.url()).await
+    }
+}
+
+fn providers(endpoint: &Endpoint) -> String {
+    let hosts = BITBUCKETS.iter().map(|host| (*host, "bitbucket_server")).chain([(GITHUB, "github")]);
+    let block = |(host, kind)| {
+        format!(
+            "[[provider]]\nhost = \"{host}\"\nkind = \"{kind}\"\nclient_id = \"bench\"\nclient_secret = \"bench\"\n\
+             token_url = \"{}\"\nredirect_uri = \"https://app.example.org/callback\"\n\
+             max_concurrent_refreshes = {REFRESHES_AT_ONCE}\n\n",
+            endpoint.token_url()
+        )
+    };
+    hosts.map(block).collect()
+}
