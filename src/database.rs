@@ -16,6 +16,11 @@ use crate::settings;
 /// Connections that are kept for leases and refreshed pairs alone.
 const URGENT_CONNECTIONS: u32 = 4;
 
+/// A connection that was not used for that long is asked whether it is still there before it is used. Asked every time, each
+/// statement would cost two round trips; one that was used just now and is gone costs one failed statement, which is
+/// tried again.
+const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
+
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +58,7 @@ async fn open_pool(
         .max_connections(max_connections)
         .acquire_timeout(settings.acquire_timeout)
         .connect_timeout(settings.acquire_timeout)
+        .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|sqlite| {
