@@ -65,14 +65,17 @@ provide_valgrind() {
   return 1
 }
 
-# Sets `bench` to the program. Optimised is what the path consists of: our own crate here, the crates it calls by
+# Sets `bench` to the program. Optimised is what the path consists of: our own crates here, those they call by
 # [profile.dev.package] in Cargo.toml. The rest of the tree is what the tests are built from: nothing is compiled
 # twice. One codegen unit and nothing incremental, or a count would depend on how unrelated code was cut up.
 build() {
-  local key='profile.dev.package.tokenkeeper' message
-  message=$(CARGO_INCREMENTAL=0 cargo build --workspace --locked --bench instructions \
-    --config "$key.opt-level=3" --config "$key.codegen-units=1" \
-    --config "$key.debug-assertions=false" --config "$key.overflow-checks=false" \
+  local optimised=() package message
+  for package in tokenkeeper tokenkeeper-instructions; do
+    package=profile.dev.package.$package
+    optimised+=(--config "$package.opt-level=3" --config "$package.codegen-units=1"
+      --config "$package.debug-assertions=false" --config "$package.overflow-checks=false")
+  done
+  message=$(CARGO_INCREMENTAL=0 cargo build --workspace --locked --bench instructions "${optimised[@]}" \
     --message-format json-render-diagnostics | grep '"name":"instructions"' | tail -n 1)
   bench=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$message")
   [[ -x $bench ]] || { echo 'instructions.sh: cargo built no program' >&2 && return 1; }
