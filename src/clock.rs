@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::time::Instant;
@@ -53,7 +53,10 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match DateTime::<Utc>::from_timestamp_millis(self.0) {
-            Some(date) => f.write_str(&date.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            Some(date) => match Rfc3339::of(date) {
+                Some(text) => f.write_str(text.as_str()),
+                None => f.write_str(&date.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            },
             None => write!(f, "{} ms after the epoch", self.0),
         }
     }
@@ -61,7 +64,42 @@ impl fmt::Display for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match DateTime::<Utc>::from_timestamp_millis(self.0).and_then(Rfc3339::of) {
+            Some(text) => serializer.serialize_str(text.as_str()),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
+/// A date of the years 0 to 9999 as it is written. Every reply has three, and chrono's way to the same text is a
+/// string that grows, and an allocation: it costs four times as much.
+struct Rfc3339([u8; 24]);
+
+impl Rfc3339 {
+    fn of(date: DateTime<Utc>) -> Option<Self> {
+        let year = u32::try_from(date.year()).ok().filter(|year| *year <= 9999)?;
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (place, number) in [
+            (0..4, year),
+            (5..7, date.month()),
+            (8..10, date.day()),
+            (11..13, date.hour()),
+            (14..16, date.minute()),
+            (17..19, date.second()),
+            (20..23, date.timestamp_subsec_millis()),
+        ] {
+            let mut rest = number;
+            for digit in text[place].iter_mut().rev() {
+                *digit = b"0123456789"[(rest % 10) as usize];
+                rest /= 10;
+            }
+        }
+        Some(Self(text))
+    }
+
+    fn as_str(&self) -> &str {
+        // Nothing but ASCII was written.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
@@ -217,6 +255,20 @@ mod tests {
         assert_eq!(serde_json::from_str::<Timestamp>("\"2020-01-01T01:05:00.0009Z\"").unwrap(), noon);
         let error = serde_json::from_str::<Timestamp>("\"tomorrow\"").unwrap_err().to_string();
         assert!(error.contains("RFC 3339"), "{error}");
+    }
+
+    #[test]
+    fn every_date_is_written_as_chrono_writes_it() {
+        let mut millis = -70_000_000_000_000;
+        // Some steps a year, of no round length, from before the year 0 to past the year 9999.
+        while millis < 260_000_000_000_000 {
+            let date = DateTime::<Utc>::from_timestamp_millis(millis).unwrap();
+            let expected = date.to_rfc3339_opts(SecondsFormat::Millis, true);
+            let written = Timestamp::from_millis(millis);
+            assert_eq!(written.to_string(), expected);
+            assert_eq!(serde_json::to_value(written).unwrap(), expected);
+            millis += 7_654_321_987;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ pub mod clock_sync;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::future::join_all;
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
@@ -29,10 +30,12 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Says which database could not be opened, without its password.
 pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
-    open_pool(settings, 0, settings.max_connections).await
+    open_pool(settings, settings.max_connections, Reserve::None).await
 }
 
-/// Opens a second pool, small and always connected, for what must not wait for a connection behind requests.
+/// Opens a second pool, small and always connected, for what must not wait for a connection behind requests. It connects
+/// from here on behind its opener's back: one after the other its connections took half of a worker's start, and `db`
+/// was reached just now.
 ///
 /// # Errors
 /// As [`open`].
@@ -44,18 +47,39 @@ pub async fn open_urgent(
         // Another connection would be to another database.
         return Ok(db.clone());
     }
-    open_pool(settings, URGENT_CONNECTIONS, URGENT_CONNECTIONS).await
+    let urgent = open_pool(settings, URGENT_CONNECTIONS, Reserve::All).await?;
+    drop(tokio::spawn(connect_all(urgent.clone())));
+    Ok(urgent)
+}
+
+/// Which connections a pool keeps before anybody needs them.
+#[derive(Debug, Clone, Copy)]
+enum Reserve {
+    /// The one that shows, when it is opened, that the database is there.
+    None,
+    /// Every one; whoever opens the pool sees to it that they are made.
+    All,
+}
+
+/// Makes every connection of the urgent pool, all at once. One that fails is made by the statement that needs it.
+async fn connect_all(urgent: DatabaseConnection) {
+    join_all((0..URGENT_CONNECTIONS).map(|_| urgent.ping())).await;
 }
 
 async fn open_pool(
     settings: &settings::Database,
-    min_connections: u32,
     max_connections: u32,
+    reserve: Reserve,
 ) -> anyhow::Result<DatabaseConnection> {
+    let (min_connections, connect_lazily) = match reserve {
+        Reserve::None => (0, false),
+        Reserve::All => (max_connections, true),
+    };
     let mut connect = ConnectOptions::new(settings.url.expose_secret());
     connect
         .min_connections(min_connections)
         .max_connections(max_connections)
+        .connect_lazy(connect_lazily)
         .acquire_timeout(settings.acquire_timeout)
         .connect_timeout(settings.acquire_timeout)
         .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)

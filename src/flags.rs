@@ -13,6 +13,8 @@
 mod definition;
 mod flag_set;
 mod reload;
+mod remembered;
+mod targeting;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +49,8 @@ pub enum FlagFile {
 /// The flags in force. Clones are cheap and see every reload.
 ///
 /// A flag without targeting costs nothing to ask for. With targeting the provider reads the rule anew each time: some
-/// 10 µs for a short one, 1 ms for a list of a thousand users. So ask only where the answer matters.
+/// 10 µs for a short one, 1 ms for a list of a thousand users. So ask only where the answer matters, and once a request.
+/// What a rule said of a user is remembered until the file changes, unless the rule may look at the time.
 #[derive(Clone)]
 pub struct Flags {
     /// Locked for as long as it takes to copy a pointer.

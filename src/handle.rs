@@ -116,12 +116,11 @@ impl Handler {
             Ok(request) => request,
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
-        let echo = echo_of(&request);
-        tracing::Span::current().record("user", echo.user_id.as_deref()).record("host", echo.host.as_deref());
+        tracing::Span::current().record("user", request.user_id()).record("host", request.host());
         if kind.needs_reply_to() && envelope.reply_to.is_none() {
             return Outcome::invalid(
                 kind,
-                echo,
+                Echo::of(&request),
                 "property reply_to: is missing; it names the queue of the reply".into(),
             );
         }
@@ -129,7 +128,7 @@ impl Handler {
         if time.is_over() {
             let error =
                 ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
-            return Outcome::error(kind, echo, error);
+            return Outcome::error(kind, Echo::of(&request), error);
         }
         let publisher = envelope.publisher.as_deref();
         match request {
@@ -182,25 +181,5 @@ impl Handler {
                 error,
             }),
         }
-    }
-}
-
-fn echo_of(request: &Request) -> Echo {
-    match request {
-        Request::Token(request) => Echo {
-            user_id: Some(request.user_id.to_string()),
-            host: Some(request.host.to_string()),
-            workspace_id: None,
-        },
-        Request::WorkspaceStart(request) => Echo {
-            user_id: Some(request.user_id.to_string()),
-            host: None,
-            workspace_id: Some(request.workspace_id.to_string()),
-        },
-        Request::Store(request) => Echo {
-            user_id: Some(request.user_id.to_string()),
-            host: Some(request.host.to_string()),
-            workspace_id: None,
-        },
     }
 }

@@ -6,12 +6,15 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::targeting::depends_on_user_alone;
 use super::{FlagsError, OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME};
 
 /// A flag file that a provider will take.
 pub(super) struct Checked {
     /// Which of our flags it defines.
     pub(super) defined: Vec<&'static str>,
+    /// Which of those say the same of a user every time.
+    pub(super) memorable: Vec<&'static str>,
     /// Variants of ours that cannot be used, and what is used instead.
     pub(super) warnings: Vec<String>,
 }
@@ -21,6 +24,9 @@ pub(super) struct Checked {
 #[derive(Deserialize)]
 struct Definitions {
     flags: BTreeMap<String, Definition>,
+    /// Parts of rules that rules refer to.
+    #[serde(default, rename = "$evaluators")]
+    evaluators: Value,
 }
 
 #[derive(Deserialize)]
@@ -30,6 +36,8 @@ struct Definition {
     _state: State,
     variants: BTreeMap<String, Value>,
     default_variant: String,
+    #[serde(default)]
+    targeting: Value,
 }
 
 #[derive(Deserialize)]
@@ -45,13 +53,15 @@ enum State {
 /// [`FlagsError::Definition`] with the place: line and column, the path of the wrong key, or both.
 pub(super) fn check(file: &Path, text: &str) -> Result<Checked, FlagsError> {
     let wrong = |place, reason| FlagsError::Definition { file: file.to_owned(), place, reason };
-    let Definitions { flags } = parse(text).map_err(|(place, reason)| wrong(place, reason))?;
+    let Definitions { flags, evaluators } = parse(text).map_err(|(place, reason)| wrong(place, reason))?;
     for (name, flag) in &flags {
         flag.check(name).map_err(|(key, reason)| wrong(format!("flags.{name}.{key}"), reason))?;
     }
     let ours = [OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME];
+    let is_memorable = |flag: &Definition| depends_on_user_alone(&flag.targeting, &evaluators);
     Ok(Checked {
         defined: ours.into_iter().filter(|&flag| flags.contains_key(flag)).collect(),
+        memorable: ours.into_iter().filter(|&flag| flags.get(flag).is_some_and(is_memorable)).collect(),
         warnings: flags.get(WORKSPACE_START_LIFETIME).map(out_of_range).unwrap_or_default(),
     })
 }

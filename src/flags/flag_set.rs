@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use open_feature::{
-    Client, EvaluationContext, EvaluationDetails, EvaluationErrorCode, EvaluationReason, EvaluationResult,
-    OpenFeature,
+    Client, EvaluationContext, EvaluationDetails, EvaluationError, EvaluationErrorCode, EvaluationReason,
+    EvaluationResult, OpenFeature,
 };
 use open_feature_flagd::error::FlagdError;
 use open_feature_flagd::{FlagdOptions, FlagdProvider, ResolverType};
 use tempfile::TempDir;
 
+use super::definition::Checked;
+use super::remembered::Remembered;
 use super::{
     DEFAULT_LIFETIME, DEFAULT_MINUTES, DEFAULT_REFRESH, FlagsError, OPPORTUNISTIC_TOKEN_REFRESH,
     WORKSPACE_START_LIFETIME, lifetime_of,
@@ -27,11 +29,18 @@ pub(super) struct FlagSet {
 /// How a flag is decided. One without targeting has one value, so it is evaluated once and not a request.
 enum Rule<T> {
     Same(T),
-    PerUser {
-        evaluator: Arc<Evaluator>,
-        /// A rule that fails may fail for every request: it is told once.
-        told: AtomicBool,
-    },
+    PerUser(PerUser<T>),
+}
+
+/// A flag with targeting.
+struct PerUser<T> {
+    flag: &'static str,
+    default: T,
+    evaluator: Arc<Evaluator>,
+    /// What it said before; none: it may say something else the next time.
+    remembered: Option<Remembered<T>>,
+    /// A rule that fails may fail for every request: it is told once.
+    told: AtomicBool,
 }
 
 /// An OpenFeature client with a flagd provider of its own.
@@ -52,85 +61,129 @@ impl FlagSet {
         }
     }
 
-    /// Flags as `text`, which was checked, defines them; `file` is for errors.
-    pub(super) async fn load(file: &Path, text: &str) -> Result<Self, FlagsError> {
+    /// Flags as `text` defines them, which was checked; `file` is for errors.
+    pub(super) async fn load(file: &Path, text: &str, checked: &Checked) -> Result<Self, FlagsError> {
         let evaluator = Arc::new(Evaluator::start(file, text).await?);
         let wrong = |flag: &str, reason| FlagsError::Definition {
             file: file.to_owned(),
             place: format!("flags.{flag}.targeting"),
             reason,
         };
-        let refresh = evaluator.boolean(OPPORTUNISTIC_TOKEN_REFRESH, SAMPLE_USER).await;
-        let minutes = evaluator.integer(WORKSPACE_START_LIFETIME, SAMPLE_USER).await;
+        let refresh = PerUser::new(OPPORTUNISTIC_TOKEN_REFRESH, DEFAULT_REFRESH, &evaluator, checked);
+        let minutes = PerUser::new(WORKSPACE_START_LIFETIME, DEFAULT_MINUTES, &evaluator, checked);
+        let sample_refresh = evaluator.evaluate(refresh.flag, SAMPLE_USER).await;
+        let sample_minutes = evaluator.evaluate(minutes.flag, SAMPLE_USER).await;
         Ok(Self {
-            opportunistic_token_refresh: Rule::new(refresh, DEFAULT_REFRESH, &evaluator)
+            opportunistic_token_refresh: Rule::new(sample_refresh, refresh)
                 .map_err(|reason| wrong(OPPORTUNISTIC_TOKEN_REFRESH, reason))?,
-            workspace_start_minutes: Rule::new(minutes, DEFAULT_MINUTES, &evaluator)
+            workspace_start_minutes: Rule::new(sample_minutes, minutes)
                 .map_err(|reason| wrong(WORKSPACE_START_LIFETIME, reason))?,
         })
     }
 
     pub(super) async fn opportunistic_token_refresh(&self, user_id: &str) -> bool {
-        let flag = OPPORTUNISTIC_TOKEN_REFRESH;
-        match &self.opportunistic_token_refresh {
-            Rule::Same(value) => *value,
-            Rule::PerUser { evaluator, told } => {
-                value_or(DEFAULT_REFRESH, evaluator.boolean(flag, user_id).await, flag, user_id, told)
-            }
-        }
+        self.opportunistic_token_refresh.value(user_id).await
     }
 
     pub(super) async fn workspace_start_lifetime(&self, user_id: &str) -> Duration {
-        let flag = WORKSPACE_START_LIFETIME;
-        let minutes = match &self.workspace_start_minutes {
-            Rule::Same(value) => *value,
-            Rule::PerUser { evaluator, told } => {
-                value_or(DEFAULT_MINUTES, evaluator.integer(flag, user_id).await, flag, user_id, told)
-            }
-        };
-        lifetime_of(minutes).unwrap_or(DEFAULT_LIFETIME)
+        lifetime_of(self.workspace_start_minutes.value(user_id).await).unwrap_or(DEFAULT_LIFETIME)
+    }
+
+    /// Of how many users it is remembered whether their tokens may be refreshed.
+    #[cfg(test)]
+    pub(super) fn remembered_users(&self) -> usize {
+        match &self.opportunistic_token_refresh {
+            Rule::PerUser(PerUser { remembered: Some(remembered), .. }) => remembered.len(),
+            Rule::PerUser(_) | Rule::Same(_) => 0,
+        }
     }
 }
 
-impl<T> Rule<T> {
-    fn new(
-        sample: EvaluationResult<EvaluationDetails<T>>,
-        default: T,
-        evaluator: &Arc<Evaluator>,
-    ) -> Result<Self, String> {
+impl<T: Value> Rule<T> {
+    fn new(sample: EvaluationResult<EvaluationDetails<T>>, rule: PerUser<T>) -> Result<Self, String> {
         match sample {
             Ok(EvaluationDetails { value, reason: Some(EvaluationReason::Static), .. }) => {
                 Ok(Self::Same(value))
             }
-            Ok(_) => Ok(Self::PerUser { evaluator: Arc::clone(evaluator), told: AtomicBool::new(false) }),
+            Ok(_) => Ok(Self::PerUser(rule)),
             // Not in the file, or disabled in it.
-            Err(error) if error.code == EvaluationErrorCode::FlagNotFound => Ok(Self::Same(default)),
+            Err(error) if error.code == EvaluationErrorCode::FlagNotFound => Ok(Self::Same(rule.default)),
             Err(error) => Err(error.message.unwrap_or_else(|| error.code.to_string())),
+        }
+    }
+
+    async fn value(&self, user_id: &str) -> T {
+        match self {
+            Self::Same(value) => *value,
+            Self::PerUser(rule) => rule.value(user_id).await,
         }
     }
 }
 
-fn value_or<T>(
-    default: T,
-    evaluated: EvaluationResult<EvaluationDetails<T>>,
-    flag: &str,
-    user_id: &str,
-    told: &AtomicBool,
-) -> T {
-    match evaluated {
-        Ok(details) => details.value,
-        Err(error) => {
-            if !told.swap(true, Ordering::Relaxed) {
-                let error = error.message.unwrap_or_else(|| error.code.to_string());
-                tracing::warn!(
-                    flag,
-                    user_id,
-                    error,
-                    "the targeting rule of a flag fails; its default is used"
-                );
-            }
-            default
+impl<T: Value> PerUser<T> {
+    fn new(flag: &'static str, default: T, evaluator: &Arc<Evaluator>, checked: &Checked) -> Self {
+        Self {
+            flag,
+            default,
+            evaluator: Arc::clone(evaluator),
+            remembered: checked.memorable.contains(&flag).then(Remembered::<T>::nothing),
+            told: AtomicBool::new(false),
         }
+    }
+
+    async fn value(&self, user_id: &str) -> T {
+        if let Some(value) = self.remembered.as_ref().and_then(|remembered| remembered.get(user_id)) {
+            return value;
+        }
+        let value = match self.evaluator.evaluate(self.flag, user_id).await {
+            Ok(details) => details.value,
+            Err(error) => {
+                self.tell(user_id, &error);
+                self.default
+            }
+        };
+        if let Some(remembered) = &self.remembered {
+            remembered.put(user_id, value);
+        }
+        value
+    }
+
+    fn tell(&self, user_id: &str, error: &EvaluationError) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let flag = self.flag;
+            let error = error.message.clone().unwrap_or_else(|| error.code.to_string());
+            tracing::warn!(flag, user_id, error, "the targeting rule of a flag fails; its default is used");
+        }
+    }
+}
+
+/// What a flag can be.
+trait Value: Copy + Send + Sync {
+    /// Asks `client` for a flag of this type.
+    async fn details(
+        client: &Client,
+        flag: &str,
+        context: &EvaluationContext,
+    ) -> EvaluationResult<EvaluationDetails<Self>>;
+}
+
+impl Value for bool {
+    async fn details(
+        client: &Client,
+        flag: &str,
+        context: &EvaluationContext,
+    ) -> EvaluationResult<EvaluationDetails<Self>> {
+        client.get_bool_details(flag, Some(context), None).await
+    }
+}
+
+impl Value for i64 {
+    async fn details(
+        client: &Client,
+        flag: &str,
+        context: &EvaluationContext,
+    ) -> EvaluationResult<EvaluationDetails<Self>> {
+        client.get_int_details(flag, Some(context), None).await
     }
 }
 
@@ -153,12 +206,8 @@ impl Evaluator {
         Ok(Self { client: api.create_client(), _copy: copy })
     }
 
-    async fn boolean(&self, flag: &str, user_id: &str) -> EvaluationResult<EvaluationDetails<bool>> {
-        self.client.get_bool_details(flag, Some(&context(user_id)), None).await
-    }
-
-    async fn integer(&self, flag: &str, user_id: &str) -> EvaluationResult<EvaluationDetails<i64>> {
-        self.client.get_int_details(flag, Some(&context(user_id)), None).await
+    async fn evaluate<T: Value>(&self, flag: &str, user_id: &str) -> EvaluationResult<EvaluationDetails<T>> {
+        T::details(&self.client, flag, &context(user_id)).await
     }
 }
 

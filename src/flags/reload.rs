@@ -104,7 +104,7 @@ impl Reloader {
             return Ok(false);
         }
         let checked = check(path, &text)?;
-        self.flags.put_in_force(FlagSet::load(path, &text).await?);
+        self.flags.put_in_force(FlagSet::load(path, &text, &checked).await?);
         self.in_force = Some(text);
         tracing::info!(file = %path.display(), flags = checked.defined.join(", "), "feature flags are in force");
         for warning in checked.warnings {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 
 use super::*;
+use crate::clock::{Clock, SystemClock};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -166,6 +167,39 @@ async fn a_rule_that_fails_for_one_user_gives_that_user_the_default() {
     let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &rule))])).await.unwrap();
     assert!(flags.opportunistic_token_refresh("u-1").await);
     assert!(!flags.opportunistic_token_refresh("u-2").await);
+}
+
+#[tokio::test]
+async fn what_a_rule_said_of_a_user_is_remembered_until_the_file_changes() {
+    let rule = |answer: &str| {
+        let listed = json!({"in": [{"var": "targetingKey"}, ["u-1"]]});
+        file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("on", &json!({"if": [listed, answer]})))])
+    };
+    let mut followed = Followed::start(Some(&rule("off"))).await;
+    for _ in 0..2 {
+        assert!(!followed.flags.opportunistic_token_refresh("u-1").await);
+        assert!(followed.flags.opportunistic_token_refresh("u-2").await);
+    }
+    assert_eq!(followed.flags.current().remembered_users(), 2);
+
+    followed.write(&rule("on"));
+    assert_eq!(followed.event().await, FlagsEvent::InForce);
+    assert_eq!(followed.flags.current().remembered_users(), 0);
+    assert!(followed.flags.opportunistic_token_refresh("u-1").await);
+}
+
+#[tokio::test]
+async fn a_rule_that_looks_at_the_time_is_asked_every_time() {
+    let soon = SystemClock.now().as_millis() / 1000 + 2;
+    let early = json!({"if": [{"<": [{"var": "$flagd.timestamp"}, soon]}, "on", "off"]});
+    let flags = open(&file_of(&[(OPPORTUNISTIC_TOKEN_REFRESH, refresh("off", &early))])).await.unwrap();
+    assert!(flags.opportunistic_token_refresh("u-1").await);
+    let late = async {
+        while flags.opportunistic_token_refresh("u-1").await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, late).await.expect("the rule is not asked again");
 }
 
 #[tokio::test]

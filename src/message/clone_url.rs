@@ -44,7 +44,7 @@ impl TryFrom<Cow<'_, str>> for CloneUrl {
             Some(_) => None,
             None => scp_host(&text),
         };
-        let host = host.and_then(|host| Host::try_from(host.as_str()).ok());
+        let host = host.and_then(|host| Host::try_from(Cow::Owned(host)).ok());
         host.map(|host| Self { host }).ok_or(CloneUrlError)
     }
 }

@@ -30,6 +30,19 @@ pub struct Echo {
 }
 
 impl Echo {
+    /// Of a request that could be read.
+    pub fn of(request: &Request) -> Self {
+        let workspace_id = match request {
+            Request::WorkspaceStart(request) => Some(request.workspace_id.to_string()),
+            Request::Token(_) | Request::Store(_) => None,
+        };
+        Self {
+            user_id: Some(request.user_id().to_owned()),
+            host: request.host().map(str::to_owned),
+            workspace_id,
+        }
+    }
+
     /// What can be read of a body, whatever else is wrong with it. Only what is a user, a host and a workspace:
     /// anything else in their places may be a secret.
     pub fn read(body: &[u8]) -> Self {

@@ -31,14 +31,12 @@ pub struct Envelope {
 impl Envelope {
     /// Reads the properties. One that is empty counts as absent.
     pub fn read(properties: &BasicProperties) -> Self {
-        let text = |value: &Option<ShortString>| {
-            value.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
-        };
+        let correlation_id = text(properties.correlation_id()).or_else(|| text(properties.message_id()));
         Self {
-            reply_to: text(properties.reply_to()),
-            correlation_id: text(properties.correlation_id()).or_else(|| text(properties.message_id())),
+            reply_to: text(properties.reply_to()).map(str::to_owned),
+            correlation_id: correlation_id.map(str::to_owned),
             traceparent: traceparent(properties),
-            publisher: text(properties.user_id()),
+            publisher: text(properties.user_id()).map(str::to_owned),
             // The broker refuses an expiration that is no number of milliseconds.
             time_to_live: text(properties.expiration())
                 .and_then(|ms| ms.parse().ok())
@@ -51,13 +49,16 @@ impl Envelope {
     }
 }
 
+fn text(property: &Option<ShortString>) -> Option<&str> {
+    property.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty())
+}
+
 fn traceparent(properties: &BasicProperties) -> Option<String> {
-    let header = properties.headers().as_ref()?.inner().get("traceparent")?;
-    match header {
-        AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        _ => None,
-    }
+    let text = match properties.headers().as_ref()?.inner().get("traceparent")? {
+        AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok()?,
+        AMQPValue::ShortString(text) => text.as_str(),
+        _ => return None,
+    };
     // A W3C traceparent has 55 characters; anything much longer is not one and is not carried around.
-    .filter(|text| text.len() <= 255)
+    (text.len() <= 255).then(|| text.to_owned())
 }

@@ -87,6 +87,26 @@ pub enum Request {
     Store(Box<StoreRequest>),
 }
 
+impl Request {
+    /// The platform's user.
+    pub fn user_id(&self) -> &str {
+        match self {
+            Self::Token(request) => request.user_id.as_str(),
+            Self::WorkspaceStart(request) => request.user_id.as_str(),
+            Self::Store(request) => request.user_id.as_str(),
+        }
+    }
+
+    /// The provider's host, where the message is about one.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Token(request) => Some(request.host.as_str()),
+            Self::WorkspaceStart(_) => None,
+            Self::Store(request) => Some(request.host.as_str()),
+        }
+    }
+}
+
 /// `token.request`: hand out a user's token for a host.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[schemars(title = "token.request")]
