@@ -14,6 +14,7 @@ mod pair;
 mod parked;
 mod provider;
 mod refusal;
+mod replica;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
+pub use self::replica::Replica;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};
 
