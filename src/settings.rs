@@ -234,9 +234,9 @@ impl Broker {
                 &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],
                 Topology::Declare,
             ),
-            // Each one is three quorum queues, and for its owner three channels: 256 stay below the broker's limit
-            // of 2,047 channels for a connection, also where one worker has all of them.
-            partitions: from.integer("broker.partitions", 0..=256, 0),
+            // Each one is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. 256 of
+            // them block every new connection of a broker that may open 1,024 files; 64 leave it a third of these.
+            partitions: from.integer("broker.partitions", 0..=64, 0),
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
             connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
             operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),

@@ -172,11 +172,11 @@ fn every_wrong_setting_is_told_at_once() {
 }
 
 #[test]
-fn there_are_as_many_partitions_as_one_worker_can_consume_and_none_by_default() {
+fn there_are_no_more_partitions_than_a_small_broker_bears_and_none_by_default() {
     let partitions = |text| from_environment(&[("TOKENKEEPER__BROKER__PARTITIONS", text)]);
     assert_eq!(from_environment(&[]).unwrap().broker.partitions, 0);
-    assert_eq!(partitions("256").unwrap().broker.partitions, 256);
-    for wrong in ["257", "-1", "many"] {
+    assert_eq!(partitions("64").unwrap().broker.partitions, 64);
+    for wrong in ["65", "-1", "many"] {
         assert_eq!(problem(partitions(wrong)).key, "broker.partitions", "{wrong}");
     }
 }
