@@ -30,6 +30,7 @@ Addresses, from the environment or by default:
   AMQP_URL            amqp://guest:guest@127.0.0.1:5672/%2f
   TEST_POSTGRES_URL   postgres://postgres@127.0.0.1:5432/postgres
   TEST_MARIADB_URL    mysql://root@127.0.0.1:3306/test
+A local RabbitMQ is told to enable its plugin rabbitmq_consistent_hash_exchange, which takes no restart.
 Where a local database refuses its default login, a user `tokenkeeper` with the password `tokenkeeper`, who may
 create databases, is made and used.
 
@@ -109,6 +110,7 @@ provide() {
     complain "$host:$port refuses user '$user' on '$database'; set $variable to a login that works$login_needs"
     return 1
   fi
+  [[ $service != rabbitmq ]] || enable_plugin
   [[ $state != unchecked ]] || how+=', its login not tried (no client program here)'
   [[ $url != "$fallback_url" ]] || how+=', user tokenkeeper'
   report "$label" "$host:$port" "$how"
@@ -288,6 +290,34 @@ apt_get_install() (
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C.UTF-8
   patience=(-o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   logged apt-get "${patience[@]}" update && logged apt-get "${patience[@]}" install --yes --no-install-recommends "$@"
+)
+
+# --- RabbitMQ's plugin for partitions -------------------------------------------------------------------------
+
+# A running broker takes a plugin in without a restart. One that is not ours to change is used as it is: then the tests
+# of partitions say what they miss.
+enable_plugin() {
+  local plugin=rabbitmq_consistent_hash_exchange enabled
+  is_local && enabled=$(rabbitmq_plugins list --quiet --enabled --minimal 2>>"$log_file") || enabled=unknown
+  [[ $'\n'$enabled$'\n' != *$'\n'$plugin$'\n'* ]] || return 0
+  if [[ $enabled != unknown ]] && logged rabbitmq_plugins enable --quiet "$plugin"; then
+    how+=", $plugin enabled"
+  else
+    tell "partitions (broker.partitions) need: rabbitmq-plugins enable $plugin"
+  fi
+}
+
+# Runs rabbitmq-plugins against the broker: the machine's own as root, else the one that docker compose runs.
+rabbitmq_plugins() (
+  if ((EUID == 0)) && has rabbitmq-plugins; then
+    # As start_rabbitmq names it.
+    getent hosts "$(uname -n)" >/dev/null || export RABBITMQ_NODENAME=rabbit@localhost
+    rabbitmq-plugins "$@" </dev/null
+  elif has docker; then
+    docker compose --project-directory "$root" exec --no-TTY rabbitmq rabbitmq-plugins "$@" </dev/null
+  else
+    return 1
+  fi
 )
 
 # --- The tests' login -----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! The admin endpoint: `/metrics`, `/healthz`, `/readyz`.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use crate::broker::Feed;
 use crate::broker::Publisher;
 use crate::database::Availability;
 use crate::message::MessageKind;
+use crate::partitions::Share;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
 
 /// Whether this worker does its job, and if not, why.
@@ -28,20 +30,28 @@ pub struct Health {
     publisher: Publisher,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
+    /// How many queues of partitions are consumed.
+    partitions: Arc<AtomicUsize>,
+    /// Which partitions should be; none: not known yet.
+    share: watch::Receiver<Option<Share>>,
     address: OnceLock<SocketAddr>,
 }
 
 impl Health {
-    /// The health of a worker with this database and publisher.
-    pub fn new(database: Availability, publisher: Publisher) -> Self {
-        Self { database, publisher, consuming: Default::default(), address: OnceLock::new() }
+    /// The health of a worker with this database, publisher and share of the partitions.
+    pub fn new(database: Availability, publisher: Publisher, share: watch::Receiver<Option<Share>>) -> Self {
+        let (consuming, partitions, address) = Default::default();
+        Self { database, publisher, consuming, partitions, share, address }
     }
 
     /// Notes that a queue is consumed, until the mark is dropped.
     pub(crate) fn consuming(&self, feed: Feed) -> ConsumingMark {
-        let mark = ConsumingMark(Arc::clone(self.flag(feed)));
-        mark.0.store(true, Ordering::Relaxed);
-        mark
+        if let Some(flag) = self.flag(feed) {
+            flag.store(true, Ordering::Relaxed);
+            return ConsumingMark::Queue(Arc::clone(flag));
+        }
+        self.partitions.fetch_add(1, Ordering::Relaxed);
+        ConsumingMark::Partition(Arc::clone(&self.partitions))
     }
 
     /// Where the admin endpoint listens.
@@ -64,31 +74,54 @@ impl Health {
             problems.push("broker: the publishing connection is not up".to_owned());
         }
         for feed in Feed::ALL {
-            if !self.flag(feed).load(Ordering::Relaxed) {
+            if self.flag(feed).is_some_and(|flag| !flag.load(Ordering::Relaxed)) {
                 problems.push(format!("broker: {feed} is not consumed"));
             }
         }
+        problems.extend(self.problem_of_partitions());
         problems
     }
 
-    fn flag(&self, feed: Feed) -> &Arc<AtomicBool> {
+    fn problem_of_partitions(&self) -> Option<String> {
+        let Some(owned) = self.share.borrow().as_ref().map(Share::len) else {
+            return Some("partitions: it is not known yet which ones are this worker's".to_owned());
+        };
+        let (consumed, due) = (self.partitions.load(Ordering::Relaxed), owned * MessageKind::ALL.len());
+        (consumed < due).then(|| {
+            format!("broker: {consumed} of the {due} queues of this worker's partitions are consumed")
+        })
+    }
+
+    /// None: one of many, which are counted.
+    fn flag(&self, feed: Feed) -> Option<&Arc<AtomicBool>> {
         let [token_requests, workspace_starts, token_stores, parked_pairs] = &self.consuming;
         match feed {
-            Feed::Messages(MessageKind::TokenRequest) => token_requests,
-            Feed::Messages(MessageKind::WorkspaceStart) => workspace_starts,
-            Feed::Messages(MessageKind::TokenStore) => token_stores,
-            Feed::ParkedPairs => parked_pairs,
+            Feed::Messages(MessageKind::TokenRequest) => Some(token_requests),
+            Feed::Messages(MessageKind::WorkspaceStart) => Some(workspace_starts),
+            Feed::Messages(MessageKind::TokenStore) => Some(token_stores),
+            Feed::Partition(..) => None,
+            Feed::ParkedPairs => Some(parked_pairs),
         }
     }
 }
 
 /// A queue is consumed for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct ConsumingMark(Arc<AtomicBool>);
+pub(crate) enum ConsumingMark {
+    /// One of [`Feed::ALL`].
+    Queue(Arc<AtomicBool>),
+    /// One of the partitions' queues.
+    Partition(Arc<AtomicUsize>),
+}
 
 impl Drop for ConsumingMark {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        match self {
+            Self::Queue(flag) => flag.store(false, Ordering::Relaxed),
+            Self::Partition(count) => {
+                count.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 

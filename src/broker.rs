@@ -14,13 +14,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use lapin::ErrorKind;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
 pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
 pub use self::publisher::{EventFate, Publisher, Stopped};
-pub use self::topology::{Feed, Names, declare};
+pub use self::topology::{Feed, Names, declare, declare_for};
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
@@ -59,6 +59,16 @@ pub enum BrokerError {
         /// Why.
         reason: String,
     },
+    /// The broker does not know the type of exchange that spreads messages over partitions.
+    #[error(
+        "cannot declare exchange {exchange}: the broker has no exchanges of the type x-consistent-hash, which \
+         `broker.partitions` needs; run `rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its \
+         nodes, or set `broker.partitions` to 0"
+    )]
+    NoHashExchange {
+        /// The exchange.
+        exchange: String,
+    },
     /// A name is longer than AMQP can carry.
     #[error("{what} is longer than 255 bytes")]
     TooLong {
@@ -95,12 +105,24 @@ impl BrokerError {
     /// What the broker said when it closed the channel, where it did: what was asked for is not there, is locked,
     /// is refused. The connection lives on.
     pub fn soft_error(&self) -> Option<&AMQPSoftError> {
-        let Self::Amqp { source, .. } = self else { return None };
-        let ErrorKind::ProtocolError(error) = source.kind() else { return None };
-        match error.kind() {
+        match self.protocol_error()? {
             AMQPErrorKind::Soft(error) => Some(error),
             AMQPErrorKind::Hard(_) => None,
         }
+    }
+
+    /// What the broker said when it closed the whole connection, where it did.
+    fn hard_error(&self) -> Option<&AMQPHardError> {
+        match self.protocol_error()? {
+            AMQPErrorKind::Hard(error) => Some(error),
+            AMQPErrorKind::Soft(_) => None,
+        }
+    }
+
+    fn protocol_error(&self) -> Option<&AMQPErrorKind> {
+        let Self::Amqp { source, .. } = self else { return None };
+        let ErrorKind::ProtocolError(error) = source.kind() else { return None };
+        Some(error.kind())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod oauth;
 pub mod parking;
+pub mod partitions;
 pub mod provider;
 pub mod providers;
 pub mod refresh;

@@ -73,6 +73,8 @@ pub struct Broker {
     pub prefix: String,
     /// What the worker does about exchanges and queues at start.
     pub topology: Topology,
+    /// How many partitions each kind of message has, so that one user's messages meet in one worker; 0: none.
+    pub partitions: u16,
     /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
     pub delivery_limit: u32,
     /// Limit for connecting, TLS and the AMQP handshake included.
@@ -232,6 +234,9 @@ impl Broker {
                 &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],
                 Topology::Declare,
             ),
+            // Each one is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. 256 of
+            // them block every new connection of a broker that may open 1,024 files; 64 leave it a third of these.
+            partitions: from.integer("broker.partitions", 0..=64, 0),
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
             connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
             operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),

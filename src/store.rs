@@ -16,6 +16,7 @@ mod pair;
 mod parked;
 mod provider;
 mod refusal;
+mod replica;
 mod reserve;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
+pub use self::replica::Replica;
 use self::reserve::Reservation;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};

@@ -18,6 +18,7 @@ mod hosts;
 mod housekeeping;
 pub mod logs;
 mod parking;
+mod partitions;
 pub mod recorder;
 mod statements;
 
@@ -30,6 +31,7 @@ pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
 pub use self::parking::*;
+pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
@@ -43,6 +45,7 @@ const RECONNECTS: &str = "tokenkeeper_broker_reconnects_total";
 const UNROUTABLE: &str = "tokenkeeper_unroutable_replies_total";
 const DEAD_LETTERS: &str = "tokenkeeper_dead_letters_total";
 const LEASE_WAITS: &str = "tokenkeeper_lease_waits_total";
+const LEASE_WATCHES: &str = "tokenkeeper_lease_watches_total";
 const LOST_CAS: &str = "tokenkeeper_lost_compare_and_sets_total";
 const REFRESH_RETRIES: &str = "tokenkeeper_refresh_retries_total";
 const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
@@ -215,10 +218,15 @@ pub fn refreshed_pair_superseded(host: &str) {
     tracing::warn!(host, "a newer pair was stored while this one was refreshed; this one is dropped");
 }
 
-/// A request met another worker's live lease and waits for it.
+/// A request met a live lease and waits for whoever has it: for a flight of this worker, or another worker's.
 pub fn lease_waited(host: &str) {
     counter!(LEASE_WAITS, "host" => host.to_owned()).increment(1);
     tracing::debug!(host, "waiting for another worker's refresh");
+}
+
+/// No flight of this worker's has that lease, so from now on the row is looked at until it is gone.
+pub fn lease_watched(host: &str) {
+    counter!(LEASE_WATCHES, "host" => host.to_owned()).increment(1);
 }
 
 /// A guarded UPDATE changed nothing.
@@ -328,7 +336,11 @@ pub fn describe() {
     describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was made anew.");
     describe_counter!(UNROUTABLE, "Replies that nobody waited for any more.");
     describe_counter!(DEAD_LETTERS, "Messages laid into the dead letters.");
-    describe_counter!(LEASE_WAITS, "Waits for another worker's refresh.");
+    describe_counter!(LEASE_WAITS, "Waits for a refresh that was under way.");
+    describe_counter!(
+        LEASE_WATCHES,
+        "Times another worker's refresh was watched, for one waiting request or many."
+    );
     describe_counter!(LOST_CAS, "Guarded UPDATEs that found the row moved.");
     describe_counter!(REFRESH_RETRIES, "Calls of token endpoints that were tried again.");
     describe_counter!(REFRESH_FAILURES, "Refreshes given up, by code.");
@@ -356,6 +368,7 @@ pub fn describe() {
     parking::describe();
     database::describe();
     housekeeping::describe();
+    partitions::describe();
     statements::describe();
 }
 

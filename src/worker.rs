@@ -5,6 +5,7 @@
 
 mod acks;
 mod consume;
+mod partitions;
 mod restore;
 mod settle;
 
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::consume::{Consumers, Drained};
+use self::partitions::Partitions;
 use self::restore::Restorer;
 use self::settle::Settler;
 use crate::admin::{self, Health};
@@ -99,7 +101,7 @@ impl Worker {
         // Shown in the broker's list of connections, and in its consumer tags.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
-        let closed = CancellationToken::new();
+        let (closed, drain_events) = (CancellationToken::new(), CancellationToken::new());
         let (publisher, keep_publishing) = Publisher::new(
             Arc::clone(&broker),
             format!("{instance} publish"),
@@ -108,7 +110,6 @@ impl Worker {
         );
         services.spawn(keep_publishing);
         let (events, outbox) = events::queue();
-        let drain_events = CancellationToken::new();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = open_spool(&settings).await;
         services.spawn(parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone()));
@@ -148,11 +149,11 @@ impl Worker {
             services.spawn(until(stop.soft.clone(), async { match housekeeper.run(holder).await {} }));
         }
         services.spawn(until(stop.hard.clone(), async move {
-            let never = reload_flags.run(telemetry::flags_reloaded).await;
-            match never {}
+            match reload_flags.run(telemetry::flags_reloaded).await {}
         }));
 
-        let health = Arc::new(Health::new(database.clone(), publisher.clone()));
+        let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);
+        let health = Arc::new(Health::new(database.clone(), publisher.clone(), share));
         let listener = listen(&settings, &health).await?;
         services.spawn(admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone()));
 
@@ -172,6 +173,7 @@ impl Worker {
             settler,
             restorer,
             database,
+            partitions,
             messages: messages.clone(),
             health: Arc::clone(&health),
             soft_stop: stop.soft.clone(),

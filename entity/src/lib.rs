@@ -6,4 +6,5 @@
 pub mod auth_provider;
 pub mod duty;
 pub mod identity;
+pub mod replica;
 pub mod token_entry;

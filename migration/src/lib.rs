@@ -14,6 +14,7 @@ mod m20261123_000012_index_refresh_token_expires_at;
 mod m20261123_000013_index_updated_at;
 mod m20261123_000020_add_refusing_since;
 mod m20261123_000021_index_failed_at;
+mod m20261123_000030_create_replica;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000013_index_updated_at::Migration),
             Box::new(m20261123_000020_add_refusing_since::Migration),
             Box::new(m20261123_000021_index_failed_at::Migration),
+            Box::new(m20261123_000030_create_replica::Migration),
         ]
     }
 }

@@ -1,5 +1,7 @@
 //! Exchanges and queues: what there is, and how it is declared.
 
+mod partitions;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -20,12 +22,14 @@ const KEEPING_DELIVERY_LIMIT: i64 = 1_000_000_000;
 pub enum Feed {
     /// The messages of a kind.
     Messages(MessageKind),
+    /// The messages of a kind that were published to its partitions, as far as they are in this one.
+    Partition(MessageKind, u8),
     /// Refreshed pairs that their worker could not store.
     ParkedPairs,
 }
 
 impl Feed {
-    /// Everything a worker consumes. Parked pairs come first: a request may need one.
+    /// What every worker consumes. Parked pairs come first: a request may need one.
     pub const ALL: [Self; 4] = [
         Self::ParkedPairs,
         Self::Messages(MessageKind::TokenRequest),
@@ -39,6 +43,7 @@ impl fmt::Display for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Messages(kind) => kind.fmt(f),
+            Self::Partition(kind, index) => write!(f, "{kind}.{index}"),
             Self::ParkedPairs => f.write_str("parked.pair"),
         }
     }
@@ -65,8 +70,23 @@ impl Names {
     pub fn queue(&self, feed: Feed) -> String {
         match feed {
             Feed::Messages(kind) => kind.queue(&self.prefix),
+            Feed::Partition(kind, index) => format!("{}.{index}", kind.queue(&self.prefix)),
             Feed::ParkedPairs => self.parked_pairs(),
         }
+    }
+
+    /// The exchange that spreads messages of a kind over its partitions. Named as the queue of the kind.
+    pub fn hash_exchange(&self, kind: MessageKind) -> String {
+        kind.queue(&self.prefix)
+    }
+
+    /// Which kind of message waits in a queue of this name, partitions included.
+    pub fn kind_in(&self, queue: &str) -> Option<MessageKind> {
+        MessageKind::ALL.into_iter().find(|kind| match queue.strip_prefix(&kind.queue(&self.prefix)) {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix('.').is_some_and(|index| index.parse::<u8>().is_ok()),
+            None => false,
+        })
     }
 
     /// The queue of refreshed pairs that their worker could not store.
@@ -91,6 +111,31 @@ impl Names {
 /// [`BrokerError`] naming the exchange or queue. One that exists with other arguments is an error too; then the
 /// operator migrates it, or sets `broker.topology` to `passive`.
 pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
+    with_declarer(connection, settings, async |declarer| {
+        declarer.contract().await?;
+        declarer.partitions(settings.partitions).await
+    })
+    .await
+}
+
+/// The same, as far as one subscription needs it: a broker that takes hundreds of partitions away at once is not asked
+/// for all of them by each.
+///
+/// # Errors
+/// As [`declare`].
+pub async fn declare_for(connection: &Connection, settings: &Broker, feed: Feed) -> Result<(), BrokerError> {
+    with_declarer(connection, settings, async |declarer| match feed {
+        Feed::Messages(_) | Feed::ParkedPairs => declarer.contract().await,
+        Feed::Partition(kind, index) => declarer.partition(kind, index).await,
+    })
+    .await
+}
+
+async fn with_declarer(
+    connection: &Connection,
+    settings: &Broker,
+    work: impl AsyncFnOnce(&Declarer) -> Result<(), BrokerError>,
+) -> Result<(), BrokerError> {
     let passive = match settings.topology {
         Topology::Declare => false,
         Topology::Passive => true,
@@ -100,8 +145,10 @@ pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), B
     // A channel of its own: what is not there, or not as declared, closes it.
     let channel =
         within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await?;
-    let declarer = Declarer { channel, limit, passive, names: Names::new(&settings.prefix) };
-    declarer.run(i64::from(settings.delivery_limit)).await?;
+    let delivery_limit = i64::from(settings.delivery_limit);
+    let names = Names::new(&settings.prefix);
+    let declarer = Declarer { channel, limit, passive, names, delivery_limit };
+    work(&declarer).await?;
     let close = declarer.channel.close(200, "topology is there".into());
     within(limit, || "close the channel of the topology".to_owned(), close).await
 }
@@ -111,10 +158,12 @@ struct Declarer {
     limit: Duration,
     passive: bool,
     names: Names,
+    delivery_limit: i64,
 }
 
 impl Declarer {
-    async fn run(&self, delivery_limit: i64) -> Result<(), BrokerError> {
+    /// What the contract names, and the parked pairs.
+    async fn contract(&self) -> Result<(), BrokerError> {
         let dead_letters = self.names.dead_letters();
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
         self.queue(&dead_letters, keeping_arguments()).await?;
@@ -125,7 +174,7 @@ impl Declarer {
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
         for kind in MessageKind::ALL {
             let queue = self.names.queue(Feed::Messages(kind));
-            self.queue(&queue, work_arguments(&dead_letters, delivery_limit)).await?;
+            self.queue(&queue, self.work_arguments()).await?;
             self.bind(&queue, self.names.exchange(), kind.routing_key()).await?;
         }
         Ok(())
@@ -163,20 +212,20 @@ impl Declarer {
         within(self.limit, || format!("bind queue {queue} to exchange {exchange}"), call).await
     }
 
+    /// Quorum queues: they survive a node, and count deliveries. At-least-once dead-lettering needs `reject-publish`.
+    fn work_arguments(&self) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), text("quorum"));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(self.delivery_limit));
+        arguments.insert("x-dead-letter-exchange".into(), text(&self.names.dead_letters()));
+        arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        arguments.insert("x-overflow".into(), text("reject-publish"));
+        arguments
+    }
+
     const fn verb(&self) -> &'static str {
         if self.passive { "find" } else { "declare" }
     }
-}
-
-/// Quorum queues: they survive a node, and count deliveries. At-least-once dead-lettering needs `reject-publish`.
-fn work_arguments(dead_letters: &str, delivery_limit: i64) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(delivery_limit));
-    arguments.insert("x-dead-letter-exchange".into(), text(dead_letters));
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
-    arguments
 }
 
 fn keeping_arguments() -> FieldTable {

@@ -35,10 +35,11 @@ pub(super) async fn exchange(
     if let Some(lifetime) = options.lifetime {
         fields.insert("requested_lifetime_secs".to_owned(), lifetime.into());
     }
+    let user = fields.get("user_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let body = Value::Object(fields).to_string();
     // A worker would say the same, and lay the message into the dead letters.
     decode(kind, body.as_bytes()).map_err(|invalid| Failure::Usage(anyhow!(invalid.reason)))?;
-    let question = Question { kind, body: body.as_bytes(), timeout };
+    let question = Question { kind, user: &user, body: body.as_bytes(), timeout };
     ask(&settings.broker, &question).await.map_err(|error| Failure::NoReply(error.into()))
 }
 

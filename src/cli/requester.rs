@@ -22,6 +22,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// A request to be published.
 pub(super) struct Question<'a> {
     pub(super) kind: MessageKind,
+    /// Whom it is about: decides the partition, where there are some.
+    pub(super) user: &'a str,
     pub(super) body: &'a [u8],
     /// How long the requester waits.
     pub(super) timeout: Duration,
@@ -85,13 +87,11 @@ impl Requester<'_> {
         correlation_id: &str,
     ) -> Result<(), NoReply> {
         let Question { kind, body, .. } = *question;
-        let names = Names::new(&self.settings.prefix);
-        let exchange = short(names.exchange(), "the name of the exchange")?;
+        let (exchange, routing_key) = self.route(question)?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = self.properties(question, correlation_id)?;
-        let published = async {
-            channel.basic_publish(exchange, kind.routing_key().into(), options, body, properties).await?.await
-        };
+        let published =
+            async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await };
         match self.within("publish the request", published).await {
             Ok(Confirmation::Ack(None)) => Ok(()),
             Ok(Confirmation::Ack(Some(_))) => Err(self.unroutable(kind)),
@@ -100,6 +100,17 @@ impl Requester<'_> {
             }
             Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Err(self.unroutable(kind)),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The exchange and the routing key: to the user's partition, where there are some and a routing key can carry
+    /// the user's name.
+    fn route(&self, question: &Question<'_>) -> Result<(ShortString, ShortString), BrokerError> {
+        let names = Names::new(&self.settings.prefix);
+        let to = |exchange: &str| short(exchange, "the name of the exchange");
+        match ShortString::try_new(question.user) {
+            Ok(user) if self.settings.partitions > 0 => Ok((to(&names.hash_exchange(question.kind))?, user)),
+            _ => Ok((to(names.exchange())?, question.kind.routing_key().into())),
         }
     }
 

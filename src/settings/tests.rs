@@ -172,6 +172,16 @@ fn every_wrong_setting_is_told_at_once() {
 }
 
 #[test]
+fn there_are_no_more_partitions_than_a_small_broker_bears_and_none_by_default() {
+    let partitions = |text| from_environment(&[("TOKENKEEPER__BROKER__PARTITIONS", text)]);
+    assert_eq!(from_environment(&[]).unwrap().broker.partitions, 0);
+    assert_eq!(partitions("64").unwrap().broker.partitions, 64);
+    for wrong in ["65", "-1", "many"] {
+        assert_eq!(problem(partitions(wrong)).key, "broker.partitions", "{wrong}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_wrong_and_the_nearest_known_one_is_suggested() {
     let cases = [
         ("[worker]\ngrace_period = 30", "worker.grace_period", "did you mean `worker.grace_period_secs`?"),

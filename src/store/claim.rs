@@ -96,35 +96,43 @@ impl Grouped for Claim {
     }
 }
 
-/// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as it
-/// was before, and reserved by a statement of its own.
+/// `LATERAL … LIMIT 1` and `num_nulls` leave the planner no way but the keys, one row after the other. Left the choice it takes
+/// other indexes where it knows nothing of the tables yet, and a statement for thirty rows goes through all of them.
+///
+/// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as
+/// it was before, and reserved by a statement of its own.
 const FIND_AND_RESERVE: &str = "\
 WITH wanted AS (
   SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) WITH ORDINALITY
     AS wanted (user_id, provider_id, until, now, only_if_held, place)
-), plain AS (
-  SELECT entry.id, wanted.until, wanted.place
-  FROM wanted
-  JOIN identity ON identity.user_id = wanted.user_id AND identity.provider_id = wanted.provider_id
-  JOIN token_entry AS entry ON entry.identity_id = identity.id
-  WHERE (entry.expires_at IS NULL OR (entry.expires_at >= wanted.until AND entry.expires_at > wanted.now))
-    AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now)
-    AND entry.attempt_fingerprint IS NULL
-    AND entry.failed_at IS NULL
-    AND (entry.reserved_until > wanted.now OR NOT wanted.only_if_held)
-    AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until)
-  FOR NO KEY UPDATE OF entry SKIP LOCKED
+), known AS MATERIALIZED (
+  SELECT wanted.*, identity.id AS known_identity
+  FROM wanted CROSS JOIN LATERAL (
+    SELECT id FROM identity WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id LIMIT 1
+  ) AS identity
+), plain AS MATERIALIZED (
+  SELECT entry.id, known.until, known.place
+  FROM known CROSS JOIN LATERAL (
+    SELECT id FROM token_entry
+    WHERE identity_id = known.known_identity
+      AND (expires_at IS NULL OR (expires_at >= known.until AND expires_at > known.now))
+      AND (lease_until IS NULL OR lease_until <= known.now)
+      AND num_nulls(attempt_fingerprint, failed_at) = 2
+      AND (reserved_until > known.now OR NOT known.only_if_held)
+      AND (reserved_until IS NULL OR reserved_until < known.until)
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) AS entry
 ), reserved AS (
   UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.id = plain.id
   RETURNING plain.place, entry.*
 )
-SELECT reserved.identity_id AS known_identity, reserved.* FROM reserved
+SELECT reserved.* FROM reserved
 UNION ALL
-SELECT identity.id, wanted.place, entry.*
-FROM wanted
-JOIN identity ON identity.user_id = wanted.user_id AND identity.provider_id = wanted.provider_id
-LEFT JOIN token_entry AS entry ON entry.identity_id = identity.id
-WHERE wanted.place NOT IN (SELECT place FROM reserved)";
+SELECT known.place, entry.*
+FROM known LEFT JOIN LATERAL (
+  SELECT * FROM token_entry WHERE identity_id = known.known_identity LIMIT 1
+) AS entry ON TRUE
+WHERE known.place NOT IN (SELECT place FROM reserved)";
 
 async fn find_and_reserve(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
     /// Before any reservation: nothing is to be reserved until then.

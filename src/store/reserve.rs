@@ -100,11 +100,12 @@ const GUARD: &str = "entry.id = wanted.id AND entry.generation = wanted.generati
      AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until_ms)";
 
 async fn reserve_on_postgres(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
-    // `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along.
+    // `LATERAL` and `SKIP LOCKED`: for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
     let sql = format!(
-        "WITH held AS (SELECT entry.id, wanted.until_ms \
+        "WITH held AS MATERIALIZED (SELECT entry.id, wanted.until_ms \
          FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS wanted (id, generation, until_ms, now_ms) \
-         JOIN token_entry AS entry ON {GUARD} FOR NO KEY UPDATE OF entry SKIP LOCKED) \
+         CROSS JOIN LATERAL (SELECT entry.id FROM token_entry AS entry WHERE {GUARD} \
+         LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS entry) \
          UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
          RETURNING entry.id, entry.generation"
     );

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -14,17 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
+use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
-use crate::broker::{AGAIN, BrokerError, Feed, Names, connect, declare, within};
+use crate::broker::{AGAIN, BrokerError, Feed, Names, connect, declare, declare_for, within};
 use crate::database::Availability;
-use crate::message::MessageKind;
 use crate::settings::{Broker, WorkerSettings};
 use crate::telemetry::{self, Link};
-
-/// Parked pairs in hand at once.
-const PREFETCH_PARKED_PAIRS: u16 = 64;
 
 /// Consumes every queue.
 pub(super) struct Consumers {
@@ -36,6 +33,7 @@ pub(super) struct Consumers {
     pub(super) restorer: Arc<Restorer>,
     /// While it is away nothing new is taken.
     pub(super) database: Availability,
+    pub(super) partitions: Partitions,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
     pub(super) soft_stop: CancellationToken,
@@ -74,10 +72,19 @@ impl Consumers {
         Ok(connection)
     }
 
-    /// Consumes every queue until the soft stop, or until the connection is gone.
+    /// Consumes every queue until the soft stop, or until the connection is gone. For as long as that this worker
+    /// takes its share of the partitions: one that cannot consume leaves them to the others.
     async fn consume(&self, connection: &Connection) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
-        let queues = Feed::ALL.map(|feed| self.consume_queue(connection, feed));
-        try_join_all(queues).await
+        let queues = self.partitions.feeds().map(|feed| self.consume_queue(connection, feed));
+        let sharing = async {
+            self.partitions.take_part(&self.soft_stop).await;
+            Ok(())
+        };
+        let consumed = try_join(try_join_all(queues), sharing).await;
+        if consumed.is_err() {
+            self.partitions.forget_share();
+        }
+        consumed.map(|(channels, ())| channels)
     }
 
     /// Consumes one queue. While the connection lives, a cancelled consumer or a closed channel subscribes again
@@ -89,13 +96,13 @@ impl Consumers {
     ) -> Result<Option<Arc<Channel>>, BrokerError> {
         let mut delays = AGAIN.delays();
         loop {
-            tokio::select! {
+            let prefetch = tokio::select! {
                 () = self.soft_stop.cancelled() => return Ok(None),
-                () = self.database.there() => {}
-            }
-            let error = match self.consume_while_database_is_there(connection, feed).await {
+                prefetch = self.turn(feed) => prefetch,
+            };
+            let error = match self.consume_in_turn(connection, feed, prefetch).await {
                 Ok(Pumped::Stopped(channel)) => return Ok(Some(channel)),
-                Ok(Pumped::DatabaseLost) => {
+                Ok(Pumped::TurnOver) => {
                     delays = AGAIN.delays();
                     continue;
                 }
@@ -111,28 +118,28 @@ impl Consumers {
                 () = sleep(delay) => {}
             }
             // The queue itself may be gone.
-            declare(connection, &self.settings).await?;
+            declare_for(connection, &self.settings, feed).await?;
         }
     }
 
-    async fn consume_while_database_is_there(
+    async fn consume_in_turn(
         &self,
         connection: &Connection,
         feed: Feed,
+        prefetch: u16,
     ) -> Result<Pumped, BrokerError> {
-        let subscription = self.subscribe(connection, feed).await?;
-        self.pump(subscription, feed).await
+        let subscription = self.subscribe(connection, feed, prefetch).await?;
+        self.pump(subscription, feed, prefetch).await
     }
 
-    async fn subscribe(&self, connection: &Connection, feed: Feed) -> Result<Subscription, BrokerError> {
+    async fn subscribe(
+        &self,
+        connection: &Connection,
+        feed: Feed,
+        prefetch: u16,
+    ) -> Result<Subscription, BrokerError> {
         let limit = self.settings.operation_timeout;
         let queue = Names::new(&self.settings.prefix).queue(feed);
-        let prefetch = match feed {
-            Feed::Messages(MessageKind::TokenRequest) => self.prefetch.prefetch_token_requests,
-            Feed::Messages(MessageKind::WorkspaceStart) => self.prefetch.prefetch_workspace_starts,
-            Feed::Messages(MessageKind::TokenStore) => self.prefetch.prefetch_token_stores,
-            Feed::ParkedPairs => PREFETCH_PARKED_PAIRS,
-        };
         let channel =
             within(limit, || format!("open a channel for queue {queue}"), connection.create_channel())
                 .await?;
@@ -151,16 +158,22 @@ impl Consumers {
         Ok(Subscription { channel, acks, consumer, tag, queue })
     }
 
-    /// Hands deliveries over until the soft stop, or until the database is away; then takes back the subscription and
-    /// hands over what the broker had sent already.
-    async fn pump(&self, mut subscription: Subscription, feed: Feed) -> Result<Pumped, BrokerError> {
+    /// Hands deliveries over until the soft stop, or until the turn is over; then takes back the subscription and hands
+    /// over what the broker had sent already.
+    async fn pump(
+        &self,
+        mut subscription: Subscription,
+        feed: Feed,
+        prefetch: u16,
+    ) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
-        let (mut soft_stop, mut lost) = (pin!(self.soft_stop.cancelled()), pin!(self.database.lost()));
+        let (mut soft_stop, mut over) =
+            (pin!(self.soft_stop.cancelled()), pin!(self.turn_over(feed, prefetch)));
         let stopped = loop {
             tokio::select! {
                 biased;
                 () = &mut soft_stop => break true,
-                () = &mut lost => break false,
+                () = &mut over => break false,
                 next = subscription.consumer.next() => match next {
                     Some(Ok(delivery)) => self.take(delivery, &subscription, feed),
                     Some(Err(source)) => {
@@ -180,12 +193,12 @@ impl Consumers {
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
             self.take(delivery, &subscription, feed);
         }
-        Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::DatabaseLost })
+        Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
     }
 
     fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed) {
         match feed {
-            Feed::Messages(kind) => {
+            Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let received = Received::new(kind, delivery, subscription.acks.clone());
                 drop(self.messages.spawn(Arc::clone(&self.settler).process(received)));
             }
@@ -201,8 +214,9 @@ impl Consumers {
 enum Pumped {
     /// The worker stops; what is in hand is acked on this channel.
     Stopped(Arc<Channel>),
-    /// The database is away: what is in hand waits for it, and what is not stays with the broker.
-    DatabaseLost,
+    /// The database is away, or the partition is another worker's: what is in hand is finished, and what is not stays
+    /// with the broker.
+    TurnOver,
 }
 
 /// The connection after the soft stop: nothing comes over it any more, but what is in hand is acked on it.

@@ -28,6 +28,7 @@ mod metrics;
 mod migrations;
 mod no_secrets;
 mod parking;
+mod partitions;
 mod refresh_failures;
 mod refresh_once;
 mod replies;

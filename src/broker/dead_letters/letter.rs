@@ -180,8 +180,8 @@ fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
     let headers = delivery.properties.headers().as_ref();
     let queue = headers.and_then(last_death).and_then(|death| text_in(death, "queue"));
     let of_queue = queue.and_then(|queue| {
-        let kind = MessageKind::ALL.into_iter().find(|kind| names.queue(Feed::Messages(*kind)) == queue);
-        match kind {
+        // One that died in a partition goes to the queue of its kind: the partition may be gone.
+        match names.kind_in(&queue) {
             Some(kind) => Some(Destination::Kind(kind)),
             None if queue == names.dead_letters() => None,
             None => {

@@ -107,6 +107,7 @@ fn is_refusal(error: &BrokerError) -> bool {
         | BrokerError::Cancelled { .. }
         | BrokerError::NoDeadLetters { .. }
         | BrokerError::NoQueue { .. }
+        | BrokerError::NoHashExchange { .. }
         | BrokerError::Refused { .. } => false,
     }
 }

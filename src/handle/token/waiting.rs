@@ -87,6 +87,9 @@ impl Attempt<'_> {
     pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {
         self.take_seat()?;
         let mut watch = self.handler.refresher.watch(entry);
+        if watch.role == Role::Started {
+            telemetry::lease_watched(&self.provider.host);
+        }
         let until = self.patience_until();
         match self.wait(&mut watch, until).await {
             Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),

@@ -1,5 +1,6 @@
 //! `tokenkeeper request` and `tokenkeeper workspace-start`
 
+use lapin::options::ExchangeDeleteOptions;
 use tokenkeeper_testkit::scm::git_clone;
 
 use super::Cli;
@@ -21,6 +22,26 @@ async fn a_git_clone_with_the_token_of_a_request_works() {
     let token = reply["token"]["value"].as_str().unwrap();
     let url = world.scm.clone_url_with_token("proj", "repo", token);
     git_clone(&url, &cli.folder.path().join("clone")).await.expect("the clone works");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_there_are_partitions_a_request_goes_to_the_user_s() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("broker.partitions", 2);
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    // So that no other way is left.
+    let channel = world.broker.channel().await;
+    let exchange = world.broker.prefix();
+    channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+    let cli = Cli::of(&world);
+
+    let host = world.scm.host();
+    cli.run(&["request", "--user", "jdoe", "--host", &host]).await.good();
+    let repository = world.scm.clone_url("proj", "repo");
+    cli.run(&["workspace-start", "--user", "jdoe", "--workspace", "ws-1", &repository]).await.good();
+
     worker.stop().await;
 }
 

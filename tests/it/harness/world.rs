@@ -79,6 +79,9 @@ impl World {
     #[allow(clippy::needless_pass_by_value, reason = "a number reads better without an ampersand")]
     pub(crate) fn set(&mut self, key: &str, value: impl ToString) -> &mut Self {
         let variable = format!("TOKENKEEPER__{}", key.replace('.', "__").to_uppercase());
+        if key == "broker.partitions" {
+            self.broker.expect_partitions(value.to_string().parse().expect("a number of partitions"));
+        }
         self.environment.insert(variable, value.to_string());
         self
     }
@@ -176,6 +179,12 @@ impl World {
     /// The same with these properties.
     pub(crate) async fn send_with(&self, user: &str, properties: BasicProperties) -> PendingReply {
         self.broker.send(TOKEN_REQUEST, self.token_request(user).to_string(), properties).await
+    }
+
+    /// Publishes a request for a token to the user's partition, and gives it back before its reply has come.
+    pub(crate) async fn send_to_partition(&self, user: &str) -> PendingReply {
+        let body = self.token_request(user).to_string();
+        self.broker.send_to_partition("token-requests", user, body, BasicProperties::default()).await
     }
 
     /// Publishes so many requests at once.

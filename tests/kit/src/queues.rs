@@ -14,7 +14,11 @@
 
 mod requester;
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
 
 pub use lapin::{BasicProperties, types::FieldTable};
 use lapin::{
@@ -45,6 +49,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const QUEUES: [&str; 5] =
     ["token-requests", "workspace-starts", "token-stores", "parked-pairs", "dead-letters"];
 
+/// Which of them have partitions, where a worker is set to have some: queues of their own, and an exchange.
+const PARTITIONED: [&str; 3] = ["token-requests", "workspace-starts", "token-stores"];
+
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.
 pub struct TestBroker {
@@ -55,6 +62,8 @@ pub struct TestBroker {
     direct: Requester,
     /// One message at a time: a confirm then tells about the message it belongs to.
     publishing: tokio::sync::Mutex<Channel>,
+    /// What a worker declares beside the rest, and is to be deleted with it.
+    partitions: AtomicU16,
 }
 
 /// A message that a worker gave up on.
@@ -82,7 +91,8 @@ impl TestBroker {
         let by_queue = Requester::with_queue(&connection, &prefix).await;
         let direct = Requester::direct(&connection, &prefix).await;
         let publishing = tokio::sync::Mutex::new(confirming_channel(&connection).await);
-        Self { connection, prefix, url: url.to_owned(), by_queue, direct, publishing }
+        let (url, partitions) = (url.to_owned(), AtomicU16::new(0));
+        Self { connection, prefix, url, by_queue, direct, publishing, partitions }
     }
 
     /// The worker's `broker.prefix`.
@@ -103,6 +113,11 @@ impl TestBroker {
     /// The queue that replies to [`TestBroker::request`] come to.
     pub fn reply_queue(&self) -> &str {
         self.by_queue.reply_to()
+    }
+
+    /// Says that workers under this prefix have so many partitions.
+    pub fn expect_partitions(&self, count: u16) {
+        self.partitions.fetch_max(count, Ordering::Relaxed);
     }
 
     /// A channel for what the kit does not offer.
@@ -144,6 +159,17 @@ impl TestBroker {
         properties: BasicProperties,
     ) -> PendingReply {
         self.by_queue.send(routing_key, body.as_ref(), properties).await
+    }
+
+    /// The same to the partition of a user: `kind` is the queue of its kind, without the prefix.
+    pub async fn send_to_partition(
+        &self,
+        kind: &str,
+        user: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) -> PendingReply {
+        self.by_queue.send_via(&self.name(kind), user, body.as_ref(), properties).await
     }
 
     /// The same through direct reply-to.
@@ -226,13 +252,14 @@ impl TestBroker {
 impl Drop for TestBroker {
     fn drop(&mut self) {
         let (url, prefix) = (self.url.clone(), self.prefix.clone());
+        let partitions = self.partitions.load(Ordering::Relaxed);
         // A thread with a runtime of its own: the test's may be the one that is going down.
         let deleting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime to delete queues").block_on(within(
                 "the queues of a test to be deleted",
                 PATIENCE,
-                delete_topology(&url, &prefix),
+                delete_topology(&url, &prefix, partitions),
             ));
         });
         let deleted = deleting.join();
@@ -240,15 +267,20 @@ impl Drop for TestBroker {
     }
 }
 
-async fn delete_topology(url: &str, prefix: &str) {
+async fn delete_topology(url: &str, prefix: &str, partitions: u16) {
     let connection = connect(url).await;
     let channel = connection.create_channel().await.expect("open a channel");
-    for queue in QUEUES {
+    let of_partitions = PARTITIONED
+        .into_iter()
+        .flat_map(|queue| (0..partitions).map(move |index| format!("{queue}.{index}")));
+    for queue in QUEUES.into_iter().map(str::to_owned).chain(of_partitions) {
         let queue = format!("{prefix}.{queue}");
         let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
         deleted.expect("delete a queue");
     }
-    for exchange in [prefix.to_owned(), format!("{prefix}.dead-letters"), format!("{prefix}.events")] {
+    let plain = [prefix.to_owned(), format!("{prefix}.dead-letters"), format!("{prefix}.events")];
+    let spreading = PARTITIONED.map(|queue| format!("{prefix}.{queue}"));
+    for exchange in plain.into_iter().chain(spreading.into_iter().filter(|_| partitions > 0)) {
         let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;
         deleted.expect("delete an exchange");
     }

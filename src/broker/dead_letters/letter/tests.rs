@@ -56,6 +56,10 @@ fn a_letter_of_the_brokers_goes_to_the_queue_it_died_in_and_to_no_exchange_it_na
     assert_eq!(letter.reason(), "delivery_limit");
     assert_eq!(letter.died_at(), Some(Timestamp::from_millis(1_577_840_700_000)));
     assert_eq!(letter.destination(), Some(&Destination::Kind(MessageKind::WorkspaceStart)));
+    let of_partition = of_queue("tk.workspace-starts.255");
+    assert_eq!(of_partition.destination(), Some(&Destination::Kind(MessageKind::WorkspaceStart)));
+    let no_partition = of_queue("tk.workspace-starts.256");
+    assert_eq!(no_partition.kind(), None);
     let parked = of_queue("tk.parked-pairs");
     assert_eq!(parked.destination(), Some(&Destination::Queue("tk.parked-pairs".to_owned())));
     for queue in ["tk.dead-letters", "tkx.token-requests", "somebody-elses", ""] {

@@ -101,9 +101,20 @@ impl Requester {
         &self.reply_to
     }
 
-    /// Publishes a request and returns when the broker has taken it.
+    /// Publishes a request to the worker's exchange and returns when the broker has taken it.
     pub(super) async fn send(
         &self,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> PendingReply {
+        self.send_via(&self.exchange, routing_key, body, properties).await
+    }
+
+    /// The same to another exchange.
+    pub(super) async fn send_via(
+        &self,
+        exchange: &str,
         routing_key: &str,
         body: &[u8],
         properties: BasicProperties,
@@ -117,7 +128,7 @@ impl Requester {
         };
         let properties = properties.with_reply_to(self.reply_to.as_str().into());
         let reply = self.inbox.expect(&correlation_id);
-        let returned = publish_mandatory(&self.channel, &self.exchange, routing_key, body, properties).await;
+        let returned = publish_mandatory(&self.channel, exchange, routing_key, body, properties).await;
         if let Some(returned) = returned {
             // lapin attaches a returned message to whichever confirm comes next, so it may be another's.
             self.inbox.give_up(&returned.delivery.properties);

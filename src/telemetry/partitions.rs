@@ -1,0 +1,64 @@
+//! Events of partitions: whose they are.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use super::millis;
+use crate::partitions::Share;
+use crate::store::StoreError;
+
+const OWNED: &str = "tokenkeeper_partitions_owned";
+const REPLICAS: &str = "tokenkeeper_partition_replicas";
+const MOVES: &str = "tokenkeeper_partition_moves_total";
+
+const TAKEN: &str = "taken";
+const GIVEN_UP: &str = "given_up";
+
+/// This worker's share of the partitions is another one than before.
+pub fn share_changed(before: Option<&Share>, share: &Share, partitions: u16) {
+    let none = Share::default();
+    let before = before.unwrap_or(&none);
+    let (taken, given_up) = (share.beyond(before), before.beyond(share));
+    gauge!(OWNED).set(number(share.len()));
+    gauge!(REPLICAS).set(number(share.replicas()));
+    counter!(MOVES, "direction" => TAKEN).increment(taken as u64);
+    counter!(MOVES, "direction" => GIVEN_UP).increment(given_up as u64);
+    let (owned, replicas) = (share.len(), share.replicas());
+    tracing::info!(owned, partitions, taken, given_up, replicas, "the share of the partitions changed");
+}
+
+/// This worker consumes no partitions any more: it stops, or its connection is gone.
+pub fn no_share() {
+    gauge!(OWNED).set(0.0);
+}
+
+/// The list of replicas could not be read, or this worker not be put onto it.
+pub fn replicas_not_seen(error: &StoreError) {
+    tracing::warn!(%error, "cannot look who shares the partitions");
+}
+
+/// A worker that stops could not take itself off the list of replicas.
+pub fn share_not_handed_over(error: &StoreError, ttl: Duration) {
+    tracing::warn!(
+        %error,
+        ttl_ms = millis(ttl),
+        "cannot hand the partitions over: the others take them when this worker was not seen for so long"
+    );
+}
+
+pub(super) fn describe() {
+    describe_gauge!(OWNED, "Partitions of each kind of message that this worker consumes.");
+    describe_gauge!(REPLICAS, "Workers that share the partitions, this one included.");
+    describe_counter!(MOVES, "Partitions that this worker took or gave up, by direction.");
+    gauge!(OWNED).set(0.0);
+    gauge!(REPLICAS).set(0.0);
+    for direction in [TAKEN, GIVEN_UP] {
+        counter!(MOVES, "direction" => direction).absolute(0);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a gauge, of a number far below 2^52")]
+fn number(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,119 @@
+//! When a queue is consumed, and with how many messages in hand: the plain ones always, a partition while it is this
+//! worker's.
+//!
+//! The plain queue of a kind keeps its whole prefetch, and the partitions share as much again. So a queue that carries
+//! all there is while publishers change over is as fast as it was, and need not be subscribed again whenever a replica
+//! comes or goes. A worker has at most twice the prefetch in hand; of both together a host that is stalled still gets no
+//! more than a quarter of the prefetch (`refresh/bulkhead.rs`).
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::consume::Consumers;
+use crate::broker::Feed;
+use crate::clock::Clock;
+use crate::message::MessageKind;
+use crate::partitions::{Membership, Share};
+use crate::settings::Broker;
+use crate::store::Store;
+use crate::telemetry;
+
+/// Parked pairs in hand at once.
+const PREFETCH_PARKED_PAIRS: u16 = 64;
+
+/// This worker's partitions, as far as it consumes them.
+pub(super) struct Partitions {
+    membership: Membership,
+    /// None: not known yet, or there is no connection to consume over.
+    share: watch::Sender<Option<Share>>,
+}
+
+impl Partitions {
+    /// Before anything is known of them, and where to learn what this worker's share is.
+    pub(super) fn new(
+        settings: &Broker,
+        store: &Store,
+        clock: &Arc<dyn Clock>,
+        instance: &str,
+    ) -> (Self, watch::Receiver<Option<Share>>) {
+        let membership = Membership {
+            store: store.clone(),
+            clock: Arc::clone(clock),
+            me: instance.to_owned(),
+            prefix: settings.prefix.clone(),
+            partitions: settings.partitions,
+        };
+        let (share, known) = watch::channel(membership.unknown());
+        (Self { membership, share }, known)
+    }
+
+    /// Everything that this worker may be in charge of.
+    pub(super) fn feeds(&self) -> impl Iterator<Item = Feed> {
+        let indexes = (0..self.membership.partitions).map_while(|index| u8::try_from(index).ok());
+        let partitions = indexes.flat_map(|index| MessageKind::ALL.map(|kind| Feed::Partition(kind, index)));
+        Feed::ALL.into_iter().chain(partitions)
+    }
+
+    /// Takes part until `leave` fires.
+    pub(super) async fn take_part(&self, leave: &CancellationToken) {
+        self.membership.take_part(&self.share, leave).await;
+    }
+
+    /// There is no connection any more: what is known of the share counts for nothing until there is one.
+    pub(super) fn forget_share(&self) {
+        telemetry::no_share();
+        self.share.send_replace(self.membership.unknown());
+    }
+
+    /// Waits until something is true of the share, and gives that back.
+    async fn share_with<T>(&self, find: impl Fn(Option<&Share>) -> Option<T>) -> T {
+        let mut share = self.share.subscribe();
+        loop {
+            let found = find(share.borrow_and_update().as_ref());
+            if let Some(found) = found {
+                return found;
+            }
+            if share.changed().await.is_err() {
+                // The other end is ours, so this does not happen.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Consumers {
+    /// Waits until it is time to consume this feed, and says how many of its messages may be in hand.
+    pub(super) async fn turn(&self, feed: Feed) -> u16 {
+        loop {
+            self.database.there().await;
+            let prefetch = self.partitions.share_with(|share| self.prefetch(feed, share)).await;
+            if self.database.problem().is_none() {
+                return prefetch;
+            }
+        }
+    }
+
+    /// Waits until that turn is over: the database is away, or the share has changed.
+    pub(super) async fn turn_over(&self, feed: Feed, prefetch: u16) {
+        let changed = |share: Option<&Share>| (self.prefetch(feed, share) != Some(prefetch)).then_some(());
+        tokio::select! {
+            () = self.database.lost() => {}
+            () = self.partitions.share_with(changed) => {}
+        }
+    }
+
+    fn prefetch(&self, feed: Feed, share: Option<&Share>) -> Option<u16> {
+        let of_kind = |kind| match kind {
+            MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
+            MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
+            MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
+        };
+        match feed {
+            Feed::Messages(kind) => Some(of_kind(kind)),
+            Feed::Partition(kind, index) => share?.prefetch(index, of_kind(kind)),
+            Feed::ParkedPairs => Some(PREFETCH_PARKED_PAIRS),
+        }
+    }
+}
