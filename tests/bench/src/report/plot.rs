@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::Row;
+use crate::options::Scenario;
 
 /// Sizes in pixels.
 const LABELS: f64 = 330.0;
@@ -33,7 +34,9 @@ const STYLE: &str = "
 /// Draws it.
 pub(super) fn svg(rows: &[Row]) -> Result<String> {
     let (mut bars, mut y, mut group) = (String::new(), TOP, None);
-    for (row, ratio) in rows.iter().filter_map(|row| Some((row, row.ratio?))) {
+    // At a given rate all of them are as fast as the load is.
+    let bars_of = rows.iter().filter(|row| row.scenario != Scenario::Paced.name());
+    for (row, ratio) in bars_of.filter_map(|row| Some((row, row.ratio?))) {
         if group != Some((row.scenario, &row.load)) {
             group = Some((row.scenario, &row.load));
             y += GROUP - LINE;
@@ -78,7 +81,7 @@ fn bar(to: &mut String, y: f64, row: &Row, ratio: f64) -> Result<()> {
             "<line class=\"target\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{above:.1}\" y2=\"{below:.1}\"/>"
         )?;
     }
-    text(to, "", LABELS + length + 8.0, y, &format!("{ratio:.2}"))
+    text(to, "", LABELS + ECHO * LONGEST + 8.0, y, &format!("{ratio:.2}"))
 }
 
 fn text(to: &mut String, class: &str, x: f64, y: f64, words: &str) -> Result<()> {
