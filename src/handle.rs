@@ -131,6 +131,8 @@ impl Handler {
             return Outcome::error(kind, Echo::of(&request), error);
         }
         let publisher = envelope.publisher.as_deref();
+        // A task is made for every message, and is as large as the largest of these: what is not for a token goes into
+        // a box of its own.
         match request {
             Request::Token(request) => {
                 let ask = Ask {
@@ -146,10 +148,10 @@ impl Handler {
                 Outcome::token(self.token_reply(ask).await)
             }
             Request::WorkspaceStart(request) => {
-                Outcome::workspace_start(self.start_workspace(&request, time, publisher).await)
+                Outcome::workspace_start(Box::pin(self.start_workspace(&request, time, publisher)).await)
             }
             Request::Store(request) => {
-                Outcome::store(self.store_pair(*request, time, publisher, redelivered).await)
+                Outcome::store(Box::pin(self.store_pair(*request, time, publisher, redelivered)).await)
             }
         }
     }

@@ -37,7 +37,7 @@ impl Providers {
         if let Some(provider) = self.believed(host) {
             return Ok(Some(provider));
         }
-        let provider = self.store.provider(host).await?.map(Arc::new);
+        let provider = Box::pin(self.store.provider(host)).await?.map(Arc::new);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         match &provider {
             Some(provider) => {

@@ -135,7 +135,7 @@ impl<T: Value> PerUser<T> {
         if let Some(value) = self.remembered.as_ref().and_then(|remembered| remembered.get(user_id)) {
             return value;
         }
-        let value = match self.evaluator.evaluate(self.flag, user_id).await {
+        let value = match Box::pin(self.evaluator.evaluate(self.flag, user_id)).await {
             Ok(details) => details.value,
             Err(error) => {
                 self.tell(user_id, &error);

@@ -162,12 +162,13 @@ impl Attempt<'_> {
         }
     }
 
+    /// What waits or refreshes goes into a box: a task is made for every message, and few of them need the room.
     async fn round(&mut self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();
         if entry.has_live_lease(now) {
             telemetry::lease_waited(&self.provider.host);
-            return self.wait_for_others(&entry).await;
+            return Box::pin(self.wait_for_others(&entry)).await;
         }
         let condemned = self.handler.store.condemnation(&entry)?;
         if let Some(failure) = condemned.filter(|failure| self.ends_old_token(failure.kind)) {
@@ -178,13 +179,13 @@ impl Attempt<'_> {
             Decision::Refresh(cause) => match (condemned, &self.failed) {
                 (Some(failure), _) => {
                     let error = refused_before(failure, &self.provider);
-                    self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await
+                    Box::pin(self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error)).await
                 }
                 (None, Some(flight)) if self.shares_fate(cause, flight) => {
                     let certain = flight.certain && !entry.is_in_doubt();
-                    self.go_without_refresh(&entry, cause, certain, flight_failed(flight)).await
+                    Box::pin(self.go_without_refresh(&entry, cause, certain, flight_failed(flight))).await
                 }
-                (None, _) => self.refresh(entry, cause).await,
+                (None, _) => Box::pin(self.refresh(entry, cause)).await,
             },
             Decision::WaitForReservation(until) => {
                 sleep(until.since(now).min(self.ask.time.deadline.since(now))).await;

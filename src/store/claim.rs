@@ -57,7 +57,7 @@ impl Store {
             Claimed::Entry(entry) => Ok(Found::Entry(entry)),
             Claimed::Unreadable(error) => Err(error),
             Claimed::NoToken => Ok(Found::NoToken),
-            Claimed::NoIdentity if self.has_identity(&user_id).await? => Ok(Found::NoIdentity),
+            Claimed::NoIdentity if Box::pin(self.has_identity(&user_id)).await? => Ok(Found::NoIdentity),
             Claimed::NoIdentity => Ok(Found::NoUser),
         }
     }

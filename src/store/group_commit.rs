@@ -1,8 +1,8 @@
 //! GROUP COMMIT: what is asked for while a statement runs goes into the next one, together.
 //!
 //! A statement for sixty rows costs a database little more than one for a single row: one round trip, one plan, one
-//! commit. Nobody waits for company, though. Whoever comes while a lane is free is served at once; a group is what has
-//! gathered while all of them were busy.
+//! commit. Nobody waits for company, though. Whoever comes while no statement of the kind runs is served at once; a group is
+//! what has gathered while one ran. One at a time, for the groups are the larger (two at once: measured, and slower).
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -20,9 +20,6 @@ use tokio::time::timeout;
 
 use super::StoreError;
 use crate::telemetry::{self, GroupedStatement};
-
-/// Statements that run at once. Two, so that one group forms and travels while the database works on the other.
-const LANES: usize = 2;
 
 /// The most that goes into one statement: beyond, a row costs as much as it does in two of them.
 const LARGEST_GROUP: usize = 128;
@@ -63,8 +60,8 @@ type Answer<G> = Result<<G as Grouped>::Answer, Arc<StoreError>>;
 #[derive(Debug)]
 struct Queue<G: Grouped> {
     waiting: Vec<Waiting<G>>,
-    /// Lanes that are busy. While anybody waits, at least one is.
-    busy: usize,
+    /// Whether somebody serves them. While anybody waits, somebody does.
+    served: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +72,7 @@ struct Waiting<G: Grouped> {
 
 impl<G: Grouped> GroupCommit<G> {
     pub(super) fn new() -> Self {
-        Self { queue: Arc::new(Mutex::new(Queue { waiting: Vec::new(), busy: 0 })) }
+        Self { queue: Arc::new(Mutex::new(Queue { waiting: Vec::new(), served: false })) }
     }
 
     /// Has `item` answered by a statement that it shares with whoever waits at the same time.
@@ -83,20 +80,18 @@ impl<G: Grouped> GroupCommit<G> {
     /// A caller that stops waiting takes nobody with it: the statement is not the caller's, but a task's.
     pub(super) async fn submit(&self, db: &DatabaseConnection, item: G) -> Answer<G> {
         let (answer, answered) = oneshot::channel();
-        if let Some(lane) = self.enter(Waiting { item, answer }) {
-            tokio::spawn(lane.serve(db.clone()));
+        if let Some(server) = self.enter(Waiting { item, answer }) {
+            tokio::spawn(server.serve(db.clone()));
         }
         // Without an answer the task is gone: it panicked, or the process ends.
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::NoAnswer)))
     }
 
-    fn enter(&self, waiting: Waiting<G>) -> Option<Lane<G>> {
+    fn enter(&self, waiting: Waiting<G>) -> Option<Server<G>> {
         let mut queue = lock(&self.queue);
         queue.waiting.push(waiting);
-        (queue.busy < LANES).then(|| {
-            queue.busy += 1;
-            Lane { queue: Arc::clone(&self.queue), left: false }
-        })
+        let served = mem::replace(&mut queue.served, true);
+        (!served).then(|| Server { queue: Arc::clone(&self.queue), left: false })
     }
 }
 
@@ -106,14 +101,14 @@ impl<G: Grouped> Clone for GroupCommit<G> {
     }
 }
 
-/// A busy lane. Free again when it is dropped, whatever ended it.
-struct Lane<G: Grouped> {
+/// Serves those who wait. Its place is free again when it is dropped, whatever ended it.
+struct Server<G: Grouped> {
     queue: Arc<Mutex<Queue<G>>>,
-    /// It found nobody waiting, and is free already.
+    /// It found nobody waiting, and its place is free already.
     left: bool,
 }
 
-impl<G: Grouped> Lane<G> {
+impl<G: Grouped> Server<G> {
     /// Serves group after group until nobody waits.
     async fn serve(mut self, db: DatabaseConnection) {
         // Behind whoever is about to run: messages that came in one read are decoded one after the other, and would
@@ -124,12 +119,12 @@ impl<G: Grouped> Lane<G> {
         }
     }
 
-    /// The next group. None: the lane is free, from the same moment on in which nobody waited; else whoever came in
+    /// The next group. None: its place is free, from the same moment on in which nobody waited; else whoever came in
     /// between would wait for nobody.
     fn next_group(&mut self) -> Option<Vec<Waiting<G>>> {
         let mut queue = lock(&self.queue);
         if queue.waiting.is_empty() {
-            queue.busy -= 1;
+            queue.served = false;
             self.left = true;
             return None;
         }
@@ -139,10 +134,10 @@ impl<G: Grouped> Lane<G> {
     }
 }
 
-impl<G: Grouped> Drop for Lane<G> {
+impl<G: Grouped> Drop for Server<G> {
     fn drop(&mut self) {
         if !self.left {
-            lock(&self.queue).busy -= 1;
+            lock(&self.queue).served = false;
         }
     }
 }

@@ -28,13 +28,13 @@ impl Store {
         now: Timestamp,
     ) -> Result<Guarded, Arc<StoreError>> {
         if entry.is_in_doubt() || entry.failed_at.is_some() {
-            return Ok(self.reserve_alone(entry, until, now).await?);
+            return Ok(Box::pin(self.reserve_alone(entry, until, now)).await?);
         }
         let reservation = Reservation { entry_id: entry.id, generation: entry.generation, until, now };
         match self.reservations.submit(&self.db, reservation).await? {
             Guarded::Done => Ok(Guarded::Done),
             // Or somebody else was writing the row, or the database told only how many rows it changed.
-            Guarded::Moved => Ok(self.reserve_alone(entry, until, now).await?),
+            Guarded::Moved => Ok(Box::pin(self.reserve_alone(entry, until, now)).await?),
         }
     }
 

@@ -131,10 +131,12 @@ impl Settler {
         let settled = match &outcome {
             Outcome::Answered(_) if code.is_none() => MessageOutcome::Ok,
             Outcome::Answered(_) => MessageOutcome::Error,
-            Outcome::Invalid { reason, .. } => match self.lay_into_dead_letters(&received, reason).await {
-                Ok(()) => MessageOutcome::DeadLettered,
-                Err(stopped) => return Err((received, stopped)),
-            },
+            Outcome::Invalid { reason, .. } => {
+                match Box::pin(self.lay_into_dead_letters(&received, reason)).await {
+                    Ok(()) => MessageOutcome::DeadLettered,
+                    Err(stopped) => return Err((received, stopped)),
+                }
+            }
         };
         Ok(Replied { received, outcome: settled, code })
     }
