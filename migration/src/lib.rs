@@ -15,6 +15,7 @@ mod m20261123_000013_index_updated_at;
 mod m20261123_000020_add_refusing_since;
 mod m20261123_000021_index_failed_at;
 mod m20261123_000030_create_replica;
+mod m20261123_000031_leave_room_for_reservations;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000020_add_refusing_since::Migration),
             Box::new(m20261123_000021_index_failed_at::Migration),
             Box::new(m20261123_000030_create_replica::Migration),
+            Box::new(m20261123_000031_leave_room_for_reservations::Migration),
         ]
     }
 }
