@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::future::join_all;
+use sea_orm::sqlx::Executor;
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
@@ -85,6 +86,15 @@ async fn open_pool(
         .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
+        // A statement for many gets them as arrays, and PostgreSQL would plan it anew each time for as many as there
+        // are, which takes longer than to run it.
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async {
+                    connection.execute("SET plan_cache_mode = force_generic_plan").await.map(drop)
+                })
+            })
+        })
         .map_sqlx_sqlite_opts(|sqlite| {
             // WAL: readers do not wait for the writer. Every commit is still synced to disk (`synchronous` stays
             // FULL), since a rotated pair that a power cut took back would be lost for good.
