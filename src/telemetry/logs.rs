@@ -39,7 +39,8 @@ where
         Format::Human => lines.with_ansi(colours_wanted()).boxed(),
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(level))).try_init()
+    // For everything at once: a filter of one layer's own is asked again at every step of every message.
+    tracing_subscriber::registry().with(filter(level)).with(lines).try_init()
 }
 
 fn colours_wanted() -> bool {
