@@ -31,14 +31,15 @@ pub struct Envelope {
 impl Envelope {
     /// Reads the properties. One that is empty counts as absent.
     pub fn read(properties: &BasicProperties) -> Self {
-        let correlation_id = text(properties.correlation_id()).or_else(|| text(properties.message_id()));
+        let correlation_id =
+            text(properties.correlation_id().as_ref()).or_else(|| text(properties.message_id().as_ref()));
         Self {
-            reply_to: text(properties.reply_to()).map(str::to_owned),
+            reply_to: text(properties.reply_to().as_ref()).map(str::to_owned),
             correlation_id: correlation_id.map(str::to_owned),
             traceparent: traceparent(properties),
-            publisher: text(properties.user_id()).map(str::to_owned),
+            publisher: text(properties.user_id().as_ref()).map(str::to_owned),
             // The broker refuses an expiration that is no number of milliseconds.
-            time_to_live: text(properties.expiration())
+            time_to_live: text(properties.expiration().as_ref())
                 .and_then(|ms| ms.parse().ok())
                 .map(Duration::from_millis),
             published_at: properties
@@ -49,8 +50,8 @@ impl Envelope {
     }
 }
 
-fn text(property: &Option<ShortString>) -> Option<&str> {
-    property.as_ref().map(ShortString::as_str).filter(|text| !text.is_empty())
+fn text(property: Option<&ShortString>) -> Option<&str> {
+    property.map(ShortString::as_str).filter(|text| !text.is_empty())
 }
 
 fn traceparent(properties: &BasicProperties) -> Option<String> {

@@ -50,7 +50,7 @@ struct Counter {
 impl Counter {
     /// Statements of this one run as soon as they may, or wait until the gate is opened.
     fn new(open: bool) -> Self {
-        let gate = Semaphore::new(if open { 1 } else { 0 });
+        let gate = Semaphore::new(usize::from(open));
         Self { group: GroupCommit::new(), statements: Arc::new(Statements { ran: Mutex::default(), gate }) }
     }
 

@@ -101,7 +101,9 @@ mod tests {
     #[test]
     fn one_ack_stands_for_all_before_the_first_delivery_in_hand() {
         let mut ledger = Ledger::default();
-        [1, 2, 3, 5].into_iter().for_each(|tag| ledger.answered(tag));
+        for tag in [1, 2, 3, 5] {
+            ledger.answered(tag);
+        }
         assert_eq!(ledger.acks(), [ack(3, 3), ack(5, 1)]);
         assert_eq!(ledger.acks(), [], "each is acked once");
         ledger.answered(4);

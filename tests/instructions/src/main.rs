@@ -3,6 +3,7 @@
 //! `instructions CASE` runs one case a fixed number of times, inside [`measured`]: the function whose instructions are
 //! collected. `instructions --cases` lists the names of all, `instructions --rounds` says how often a case runs.
 //! Everything that a case stands on is made before, so the count is the path's own, allocations included.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of ours for a script of ours")]
 
 use std::hint::black_box;
 use std::process::ExitCode;
