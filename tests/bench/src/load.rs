@@ -73,6 +73,8 @@ pub(crate) struct Generator {
     requests: Channel,
     replies: Consumer,
     exchange: ShortString,
+    /// Where to publish by user instead: the exchange of the partitions.
+    by_user: Option<ShortString>,
     properties: BasicProperties,
     body: Vec<u8>,
     id: Vec<u8>,
@@ -99,10 +101,16 @@ impl Generator {
             requests,
             replies: replies.context("consume replies")?,
             exchange: ShortString::try_new(prefix).context("the prefix is too long")?,
+            by_user: None,
             properties: BasicProperties::default().with_reply_to(queue),
             body: Vec::with_capacity(512),
             id: Vec::with_capacity(20),
         })
+    }
+
+    /// From now on token requests go to the partition of their user, or not.
+    pub(crate) fn by_user(&mut self, by_user: bool) {
+        self.by_user = by_user.then(|| ShortString::from(format!("{}.token-requests", self.exchange)));
     }
 
     /// Asks at this pace, until everything is answered. `answered` is told how many replies have come.
@@ -187,9 +195,11 @@ impl Generator {
         let id = ShortString::from(String::from_utf8_lossy(&self.id).as_ref());
         let properties = self.properties.clone().with_correlation_id(id);
         let options = BasicPublishOptions::default();
-        let key = ask.routing_key();
-        let publish =
-            self.requests.basic_publish(self.exchange.clone(), key.into(), options, &self.body, properties);
+        let (exchange, key) = match &self.by_user {
+            Some(exchange) => (exchange.clone(), user_name(ask.user(number)).into()),
+            None => (self.exchange.clone(), ask.routing_key().into()),
+        };
+        let publish = self.requests.basic_publish(exchange, key, options, &self.body, properties);
         publish.await.map(drop).context("publish a request")
     }
 }

@@ -76,6 +76,8 @@ pub(crate) enum Scenario {
     Workspace,
     /// 1, 2 and 4 workers on one queue.
     Replicas,
+    /// 4 workers on one queue, and on partitions by user: how often they wait for one another's refreshes.
+    Partitions,
     /// One user's expired token, asked for by many at once over 4 workers: how often it is refreshed.
     Once,
     /// Memory over 100,000 requests, 512 in flight.
@@ -95,6 +97,7 @@ impl Scenario {
             Self::Storm => "storm",
             Self::Workspace => "workspace",
             Self::Replicas => "replicas",
+            Self::Partitions => "partitions",
             Self::Once => "once",
             Self::Memory => "memory",
             Self::Start => "start",

@@ -6,6 +6,7 @@ mod memory;
 mod once;
 mod one_user;
 mod paced;
+mod partitions;
 mod replicas;
 mod start;
 mod storm;
@@ -26,6 +27,7 @@ pub(crate) async fn play(scenario: Scenario, world: &World<'_>, progress: &Progr
         Scenario::Wide => wide::play(world, progress).await,
         Scenario::Storm => storm::play(world, progress).await,
         Scenario::Workspace => workspace::play(world, progress).await,
+        Scenario::Partitions => partitions::play(world, progress).await,
         Scenario::Replicas => replicas::play(world, progress).await,
         Scenario::Once => once::play(world, progress).await,
         Scenario::Memory => memory::play(world, progress).await,

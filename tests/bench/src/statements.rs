@@ -108,7 +108,12 @@ pub(crate) async fn number(connection: &DatabaseConnection, sql: &str, column: &
 }
 
 fn counted(metrics: &str) -> Option<u64> {
-    let values = metrics.lines().filter(|line| line.starts_with(COUNTER)).filter_map(|line| {
+    total(COUNTER, metrics)
+}
+
+/// A counter or gauge of a worker, over all its labels; none where it is not there.
+pub(crate) fn total(name: &str, metrics: &str) -> Option<u64> {
+    let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| {
         let value = line.rsplit_once(' ')?.1;
         value.parse::<u64>().ok()
     });

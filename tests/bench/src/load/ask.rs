@@ -48,6 +48,8 @@ pub(crate) enum Order {
     InTurn,
     /// By chance, and the same chance in every run.
     Random,
+    /// One after the other, each so many times in a row.
+    Each(usize),
 }
 
 impl Users {
@@ -61,10 +63,16 @@ impl Users {
         Self { first, count, order: Order::InTurn }
     }
 
+    /// Each of them so many times in a row.
+    pub(crate) const fn each(self, times: usize) -> Self {
+        Self { order: Order::Each(times), ..self }
+    }
+
     fn number(self, request: usize) -> usize {
         let index = match self.order {
             Order::InTurn => request,
             Order::Random => scattered(request),
+            Order::Each(times) => request / times.max(1),
         };
         self.first + index % self.count.max(1)
     }
@@ -104,7 +112,7 @@ impl Ask {
         rest.starts_with(user_name(self.user(request)).as_bytes())
     }
 
-    fn user(&self, request: usize) -> usize {
+    pub(super) fn user(&self, request: usize) -> usize {
         match self {
             Self::Token { users, .. } | Self::Workspace { users, .. } => users.number(request),
         }
