@@ -1,7 +1,7 @@
 //! PARTITIONS: who consumes which partition. One user's messages are in one partition, so all that is asked for a user
 //! at once meets in one process, and joins one flight there instead of watching another worker's lease.
 //!
-//! Who shares is a table of replicas, which each worker writes itself into ([`membership`]). What each one gets is a pure
+//! Who shares is a table of replicas, which each worker writes itself into (`membership.rs`). What each one gets is a pure
 //! function of that table ([`Share::of`]), so nobody has to agree with anybody. For a moment two workers may see two
 //! tables, and a partition has two consumers or none: the first is harmless, because what keeps two refreshes apart is
 //! the lease in the token's row; the second delays what is in that partition.
