@@ -23,6 +23,11 @@ const URGENT_CONNECTIONS: u32 = 4;
 /// tried again.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// How PostgreSQL is to plan our statements: once, and by key. A statement for many gets them as arrays, and planning it anew
+/// for as many as there are takes longer than to run it; and a plan that was made while a table was small goes through all
+/// of it for as long as the table was not analysed since.
+const BY_KEY: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
+
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -86,14 +91,8 @@ async fn open_pool(
         .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
-        // A statement for many gets them as arrays, and PostgreSQL would plan it anew each time for as many as there
-        // are, which takes longer than to run it.
         .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| {
-                Box::pin(async {
-                    connection.execute("SET plan_cache_mode = force_generic_plan").await.map(drop)
-                })
-            })
+            pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
         })
         .map_sqlx_sqlite_opts(|sqlite| {
             // WAL: readers do not wait for the writer. Every commit is still synced to disk (`synchronous` stays
