@@ -17,7 +17,7 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
-pub use self::connection::{connect, connect_to_consume};
+pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
 pub use self::publisher::{EventFate, Publisher, Stopped};
 pub use self::topology::{Feed, Names, declare, declare_for};

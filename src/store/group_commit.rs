@@ -12,7 +12,6 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use sea_orm::DatabaseConnection;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -145,7 +144,7 @@ impl<G: Grouped> Drop for Server<G> {
 async fn serve_group<G: Grouped>(db: &DatabaseConnection, waiting: Vec<Waiting<G>>) {
     let mut items: Vec<G> = Vec::with_capacity(waiting.len());
     let mut places = HashMap::with_capacity(waiting.len());
-    let waiting: Vec<_> = waiting
+    let waiting: Vec<Asked<G>> = waiting
         .into_iter()
         .map(|Waiting { item, answer }| {
             let place = *places.entry(item.key()).or_insert(items.len());
@@ -156,41 +155,54 @@ async fn serve_group<G: Grouped>(db: &DatabaseConnection, waiting: Vec<Waiting<G
             (place, answer)
         })
         .collect();
-    let answers = together_or_alone(db, &items).await;
+    telemetry::grouped_statement(G::STATEMENT, items.len());
+    let together = timeout(PATIENCE, G::run(db, &items)).await;
+    match together {
+        Ok(Ok(answers)) => answer_all::<G>(waiting, |place| Ok(answers[place].clone())),
+        Ok(Err(error)) if items.len() == 1 || error.is_of_no_row() => {
+            let error = Arc::new(error);
+            answer_all::<G>(waiting, |_| Err(Arc::clone(&error)));
+        }
+        Ok(Err(error)) => one_by_one(db, items, waiting, &error),
+        // Also where it is one row alone: whoever comes next must not wait for the lock that this one waits for.
+        Err(_) => one_by_one(db, items, waiting, &StoreError::NoAnswer),
+    }
+}
+
+/// Who waits for the answer in a place.
+type Asked<G> = (usize, oneshot::Sender<Answer<G>>);
+
+fn answer_all<G: Grouped>(waiting: Vec<Asked<G>>, answer_of: impl Fn(usize) -> Answer<G>) {
     for (place, answer) in waiting {
         // Whoever stopped waiting needs no answer.
-        drop(answer.send(answers[place].clone()));
+        drop(answer.send(answer_of(place)));
     }
 }
 
-/// One statement for all; where that fails, one for each, so that a bad row fails that row alone.
-async fn together_or_alone<G: Grouped>(db: &DatabaseConnection, items: &[G]) -> Vec<Answer<G>> {
-    let together = match items {
-        [alone] => return vec![run_alone(db, alone).await],
-        items => {
-            telemetry::grouped_statement(G::STATEMENT, items.len());
-            timeout(PATIENCE, G::run(db, items)).await.unwrap_or(Err(StoreError::NoAnswer))
-        }
-    };
-    match together {
-        Ok(answers) => answers.into_iter().map(Ok).collect(),
-        Err(error) if error.is_of_no_row() => {
-            let error = Arc::new(error);
-            items.iter().map(|_| Err(Arc::clone(&error))).collect()
-        }
-        Err(error) => {
-            telemetry::group_split(G::STATEMENT, items.len(), &error);
-            join_all(items.iter().map(|item| run_alone(db, item))).await
-        }
+/// A statement for each row, so that a bad row fails, and a locked one waits, alone: in tasks of their own, while the next
+/// group is served.
+fn one_by_one<G: Grouped>(
+    db: &DatabaseConnection,
+    items: Vec<G>,
+    waiting: Vec<Asked<G>>,
+    error: &StoreError,
+) {
+    telemetry::group_split(G::STATEMENT, items.len(), error);
+    let mut asked: Vec<Vec<Asked<G>>> = items.iter().map(|_| Vec::new()).collect();
+    for waiting in waiting {
+        asked[waiting.0].push(waiting);
     }
-}
-
-async fn run_alone<G: Grouped>(db: &DatabaseConnection, item: &G) -> Answer<G> {
-    telemetry::grouped_statement(G::STATEMENT, 1);
-    match G::run(db, std::slice::from_ref(item)).await {
-        // One answer for one row, as the trait says.
-        Ok(mut answers) => answers.pop().ok_or_else(|| Arc::new(StoreError::NoAnswer)),
-        Err(error) => Err(Arc::new(error)),
+    for (item, asked) in items.into_iter().zip(asked) {
+        let db = db.clone();
+        tokio::spawn(async move {
+            telemetry::grouped_statement(G::STATEMENT, 1);
+            let answer = match G::run(&db, std::slice::from_ref(&item)).await {
+                // One answer for one row, as the trait says.
+                Ok(mut answers) => answers.pop().ok_or_else(|| Arc::new(StoreError::NoAnswer)),
+                Err(error) => Err(Arc::new(error)),
+            };
+            answer_all::<G>(asked, |_| answer.clone());
+        });
     }
 }
 

@@ -18,7 +18,7 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
-use crate::broker::{AGAIN, BrokerError, Feed, Names, connect_to_consume, declare, declare_for, within};
+use crate::broker::{AGAIN, BrokerError, Feed, Names, connect, declare, declare_for, within};
 use crate::database::Availability;
 use crate::settings::{Broker, WorkerSettings};
 use crate::telemetry::{self, Link};
@@ -66,7 +66,7 @@ impl Consumers {
     }
 
     async fn open(&self) -> Result<Connection, BrokerError> {
-        let connection = connect_to_consume(&self.settings, &format!("{} consume", self.instance)).await?;
+        let connection = connect(&self.settings, &format!("{} consume", self.instance)).await?;
         declare(&connection, &self.settings).await?;
         telemetry::broker_connected(Link::Consume, self.settings.display_url());
         Ok(connection)
