@@ -23,6 +23,11 @@ const URGENT_CONNECTIONS: u32 = 4;
 /// tried again.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
+/// How long, in seconds, a statement waits for a row that somebody else holds locked on MariaDB and MySQL. A statement for
+/// many holds the rows that it has while it waits for the next one; one that its caller gave up goes on doing so, and only
+/// ends with this.
+const BRIEF_LOCK_WAIT: &str = "SET SESSION innodb_lock_wait_timeout = 1";
+
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -93,6 +98,11 @@ async fn open_pool(
                 Box::pin(async {
                     connection.execute("SET plan_cache_mode = force_generic_plan").await.map(drop)
                 })
+            })
+        })
+        .map_sqlx_mysql_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async { connection.execute(BRIEF_LOCK_WAIT).await.map(drop) })
             })
         })
         .map_sqlx_sqlite_opts(|sqlite| {
