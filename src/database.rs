@@ -28,6 +28,11 @@ const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// of it for as long as the table was not analysed since.
 const BY_KEY: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
 
+/// How long, in seconds, a statement waits for a row that somebody else holds locked on MariaDB and MySQL. A statement for
+/// many holds the rows that it has while it waits for the next one; one that its caller gave up goes on doing so, and only
+/// ends with this.
+const BRIEF_LOCK_WAIT: &str = "SET SESSION innodb_lock_wait_timeout = 1";
+
 /// How long a statement waits for another one's write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -93,6 +98,11 @@ async fn open_pool(
         .sqlx_logging(false)
         .map_sqlx_postgres_pool_opts(|pool| {
             pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
+        })
+        .map_sqlx_mysql_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async { connection.execute(BRIEF_LOCK_WAIT).await.map(drop) })
+            })
         })
         .map_sqlx_sqlite_opts(|sqlite| {
             // WAL: readers do not wait for the writer. Every commit is still synced to disk (`synchronous` stays
