@@ -3,6 +3,7 @@
 //! An event never holds up a reply. Where the broker does not keep up the queue overflows, and what does not fit is
 //! dropped and counted; a requester's answer does not depend on any of them.
 
+use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,10 @@ use crate::telemetry::{self, EventLoss};
 
 /// So many events wait at most: what a busy worker refreshes in the time that a broker takes to come back.
 const CAPACITY: usize = 4_096;
+
+/// So many are published at most before the first of them is confirmed. One at a time, the broker's answers would be the
+/// limit of how many tokens a worker can refresh and tell of.
+const UNCONFIRMED: usize = 64;
 
 /// Where events are handed in. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,20 +43,22 @@ impl Events {
 
 impl Outbox {
     /// Publishes what is handed in, until `drain` fires and nothing is left, or the publisher takes no more.
-    pub async fn publish(mut self, publisher: Publisher, drain: CancellationToken) {
-        loop {
+    pub async fn publish(self, publisher: Publisher, drain: CancellationToken) {
+        let events = stream::unfold((self.0, drain), async |(mut handed_in, drain)| {
             let event = tokio::select! {
                 // First what is there.
                 biased;
-                event = self.0.recv() => event,
+                event = handed_in.recv() => event,
                 () = drain.cancelled() => None,
             };
-            let Some(event) = event else { return };
-            match publisher.event(&event).await {
+            Some((event?, (handed_in, drain)))
+        });
+        events
+            .for_each_concurrent(UNCONFIRMED, async |event| match publisher.event(&event).await {
                 EventFate::Published => telemetry::event_published(event.name()),
                 EventFate::Unwanted => telemetry::event_lost(event.name(), EventLoss::Refused),
                 EventFate::Stopped => telemetry::event_lost(event.name(), EventLoss::Stopped),
-            }
-        }
+            })
+            .await;
     }
 }

@@ -55,7 +55,7 @@ pub enum Return {
     /// It is where it belongs.
     Restored,
     /// It cannot be read: a key is missing, or somebody changed it.
-    Unreadable(StoreError),
+    Unreadable(Arc<StoreError>),
     /// The worker stops before the database took it.
     Stopped,
 }

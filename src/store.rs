@@ -5,6 +5,7 @@
 //! here holds a transaction, and nothing holds a connection longer than a statement takes.
 
 mod claim;
+mod columns;
 mod duty;
 mod entry;
 mod group_commit;
@@ -18,9 +19,10 @@ mod provider;
 mod refusal;
 mod replica;
 mod reserve;
+mod store_refreshed;
+mod take_lease;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
@@ -40,6 +42,8 @@ pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
 pub use self::refusal::Judgement;
 pub use self::replica::Replica;
 use self::reserve::Reservation;
+use self::store_refreshed::Succession;
+use self::take_lease::WantedLease;
 use crate::clock::Timestamp;
 use crate::secret::{KeyRing, OpenError};
 
@@ -52,6 +56,8 @@ pub struct Store {
     keys: KeyRing,
     claims: GroupCommit<Claim>,
     reservations: GroupCommit<Reservation>,
+    leases: GroupCommit<WantedLease>,
+    successions: GroupCommit<Succession>,
 }
 
 /// What there is for a user at a provider.
@@ -150,8 +156,15 @@ impl StoreError {
 impl Store {
     /// The store in this database, with the keys that open its secrets.
     pub fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
-        let (claims, reservations) = (GroupCommit::new(), GroupCommit::new());
-        Self { urgent: db.clone(), db, keys, claims, reservations }
+        Self {
+            urgent: db.clone(),
+            db,
+            keys,
+            claims: GroupCommit::new(),
+            reservations: GroupCommit::new(),
+            leases: GroupCommit::new(),
+            successions: GroupCommit::new(),
+        }
     }
 
     /// The same store with connections of their own for leases and for pairs that refreshes issued, so that they
@@ -205,9 +218,4 @@ impl Store {
             .map_err(StoreError::database("look at a token again"))?;
         row.map(Entry::from_row).transpose()
     }
-}
-
-/// How long a lease that is taken or renewed at `now` lives.
-fn deadline(now: Timestamp, ttl: Duration) -> i64 {
-    now.plus(ttl).as_millis()
 }

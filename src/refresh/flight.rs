@@ -104,7 +104,7 @@ impl Crew {
                 telemetry::lost_compare_and_set(Statement::TakeLease);
                 return Landing::Moved;
             }
-            Err(error) => return Landing::StoreFailed(Arc::new(error)),
+            Err(error) => return Landing::StoreFailed(error),
         }
         let tenure = Tenure::until(now.plus(ttl));
         let landing = tokio::select! {

@@ -36,10 +36,13 @@ impl Crew {
         let mut delays = STORE_AGAIN.delays();
         loop {
             let stored = self.store.store_refreshed(&order.entry, &pair, holder, self.clock.now());
-            let error = match timeout(STORE_PATIENCE, stored).await.unwrap_or(Err(StoreError::NoAnswer)) {
+            let error = match timeout(STORE_PATIENCE, stored)
+                .await
+                .unwrap_or_else(|_| Err(StoreError::NoAnswer.into()))
+            {
                 Ok(Some(entry)) => {
                     telemetry::refreshed(host, started.elapsed());
-                    return Landing::Refreshed(entry.into());
+                    return Landing::Refreshed(entry);
                 }
                 Ok(None) => {
                     telemetry::refreshed_pair_superseded(host);
@@ -53,7 +56,7 @@ impl Crew {
             if self.parking.is_due() {
                 let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
                 match self.parking.park(&parked).await {
-                    Ok(()) => return Landing::StoreFailed(error.into()),
+                    Ok(()) => return Landing::StoreFailed(error),
                     Err(error) => telemetry::pair_not_parked(host, &error),
                 }
                 sleep(delay).await;

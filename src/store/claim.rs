@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::sea_query::ArrayType;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, QueryFilter, QueryResult, Statement, Value,
+    FromQueryResult, QueryFilter, QueryResult, Statement,
 };
 use tokenkeeper_entity::{identity, token_entry};
 
+use super::columns::{flags, numbers, texts, times};
 use super::group_commit::Grouped;
 use super::{Entry, Found, Store, StoreError};
 use crate::clock::Timestamp;
@@ -135,17 +135,13 @@ FROM known LEFT JOIN LATERAL (
 WHERE known.place NOT IN (SELECT place FROM reserved)";
 
 async fn find_and_reserve(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
-    /// Before any reservation: nothing is to be reserved until then.
-    const NEVER: i64 = i64::MIN;
-    let column = |kind, value: fn(&Claim) -> Value| {
-        Value::Array(kind, Some(Box::new(claims.iter().map(value).collect())))
-    };
     let values = [
-        column(ArrayType::String, |claim| claim.user_id.as_str().into()),
-        column(ArrayType::BigInt, |claim| claim.provider_id.into()),
-        column(ArrayType::BigInt, |claim| claim.until.map_or(NEVER, Timestamp::as_millis).into()),
-        column(ArrayType::BigInt, |claim| claim.now.as_millis().into()),
-        column(ArrayType::Bool, |claim| claim.only_if_held.into()),
+        texts(claims, |claim| &claim.user_id),
+        numbers(claims, |claim| claim.provider_id),
+        // Without a time there is nothing to reserve: none is less.
+        times(claims, |claim| claim.until),
+        times(claims, |claim| Some(claim.now)),
+        flags(claims, |claim| claim.only_if_held),
     ];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, FIND_AND_RESERVE, values);
     let mut claimed = vec![Claimed::NoIdentity; claims.len()];

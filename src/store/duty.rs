@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 use tokenkeeper_entity::duty::{ActiveModel, Column, Entity as Duty};
 
 use super::login::is_duplicate;
-use super::{Guarded, Store, StoreError, deadline};
+use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
 
 impl Store {
@@ -20,7 +20,7 @@ impl Store {
         now: Timestamp,
         ttl: Duration,
     ) -> Result<Guarded, StoreError> {
-        let until = deadline(now, ttl);
+        let until = now.plus(ttl).as_millis();
         let updated = Duty::update_many()
             .col_expr(Column::Holder, Expr::value(holder))
             .col_expr(Column::LeaseUntil, Expr::value(until))

@@ -1,4 +1,4 @@
-//! The refresh lease: the row-level lock of the one worker that refreshes an entry.
+//! The refresh lease: the row-level lock of the one worker that refreshes an entry. `take_lease.rs` takes it.
 
 use std::time::Duration;
 
@@ -7,9 +7,8 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, Failure};
-use super::{Guarded, Store, StoreError, deadline};
+use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
-use crate::decide::Cause;
 
 /// Nobody refreshes it.
 pub(super) fn none_live(now: Timestamp) -> Condition {
@@ -22,31 +21,6 @@ pub(super) fn none_reserved(now: Timestamp) -> Condition {
 }
 
 impl Store {
-    /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
-    /// live reservation stands against it (invariant 1); for any, an attempt or a failure that the entry does not know of.
-    pub async fn take_lease(
-        &self,
-        entry: &Entry,
-        cause: Cause,
-        holder: &str,
-        attempt: &str,
-        now: Timestamp,
-        ttl: Duration,
-    ) -> Result<Guarded, StoreError> {
-        let mut update = TokenEntry::update_many()
-            .col_expr(Column::LeaseHolder, Expr::value(holder))
-            .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
-            .col_expr(Column::AttemptFingerprint, Expr::value(attempt))
-            .filter(entry.is_as_decided_on())
-            .filter(none_live(now));
-        match cause {
-            Cause::Opportunistic => update = update.filter(none_reserved(now)),
-            Cause::Required => {}
-        }
-        let updated = update.exec(&self.db).await.map_err(StoreError::database("take a refresh lease"))?;
-        Ok(Guarded::from_rows(updated.rows_affected))
-    }
-
     /// Keeps the lease alive while the provider call runs. One that ran out is lost, also where nobody took it: the
     /// token may have been handed out since.
     pub async fn renew_lease(
@@ -57,7 +31,7 @@ impl Store {
         ttl: Duration,
     ) -> Result<Guarded, StoreError> {
         let updated = TokenEntry::update_many()
-            .col_expr(Column::LeaseUntil, Expr::value(deadline(now, ttl)))
+            .col_expr(Column::LeaseUntil, Expr::value(now.plus(ttl).as_millis()))
             .filter(entry.is_unmoved())
             .filter(Column::LeaseHolder.eq(holder))
             .filter(Column::LeaseUntil.gt(now.as_millis()))

@@ -6,7 +6,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, Sq
 use tokenkeeper_entity::{identity, token_entry};
 
 use super::entry::Entry;
-use super::pair::{Leases, NewPair, scopes_json};
+use super::pair::{Leases, NewPair, lifetime_ms, scopes_json};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
 
@@ -126,7 +126,7 @@ impl Store {
             scopes: Set(scopes_json(&pair.scopes)),
             expires_at: Set(pair.expires_at.map(Timestamp::as_millis)),
             refresh_token_expires_at: Set(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
-            granted_lifetime_ms: Set(pair.source.granted_lifetime_ms()),
+            granted_lifetime_ms: Set(lifetime_ms(pair.source.granted_lifetime())),
             reserved_until: Set(pair.source.reserved_until().map(Timestamp::as_millis)),
             lease_holder: Set(None),
             lease_until: Set(None),

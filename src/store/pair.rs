@@ -34,7 +34,7 @@ pub struct NewPair {
 
 impl NewPair {
     /// This pair, in the place of one that was handed out already: a reservation only ever grows.
-    fn reserved_like(&self, current: &Entry) -> Self {
+    pub(super) fn reserved_like(&self, current: &Entry) -> Self {
         let mut pair = self.clone();
         if let PairSource::Refresh { reserved_until, .. } = &mut pair.source {
             *reserved_until =
@@ -68,15 +68,11 @@ pub enum PairSource {
 }
 
 impl PairSource {
-    const fn granted_lifetime(&self) -> Option<Duration> {
+    pub(super) const fn granted_lifetime(&self) -> Option<Duration> {
         match self {
             Self::Refresh { granted_lifetime, .. } => *granted_lifetime,
             Self::Login => None,
         }
-    }
-
-    pub(super) fn granted_lifetime_ms(&self) -> Option<i64> {
-        self.granted_lifetime().map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
     }
 
     pub(super) const fn reserved_until(&self) -> Option<Timestamp> {
@@ -88,7 +84,7 @@ impl PairSource {
 
     /// Of two pairs that descend from the same login the one that was asked for later is the newer one. The login's own
     /// pair is there only where the user has logged in again.
-    fn age_beside(&self, current: &Entry) -> Age {
+    pub(super) fn age_beside(&self, current: &Entry) -> Age {
         match (self, current.refreshed_at) {
             (Self::Refresh { origin, .. }, Some(stored_at)) if origin.login == current.login_fingerprint => {
                 match origin.asked_at.cmp(&stored_at) {
@@ -133,7 +129,7 @@ impl Leases<'_> {
 
 /// A pair beside the one that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Age {
+pub(super) enum Age {
     Older,
     Same,
     Newer,
@@ -154,12 +150,22 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
         let successor = self.successor(entry, pair, now);
+        let stored = self.store_successor(entry, &successor, leases).await?;
+        Ok(match stored {
+            Guarded::Done => Some(successor),
+            Guarded::Moved => None,
+        })
+    }
+
+    /// One UPDATE: the row of `entry` becomes `successor`.
+    pub(super) async fn store_successor(
+        &self,
+        entry: &Entry,
+        successor: &Entry,
+        leases: Leases<'_>,
+    ) -> Result<Guarded, StoreError> {
         let nothing = || Expr::value(None::<String>);
-        let mut update = token_entry::Entity::update_many();
-        if let Some(login) = pair.login_fingerprint() {
-            update = update.col_expr(token_entry::Column::LoginFingerprint, Expr::value(login));
-        }
-        let updated = update
+        let updated = token_entry::Entity::update_many()
             .col_expr(token_entry::Column::Generation, Expr::value(successor.generation))
             .col_expr(
                 token_entry::Column::AccessTokenSealed,
@@ -170,17 +176,23 @@ impl Store {
                 Expr::value(successor.refresh_token_sealed.clone()),
             )
             .col_expr(token_entry::Column::KeyId, Expr::value(successor.key_id.as_str()))
-            .col_expr(token_entry::Column::Username, Expr::value(pair.username.clone()))
-            .col_expr(token_entry::Column::Scopes, Expr::value(scopes_json(&pair.scopes)))
-            .col_expr(token_entry::Column::ExpiresAt, Expr::value(pair.expires_at.map(Timestamp::as_millis)))
+            .col_expr(token_entry::Column::Username, Expr::value(successor.username.clone()))
+            .col_expr(token_entry::Column::Scopes, Expr::value(scopes_json(&successor.scopes)))
+            .col_expr(
+                token_entry::Column::ExpiresAt,
+                Expr::value(successor.state.expires_at.map(Timestamp::as_millis)),
+            )
             .col_expr(
                 token_entry::Column::RefreshTokenExpiresAt,
-                Expr::value(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
+                Expr::value(successor.refresh_token_expires_at.map(Timestamp::as_millis)),
             )
-            .col_expr(token_entry::Column::GrantedLifetimeMs, Expr::value(pair.source.granted_lifetime_ms()))
+            .col_expr(
+                token_entry::Column::GrantedLifetimeMs,
+                Expr::value(lifetime_ms(successor.state.granted_lifetime)),
+            )
             .col_expr(
                 token_entry::Column::ReservedUntil,
-                Expr::value(pair.source.reserved_until().map(Timestamp::as_millis)),
+                Expr::value(successor.state.reserved_until.map(Timestamp::as_millis)),
             )
             // MySQL and MariaDB set one after the other: the holder, which the others are asked about, goes last.
             .col_expr(
@@ -199,54 +211,21 @@ impl Store {
                 token_entry::Column::RefreshedAt,
                 Expr::value(successor.refreshed_at.map(Timestamp::as_millis)),
             )
+            .col_expr(token_entry::Column::LoginFingerprint, Expr::value(successor.login_fingerprint.clone()))
             .col_expr(token_entry::Column::FailureCode, nothing())
             .col_expr(token_entry::Column::FailureMessage, nothing())
             .col_expr(token_entry::Column::FailureFingerprint, nothing())
             .col_expr(token_entry::Column::FailedAt, Expr::value(None::<i64>))
-            .col_expr(token_entry::Column::UpdatedAt, Expr::value(now.as_millis()))
+            .col_expr(token_entry::Column::UpdatedAt, Expr::value(successor.updated_at.as_millis()))
             .filter(entry.is_unmoved())
             .exec(&self.urgent)
             .await
             .map_err(StoreError::database("store a token pair"))?;
-        match Guarded::from_rows(updated.rows_affected) {
-            Guarded::Done => Ok(Some(successor)),
-            Guarded::Moved => Ok(None),
-        }
-    }
-
-    /// Stores what a refresh of `entry` issued, whatever has become of the row meanwhile. `holder` is the one whose lease
-    /// it was refreshed under; another one's lease is left alone.
-    ///
-    /// Where the generation has moved, the newer pair stays: a login's, and one that was asked for later. A provider that
-    /// accepts a spent refresh token can issue two pairs for one, when a worker was frozen and another one took its
-    /// place. Then the one that was asked for later has killed the other one, and is stored over it.
-    ///
-    /// Gives back the entry as it is stored now, or none where a newer pair is there, or the entry is gone.
-    pub async fn store_refreshed(
-        &self,
-        entry: &Entry,
-        pair: &NewPair,
-        holder: &str,
-        now: Timestamp,
-    ) -> Result<Option<Entry>, StoreError> {
-        let leases = Leases::Of(holder);
-        let mut stored = self.store_pair(entry, pair, leases, now).await?;
-        while stored.is_none() {
-            let Some(current) = self.reload(entry.id).await? else { return Ok(None) };
-            match pair.source.age_beside(&current) {
-                // The answer to an earlier try was lost, not the try.
-                Age::Same => return Ok(Some(current)),
-                Age::Older => return Ok(None),
-                Age::Newer => {
-                    stored = self.store_pair(&current, &pair.reserved_like(&current), leases, now).await?;
-                }
-            }
-        }
-        Ok(stored)
+        Ok(Guarded::from_rows(updated.rows_affected))
     }
 
     /// The entry that follows `entry` with this pair.
-    fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
+    pub(super) fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
         let generation = entry.generation + 1;
         let sealed = self.seal_pair(entry.identity_id, generation, pair);
         Entry {
@@ -299,4 +278,8 @@ pub(super) struct SealedPair {
 
 pub(super) fn scopes_json(scopes: &[String]) -> String {
     serde_json::Value::from(scopes.to_vec()).to_string()
+}
+
+pub(super) fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
+    lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }

@@ -1,5 +1,6 @@
 //! Pairs that could not be stored before their worker had to stop, on their way back to the database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -119,7 +120,11 @@ impl Store {
     }
 
     /// Stores a parked pair by the same rule as the flight that obtained it would have.
-    pub async fn store_parked(&self, parked: &ParkedPair, now: Timestamp) -> Result<Restored, StoreError> {
+    pub async fn store_parked(
+        &self,
+        parked: &ParkedPair,
+        now: Timestamp,
+    ) -> Result<Restored, Arc<StoreError>> {
         let pair = self.open_parked(parked)?;
         let Some(current) = self.reload(parked.entry_id).await? else { return Ok(Restored::Superseded) };
         if current.identity_id != parked.identity_id {

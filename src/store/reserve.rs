@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use sea_orm::sea_query::{ArrayType, Expr};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
     Statement, Value,
@@ -11,6 +11,7 @@ use sea_orm::{
 use tokenkeeper_entity::token_entry;
 
 use super::claim::in_few_lengths;
+use super::columns::{numbers, times};
 use super::group_commit::Grouped;
 use super::{Entry, Guarded, Store, StoreError, lease};
 use crate::clock::Timestamp;
@@ -109,15 +110,11 @@ async fn reserve_on_postgres(db: &DatabaseConnection, group: &[Reservation]) -> 
          UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
          RETURNING entry.id, entry.generation"
     );
-    let column = |value: fn(&Reservation) -> i64| {
-        let values = group.iter().map(|reservation| value(reservation).into()).collect();
-        Value::Array(ArrayType::BigInt, Some(Box::new(values)))
-    };
     let values = [
-        column(|reservation| reservation.entry_id),
-        column(|reservation| reservation.generation),
-        column(|reservation| reservation.until.as_millis()),
-        column(|reservation| reservation.now.as_millis()),
+        numbers(group, |reservation| reservation.entry_id),
+        numbers(group, |reservation| reservation.generation),
+        times(group, |reservation| Some(reservation.until)),
+        times(group, |reservation| Some(reservation.now)),
     ];
     which_were_reserved(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values), group).await
 }

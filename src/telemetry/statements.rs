@@ -15,15 +15,21 @@ pub enum GroupedStatement {
     Claim,
     /// Reserves entries that were decided on.
     Reserve,
+    /// Takes the leases of flights.
+    TakeLease,
+    /// Stores the pairs that refreshes brought.
+    StorePair,
 }
 
 impl GroupedStatement {
-    const ALL: [Self; 2] = [Self::Claim, Self::Reserve];
+    const ALL: [Self; 4] = [Self::Claim, Self::Reserve, Self::TakeLease, Self::StorePair];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Claim => "claim",
             Self::Reserve => "reserve",
+            Self::TakeLease => "take_lease",
+            Self::StorePair => "store_pair",
         }
     }
 }

@@ -87,13 +87,17 @@ impl Publisher {
             properties,
             what: "an event",
         };
+        let channel = self.events_channel(wire).await?;
+        self.publish(wire, &channel, publish, body).await.map(drop)
+    }
+
+    async fn events_channel(&self, wire: &Wire) -> Result<Channel, BrokerError> {
         let mut events = wire.events.lock().await;
         let channel = match events.take().filter(|channel: &Channel| channel.status().connected()) {
             Some(channel) => channel,
             None => confirming_channel(&wire.connection, &self.settings).await?,
         };
-        let channel = events.insert(channel);
-        self.publish(wire, channel, publish, body).await.map(drop)
+        Ok(events.insert(channel).clone())
     }
 }
 

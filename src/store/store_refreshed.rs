@@ -1,0 +1,175 @@
+//! STORE: the pairs that refreshes brought, those of many flights by one statement where the database can.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+
+use super::columns::{NO_NUMBER, bytes, numbers, texts, times};
+use super::entry::Entry;
+use super::group_commit::Grouped;
+use super::pair::{Age, Leases, NewPair, lifetime_ms, scopes_json};
+use super::{Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::telemetry::GroupedStatement;
+
+impl Store {
+    /// Stores what a refresh of `entry` issued, whatever has become of the row meanwhile. `holder` is the one whose lease
+    /// it was refreshed under; another one's lease is left alone.
+    ///
+    /// Where the generation has moved, the newer pair stays: a login's, and one that was asked for later. A provider that
+    /// accepts a spent refresh token can issue two pairs for one, when a worker was frozen and another one took its
+    /// place. Then the one that was asked for later has killed the other one, and is stored over it.
+    ///
+    /// Gives back the entry as it is stored now, or none where a newer pair is there, or the entry is gone.
+    ///
+    /// # Errors
+    /// [`StoreError`], shared with those whose pairs were in the same statement.
+    pub async fn store_refreshed(
+        &self,
+        entry: &Entry,
+        pair: &NewPair,
+        holder: &str,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Entry>>, Arc<StoreError>> {
+        let successor = Arc::new(self.successor(entry, pair, now));
+        match self.succeed(entry, Arc::clone(&successor), holder).await? {
+            Guarded::Done => Ok(Some(successor)),
+            Guarded::Moved => Ok(self.store_over_older(entry.id, pair, holder, now).await?.map(Arc::new)),
+        }
+    }
+
+    async fn succeed(
+        &self,
+        entry: &Entry,
+        successor: Arc<Entry>,
+        holder: &str,
+    ) -> Result<Guarded, Arc<StoreError>> {
+        if self.urgent.get_database_backend() == DbBackend::Postgres {
+            let succession = Succession { successor: Arc::clone(&successor), holder: holder.to_owned() };
+            match self.successions.submit(&self.urgent, succession).await? {
+                Guarded::Done => return Ok(Guarded::Done),
+                // Or somebody else was writing the row.
+                Guarded::Moved => {}
+            }
+        }
+        Ok(self.store_successor(entry, &successor, Leases::Of(holder)).await?)
+    }
+
+    async fn store_over_older(
+        &self,
+        entry_id: i64,
+        pair: &NewPair,
+        holder: &str,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        loop {
+            let Some(current) = self.reload(entry_id).await? else { return Ok(None) };
+            match pair.source.age_beside(&current) {
+                // The answer to an earlier try was lost, not the try.
+                Age::Same => return Ok(Some(current)),
+                Age::Older => return Ok(None),
+                Age::Newer => {
+                    let pair = pair.reserved_like(&current);
+                    let stored = self.store_pair(&current, &pair, Leases::Of(holder), now).await?;
+                    if stored.is_some() {
+                        return Ok(stored);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An entry that takes the place of the one it was refreshed from.
+#[derive(Debug, Clone)]
+pub(super) struct Succession {
+    successor: Arc<Entry>,
+    holder: String,
+}
+
+impl Grouped for Succession {
+    /// The holder: no two flights are one, and a flight stores one pair.
+    type Key = String;
+    type Answer = Guarded;
+    const STATEMENT: GroupedStatement = GroupedStatement::StorePair;
+
+    fn key(&self) -> Self::Key {
+        self.holder.clone()
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.clone_from(other);
+    }
+
+    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        store(db, group).await.map_err(StoreError::database("store token pairs"))
+    }
+}
+
+/// What `Store::store_successor` does, for many: guarded by the generation alone, and leaving others' leases as they are.
+/// `LATERAL` and `SKIP LOCKED` for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
+const STORE: &str = "\
+WITH unmoved AS MATERIALIZED (
+  SELECT new.*
+  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::text[],
+    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
+    AS new (id, generation, holder, access_token, refresh_token, key_id, username, scopes,
+      expires_at, refresh_token_expires_at, granted_lifetime_ms, reserved_until, refreshed_at, updated_at, login_fingerprint)
+  CROSS JOIN LATERAL (
+    SELECT entry.id FROM token_entry AS entry WHERE entry.id = new.id AND entry.generation = new.generation - 1
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) AS entry
+)
+UPDATE token_entry AS entry
+SET generation = new.generation,
+  access_token_sealed = new.access_token,
+  refresh_token_sealed = NULLIF(new.refresh_token, ''::bytea),
+  key_id = new.key_id,
+  username = NULLIF(new.username, ''),
+  scopes = new.scopes,
+  expires_at = NULLIF(new.expires_at, $16),
+  refresh_token_expires_at = NULLIF(new.refresh_token_expires_at, $16),
+  granted_lifetime_ms = NULLIF(new.granted_lifetime_ms, $16),
+  reserved_until = NULLIF(new.reserved_until, $16),
+  refreshed_at = NULLIF(new.refreshed_at, $16),
+  updated_at = new.updated_at,
+  login_fingerprint = NULLIF(new.login_fingerprint, ''),
+  lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
+  lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
+  attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
+  failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL
+FROM unmoved AS new WHERE entry.id = new.id
+RETURNING new.holder";
+
+async fn store(db: &DatabaseConnection, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
+    let scopes: Vec<String> = group.iter().map(|new| scopes_json(&new.successor.scopes)).collect();
+    let texts_of = |text: fn(&Entry) -> &str| texts(group, move |new| text(&new.successor));
+    let numbers_of = |number: fn(&Entry) -> i64| numbers(group, move |new| number(&new.successor));
+    let times_of = |time: fn(&Entry) -> Option<Timestamp>| times(group, move |new| time(&new.successor));
+    let values = [
+        numbers_of(|new| new.id),
+        numbers_of(|new| new.generation),
+        texts(group, |new| &new.holder),
+        bytes(group, |new| &new.successor.access_token_sealed),
+        bytes(group, |new| new.successor.refresh_token_sealed.as_deref().unwrap_or_default()),
+        texts_of(|new| &new.key_id),
+        texts_of(|new| new.username.as_deref().unwrap_or_default()),
+        texts(&scopes, |scopes| scopes),
+        times_of(|new| new.state.expires_at),
+        times_of(|new| new.refresh_token_expires_at),
+        numbers_of(|new| lifetime_ms(new.state.granted_lifetime).unwrap_or(NO_NUMBER)),
+        times_of(|new| new.state.reserved_until),
+        times_of(|new| new.refreshed_at),
+        times_of(|new| Some(new.updated_at)),
+        texts_of(|new| new.login_fingerprint.as_deref().unwrap_or_default()),
+        NO_NUMBER.into(),
+    ];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, STORE, values);
+    let mut stored = HashSet::with_capacity(group.len());
+    for row in db.query_all_raw(statement).await? {
+        stored.insert(row.try_get_by_index::<String>(0)?);
+    }
+    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
+    Ok(group.iter().map(|new| guarded(stored.contains(&new.holder))).collect())
+}

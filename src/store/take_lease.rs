@@ -1,0 +1,149 @@
+//! TAKE LEASE: the right to refresh an entry, taken by a compare-and-set on the state that was decided on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    Statement,
+};
+use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
+
+use super::columns::{flags, numbers, texts, times};
+use super::entry::Entry;
+use super::group_commit::Grouped;
+use super::lease::{none_live, none_reserved};
+use super::{Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::decide::Cause;
+use crate::telemetry::GroupedStatement;
+
+impl Store {
+    /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
+    /// live reservation stands against it (invariant 1); for any, an attempt or a failure that the entry does not know of.
+    ///
+    /// A holder that has it already is told so: whoever heard nothing of a statement can ask once more.
+    ///
+    /// # Errors
+    /// [`StoreError`], shared with those whose leases were in the same statement.
+    pub async fn take_lease(
+        &self,
+        entry: &Entry,
+        cause: Cause,
+        holder: &str,
+        attempt: &str,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Guarded, Arc<StoreError>> {
+        let (holder, attempt) = (holder.to_owned(), attempt.to_owned());
+        let (entry_id, generation, until) = (entry.id, entry.generation, now.plus(ttl));
+        let wanted = WantedLease { entry_id, generation, cause, holder, attempt, now, until };
+        let postgres = self.db.get_database_backend() == DbBackend::Postgres;
+        if postgres && !entry.is_in_doubt() && entry.failed_at.is_none() {
+            match self.leases.submit(&self.db, wanted.clone()).await? {
+                Guarded::Done => return Ok(Guarded::Done),
+                // Or somebody else was writing the row.
+                Guarded::Moved => {}
+            }
+        }
+        Ok(self.take_lease_alone(entry, &wanted).await?)
+    }
+
+    async fn take_lease_alone(&self, entry: &Entry, wanted: &WantedLease) -> Result<Guarded, StoreError> {
+        let mut free = entry.is_as_decided_on().add(none_live(wanted.now));
+        match wanted.cause {
+            Cause::Opportunistic => free = free.add(none_reserved(wanted.now)),
+            Cause::Required => {}
+        }
+        let taken_already = Column::LeaseHolder.eq(wanted.holder.as_str());
+        let updated = TokenEntry::update_many()
+            .col_expr(Column::LeaseHolder, Expr::value(wanted.holder.as_str()))
+            .col_expr(Column::LeaseUntil, Expr::value(wanted.until.as_millis()))
+            .col_expr(Column::AttemptFingerprint, Expr::value(wanted.attempt.as_str()))
+            .filter(entry.is_unmoved())
+            .filter(Condition::any().add(free).add(taken_already))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("take a refresh lease"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+}
+
+/// A lease that a flight wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WantedLease {
+    entry_id: i64,
+    generation: i64,
+    cause: Cause,
+    /// Which flight; unique for each.
+    holder: String,
+    /// Fingerprint of the refresh token that it is about to send.
+    attempt: String,
+    now: Timestamp,
+    until: Timestamp,
+}
+
+impl Grouped for WantedLease {
+    /// The holder: no two flights are one.
+    type Key = String;
+    type Answer = Guarded;
+    const STATEMENT: GroupedStatement = GroupedStatement::TakeLease;
+
+    fn key(&self) -> Self::Key {
+        self.holder.clone()
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.clone_from(other);
+    }
+
+    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        take(db, group).await.map_err(StoreError::database("take refresh leases"))
+    }
+}
+
+/// The guards of [`Store::take_lease`], for an entry of which no refresh was in doubt or had failed. PostgreSQL's, the one
+/// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
+/// `FIND_AND_RESERVE` in `claim.rs` has them.
+const TAKE: &str = "\
+WITH free AS MATERIALIZED (
+  SELECT wanted.*
+  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::bigint[])
+    AS wanted (id, generation, holder, until_ms, attempt, only_if_free, now_ms)
+  CROSS JOIN LATERAL (
+    SELECT entry.id FROM token_entry AS entry
+    WHERE entry.id = wanted.id AND entry.generation = wanted.generation
+      AND (
+        num_nulls(entry.attempt_fingerprint, entry.failed_at) = 2
+          AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms)
+          AND (NOT wanted.only_if_free OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.now_ms)
+        OR entry.lease_holder = wanted.holder
+      )
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) AS entry
+)
+UPDATE token_entry AS entry
+SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint = free.attempt
+FROM free WHERE entry.id = free.id
+RETURNING entry.lease_holder";
+
+async fn take(db: &DatabaseConnection, group: &[WantedLease]) -> Result<Vec<Guarded>, DbErr> {
+    let values = [
+        numbers(group, |lease| lease.entry_id),
+        numbers(group, |lease| lease.generation),
+        texts(group, |lease| &lease.holder),
+        times(group, |lease| Some(lease.until)),
+        texts(group, |lease| &lease.attempt),
+        flags(group, |lease| lease.cause == Cause::Opportunistic),
+        times(group, |lease| Some(lease.now)),
+    ];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, TAKE, values);
+    let mut holders = HashSet::with_capacity(group.len());
+    for row in db.query_all_raw(statement).await? {
+        holders.insert(row.try_get_by_index::<String>(0)?);
+    }
+    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
+    Ok(group.iter().map(|lease| guarded(holders.contains(&lease.holder))).collect())
+}
