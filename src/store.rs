@@ -5,12 +5,12 @@
 //! here holds a transaction, and nothing holds a connection longer than a statement takes.
 
 mod claim;
-mod columns;
 mod duty;
 mod entry;
 mod group_commit;
 mod idle;
 mod lease;
+mod line;
 mod listing;
 mod login;
 mod pair;
@@ -22,6 +22,7 @@ mod reserve;
 mod store_refreshed;
 mod take_lease;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sea_orm::{
@@ -32,7 +33,7 @@ use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
-use self::group_commit::GroupCommit;
+use self::group_commit::{GroupCommit, Grouped};
 pub use self::idle::{IdleEntry, Owner, Unrefreshable};
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::login::AccountNames;
@@ -86,6 +87,14 @@ pub enum Guarded {
 impl Guarded {
     fn from_rows(rows: u64) -> Self {
         if rows == 0 { Self::Moved } else { Self::Done }
+    }
+
+    /// For each of a group: whether its key is among those that the statement says it changed.
+    fn those_in<G: Grouped>(changed: &HashSet<G::Key>, group: &[G]) -> Vec<Self> {
+        group
+            .iter()
+            .map(|item| if changed.contains(&item.key()) { Self::Done } else { Self::Moved })
+            .collect()
     }
 }
 

@@ -6,14 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, QueryFilter, QueryResult, Statement,
-};
+use sea_orm::sqlx::postgres::PgRow;
+use sea_orm::sqlx::{self, Row};
+use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter};
 use tokenkeeper_entity::{identity, token_entry};
 
-use super::columns::{flags, numbers, texts, times};
 use super::group_commit::Grouped;
+use super::line::{Line, column, driver};
 use super::{Entry, Found, Store, StoreError};
 use crate::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
@@ -86,11 +85,11 @@ impl Grouped for Claim {
         self.now = self.now.max(other.now);
     }
 
-    async fn run(db: &DatabaseConnection, claims: &[Self]) -> Result<Vec<Claimed>, StoreError> {
-        let claimed = match db.get_database_backend() {
-            DbBackend::Postgres => find_and_reserve(db, claims).await,
+    async fn run(line: &mut Line, claims: &[Self]) -> Result<Vec<Claimed>, StoreError> {
+        let claimed = match line.db().get_database_backend() {
+            DbBackend::Postgres => find_and_reserve(line, claims).await,
             // MariaDB and MySQL give no rows back from an UPDATE; SQLite does, but none that says whose they are.
-            _ => find(db, claims).await,
+            _ => find(line.db(), claims).await,
         };
         claimed.map_err(StoreError::database("load the tokens of users"))
     }
@@ -134,25 +133,53 @@ FROM known LEFT JOIN LATERAL (
 ) AS entry ON TRUE
 WHERE known.place NOT IN (SELECT place FROM reserved)";
 
-async fn find_and_reserve(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
-    let values = [
-        texts(claims, |claim| &claim.user_id),
-        numbers(claims, |claim| claim.provider_id),
-        // Without a time there is nothing to reserve: none is less.
-        times(claims, |claim| claim.until),
-        times(claims, |claim| Some(claim.now)),
-        flags(claims, |claim| claim.only_if_held),
-    ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, FIND_AND_RESERVE, values);
+async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
+    let statement = sqlx::query(FIND_AND_RESERVE)
+        .bind(column(claims, |claim| claim.user_id.as_str()))
+        .bind(column(claims, |claim| claim.provider_id))
+        // NULL where nothing is to be reserved: no comparison with it is true.
+        .bind(column(claims, |claim| claim.until.map(Timestamp::as_millis)))
+        .bind(column(claims, |claim| claim.now.as_millis()))
+        .bind(column(claims, |claim| claim.only_if_held));
     let mut claimed = vec![Claimed::NoIdentity; claims.len()];
-    for row in db.query_all_raw(statement).await? {
+    for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
         // Counted from one.
-        let place = usize::try_from(row.try_get::<i64>("", "place")?).unwrap_or_default();
+        let place = usize::try_from(row.try_get::<i64, _>("place").map_err(driver)?).unwrap_or_default();
         if let Some(claimed) = place.checked_sub(1).and_then(|place| claimed.get_mut(place)) {
-            *claimed = Claimed::read(&row)?;
+            *claimed = Claimed::of(read(&row).map_err(driver)?);
         }
     }
     Ok(claimed)
+}
+
+/// The entry in a row, where there is one.
+fn read(row: &PgRow) -> Result<Option<token_entry::Model>, sqlx::Error> {
+    let Some(id) = row.try_get("id")? else { return Ok(None) };
+    Ok(Some(token_entry::Model {
+        id,
+        identity_id: row.try_get("identity_id")?,
+        generation: row.try_get("generation")?,
+        access_token_sealed: row.try_get("access_token_sealed")?,
+        refresh_token_sealed: row.try_get("refresh_token_sealed")?,
+        key_id: row.try_get("key_id")?,
+        username: row.try_get("username")?,
+        scopes: row.try_get("scopes")?,
+        expires_at: row.try_get("expires_at")?,
+        refresh_token_expires_at: row.try_get("refresh_token_expires_at")?,
+        granted_lifetime_ms: row.try_get("granted_lifetime_ms")?,
+        reserved_until: row.try_get("reserved_until")?,
+        lease_holder: row.try_get("lease_holder")?,
+        lease_until: row.try_get("lease_until")?,
+        attempt_fingerprint: row.try_get("attempt_fingerprint")?,
+        failure_code: row.try_get("failure_code")?,
+        failure_message: row.try_get("failure_message")?,
+        failure_fingerprint: row.try_get("failure_fingerprint")?,
+        failed_at: row.try_get("failed_at")?,
+        login_fingerprint: row.try_get("login_fingerprint")?,
+        refreshed_at: row.try_get("refreshed_at")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+    }))
 }
 
 async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
@@ -178,10 +205,6 @@ pub(super) fn in_few_lengths<T>(items: &[T]) -> impl Iterator<Item = &T> {
 }
 
 impl Claimed {
-    fn read(row: &QueryResult) -> Result<Self, DbErr> {
-        token_entry::Model::from_query_result_optional(row, "").map(Self::of)
-    }
-
     fn of(entry: Option<token_entry::Model>) -> Self {
         match entry.map(Entry::from_row) {
             Some(Ok(entry)) => Self::Entry(Arc::new(entry)),

@@ -18,6 +18,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::StoreError;
+use super::line::Line;
 use crate::telemetry::{self, GroupedStatement};
 
 /// The most that goes into one statement: beyond, a row costs as much as it does in two of them.
@@ -42,7 +43,7 @@ pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
 
     /// One statement for all of them. Answers in their order.
     fn run(
-        db: &DatabaseConnection,
+        line: &mut Line,
         group: &[Self],
     ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
@@ -110,11 +111,25 @@ struct Server<G: Grouped> {
 impl<G: Grouped> Server<G> {
     /// Serves group after group until nobody waits.
     async fn serve(mut self, db: DatabaseConnection) {
-        // Behind whoever is about to run: messages that came in one read are decoded one after the other, and would
-        // miss the statement of the first of them.
-        yield_now().await;
-        while let Some(group) = self.next_group() {
-            serve_group(&db, group).await;
+        let mut line = Line::new(db);
+        loop {
+            self.gather().await;
+            let Some(group) = self.next_group() else { return };
+            serve_group(&mut line, group).await;
+        }
+    }
+
+    /// Goes behind whoever is about to run, for as long as that brings more: messages that came in one read are decoded
+    /// one after the other, and would miss the statement of the first of them.
+    async fn gather(&self) {
+        let mut waiting = 0;
+        loop {
+            let more = lock(&self.queue).waiting.len();
+            if more == waiting {
+                return;
+            }
+            waiting = more;
+            yield_now().await;
         }
     }
 
@@ -141,7 +156,7 @@ impl<G: Grouped> Drop for Server<G> {
     }
 }
 
-async fn serve_group<G: Grouped>(db: &DatabaseConnection, waiting: Vec<Waiting<G>>) {
+async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) {
     let mut items: Vec<G> = Vec::with_capacity(waiting.len());
     let mut places = HashMap::with_capacity(waiting.len());
     let waiting: Vec<Asked<G>> = waiting
@@ -156,16 +171,20 @@ async fn serve_group<G: Grouped>(db: &DatabaseConnection, waiting: Vec<Waiting<G
         })
         .collect();
     telemetry::grouped_statement(G::STATEMENT, items.len());
-    let together = timeout(PATIENCE, G::run(db, &items)).await;
-    match together {
-        Ok(Ok(answers)) => answer_all::<G>(waiting, |place| Ok(answers[place].clone())),
-        Ok(Err(error)) if items.len() == 1 || error.is_of_no_row() => {
-            let error = Arc::new(error);
-            answer_all::<G>(waiting, |_| Err(Arc::clone(&error)));
-        }
-        Ok(Err(error)) => one_by_one(db, items, waiting, &error),
-        // Also where it is one row alone: whoever comes next must not wait for the lock that this one waits for.
-        Err(_) => one_by_one(db, items, waiting, &StoreError::NoAnswer),
+    // A statement that takes too long fails also where it is for one row alone: whoever comes next must not wait for the
+    // lock that this one waits for.
+    let together = timeout(PATIENCE, G::run(line, &items)).await.unwrap_or(Err(StoreError::NoAnswer));
+    let error = match together {
+        Ok(answers) => return answer_all::<G>(waiting, |place| Ok(answers[place].clone())),
+        Err(error) => error,
+    };
+    line.hang_up();
+    let alone = items.len() == 1 && !matches!(error, StoreError::NoAnswer);
+    if alone || error.is_of_no_row() {
+        let error = Arc::new(error);
+        answer_all::<G>(waiting, |_| Err(Arc::clone(&error)));
+    } else {
+        one_by_one(line.db(), items, waiting, &error);
     }
 }
 
@@ -193,10 +212,10 @@ fn one_by_one<G: Grouped>(
         asked[waiting.0].push(waiting);
     }
     for (item, asked) in items.into_iter().zip(asked) {
-        let db = db.clone();
+        let mut line = Line::new(db.clone());
         tokio::spawn(async move {
             telemetry::grouped_statement(G::STATEMENT, 1);
-            let answer = match G::run(&db, std::slice::from_ref(&item)).await {
+            let answer = match G::run(&mut line, std::slice::from_ref(&item)).await {
                 // One answer for one row, as the trait says.
                 Ok(mut answers) => answers.pop().ok_or_else(|| Arc::new(StoreError::NoAnswer)),
                 Err(error) => Err(Arc::new(error)),

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    Statement, Value,
+    Statement, Value, sqlx,
 };
 use tokenkeeper_entity::token_entry;
 
 use super::claim::in_few_lengths;
-use super::columns::{numbers, times};
 use super::group_commit::Grouped;
+use super::line::{Line, column, driver};
 use super::{Entry, Guarded, Store, StoreError, lease};
 use crate::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
@@ -83,11 +83,11 @@ impl Grouped for Reservation {
         self.now = self.now.max(other.now);
     }
 
-    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
-        let reserved = match db.get_database_backend() {
-            DbBackend::Postgres => reserve_on_postgres(db, group).await,
-            DbBackend::MySql => reserve_on_mariadb(db, group).await,
-            _ => reserve_on_sqlite(db, group).await,
+    async fn run(line: &mut Line, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        let reserved = match line.db().get_database_backend() {
+            DbBackend::Postgres => reserve_on_postgres(line, group).await,
+            DbBackend::MySql => reserve_on_mariadb(line.db(), group).await,
+            _ => reserve_on_sqlite(line.db(), group).await,
         };
         reserved.map_err(StoreError::database("reserve tokens"))
     }
@@ -95,51 +95,52 @@ impl Grouped for Reservation {
 
 /// The guard of [`Entry::is_as_decided_on`] for an entry of which no refresh was in doubt or had failed; no live lease; and
 /// the reservation grows.
-const GUARD: &str = "entry.id = wanted.id AND entry.generation = wanted.generation \
-     AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL \
-     AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
-     AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until_ms)";
+macro_rules! guard {
+    () => {
+        "entry.id = wanted.id AND entry.generation = wanted.generation \
+         AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL \
+         AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
+         AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until_ms)"
+    };
+}
 
-async fn reserve_on_postgres(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
-    // `LATERAL` and `SKIP LOCKED`: for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
-    let sql = format!(
-        "WITH held AS MATERIALIZED (SELECT entry.id, wanted.until_ms \
-         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS wanted (id, generation, until_ms, now_ms) \
-         CROSS JOIN LATERAL (SELECT entry.id FROM token_entry AS entry WHERE {GUARD} \
-         LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS entry) \
-         UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
-         RETURNING entry.id, entry.generation"
-    );
-    let values = [
-        numbers(group, |reservation| reservation.entry_id),
-        numbers(group, |reservation| reservation.generation),
-        times(group, |reservation| Some(reservation.until)),
-        times(group, |reservation| Some(reservation.now)),
-    ];
-    which_were_reserved(db, Statement::from_sql_and_values(DbBackend::Postgres, sql, values), group).await
+/// `LATERAL` and `SKIP LOCKED`: for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
+const RESERVE: &str = concat!(
+    "WITH held AS MATERIALIZED (SELECT entry.id, wanted.until_ms \
+     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS wanted (id, generation, until_ms, now_ms) \
+     CROSS JOIN LATERAL (SELECT entry.id FROM token_entry AS entry WHERE ",
+    guard!(),
+    " LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS entry) \
+     UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
+     RETURNING entry.id, entry.generation"
+);
+
+async fn reserve_on_postgres(line: &mut Line, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
+    let reserved: Vec<(i64, i64)> = sqlx::query_as(RESERVE)
+        .bind(column(group, |reservation| reservation.entry_id))
+        .bind(column(group, |reservation| reservation.generation))
+        .bind(column(group, |reservation| reservation.until.as_millis()))
+        .bind(column(group, |reservation| reservation.now.as_millis()))
+        .fetch_all(line.postgres().await?)
+        .await
+        .map_err(driver)?;
+    Ok(Guarded::those_in(&reserved.into_iter().collect(), group))
 }
 
 async fn reserve_on_sqlite(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
     let (rows, values) = rows(group, "(?, ?, ?, ?)", ", ");
     let sql = format!(
         "WITH wanted (id, generation, until_ms, now_ms) AS (VALUES {rows}) \
-         UPDATE token_entry AS entry SET reserved_until = wanted.until_ms FROM wanted WHERE {GUARD} \
-         RETURNING id, generation"
+         UPDATE token_entry AS entry SET reserved_until = wanted.until_ms FROM wanted WHERE {} \
+         RETURNING id, generation",
+        guard!()
     );
-    which_were_reserved(db, Statement::from_sql_and_values(DbBackend::Sqlite, sql, values), group).await
-}
-
-async fn which_were_reserved(
-    db: &DatabaseConnection,
-    statement: Statement,
-    group: &[Reservation],
-) -> Result<Vec<Guarded>, DbErr> {
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
     let mut reserved = HashSet::with_capacity(group.len());
     for row in db.query_all_raw(statement).await? {
         reserved.insert((row.try_get::<i64>("", "id")?, row.try_get::<i64>("", "generation")?));
     }
-    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
-    Ok(group.iter().map(|reservation| guarded(reserved.contains(&reservation.key()))).collect())
+    Ok(Guarded::those_in(&reserved, group))
 }
 
 /// MariaDB and MySQL tell how many rows they reserved, and not which: all of them, or nobody can be sure.
@@ -147,7 +148,8 @@ async fn reserve_on_mariadb(db: &DatabaseConnection, group: &[Reservation]) -> R
     let row = "SELECT ? AS id, ? AS generation, ? AS until_ms, ? AS now_ms";
     let (rows, values) = rows(group, row, " UNION ALL ");
     let sql = format!(
-        "UPDATE token_entry AS entry JOIN ({rows}) AS wanted ON {GUARD} SET entry.reserved_until = wanted.until_ms"
+        "UPDATE token_entry AS entry JOIN ({rows}) AS wanted ON {} SET entry.reserved_until = wanted.until_ms",
+        guard!()
     );
     let statement = Statement::from_sql_and_values(DbBackend::MySql, sql, values);
     let all = db.execute_raw(statement).await?.rows_affected() == group.len() as u64;

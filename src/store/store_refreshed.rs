@@ -1,13 +1,12 @@
 //! STORE: the pairs that refreshes brought, those of many flights by one statement where the database can.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
+use sea_orm::{DbBackend, DbErr, sqlx};
 
-use super::columns::{NO_NUMBER, bytes, numbers, texts, times};
 use super::entry::Entry;
 use super::group_commit::Grouped;
+use super::line::{Line, column, driver};
 use super::pair::{Age, Leases, NewPair, lifetime_ms, scopes_json};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
@@ -102,8 +101,8 @@ impl Grouped for Succession {
         self.clone_from(other);
     }
 
-    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
-        store(db, group).await.map_err(StoreError::database("store token pairs"))
+    async fn run(line: &mut Line, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        store(line, group).await.map_err(StoreError::database("store token pairs"))
     }
 }
 
@@ -124,17 +123,17 @@ WITH unmoved AS MATERIALIZED (
 UPDATE token_entry AS entry
 SET generation = new.generation,
   access_token_sealed = new.access_token,
-  refresh_token_sealed = NULLIF(new.refresh_token, ''::bytea),
+  refresh_token_sealed = new.refresh_token,
   key_id = new.key_id,
-  username = NULLIF(new.username, ''),
+  username = new.username,
   scopes = new.scopes,
-  expires_at = NULLIF(new.expires_at, $16),
-  refresh_token_expires_at = NULLIF(new.refresh_token_expires_at, $16),
-  granted_lifetime_ms = NULLIF(new.granted_lifetime_ms, $16),
-  reserved_until = NULLIF(new.reserved_until, $16),
-  refreshed_at = NULLIF(new.refreshed_at, $16),
+  expires_at = new.expires_at,
+  refresh_token_expires_at = new.refresh_token_expires_at,
+  granted_lifetime_ms = new.granted_lifetime_ms,
+  reserved_until = new.reserved_until,
+  refreshed_at = new.refreshed_at,
   updated_at = new.updated_at,
-  login_fingerprint = NULLIF(new.login_fingerprint, ''),
+  login_fingerprint = new.login_fingerprint,
   lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
   lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
   attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
@@ -142,34 +141,29 @@ SET generation = new.generation,
 FROM unmoved AS new WHERE entry.id = new.id
 RETURNING new.holder";
 
-async fn store(db: &DatabaseConnection, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
-    let scopes: Vec<String> = group.iter().map(|new| scopes_json(&new.successor.scopes)).collect();
-    let texts_of = |text: fn(&Entry) -> &str| texts(group, move |new| text(&new.successor));
-    let numbers_of = |number: fn(&Entry) -> i64| numbers(group, move |new| number(&new.successor));
-    let times_of = |time: fn(&Entry) -> Option<Timestamp>| times(group, move |new| time(&new.successor));
-    let values = [
-        numbers_of(|new| new.id),
-        numbers_of(|new| new.generation),
-        texts(group, |new| &new.holder),
-        bytes(group, |new| &new.successor.access_token_sealed),
-        bytes(group, |new| new.successor.refresh_token_sealed.as_deref().unwrap_or_default()),
-        texts_of(|new| &new.key_id),
-        texts_of(|new| new.username.as_deref().unwrap_or_default()),
-        texts(&scopes, |scopes| scopes),
-        times_of(|new| new.state.expires_at),
-        times_of(|new| new.refresh_token_expires_at),
-        numbers_of(|new| lifetime_ms(new.state.granted_lifetime).unwrap_or(NO_NUMBER)),
-        times_of(|new| new.state.reserved_until),
-        times_of(|new| new.refreshed_at),
-        times_of(|new| Some(new.updated_at)),
-        texts_of(|new| new.login_fingerprint.as_deref().unwrap_or_default()),
-        NO_NUMBER.into(),
-    ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, STORE, values);
-    let mut stored = HashSet::with_capacity(group.len());
-    for row in db.query_all_raw(statement).await? {
-        stored.insert(row.try_get_by_index::<String>(0)?);
-    }
-    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
-    Ok(group.iter().map(|new| guarded(stored.contains(&new.holder))).collect())
+async fn store(line: &mut Line, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
+    let entries: Vec<&Entry> = column(group, |new| &*new.successor);
+    let millis = |time: fn(&Entry) -> Option<Timestamp>| {
+        column(&entries, move |entry| time(entry).map(Timestamp::as_millis))
+    };
+    let holders: Vec<(String,)> = sqlx::query_as(STORE)
+        .bind(column(&entries, |entry| entry.id))
+        .bind(column(&entries, |entry| entry.generation))
+        .bind(column(group, |new| new.holder.as_str()))
+        .bind(column(&entries, |entry| entry.access_token_sealed.as_slice()))
+        .bind(column(&entries, |entry| entry.refresh_token_sealed.as_deref()))
+        .bind(column(&entries, |entry| entry.key_id.as_str()))
+        .bind(column(&entries, |entry| entry.username.as_deref()))
+        .bind(column(&entries, |entry| scopes_json(&entry.scopes)))
+        .bind(millis(|entry| entry.state.expires_at))
+        .bind(millis(|entry| entry.refresh_token_expires_at))
+        .bind(column(&entries, |entry| lifetime_ms(entry.state.granted_lifetime)))
+        .bind(millis(|entry| entry.state.reserved_until))
+        .bind(millis(|entry| entry.refreshed_at))
+        .bind(millis(|entry| Some(entry.updated_at)))
+        .bind(column(&entries, |entry| entry.login_fingerprint.as_deref()))
+        .fetch_all(line.postgres().await?)
+        .await
+        .map_err(driver)?;
+    Ok(Guarded::those_in(&holders.into_iter().map(|(holder,)| holder).collect(), group))
 }

@@ -1,20 +1,16 @@
 //! TAKE LEASE: the right to refresh an entry, taken by a compare-and-set on the state that was decided on.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    Statement,
-};
+use sea_orm::{ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, QueryFilter, sqlx};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
-use super::columns::{flags, numbers, texts, times};
 use super::entry::Entry;
 use super::group_commit::Grouped;
 use super::lease::{none_live, none_reserved};
+use super::line::{Line, column, driver};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
 use crate::decide::Cause;
@@ -99,8 +95,8 @@ impl Grouped for WantedLease {
         self.clone_from(other);
     }
 
-    async fn run(db: &DatabaseConnection, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
-        take(db, group).await.map_err(StoreError::database("take refresh leases"))
+    async fn run(line: &mut Line, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
+        take(line, group).await.map_err(StoreError::database("take refresh leases"))
     }
 }
 
@@ -129,21 +125,17 @@ SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint
 FROM free WHERE entry.id = free.id
 RETURNING entry.lease_holder";
 
-async fn take(db: &DatabaseConnection, group: &[WantedLease]) -> Result<Vec<Guarded>, DbErr> {
-    let values = [
-        numbers(group, |lease| lease.entry_id),
-        numbers(group, |lease| lease.generation),
-        texts(group, |lease| &lease.holder),
-        times(group, |lease| Some(lease.until)),
-        texts(group, |lease| &lease.attempt),
-        flags(group, |lease| lease.cause == Cause::Opportunistic),
-        times(group, |lease| Some(lease.now)),
-    ];
-    let statement = Statement::from_sql_and_values(DbBackend::Postgres, TAKE, values);
-    let mut holders = HashSet::with_capacity(group.len());
-    for row in db.query_all_raw(statement).await? {
-        holders.insert(row.try_get_by_index::<String>(0)?);
-    }
-    let guarded = |done| if done { Guarded::Done } else { Guarded::Moved };
-    Ok(group.iter().map(|lease| guarded(holders.contains(&lease.holder))).collect())
+async fn take(line: &mut Line, group: &[WantedLease]) -> Result<Vec<Guarded>, DbErr> {
+    let holders: Vec<(String,)> = sqlx::query_as(TAKE)
+        .bind(column(group, |lease| lease.entry_id))
+        .bind(column(group, |lease| lease.generation))
+        .bind(column(group, |lease| lease.holder.as_str()))
+        .bind(column(group, |lease| lease.until.as_millis()))
+        .bind(column(group, |lease| lease.attempt.as_str()))
+        .bind(column(group, |lease| lease.cause == Cause::Opportunistic))
+        .bind(column(group, |lease| lease.now.as_millis()))
+        .fetch_all(line.postgres().await?)
+        .await
+        .map_err(driver)?;
+    Ok(Guarded::those_in(&holders.into_iter().map(|(holder,)| holder).collect(), group))
 }

@@ -18,15 +18,15 @@ use tokio::time::timeout;
 use crate::harness::world::minutes;
 use crate::harness::{Dialect, Kind, PATIENCE, World, on_every_database};
 
-const USERS: usize = 60;
+pub(crate) const USERS: usize = 60;
 
 /// So many minutes after noon.
-fn at(minute: i64) -> Timestamp {
+pub(crate) fn at(minute: i64) -> Timestamp {
     let noon = 720_u64;
     minutes(noon.checked_add_signed(minute).unwrap())
 }
 
-async fn put_token(world: &World, user: &str, expires_at: Timestamp) {
+pub(crate) async fn put_token(world: &World, user: &str, expires_at: Timestamp) {
     let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
     let account = AccountNames { auth_id: user.to_owned(), auth_name: None };
     let pair = NewPair {
@@ -42,7 +42,7 @@ async fn put_token(world: &World, user: &str, expires_at: Timestamp) {
 }
 
 /// Users with a pair each, which expires an hour after noon.
-async fn world_with_users(kind: Kind) -> (World, Vec<String>) {
+pub(crate) async fn world_with_users(kind: Kind) -> (World, Vec<String>) {
     let world = World::new(kind, Dialect::BitbucketServer).await;
     let users: Vec<String> = (0..USERS).map(|number| format!("user {number}")).collect();
     for user in &users {
@@ -302,7 +302,7 @@ on_every_database! {
 }
 
 /// A trigger raises an error for whoever changes this row.
-async fn refuse_changes_of(world: &World, kind: Kind, entry_id: i64) {
+pub(crate) async fn refuse_changes_of(world: &World, kind: Kind, entry_id: i64) {
     let statements: &[String] = match kind {
         Kind::Sqlite => &[format!(
             "CREATE TRIGGER refuse BEFORE UPDATE ON token_entry WHEN OLD.id = {entry_id} \

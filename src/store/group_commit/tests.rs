@@ -30,7 +30,7 @@ impl Grouped for Number {
 
     fn absorb(&mut self, _: &Self) {}
 
-    async fn run(_: &DatabaseConnection, group: &[Self]) -> Result<Vec<u32>, StoreError> {
+    async fn run(_: &mut Line, group: &[Self]) -> Result<Vec<u32>, StoreError> {
         let statements = &group[0].1;
         statements.ran.lock().unwrap().push(group.iter().map(|number| number.0).collect());
         drop(statements.gate.acquire().await);

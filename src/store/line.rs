@@ -1,0 +1,47 @@
+//! The line to the database that grouped statements run over, one after the other.
+
+use sea_orm::sqlx::pool::PoolConnection;
+use sea_orm::sqlx::{self, PgConnection, Postgres};
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+
+/// A connection of PostgreSQL that is kept between statements that follow one another: the pool asks each one that comes back
+/// whether it is alive, and that takes as long as a small statement. The other databases take one from the pool each time.
+#[derive(Debug)]
+pub(super) struct Line {
+    db: DatabaseConnection,
+    held: Option<PoolConnection<Postgres>>,
+}
+
+impl Line {
+    pub(super) const fn new(db: DatabaseConnection) -> Self {
+        Self { db, held: None }
+    }
+
+    pub(super) const fn db(&self) -> &DatabaseConnection {
+        &self.db
+    }
+
+    /// The connection of PostgreSQL.
+    pub(super) async fn postgres(&mut self) -> Result<&mut PgConnection, DbErr> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => self.db.get_postgres_connection_pool().acquire().await.map_err(driver)?,
+        };
+        Ok(self.held.insert(held))
+    }
+
+    /// Lets the connection go: it broke, or is still busy with a statement that was given up.
+    pub(super) fn hang_up(&mut self) {
+        self.held = None;
+    }
+}
+
+/// What the driver said, as `sea-orm` says it.
+pub(super) fn driver(error: sqlx::Error) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(error.into()))
+}
+
+/// One column of a group, as an array.
+pub(super) fn column<'a, T, V>(group: &'a [T], value: impl FnMut(&'a T) -> V) -> Vec<V> {
+    group.iter().map(value).collect()
+}
