@@ -2,7 +2,8 @@
 //!
 //! Each write is one short conditional UPDATE guarded by the state it was decided on. It says whether it took
 //! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing
-//! here holds a transaction, and nothing holds a connection longer than a statement takes.
+//! here holds a transaction, and nothing holds a connection longer than a statement takes, or the statements of many that
+//! follow one another without a pause (`line.rs`).
 
 mod claim;
 mod duty;

@@ -116,6 +116,7 @@ impl<G: Grouped> Server<G> {
             self.gather().await;
             let Some(group) = self.next_group() else { return };
             serve_group(&mut line, group).await;
+            line.make_room();
         }
     }
 

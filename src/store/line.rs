@@ -30,6 +30,17 @@ impl Line {
         Ok(self.held.insert(held))
     }
 
+    /// Lets the connection go where the pool has no other one left: somebody may wait for it.
+    pub(super) fn make_room(&mut self) {
+        if self.held.is_none() {
+            return;
+        }
+        let pool = self.db.get_postgres_connection_pool();
+        if pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections() {
+            self.held = None;
+        }
+    }
+
     /// Lets the connection go: it broke, or is still busy with a statement that was given up.
     pub(super) fn hang_up(&mut self) {
         self.held = None;

@@ -40,7 +40,7 @@ impl Store {
         if postgres && !entry.is_in_doubt() && entry.failed_at.is_none() {
             match self.leases.submit(&self.db, wanted.clone()).await? {
                 Guarded::Done => return Ok(Guarded::Done),
-                // Or somebody else was writing the row.
+                // Or somebody else was writing the row, or it is this holder's already.
                 Guarded::Moved => {}
             }
         }
@@ -111,12 +111,9 @@ WITH free AS MATERIALIZED (
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry
     WHERE entry.id = wanted.id AND entry.generation = wanted.generation
-      AND (
-        num_nulls(entry.attempt_fingerprint, entry.failed_at) = 2
-          AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms)
-          AND (NOT wanted.only_if_free OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.now_ms)
-        OR entry.lease_holder = wanted.holder
-      )
+      AND num_nulls(entry.attempt_fingerprint, entry.failed_at) = 2
+      AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms)
+      AND (NOT wanted.only_if_free OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.now_ms)
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 )

@@ -1,14 +1,16 @@
 //! Leases and refreshed pairs of many flights at once: one statement for all of them on PostgreSQL, one for each elsewhere, and
 //! nobody sees the difference.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
+use tokenkeeper::database;
 use tokenkeeper::decide::Cause;
-use tokenkeeper::store::{Entry, Guarded, NewPair, Origin, PairSource};
+use tokenkeeper::store::{Entry, Guarded, NewPair, Origin, PairSource, Store};
 use tokenkeeper_entity::token_entry;
 use tokio::time::timeout;
 
@@ -39,6 +41,12 @@ fn issued(entry: &Entry) -> NewPair {
             reserved_until: at(20),
             origin: Origin { login: None, asked_at: at(1) },
         },
+    }
+}
+
+async fn ask_on(store: &Store, user: &str, provider_id: i64) -> Infallible {
+    loop {
+        drop(store.find(user, provider_id).await.unwrap());
     }
 }
 
@@ -94,6 +102,39 @@ on_every_database! {
             assert_eq!(taken.unwrap() == Guarded::Moved, refused, "{place}");
         }
         assert_eq!(world.entry(&users[7]).await.lease.unwrap().holder, "another");
+    }
+
+    async fn a_live_lease_without_an_attempt_on_record_is_a_lease(kind: Kind) {
+        let (world, users) = world_with_users(kind).await;
+        let entries = entries(&world, &users[..1]).await;
+        let db = world.connection().await;
+        let row = token_entry::Entity::find_by_id(entries[0].id).one(&db).await.unwrap().unwrap();
+        let leased = token_entry::ActiveModel {
+            lease_holder: Set(Some("another".to_owned())),
+            lease_until: Set(Some(at(1).as_millis())),
+            ..row.into_active_model()
+        };
+        leased.update(&db).await.unwrap();
+        assert_eq!(take_leases(&world, &entries).await, [Guarded::Moved]);
+    }
+
+    async fn whoever_needs_another_statement_gets_to_the_only_connection(kind: Kind) {
+        let (mut world, users) = world_with_users(kind).await;
+        let entries = entries(&world, &users).await;
+        let settings = world.set("database.max_connections", 1).settings();
+        let store = Store::new(database::open(&settings.database).await.unwrap(), settings.key_ring().unwrap());
+        let provider = store.provider(&world.scm.host()).await.unwrap().unwrap();
+        let flights = join_all(entries.iter().map(async |entry| {
+            let taken = store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await;
+            let stored = store.store_refreshed(entry, &issued(entry), &holder(entry), at(1)).await;
+            assert!(taken.is_ok() && stored.is_ok_and(|stored| stored.is_some()));
+        }));
+        // There is always a next group of these.
+        let asking = join_all(users.iter().map(|user| ask_on(&store, user, provider.id)));
+        tokio::select! {
+            flights = timeout(PATIENCE, flights) => drop(flights.expect("they come to their turn")),
+            never = asking => assert!(never.is_empty(), "they ask on and on"),
+        }
     }
 
     async fn a_flight_that_asks_for_its_lease_once_more_has_it_and_no_other_does(kind: Kind) {
