@@ -52,7 +52,7 @@ impl Install {
         let database = TestDatabase::create(kind).await;
         let folder = folder_of(folder, broker.prefix())?;
         let mut program = Program::at(path.to_owned(), &folder);
-        program.set("DATABASE_URL", &in_the_clear(kind, database.url()));
+        program.set("DATABASE_URL", in_the_clear(kind, database.url()));
         program.set("AMQP_URL", broker.url());
         program.set("TOKENKEEPER__BROKER__PREFIX", broker.prefix());
         program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
