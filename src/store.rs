@@ -10,6 +10,7 @@ mod duty;
 mod entry;
 mod group_commit;
 mod idle;
+mod known;
 mod lease;
 mod line;
 mod listing;
@@ -36,6 +37,8 @@ pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 use self::group_commit::{GroupCommit, Grouped};
 pub use self::idle::{IdleEntry, Owner, Unrefreshable};
+use self::known::Known;
+pub use self::known::KnownEntry;
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
 pub use self::login::AccountNames;
 pub use self::pair::{NewPair, PairSource};
@@ -56,6 +59,7 @@ pub struct Store {
     /// For what must not wait for a connection behind requests: leases, and the pairs that refreshes issued.
     urgent: DatabaseConnection,
     keys: KeyRing,
+    known: Known,
     claims: GroupCommit<Claim>,
     reservations: GroupCommit<Reservation>,
     leases: GroupCommit<WantedLease>,
@@ -170,6 +174,7 @@ impl Store {
             urgent: db.clone(),
             db,
             keys,
+            known: Known::nothing(),
             claims: GroupCommit::new(),
             reservations: GroupCommit::new(),
             leases: GroupCommit::new(),

@@ -151,6 +151,11 @@ enum Round {
 impl Attempt<'_> {
     /// Round by round. Each one that does not end the request was ended by somebody else's progress.
     async fn run(mut self) -> Result<Grant, Refusal> {
+        if !self.ask.time.is_over()
+            && let Round::Granted(grant) = self.serve_known().await?
+        {
+            return Ok(grant);
+        }
         loop {
             if self.ask.time.is_over() {
                 return Err(deadline_exceeded().into());
@@ -159,6 +164,20 @@ impl Attempt<'_> {
                 Round::Granted(grant) => return Ok(grant),
                 Round::Again => {}
             }
+        }
+    }
+
+    /// Serves what was loaded before, where it is to be served and the row says so: most requests need nothing else.
+    async fn serve_known(&self) -> Result<Round, Refusal> {
+        let Handler { store, clock, .. } = self.handler;
+        let (user_id, provider_id, now) = (self.ask.user_id, self.provider.id, clock.now());
+        let Some(known) = store.known(user_id, provider_id, now) else { return Ok(Round::Again) };
+        let decision = decide(Some(&known.state()), now, &self.demand, &self.policy);
+        let Decision::Serve { refresh, warnings } = decision else { return Ok(Round::Again) };
+        let until = self.demand.until().max(known.reserved_until());
+        match store.reserve_known(&known, until, now).await? {
+            Guarded::Done => self.granted(&known.entry, until, Way::of(refresh), warnings),
+            Guarded::Moved => Ok(Round::Again),
         }
     }
 

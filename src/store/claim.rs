@@ -51,9 +51,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`], shared with those whose requests were in the same statement.
     pub async fn claim(&self, claim: Claim) -> Result<Found, Arc<StoreError>> {
-        let user_id = claim.user_id.clone();
+        let (user_id, provider_id, now) = (claim.user_id.clone(), claim.provider_id, claim.now);
         match self.claims.submit(&self.db, claim).await? {
-            Claimed::Entry(entry) => Ok(Found::Entry(entry)),
+            Claimed::Entry(entry) => {
+                self.known.learn(user_id, provider_id, &entry, now);
+                Ok(Found::Entry(entry))
+            }
             Claimed::Unreadable(error) => Err(error),
             Claimed::NoToken => Ok(Found::NoToken),
             Claimed::NoIdentity if Box::pin(self.has_identity(&user_id)).await? => Ok(Found::NoIdentity),

@@ -31,8 +31,7 @@ impl Store {
         if entry.is_in_doubt() || entry.failed_at.is_some() {
             return Ok(Box::pin(self.reserve_alone(entry, until, now)).await?);
         }
-        let reservation = Reservation { entry_id: entry.id, generation: entry.generation, until, now };
-        match self.reservations.submit(&self.db, reservation).await? {
+        match self.reservations.submit(&self.db, Reservation::of(entry, until, now)).await? {
             Guarded::Done => Ok(Guarded::Done),
             // Or somebody else was writing the row, or the database told only how many rows it changed.
             Guarded::Moved => Ok(Box::pin(self.reserve_alone(entry, until, now)).await?),
@@ -65,22 +64,45 @@ impl Store {
 pub(super) struct Reservation {
     entry_id: i64,
     generation: i64,
+    /// When the token expires, in ms since the epoch; [`NEVER`]. Goes with the generation, unless somebody wrote it by hand.
+    expires_ms: i64,
     until: Timestamp,
     now: Timestamp,
+    /// Only if somebody holds it: else a refresh may be due.
+    only_if_held: bool,
+}
+
+/// When a token expires that does not. The same in [`guard`].
+const NEVER: i64 = i64::MAX;
+
+impl Reservation {
+    /// Of an entry that was loaded just now.
+    pub(super) fn of(entry: &Entry, until: Timestamp, now: Timestamp) -> Self {
+        let expires_ms = entry.state.expires_at.map_or(NEVER, Timestamp::as_millis);
+        let (entry_id, generation) = (entry.id, entry.generation);
+        Self { entry_id, generation, expires_ms, until, now, only_if_held: false }
+    }
+
+    /// Of an entry that was loaded at some time.
+    pub(super) fn while_held(entry: &Entry, until: Timestamp, now: Timestamp) -> Self {
+        Self { only_if_held: true, ..Self::of(entry, until, now) }
+    }
 }
 
 impl Grouped for Reservation {
-    type Key = (i64, i64);
+    /// The row's id, its generation and expiry: what its answer is found by.
+    type Key = (i64, i64, i64);
     type Answer = Guarded;
     const STATEMENT: GroupedStatement = GroupedStatement::Reserve;
 
     fn key(&self) -> Self::Key {
-        (self.entry_id, self.generation)
+        (self.entry_id, self.generation, self.expires_ms)
     }
 
     fn absorb(&mut self, other: &Self) {
         self.until = self.until.max(other.until);
         self.now = self.now.max(other.now);
+        self.only_if_held |= other.only_if_held;
     }
 
     async fn run(line: &mut Line, group: &[Self]) -> Result<Vec<Guarded>, StoreError> {
@@ -94,33 +116,39 @@ impl Grouped for Reservation {
 }
 
 /// The guard of [`Entry::is_as_decided_on`] for an entry of which no refresh was in doubt or had failed; no live lease; and
-/// the reservation grows.
+/// the reservation does not shrink. Where it reaches as far already, the token is as good as reserved.
 macro_rules! guard {
     () => {
         "entry.id = wanted.id AND entry.generation = wanted.generation \
+         AND coalesce(entry.expires_at, 9223372036854775807) = wanted.expires_ms \
          AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL \
          AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
-         AND (entry.reserved_until IS NULL OR entry.reserved_until < wanted.until_ms)"
+         AND (entry.reserved_until IS NULL OR entry.reserved_until <= wanted.until_ms) \
+         AND (entry.reserved_until > wanted.now_ms OR NOT wanted.only_if_held)"
     };
 }
 
 /// `LATERAL` and `SKIP LOCKED`: for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
 const RESERVE: &str = concat!(
-    "WITH held AS MATERIALIZED (SELECT entry.id, wanted.until_ms \
-     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS wanted (id, generation, until_ms, now_ms) \
-     CROSS JOIN LATERAL (SELECT entry.id FROM token_entry AS entry WHERE ",
+    "WITH held AS MATERIALIZED (SELECT wanted.*, entry.reserved_until \
+     FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[]) \
+     AS wanted (id, generation, expires_ms, until_ms, now_ms, only_if_held) \
+     CROSS JOIN LATERAL (SELECT reserved_until FROM token_entry AS entry WHERE ",
     guard!(),
-    " LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS entry) \
-     UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
-     RETURNING entry.id, entry.generation"
+    " LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) AS entry), \
+     extended AS (UPDATE token_entry AS entry SET reserved_until = held.until_ms FROM held WHERE entry.id = held.id \
+     AND (held.reserved_until IS NULL OR held.reserved_until < held.until_ms)) \
+     SELECT id, generation, expires_ms FROM held"
 );
 
 async fn reserve_on_postgres(line: &mut Line, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
-    let reserved: Vec<(i64, i64)> = sqlx::query_as(RESERVE)
+    let reserved: Vec<(i64, i64, i64)> = sqlx::query_as(RESERVE)
         .bind(column(group, |reservation| reservation.entry_id))
         .bind(column(group, |reservation| reservation.generation))
+        .bind(column(group, |reservation| reservation.expires_ms))
         .bind(column(group, |reservation| reservation.until.as_millis()))
         .bind(column(group, |reservation| reservation.now.as_millis()))
+        .bind(column(group, |reservation| reservation.only_if_held))
         .fetch_all(line.postgres().await?)
         .await
         .map_err(driver)?;
@@ -128,24 +156,26 @@ async fn reserve_on_postgres(line: &mut Line, group: &[Reservation]) -> Result<V
 }
 
 async fn reserve_on_sqlite(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
-    let (rows, values) = rows(group, "(?, ?, ?, ?)", ", ");
+    let (rows, values) = rows(group, "(?, ?, ?, ?, ?, ?)", ", ");
     let sql = format!(
-        "WITH wanted (id, generation, until_ms, now_ms) AS (VALUES {rows}) \
+        "WITH wanted (id, generation, expires_ms, until_ms, now_ms, only_if_held) AS (VALUES {rows}) \
          UPDATE token_entry AS entry SET reserved_until = wanted.until_ms FROM wanted WHERE {} \
-         RETURNING id, generation",
+         RETURNING id, generation, coalesce(expires_at, {NEVER}) AS expires_ms",
         guard!()
     );
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
     let mut reserved = HashSet::with_capacity(group.len());
     for row in db.query_all_raw(statement).await? {
-        reserved.insert((row.try_get::<i64>("", "id")?, row.try_get::<i64>("", "generation")?));
+        let column = |name| row.try_get::<i64>("", name);
+        reserved.insert((column("id")?, column("generation")?, column("expires_ms")?));
     }
     Ok(Guarded::those_in(&reserved, group))
 }
 
 /// MariaDB and MySQL tell how many rows they reserved, and not which: all of them, or nobody can be sure.
 async fn reserve_on_mariadb(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
-    let row = "SELECT ? AS id, ? AS generation, ? AS until_ms, ? AS now_ms";
+    let row =
+        "SELECT ? AS id, ? AS generation, ? AS expires_ms, ? AS until_ms, ? AS now_ms, ? AS only_if_held";
     let (rows, values) = rows(group, row, " UNION ALL ");
     let sql = format!(
         "UPDATE token_entry AS entry JOIN ({rows}) AS wanted ON {} SET entry.reserved_until = wanted.until_ms",
@@ -159,8 +189,10 @@ async fn reserve_on_mariadb(db: &DatabaseConnection, group: &[Reservation]) -> R
 /// The rows as SQL, and their values.
 fn rows(group: &[Reservation], row: &str, between: &str) -> (String, Vec<Value>) {
     let reservations = in_few_lengths(group);
-    let values = reservations.flat_map(|&Reservation { entry_id, generation, until, now }| {
-        [entry_id, generation, until.as_millis(), now.as_millis()].map(Value::from)
+    let values = reservations.flat_map(|reservation| {
+        let &Reservation { entry_id, generation, expires_ms, until, now, only_if_held } = reservation;
+        let numbers = [entry_id, generation, expires_ms, until.as_millis(), now.as_millis()];
+        numbers.map(Value::from).into_iter().chain([Value::from(only_if_held)])
     });
     let rows = vec![row; group.len().next_power_of_two()];
     (rows.join(between), values.collect())

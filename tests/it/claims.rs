@@ -70,7 +70,7 @@ fn found(found: Result<Found, Arc<StoreError>>) -> Arc<Entry> {
 }
 
 /// Every state that a claim could judge: expiry, reservation, lease, attempt and failure around noon.
-fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
+pub(crate) fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
     let ms = |minute| Some(at(minute).as_millis());
     let mut states = Vec::new();
     for expires_at in [None, ms(-1), ms(0), ms(5), ms(6), ms(60)] {
@@ -97,7 +97,7 @@ fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
 }
 
 /// Whatever the policy is, where the flag is on or not.
-fn policies(opportunistic: bool) -> Vec<Policy> {
+pub(crate) fn policies(opportunistic: bool) -> Vec<Policy> {
     let mut policies = Vec::new();
     for opportunistic_window in [None, Some(Duration::from_secs(60)), Some(Duration::from_secs(7200))] {
         for kills_old_token in [true, false] {

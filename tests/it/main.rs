@@ -23,6 +23,7 @@ mod grouped_refreshes;
 mod guards;
 mod hostile;
 mod housekeeping;
+mod known;
 mod malformed;
 mod mass_refusal;
 mod metrics;

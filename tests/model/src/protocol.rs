@@ -103,6 +103,8 @@ impl Protocol {
                 vec![
                     Step::Claim,
                     Step::ClaimLost,
+                    Step::ServeKnown { stale: false },
+                    Step::ServeKnown { stale: true },
                     Step::Load { refresh: true },
                     Step::Load { refresh: false },
                     Step::LastLook,

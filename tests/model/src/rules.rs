@@ -16,6 +16,14 @@ pub struct Rules {
     pub claim_not_in_doubt: bool,
     /// Claim: not where a refresh failed.
     pub claim_none_failed: bool,
+    /// Serve what is known: only the generation that was loaded.
+    pub known_same_generation: bool,
+    /// Serve what is known: not under a live lease.
+    pub known_no_live_lease: bool,
+    /// Serve what is known: not where a refresh is in doubt.
+    pub known_not_in_doubt: bool,
+    /// Serve what is known: not where a refresh failed.
+    pub known_none_failed: bool,
     /// Take the lease: only the generation that was loaded.
     pub lease_same_generation: bool,
     /// Take the lease: not while another one lives.
@@ -76,6 +84,10 @@ impl Rules {
         claim_no_live_lease: true,
         claim_not_in_doubt: true,
         claim_none_failed: true,
+        known_same_generation: true,
+        known_no_live_lease: true,
+        known_not_in_doubt: true,
+        known_none_failed: true,
         lease_same_generation: true,
         lease_no_live_lease: true,
         lease_no_live_reservation: true,

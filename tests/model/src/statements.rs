@@ -47,10 +47,9 @@ impl Row {
     pub(crate) fn reserve(&mut self, rules: &Rules, view: View, until: u8) -> Guarded {
         let matches = (!rules.reserve_same_generation || self.generation == view.generation)
             && (!rules.reserve_no_live_lease || !self.has_live_lease())
-            && (!rules.reserve_not_in_doubt || !self.is_doubtful())
-            && self.reserved < until;
+            && (!rules.reserve_not_in_doubt || !self.is_doubtful());
         if matches {
-            self.reserved = until;
+            self.reserved = self.reserved.max(until);
         }
         Guarded::from_rows(matches)
     }
@@ -63,6 +62,18 @@ impl Row {
             && self.reserved < until;
         if matches {
             self.reserved = until;
+        }
+        Guarded::from_rows(matches)
+    }
+
+    /// `Store::reserve_known`: of a pair that was loaded at some time.
+    pub(crate) fn reserve_known(&mut self, rules: &Rules, generation: u8, until: u8) -> Guarded {
+        let matches = (!rules.known_same_generation || self.generation == generation)
+            && (!rules.known_no_live_lease || !self.has_live_lease())
+            && (!rules.known_not_in_doubt || self.attempt.is_none())
+            && (!rules.known_none_failed || self.failure.is_none());
+        if matches {
+            self.reserved = self.reserved.max(until);
         }
         Guarded::from_rows(matches)
     }

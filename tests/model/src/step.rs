@@ -34,6 +34,11 @@ pub enum Step {
     Claim,
     /// It took effect, and nobody heard.
     ClaimLost,
+    /// `Store::reserve_known`: serves a pair that was loaded for an earlier request.
+    ServeKnown {
+        /// It is not the current one any more.
+        stale: bool,
+    },
     /// `Store::claim` where it reserves nothing, then decides.
     Load {
         /// Refresh rather than serve, where both are allowed.
@@ -167,6 +172,7 @@ impl Scene<'_> {
             (Step::Take { until, too_short }, Phase::Idle) => self.take(until, too_short),
             (Step::Claim, Phase::Load { .. }) => self.claim(request, true),
             (Step::ClaimLost, Phase::Load { .. }) => self.claim(request, false),
+            (Step::ServeKnown { stale }, Phase::Load { .. }) => self.serve_known(request, stale),
             (Step::Load { refresh }, Phase::Load { .. }) => self.load(request, refresh),
             (Step::LastLook, Phase::Load { waited: true }) => {
                 self.last_look(request);
@@ -287,6 +293,22 @@ impl Scene<'_> {
         match self.state.row.claim(self.rules, request.until) {
             Guarded::Done if heard => self.hand_out(view, request.until, was_reserved),
             Guarded::Done => self.go(AGAIN),
+            Guarded::Moved => return None,
+        }
+        Some(())
+    }
+
+    /// Whoever loaded it found it plainly held; here it may have been anything, for the guard alone is to tell. Where it
+    /// has moved, it is as if nothing had been known.
+    fn serve_known(&mut self, request: Request, stale: bool) -> Option<()> {
+        let (mut view, was_reserved) = (self.view(), self.state.row.reserved > 0);
+        if stale {
+            view.generation = view.generation.checked_sub(1)?;
+        } else if request.too_short == Some(view.generation) {
+            return None;
+        }
+        match self.state.row.reserve_known(self.rules, view.generation, request.until) {
+            Guarded::Done => self.hand_out(view, request.until, was_reserved),
             Guarded::Moved => return None,
         }
         Some(())

@@ -106,7 +106,7 @@ impl Mutant {
 
 const KEPT: Rules = Rules::KEPT;
 
-const MUTANTS: [Mutant; 27] = [
+const MUTANTS: [Mutant; 31] = [
     mutant(
         "reserve without the generation",
         Rules { reserve_same_generation: false, ..KEPT },
@@ -136,6 +136,32 @@ const MUTANTS: [Mutant; 27] = [
     mutant("claim what is in doubt", Rules { claim_not_in_doubt: false, ..KEPT }, OneTime, DOUBT_HEEDED),
     mutant("claim what is condemned", Rules { claim_none_failed: false, ..KEPT }, OneTime, DOUBT_HEEDED)
         .calls(3),
+    mutant(
+        "serve another generation than the known one",
+        Rules { known_same_generation: false, ..KEPT },
+        OneTime,
+        REPLY_TRUE,
+    ),
+    // As with claiming.
+    mutant(
+        "serve what is known under a live lease",
+        Rules { known_no_live_lease: false, known_not_in_doubt: false, ..KEPT },
+        OneTime,
+        RESERVED_TOKEN_LIVES,
+    ),
+    mutant(
+        "serve what is known and in doubt",
+        Rules { known_not_in_doubt: false, ..KEPT },
+        OneTime,
+        DOUBT_HEEDED,
+    ),
+    mutant(
+        "serve what is known and condemned",
+        Rules { known_none_failed: false, ..KEPT },
+        OneTime,
+        DOUBT_HEEDED,
+    )
+    .calls(3),
     mutant("lease under a live lease", Rules { lease_no_live_lease: false, ..KEPT }, OneTime, ONE_HOLDER),
     mutant(
         "lease without the reservation",

@@ -1,0 +1,105 @@
+//! KNOWN: entries that were loaded lately, and held by somebody.
+//!
+//! Whoever asks for one of them again is served by one guarded UPDATE of a row whose key is known, and nothing is loaded. A
+//! copy may be as old as it likes: the guard is everything that was decided on.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::reserve::Reservation;
+use super::{Entry, Guarded, Store, StoreError};
+use crate::clock::Timestamp;
+use crate::decide::TokenState;
+
+/// Entries that are known at most, about a kilobyte each; the one that was not asked for the longest goes first.
+const MOST_ENTRIES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
+
+/// Of an entry that is not to be believed any more: held until the epoch.
+const FORGOTTEN: i64 = 0;
+
+/// An entry as it was loaded, and what was reserved of it since.
+#[derive(Debug)]
+pub struct KnownEntry {
+    /// As it was loaded.
+    pub entry: Arc<Entry>,
+    /// Until when it is reserved as far as is known, in ms since the epoch. Beside the entry, of which the rest stays as it is:
+    /// with every request it grows.
+    reserved_until: AtomicI64,
+}
+
+/// A user and a provider.
+type Whose = (String, i64);
+
+/// What is known. Clones are one and the same.
+#[derive(Debug, Clone)]
+pub(super) struct Known(Arc<Mutex<LruCache<Whose, Arc<KnownEntry>>>>);
+
+impl Store {
+    /// The entry of a user at a provider, if it was loaded before and is still held by somebody since: to be decided on, and
+    /// reserved with [`Store::reserve_known`] before its token is handed out.
+    pub fn known(&self, user_id: &str, provider_id: i64, now: Timestamp) -> Option<Arc<KnownEntry>> {
+        let known = self.known.entries().get(&(user_id.to_owned(), provider_id)).cloned()?;
+        (known.reserved_until() > now).then_some(known)
+    }
+
+    /// Reserves an entry that was [known](Store::known) up to `until`, which must not be before what it is known to be
+    /// reserved to.
+    ///
+    /// [`Guarded::Moved`]: it may not be what it was, or is reserved for longer, and is not known any more.
+    ///
+    /// # Errors
+    /// [`StoreError`], shared with those whose reservations were in the same statement.
+    pub async fn reserve_known(
+        &self,
+        known: &KnownEntry,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Guarded, Arc<StoreError>> {
+        let reservation = Reservation::while_held(&known.entry, until, now);
+        let reserved = self.reservations.submit(&self.db, reservation).await?;
+        match reserved {
+            Guarded::Done => known.reserved_until.fetch_max(until.as_millis(), Ordering::Relaxed),
+            Guarded::Moved => known.reserved_until.swap(FORGOTTEN, Ordering::Relaxed),
+        };
+        Ok(reserved)
+    }
+}
+
+impl KnownEntry {
+    /// Until when it is reserved, as far as is known.
+    pub fn reserved_until(&self) -> Timestamp {
+        Timestamp::from_millis(self.reserved_until.load(Ordering::Relaxed))
+    }
+
+    /// What to decide on.
+    pub fn state(&self) -> TokenState {
+        TokenState { reserved_until: Some(self.reserved_until()), ..self.entry.state }
+    }
+}
+
+impl Known {
+    pub(super) fn nothing() -> Self {
+        Self(Arc::new(Mutex::new(LruCache::new(MOST_ENTRIES))))
+    }
+
+    /// Keeps an entry in mind, if it is one that the next request is likely to be served without another look.
+    pub(super) fn learn(&self, user_id: String, provider_id: i64, entry: &Arc<Entry>, now: Timestamp) {
+        if entry.is_in_doubt() || entry.failed_at.is_some() {
+            return;
+        }
+        let Some(reserved_until) = entry.state.reserved_until.filter(|until| *until > now) else { return };
+        let known = KnownEntry {
+            entry: Arc::clone(entry),
+            reserved_until: AtomicI64::new(reserved_until.as_millis()),
+        };
+        self.entries().put((user_id, provider_id), Arc::new(known));
+    }
+
+    fn entries(&self) -> MutexGuard<'_, LruCache<Whose, Arc<KnownEntry>>> {
+        // Nothing that runs under it panics half way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
