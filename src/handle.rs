@@ -1,4 +1,4 @@
-//! The story of one request: decode, authorise, load, decide, act, outcome.
+//! The story of one request: authorise, load, decide, act, outcome.
 //!
 //! Nothing here publishes or acks: [`Handler::handle`] takes what came in and gives back an [`Outcome`] for
 //! `worker.rs` to settle.
@@ -10,7 +10,6 @@ mod store_pair;
 mod token;
 mod workspace_start;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::database::Availability;
 use crate::flags::Flags;
 use crate::message::{
-    Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, LifetimeSecs, MessageKind, Request, TokenReply, decode,
+    Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, InvalidRequest, LifetimeSecs, MessageKind, Request,
+    TokenReply,
 };
 use crate::providers::Providers;
 use crate::refresh::Refresher;
@@ -72,26 +72,16 @@ impl From<&WorkerSettings> for Budgets {
 }
 
 /// A message that came in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Incoming<'a> {
     /// Which kind, by the queue it came from.
     pub kind: MessageKind,
-    /// The body. Printed nowhere: it may hold a token.
-    pub body: Body<'a>,
+    /// Its body, decoded.
+    pub request: Result<Request, InvalidRequest>,
     /// What its properties say.
     pub envelope: &'a Envelope,
     /// Whether the broker delivers it again.
     pub redelivered: bool,
-}
-
-/// A body that `Debug` does not show.
-#[derive(Clone, Copy)]
-pub struct Body<'a>(pub &'a [u8]);
-
-impl fmt::Debug for Body<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
 }
 
 /// The time frame of a request.
@@ -111,13 +101,11 @@ impl TimeFrame {
 impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
-        let Incoming { kind, body, envelope, redelivered } = incoming;
-        let request = match decode(kind, body.0) {
+        let Incoming { kind, request, envelope, redelivered } = incoming;
+        let request = match request {
             Ok(request) => request,
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
-        // Both at once: each time the span's line is written anew.
-        tracing::record_all!(tracing::Span::current(), user = request.user_id(), host = request.host());
         if kind.needs_reply_to() && envelope.reply_to.is_none() {
             return Outcome::invalid(
                 kind,

@@ -9,7 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 use crate::broker::Feed;
 use crate::flags::FlagsEvent;
-use crate::message::{ErrorCode, MessageKind};
+use crate::message::MessageKind;
 use crate::store::{FailureKind, StoreError};
 
 mod database;
@@ -17,6 +17,7 @@ mod events;
 mod hosts;
 mod housekeeping;
 pub mod logs;
+mod messages;
 mod parking;
 mod partitions;
 pub mod recorder;
@@ -30,6 +31,7 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
+pub use self::messages::{message_received, message_settled};
 pub use self::parking::*;
 pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
@@ -243,24 +245,6 @@ pub fn lease_not_kept(error: &StoreError) {
 /// The database failed a request, which is tried again or answered with `internal`.
 pub fn store_failed(error: &StoreError) {
     tracing::error!(%error, "the database failed a request");
-}
-
-/// A delivery was taken in hand.
-pub fn message_received(kind: MessageKind) {
-    gauge!(IN_FLIGHT, "type" => kind.routing_key()).increment(1.0);
-}
-
-/// A delivery was settled: answered and acked, dead-lettered, or given back.
-pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
-    gauge!(IN_FLIGHT, "type" => kind.routing_key()).decrement(1.0);
-    counter!(MESSAGES, "type" => kind.routing_key(), "outcome" => outcome.name()).increment(1);
-    histogram!(HANDLING, "type" => kind.routing_key()).record(took);
-    let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));
-    match code {
-        // The usual case, thousands of times a second.
-        None => tracing::debug!(outcome, took_ms = millis(took), "message settled"),
-        Some(code) => tracing::info!(outcome, code, took_ms = millis(took), "message settled"),
-    }
 }
 
 /// A message was laid into the dead letters.

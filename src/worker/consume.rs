@@ -200,7 +200,8 @@ impl Consumers {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let received = Received::new(kind, delivery, subscription.acks.clone());
-                drop(self.messages.spawn(Arc::clone(&self.settler).process(received)));
+                // In a box at once: on its way into a task it is moved three times.
+                drop(self.messages.spawn(Box::pin(Arc::clone(&self.settler).process(received))));
             }
             Feed::ParkedPairs => {
                 let channel = Arc::clone(&subscription.channel);

@@ -1,20 +1,20 @@
 //! A message's way from delivery to ack, its states as types: each step consumes the one before it.
 //!
-//! `Received` → handle → `Handled` → reply, dead letter → `Replied` → ack. A message that cannot take its next
+//! `Received` → decode → handle → `Handled` → reply, dead letter → `Replied` → ack. A message that cannot take its next
 //! step is given back to the broker; there is no other way out.
 
 use std::sync::Arc;
 
 use lapin::message::Delivery;
 use tokio::time::Instant;
-use tracing::{Instrument, field};
+use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Verdict};
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
 use crate::database::Availability;
-use crate::handle::{Body, Handler, Incoming, Outcome};
+use crate::handle::{Handler, Incoming, Outcome};
 use crate::lifecycle::Stop;
-use crate::message::{Envelope, ErrorCode, MessageKind};
+use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Request, decode};
 use crate::telemetry::{self, MessageOutcome};
 
 /// What a message needs on its way.
@@ -25,7 +25,7 @@ pub(super) struct Settler {
     pub(super) stop: Stop,
 }
 
-/// A message in hand.
+/// A message in hand. In a box from step to step: it is a kilobyte.
 pub(super) struct Received {
     kind: MessageKind,
     delivery: Delivery,
@@ -36,25 +36,37 @@ pub(super) struct Received {
 
 /// A message that was handled.
 struct Handled {
-    received: Received,
+    received: Box<Received>,
     outcome: Outcome,
 }
 
 /// A message whose reply the broker has confirmed, and whose copy lies in the dead letters if it belongs there.
 struct Replied {
-    received: Received,
+    received: Box<Received>,
     outcome: MessageOutcome,
     code: Option<ErrorCode>,
 }
 
 impl Received {
-    pub(super) fn new(kind: MessageKind, delivery: Delivery, acks: Acks) -> Self {
+    pub(super) fn new(kind: MessageKind, delivery: Delivery, acks: Acks) -> Box<Self> {
         telemetry::message_received(kind);
         let envelope = Envelope::read(&delivery.properties);
-        Self { kind, delivery, envelope, since: Instant::now(), acks }
+        Box::new(Self { kind, delivery, envelope, since: Instant::now(), acks })
     }
 
-    fn give_back(self, reason: Stopped) {
+    /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
+    fn span(&self, request: Option<&Request>) -> Span {
+        tracing::info_span!(
+            "message",
+            kind = self.kind.routing_key(),
+            // Whatever a publisher wrote: `Debug` escapes what would break a log line.
+            request_id = self.envelope.correlation_id.as_deref().map(field::debug),
+            user = request.map(Request::user_id),
+            host = request.and_then(Request::host),
+        )
+    }
+
+    fn give_back(self: Box<Self>, reason: Stopped) {
         telemetry::message_requeued(&reason);
         self.acks.settle(self.delivery.delivery_tag, Verdict::Requeue);
         telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
@@ -63,20 +75,14 @@ impl Received {
 
 impl Settler {
     /// Takes one message all the way.
-    pub(super) async fn process(self: Arc<Self>, received: Received) {
-        let span = tracing::info_span!(
-            "message",
-            kind = received.kind.routing_key(),
-            // Whatever a publisher wrote: `Debug` escapes what would break a log line.
-            request_id = received.envelope.correlation_id.as_deref().map(field::debug),
-            user = field::Empty,
-            host = field::Empty,
-        );
-        self.settle(received).instrument(span).await;
+    pub(super) async fn process(self: Arc<Self>, received: Box<Received>) {
+        let request = decode(received.kind, &received.delivery.data);
+        let span = received.span(request.as_ref().ok());
+        self.settle(received, request).instrument(span).await;
     }
 
-    async fn settle(&self, received: Received) {
-        let handled = match self.handle(received).await {
+    async fn settle(&self, received: Box<Received>, request: Result<Request, InvalidRequest>) {
+        let handled = match self.handle(received, request).await {
             Ok(handled) => handled,
             Err((received, reason)) => return received.give_back(reason),
         };
@@ -86,10 +92,14 @@ impl Settler {
         }
     }
 
-    async fn handle(&self, received: Received) -> Result<Handled, (Received, Stopped)> {
+    async fn handle(
+        &self,
+        received: Box<Received>,
+        request: Result<Request, InvalidRequest>,
+    ) -> Result<Handled, (Box<Received>, Stopped)> {
         let incoming = Incoming {
             kind: received.kind,
-            body: Body(&received.delivery.data),
+            request,
             envelope: &received.envelope,
             redelivered: received.delivery.redelivered,
         };
@@ -116,7 +126,7 @@ impl Settler {
         }
     }
 
-    async fn reply(&self, handled: Handled) -> Result<Replied, (Received, Stopped)> {
+    async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Stopped)> {
         let Handled { received, outcome } = handled;
         let published = match (&received.envelope.reply_to, &outcome) {
             (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {

@@ -1,0 +1,75 @@
+//! A message's beginning and end: the only events that every single message has.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::{HANDLING, IN_FLIGHT, MESSAGES, MessageOutcome, millis};
+use crate::message::{ErrorCode, MessageKind};
+
+/// A delivery was taken in hand.
+pub fn message_received(kind: MessageKind) {
+    Series::of(kind).in_flight.increment(1.0);
+}
+
+/// A delivery was settled: answered and acked, dead-lettered, or given back.
+pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
+    let series = Series::of(kind);
+    series.in_flight.decrement(1.0);
+    series.settled(outcome).increment(1);
+    series.handling.record(took);
+    let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));
+    match code {
+        // The usual case, thousands of times a second.
+        None => tracing::debug!(outcome, took_ms = millis(took), "message settled"),
+        Some(code) => tracing::info!(outcome, code, took_ms = millis(took), "message settled"),
+    }
+}
+
+/// The series of one kind of message: looked up once, since looking one up takes longer than counting. Not before the
+/// recorder is installed, or nothing is counted.
+struct Series {
+    in_flight: Gauge,
+    handling: Histogram,
+    ok: Counter,
+    error: Counter,
+    dead_lettered: Counter,
+    requeued: Counter,
+}
+
+impl Series {
+    fn of(kind: MessageKind) -> &'static Self {
+        static TOKEN_REQUEST: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::TokenRequest));
+        static WORKSPACE_START: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::WorkspaceStart));
+        static TOKEN_STORE: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::TokenStore));
+        match kind {
+            MessageKind::TokenRequest => &TOKEN_REQUEST,
+            MessageKind::WorkspaceStart => &WORKSPACE_START,
+            MessageKind::TokenStore => &TOKEN_STORE,
+        }
+    }
+
+    fn new(kind: MessageKind) -> Self {
+        let label = kind.routing_key();
+        let messages =
+            |outcome: MessageOutcome| counter!(MESSAGES, "type" => label, "outcome" => outcome.name());
+        Self {
+            in_flight: gauge!(IN_FLIGHT, "type" => label),
+            handling: histogram!(HANDLING, "type" => label),
+            ok: messages(MessageOutcome::Ok),
+            error: messages(MessageOutcome::Error),
+            dead_lettered: messages(MessageOutcome::DeadLettered),
+            requeued: messages(MessageOutcome::Requeued),
+        }
+    }
+
+    const fn settled(&self, outcome: MessageOutcome) -> &Counter {
+        match outcome {
+            MessageOutcome::Ok => &self.ok,
+            MessageOutcome::Error => &self.error,
+            MessageOutcome::DeadLettered => &self.dead_lettered,
+            MessageOutcome::Requeued => &self.requeued,
+        }
+    }
+}
