@@ -102,7 +102,7 @@ impl Crew {
 /// The host gave somebody a new pair, so it does not refuse everybody.
 async fn end_refusing(store: &Store, order: &Order) -> Result<Guarded, StoreError> {
     match order.provider.refusing_since {
-        Some(since) => store.end_refusing(order.provider.id, since).await,
+        Some(since) => Box::pin(store.end_refusing(order.provider.id, since)).await,
         None => Ok(Guarded::Moved),
     }
 }

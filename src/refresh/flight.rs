@@ -77,6 +77,8 @@ enum CallEnd {
 
 impl Crew {
     /// Refreshes an entry, if anybody waits for it by the time it could. `holder` names this flight in the lease.
+    ///
+    /// What seldom happens in a flight goes into a box: each flight is a task, and would carry the room for all of it.
     pub(super) async fn fly(&self, order: Order, holder: &str, passengers: &Passengers) -> Landing {
         let order = Order { deadline: self.deadline(&order), ..order };
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
@@ -160,7 +162,7 @@ impl Crew {
             Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
                 telemetry::refresh_failed(host, flight.kind, &flight.message, started.elapsed());
-                self.give_up(order, holder, refresh_token, flight).await
+                Box::pin(self.give_up(order, holder, refresh_token, flight)).await
             }
         }
     }
@@ -186,7 +188,7 @@ impl Crew {
             async move {
                 if again {
                     // A newer pair may have come meanwhile, from a login or a worker that was thawed.
-                    self.renew_lease(&order.entry, holder, tenure).await;
+                    Box::pin(self.renew_lease(&order.entry, holder, tenure)).await;
                 }
                 let asked_at = self.clock.now();
                 if !tenure.holds(asked_at) {

@@ -82,8 +82,8 @@ impl Flights {
             drop(done);
             landed.send_replace(Some(ending));
         };
-        // Its log lines belong to the request that started it.
-        tracker.spawn(flight.in_current_span());
+        // Its log lines belong to the request that started it. In a box at once: on its way into a task it is moved.
+        tracker.spawn(Box::pin(flight.in_current_span()));
         Boarding { role: Role::Started, landing }
     }
 }

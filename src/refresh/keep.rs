@@ -46,7 +46,7 @@ impl Crew {
                 }
                 Ok(None) => {
                     telemetry::refreshed_pair_superseded(host);
-                    self.release(&order.entry, holder).await;
+                    Box::pin(self.release(&order.entry, holder)).await;
                     return Landing::Moved;
                 }
                 Err(error) => error,
@@ -55,7 +55,7 @@ impl Crew {
             telemetry::pair_not_stored(host, &error, delay);
             if self.parking.is_due() {
                 let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
-                match self.parking.park(&parked).await {
+                match Box::pin(self.parking.park(&parked)).await {
                     Ok(()) => return Landing::StoreFailed(error),
                     Err(error) => telemetry::pair_not_parked(host, &error),
                 }

@@ -43,7 +43,7 @@ impl Crew {
         let mut beats = interval_at(Instant::now() + period, period);
         loop {
             beats.tick().await;
-            self.renew_lease(entry, holder, tenure).await;
+            Box::pin(self.renew_lease(entry, holder, tenure)).await;
         }
     }
 

@@ -34,7 +34,9 @@ impl Store {
         let successor = Arc::new(self.successor(entry, pair, now));
         match self.succeed(entry, Arc::clone(&successor), holder).await? {
             Guarded::Done => Ok(Some(successor)),
-            Guarded::Moved => Ok(self.store_over_older(entry.id, pair, holder, now).await?.map(Arc::new)),
+            Guarded::Moved => {
+                Ok(Box::pin(self.store_over_older(entry.id, pair, holder, now)).await?.map(Arc::new))
+            }
         }
     }
 
@@ -52,7 +54,7 @@ impl Store {
                 Guarded::Moved => {}
             }
         }
-        Ok(self.store_successor(entry, &successor, Leases::Of(holder)).await?)
+        Ok(Box::pin(self.store_successor(entry, &successor, Leases::Of(holder))).await?)
     }
 
     async fn store_over_older(
