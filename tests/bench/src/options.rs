@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// How long a round is, after its warm-up.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: Option<u32>,
+    /// Which numbers of requests in flight, where a scenario has several; all when none is given.
+    #[arg(long, value_name = "REQUESTS", value_delimiter = ',')]
+    in_flight: Vec<usize>,
     /// Which databases; all when none is named.
     #[arg(long, value_enum, value_name = "DATABASE", value_delimiter = ',')]
     databases: Vec<Database>,
@@ -157,6 +160,12 @@ impl Options {
     /// How many users are hot.
     pub(crate) fn hot_users(&self) -> usize {
         self.scaled(1_000, 100)
+    }
+
+    /// How many requests are in flight, one after the other, where a scenario has several numbers.
+    pub(crate) fn in_flight<'n>(&self, full: &'n [usize], quick: &'n [usize]) -> impl Iterator<Item = usize> {
+        let chosen = |number: &usize| self.in_flight.is_empty() || self.in_flight.contains(number);
+        self.scaled(full, quick).iter().copied().filter(chosen)
     }
 
     /// The full size, or that of `--quick`.

@@ -19,7 +19,7 @@ const JUDGED: usize = 128;
 
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
     let mut findings = Findings::default();
-    for &in_flight in world.options.scaled(&IN_FLIGHT[..], &[JUDGED]) {
+    for in_flight in world.options.in_flight(&IN_FLIGHT, &[JUDGED]) {
         let systems = [&world.echo, &world.grouped].into_iter().chain(&world.tokenkeepers);
         let contestants: Vec<_> = systems.map(|system| Contestant::new(system, world.hot())).collect();
         let cell = Cell {

@@ -24,7 +24,7 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
         progress.show(&format!("{}: {users} expired tokens are written", system.name));
         system.install().context("tokenkeeper")?.seed(users, true).await?;
     }
-    for &in_flight in world.options.scaled(&IN_FLIGHT[..], &[JUDGED]) {
+    for in_flight in world.options.in_flight(&IN_FLIGHT, &[JUDGED]) {
         let systems = [&world.echo].into_iter().chain(&world.tokenkeepers);
         let contestants: Vec<_> = systems
             .map(|system| Contestant {

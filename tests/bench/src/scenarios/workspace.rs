@@ -17,7 +17,7 @@ const IN_FLIGHT: [usize; 2] = [16, 128];
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
     let mut findings = Findings::default();
     let ask = Ask::Workspace { hosts: BITBUCKETS, users: Users::random(0, world.options.hot_users()) };
-    for &in_flight in world.options.scaled(&IN_FLIGHT[..], &IN_FLIGHT[..1]) {
+    for in_flight in world.options.in_flight(&IN_FLIGHT, &IN_FLIGHT[..1]) {
         let echo = [Contestant::new(&world.echo, world.hot())];
         let own = world.tokenkeepers.iter().map(|system| Contestant::new(system, ask.clone()));
         let contestants: Vec<_> = echo.into_iter().chain(own).collect();
