@@ -1,31 +1,15 @@
-use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::message::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
     Reply, Status, TokenGrant, TokenValue, Warning, decode,
 };
+use tokenkeeper_testkit::schema::Validator;
 
 use super::*;
 
-/// The schema of a message, ready to validate bodies.
-struct Validator {
-    schemas: Schemas,
-    index: SchemaIndex,
-}
-
-impl Validator {
-    fn of(message: Message) -> Self {
-        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-        compiler.enable_format_assertions();
-        compiler.add_resource("schema.json", schema(message).into()).expect("a resource");
-        let index = compiler.compile("schema.json", &mut schemas).expect("a schema that is one");
-        Self { schemas, index }
-    }
-
-    fn takes(&self, body: &Value) -> bool {
-        self.schemas.validate(body, self.index).is_ok()
-    }
+fn validator(message: Message) -> Validator {
+    Validator::of(schema(message).into())
 }
 
 fn request(fields: Value) -> Value {
@@ -120,7 +104,7 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
             TokenStore => Message::TokenStore,
         };
         let taken = decode(kind, body.to_string().as_bytes());
-        let fits = Validator::of(message).takes(&body);
+        let fits = validator(message).takes(&body);
         assert_eq!(fits, taken.is_ok(), "{body}: {:?}", taken.err());
     }
 }
@@ -182,7 +166,7 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
         (Message::TokenStoreReply, Reply::Store(StoreReply::Error(refused(full_echo(), None)))),
     ] {
         let body = serde_json::from_slice(&reply.encode()).expect("JSON");
-        assert!(Validator::of(message).takes(&body), "{message:?}: {body}");
+        assert!(validator(message).takes(&body), "{message:?}: {body}");
     }
 }
 
@@ -211,7 +195,7 @@ fn every_event_that_a_worker_tells_fits_its_schema_and_no_other_does() {
         Event::ProviderRecovered { host: host.clone(), at },
         Event::ProviderMisconfigured { host, at, since: at, reason: "invalid_grant".into() },
     ];
-    let schema = Validator::of(Message::Event);
+    let schema = validator(Message::Event);
     for event in events {
         let body: Value = serde_json::from_slice(&event.encode()).expect("JSON");
         assert!(schema.takes(&body), "{body}");
@@ -245,9 +229,9 @@ fn a_reply_that_no_worker_writes_does_not_fit() {
         (&error, "/error/retry_after_secs", Some(Value::Null)),
         (&error, "/user_id", Some(Value::Null)),
     ] {
-        assert!(Validator::of(Message::TokenReply).takes(good), "{good}");
+        assert!(validator(Message::TokenReply).takes(good), "{good}");
         let body = changed(good.clone(), pointer, wrong);
-        assert!(!Validator::of(Message::TokenReply).takes(&body), "{pointer}: {body}");
+        assert!(!validator(Message::TokenReply).takes(&body), "{pointer}: {body}");
     }
 }
 

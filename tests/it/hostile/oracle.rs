@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use boon::{Compiler, SchemaIndex, Schemas};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
+use tokenkeeper_testkit::schema::Validator;
 
 use crate::cli::Cli;
 
@@ -14,22 +14,16 @@ use crate::cli::Cli;
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(super) struct Oracle {
-    schemas: Schemas,
-    of: HashMap<&'static str, SchemaIndex>,
+    of: HashMap<&'static str, Validator>,
 }
 
 impl Oracle {
     pub(super) async fn from_published_schemas(cli: &Cli) -> Self {
-        let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-        compiler.enable_format_assertions();
         let mut of = HashMap::new();
         for name in [TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE] {
-            let schema = cli.run(&["schema", name]).await.good().json();
-            let resource = format!("{name}.json");
-            compiler.add_resource(&resource, schema).expect("a resource");
-            of.insert(name, compiler.compile(&resource, &mut schemas).expect("a schema that is one"));
+            of.insert(name, Validator::of(cli.run(&["schema", name]).await.good().json()));
         }
-        Self { schemas, of }
+        Self { of }
     }
 
     /// Whether a worker has to take this body.
@@ -53,9 +47,7 @@ impl Oracle {
         ];
         let lifetime = &value["requested_lifetime_secs"];
         let written_as_fraction = lifetime.is_number() && !lifetime.is_u64();
-        !known.iter().any(twice)
-            && !written_as_fraction
-            && self.schemas.validate(&value, self.of[routing_key]).is_ok()
+        !known.iter().any(twice) && !written_as_fraction && self.of[routing_key].takes(&value)
     }
 }
 

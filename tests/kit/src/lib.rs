@@ -7,6 +7,7 @@
 //! | [`queues`] | upstream: it publishes requests and reads replies and dead letters |
 //! | [`proxy`] | the network between a worker and a server, when it fails |
 //! | [`program`] | an operator: runs the real `tokenkeeper` binary, its commands and its workers |
+//! | [`schema`] | a client generated from the published JSON Schemas: what it would take |
 //! | [`http`] | an HTTP client for a test's own questions |
 //! | [`wait`] | patience: waiting for a condition instead of sleeping |
 //!
@@ -20,5 +21,6 @@ pub mod http;
 pub mod program;
 pub mod proxy;
 pub mod queues;
+pub mod schema;
 pub mod scm;
 pub mod wait;
