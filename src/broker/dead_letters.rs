@@ -11,6 +11,7 @@
 mod letter;
 mod replay;
 
+use std::mem;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,11 +31,8 @@ use crate::settings::Broker;
 /// over: so the memory for letters that have come and were not looked at yet has a limit.
 const HELD_PER_CHANNEL: u16 = 500;
 
-/// How long the letters that were given back may take to be in the queue again.
-const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(2);
-
 /// The pause between two questions whether something has happened.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Why the dead letters cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +67,7 @@ pub struct DeadLetters {
     names: Names,
     queue: String,
     connection: Connection,
-    /// Kept open: with it the letters that were taken over it go back.
+    /// Kept open: with each of them the letters that were taken over it go back.
     full: Vec<Channel>,
     current: Option<Current>,
     waiting: u32,
@@ -108,9 +106,9 @@ impl DeadLetters {
             acked: 0,
         };
         // Before the lock: an operator who has the wrong prefix learns it at once.
-        letters.ready().await?;
+        letters.existing().await?;
         letters.lock(patience, on_wait).await?;
-        letters.waiting = letters.ready().await?;
+        letters.waiting = letters.existing().await?;
         Ok(letters)
     }
 
@@ -141,7 +139,7 @@ impl DeadLetters {
             }
             Ok(None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }.into()),
             // Somebody purged the queue, or took letters from it by other means.
-            Err(_) if self.ready().await? == 0 => Ok(None),
+            Err(_) if self.ready().await?.unwrap_or_default() == 0 => Ok(None),
             Err(_) => {
                 let action = format!("read queue {}", self.queue);
                 Err(BrokerError::Timeout { action, after: limit }.into())
@@ -177,27 +175,33 @@ impl DeadLetters {
             let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             within(limit, || "stop reading the dead letters".to_owned(), cancel).await?;
         }
-        let current = current.map(|current| current.channel);
-        // One after the other, the oldest first, so that the letters go back in the order they had.
-        for channel in self.full.drain(..).chain(current) {
-            let close = channel.close(200, "done".into());
-            within(limit, || "give back the dead letters".to_owned(), close).await?;
+        // One after the other, the oldest first, so that the letters go back in the order they had. They are back a
+        // moment after their channel is closed: closed at once, the next one's could overtake them.
+        let mut back = self.ready().await?.unwrap_or_default();
+        for channel in mem::take(&mut self.full) {
+            self.give_back(&channel).await?;
+            back += u32::from(HELD_PER_CHANNEL);
+            self.until_ready(back).await?;
         }
-        self.until_given_back().await?;
+        if let Some(Current { channel, .. }) = &current {
+            self.give_back(channel).await?;
+            // Whoever comes next shall find all of them.
+            self.until_ready(self.waiting.saturating_sub(self.acked)).await?;
+        }
         let close = self.connection.close(200, "done".into());
         within(limit, || "close the connection".to_owned(), close).await
     }
 
-    /// They go back a moment after their channel is closed. Whoever comes next shall find all of them.
-    async fn until_given_back(&self) -> Result<(), BrokerError> {
-        let give_up_at = Instant::now() + GIVEN_BACK_WITHIN;
-        let expected = self.waiting.saturating_sub(self.acked);
-        while Instant::now() < give_up_at {
-            match self.ready().await {
-                Ok(ready) if ready < expected => sleep(POLL).await,
-                Err(DeadLettersError::Broker(error)) => return Err(error),
-                Ok(_) | Err(_) => break,
-            }
+    async fn give_back(&self, channel: &Channel) -> Result<(), BrokerError> {
+        let close = channel.close(200, "done".into());
+        within(self.settings.operation_timeout, || "give back the dead letters".to_owned(), close).await
+    }
+
+    /// Waits until so many are ready. Not for ever: somebody may have purged the queue, or taken some by other means.
+    async fn until_ready(&self, count: u32) -> Result<(), BrokerError> {
+        let give_up_at = Instant::now() + self.settings.operation_timeout;
+        while self.ready().await?.is_some_and(|ready| ready < count) && Instant::now() < give_up_at {
+            sleep(POLL).await;
         }
         Ok(())
     }
@@ -226,18 +230,20 @@ impl DeadLetters {
         Ok(Current { channel, consumer, held: 0 })
     }
 
-    /// How many letters lie in the queue and are in nobody's hands.
-    async fn ready(&self) -> Result<u32, DeadLettersError> {
+    async fn existing(&self) -> Result<u32, DeadLettersError> {
+        self.ready().await?.ok_or_else(|| DeadLettersError::NoQueue {
+            queue: self.queue.clone(),
+            broker: self.settings.display_url().to_owned(),
+        })
+    }
+
+    /// How many letters lie in the queue and are in nobody's hands; none: there is no such queue.
+    async fn ready(&self) -> Result<Option<u32>, BrokerError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match self.declare(&self.queue, passive, FieldTable::default()).await {
-            Ok(queue) => Ok(queue.message_count()),
-            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => {
-                Err(DeadLettersError::NoQueue {
-                    queue: self.queue.clone(),
-                    broker: self.settings.display_url().to_owned(),
-                })
-            }
-            Err(error) => Err(error.into()),
+            Ok(queue) => Ok(Some(queue.message_count())),
+            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
