@@ -1,11 +1,17 @@
 //! Logs by `tracing`: human in a terminal, JSON otherwise.
 
-use std::env;
 use std::io::{self, IsTerminal};
+use std::{env, fmt, str};
 
+use serde::Serializer;
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
+use tracing::span::Record;
+use tracing_serde::SerdeMapVisitor;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -33,14 +39,53 @@ pub fn install<W>(level: LevelFilter, format: Format, writer: W) -> Result<(), T
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    subscriber(level, format, writer).try_init()
+}
+
+fn subscriber<W>(level: LevelFilter, format: Format, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         // Asked for by name, it may go into a file too.
         Format::Human => lines.with_ansi(colours_wanted()).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).fmt_fields(JsonFields).boxed(),
     };
     // For everything at once: a filter of one layer's own is asked again at every step of every message.
-    tracing_subscriber::registry().with(filter(level)).with(lines).try_init()
+    tracing_subscriber::registry().with(filter(level)).with(lines)
+}
+
+/// A span's fields as a JSON object. The library's own builds a tree of values first, and every message has a span.
+struct JsonFields;
+
+impl<'w> FormatFields<'w> for JsonFields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        let mut object = Vec::with_capacity(TYPICAL_FIELDS_LEN);
+        write_fields(&mut object, &fields).map_err(|_| fmt::Error)?;
+        writer.write_str(str::from_utf8(&object).map_err(|_| fmt::Error)?)
+    }
+
+    /// No span of ours gets fields later. If one ever does, they stand in the same object.
+    fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
+        let mut more = FormattedFields::<Self>::new(String::new());
+        self.format_fields(more.as_writer(), fields)?;
+        match (current.fields.strip_suffix('}'), more.fields.strip_prefix('{')) {
+            (Some(before), Some(after)) if before.len() > 1 => current.fields = format!("{before},{after}"),
+            _ => current.fields = more.fields,
+        }
+        Ok(())
+    }
+}
+
+/// Room for the fields of a message's span, so that it is made once.
+const TYPICAL_FIELDS_LEN: usize = 160;
+
+fn write_fields(to: &mut Vec<u8>, fields: &impl RecordFields) -> serde_json::Result<()> {
+    let mut serializer = serde_json::Serializer::new(to);
+    let mut visitor = SerdeMapVisitor::new(serializer.serialize_map(None)?);
+    fields.record(&mut visitor);
+    visitor.finish()
 }
 
 fn colours_wanted() -> bool {
@@ -59,9 +104,66 @@ fn filter(level: LevelFilter) -> Targets {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Level;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+    use tracing::{Level, field};
 
     use super::*;
+
+    #[test]
+    fn a_line_carries_the_fields_of_its_span() {
+        let span = logged_span(|| {
+            let user = Some("o\"brien\n\u{e9}");
+            tracing::info_span!("message", user, host = None::<&str>, id = ?Some("a\tb"), tries = 3, first = true)
+        });
+        let user = "o\"brien\n\u{e9}";
+        let id = r#"Some("a\tb")"#;
+        assert_eq!(span, json!({"name": "message", "user": user, "id": id, "tries": 3, "first": true}));
+    }
+
+    #[test]
+    fn fields_that_a_span_gets_later_join_those_it_has() {
+        let with_some = logged_span(|| {
+            let span = tracing::info_span!("message", kind = "k", user = field::Empty, host = field::Empty);
+            tracing::record_all!(span, user = "u", host = "h");
+            span
+        });
+        assert_eq!(with_some, json!({"name": "message", "kind": "k", "user": "u", "host": "h"}));
+        let with_none = logged_span(|| {
+            let span = tracing::info_span!("message", user = field::Empty);
+            span.record("user", "u");
+            span
+        });
+        assert_eq!(with_none, json!({"name": "message", "user": "u"}));
+    }
+
+    /// What a line says of the span that it is written in.
+    fn logged_span(span: impl FnOnce() -> tracing::Span) -> Value {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(LevelFilter::INFO, Format::Json, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let _entered = span().entered();
+            tracing::info!(target: "tokenkeeper", "a line");
+        });
+        let lines = lines.0.lock().expect("no panic");
+        let line: Value = serde_json::from_slice(&lines).expect("a line of JSON");
+        line["span"].clone()
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn no_level_makes_other_crates_print_what_they_carry() {
