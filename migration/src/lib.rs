@@ -16,6 +16,8 @@ mod m20261123_000020_add_refusing_since;
 mod m20261123_000021_index_failed_at;
 mod m20261123_000030_create_replica;
 mod m20261123_000031_leave_room_for_reservations;
+mod m20261123_000032_index_identities_with_their_id;
+mod m20261123_000033_index_dates_that_are_there;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -40,6 +42,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000021_index_failed_at::Migration),
             Box::new(m20261123_000030_create_replica::Migration),
             Box::new(m20261123_000031_leave_room_for_reservations::Migration),
+            Box::new(m20261123_000032_index_identities_with_their_id::Migration),
+            Box::new(m20261123_000033_index_dates_that_are_there::Migration),
         ]
     }
 }

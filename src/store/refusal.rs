@@ -114,6 +114,8 @@ impl Store {
         let latest: Vec<i64> = entries_of(provider_id)
             .column(Column::FailedAt)
             .filter(is_refused())
+            // They all have; said so that the index of those is used.
+            .filter(Column::FailedAt.is_not_null())
             .order_by_desc(Column::FailedAt)
             .limit(EVERYBODY)
             .into_tuple()
