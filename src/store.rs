@@ -24,7 +24,6 @@ mod reserve;
 mod store_refreshed;
 mod take_lease;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use sea_orm::{
@@ -35,7 +34,7 @@ use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
-use self::group_commit::{GroupCommit, Grouped};
+use self::group_commit::GroupCommit;
 pub use self::idle::{IdleEntry, Owner, Unrefreshable};
 use self::known::Known;
 pub use self::known::KnownEntry;
@@ -94,12 +93,16 @@ impl Guarded {
         if rows == 0 { Self::Moved } else { Self::Done }
     }
 
-    /// For each of a group: whether its key is among those that the statement says it changed.
-    fn those_in<G: Grouped>(changed: &HashSet<G::Key>, group: &[G]) -> Vec<Self> {
-        group
-            .iter()
-            .map(|item| if changed.contains(&item.key()) { Self::Done } else { Self::Moved })
-            .collect()
+    /// For each of a group: whether its place, counted from one, is among those that the statement says it changed.
+    fn at_places(changed: Option<Vec<i64>>, group: usize) -> Vec<Self> {
+        let mut answers = vec![Self::Moved; group];
+        for place in changed.unwrap_or_default() {
+            let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
+            if let Some(answer) = place.and_then(|place| answers.get_mut(place)) {
+                *answer = Self::Done;
+            }
+        }
+        answers
     }
 }
 

@@ -115,40 +115,43 @@ WITH unmoved AS MATERIALIZED (
   SELECT new.*
   FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::text[],
     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
-    AS new (id, generation, holder, access_token, refresh_token, key_id, username, scopes,
-      expires_at, refresh_token_expires_at, granted_lifetime_ms, reserved_until, refreshed_at, updated_at, login_fingerprint)
+    WITH ORDINALITY AS new (id, generation, holder, access_token, refresh_token, key_id, username, scopes,
+      expires_at, refresh_token_expires_at, granted_lifetime_ms, reserved_until, refreshed_at, updated_at, login_fingerprint,
+      place)
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry WHERE entry.id = new.id AND entry.generation = new.generation - 1
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
+), stored AS (
+  UPDATE token_entry AS entry
+  SET generation = new.generation,
+    access_token_sealed = new.access_token,
+    refresh_token_sealed = new.refresh_token,
+    key_id = new.key_id,
+    username = new.username,
+    scopes = new.scopes,
+    expires_at = new.expires_at,
+    refresh_token_expires_at = new.refresh_token_expires_at,
+    granted_lifetime_ms = new.granted_lifetime_ms,
+    reserved_until = new.reserved_until,
+    refreshed_at = new.refreshed_at,
+    updated_at = new.updated_at,
+    login_fingerprint = new.login_fingerprint,
+    lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
+    lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
+    attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
+    failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL
+  FROM unmoved AS new WHERE entry.id = new.id
+  RETURNING new.place
 )
-UPDATE token_entry AS entry
-SET generation = new.generation,
-  access_token_sealed = new.access_token,
-  refresh_token_sealed = new.refresh_token,
-  key_id = new.key_id,
-  username = new.username,
-  scopes = new.scopes,
-  expires_at = new.expires_at,
-  refresh_token_expires_at = new.refresh_token_expires_at,
-  granted_lifetime_ms = new.granted_lifetime_ms,
-  reserved_until = new.reserved_until,
-  refreshed_at = new.refreshed_at,
-  updated_at = new.updated_at,
-  login_fingerprint = new.login_fingerprint,
-  lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
-  lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
-  attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
-  failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL
-FROM unmoved AS new WHERE entry.id = new.id
-RETURNING new.holder";
+SELECT array_agg(place) FROM stored";
 
 async fn store(line: &mut Line, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
     let entries: Vec<&Entry> = column(group, |new| &*new.successor);
     let millis = |time: fn(&Entry) -> Option<Timestamp>| {
         column(&entries, move |entry| time(entry).map(Timestamp::as_millis))
     };
-    let holders: Vec<(String,)> = sqlx::query_as(STORE)
+    let stored = sqlx::query_scalar(STORE)
         .bind(column(&entries, |entry| entry.id))
         .bind(column(&entries, |entry| entry.generation))
         .bind(column(group, |new| new.holder.as_str()))
@@ -164,8 +167,8 @@ async fn store(line: &mut Line, group: &[Succession]) -> Result<Vec<Guarded>, Db
         .bind(millis(|entry| entry.refreshed_at))
         .bind(millis(|entry| Some(entry.updated_at)))
         .bind(column(&entries, |entry| entry.login_fingerprint.as_deref()))
-        .fetch_all(line.postgres().await?)
+        .fetch_one(line.postgres().await?)
         .await
         .map_err(driver)?;
-    Ok(Guarded::those_in(&holders.into_iter().map(|(holder,)| holder).collect(), group))
+    Ok(Guarded::at_places(stored, group.len()))
 }

@@ -102,12 +102,12 @@ impl Grouped for WantedLease {
 
 /// The guards of [`Store::take_lease`], for an entry of which no refresh was in doubt or had failed. PostgreSQL's, the one
 /// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
-/// `FIND_AND_RESERVE` in `claim.rs` has them.
+/// `FIND_AND_RESERVE` in `claim.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
 const TAKE: &str = "\
 WITH free AS MATERIALIZED (
   SELECT wanted.*
   FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::bigint[])
-    AS wanted (id, generation, holder, until_ms, attempt, only_if_free, now_ms)
+    WITH ORDINALITY AS wanted (id, generation, holder, until_ms, attempt, only_if_free, now_ms, place)
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry
     WHERE entry.id = wanted.id AND entry.generation = wanted.generation
@@ -116,14 +116,16 @@ WITH free AS MATERIALIZED (
       AND (NOT wanted.only_if_free OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.now_ms)
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
+), taken AS (
+  UPDATE token_entry AS entry
+  SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint = free.attempt
+  FROM free WHERE entry.id = free.id
+  RETURNING free.place
 )
-UPDATE token_entry AS entry
-SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint = free.attempt
-FROM free WHERE entry.id = free.id
-RETURNING entry.lease_holder";
+SELECT array_agg(place) FROM taken";
 
 async fn take(line: &mut Line, group: &[WantedLease]) -> Result<Vec<Guarded>, DbErr> {
-    let holders: Vec<(String,)> = sqlx::query_as(TAKE)
+    let taken = sqlx::query_scalar(TAKE)
         .bind(column(group, |lease| lease.entry_id))
         .bind(column(group, |lease| lease.generation))
         .bind(column(group, |lease| lease.holder.as_str()))
@@ -131,8 +133,8 @@ async fn take(line: &mut Line, group: &[WantedLease]) -> Result<Vec<Guarded>, Db
         .bind(column(group, |lease| lease.attempt.as_str()))
         .bind(column(group, |lease| lease.cause == Cause::Opportunistic))
         .bind(column(group, |lease| lease.now.as_millis()))
-        .fetch_all(line.postgres().await?)
+        .fetch_one(line.postgres().await?)
         .await
         .map_err(driver)?;
-    Ok(Guarded::those_in(&holders.into_iter().map(|(holder,)| holder).collect(), group))
+    Ok(Guarded::at_places(taken, group.len()))
 }
