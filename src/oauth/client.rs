@@ -22,6 +22,9 @@ use crate::secret::{ExposeSecret, SecretString};
 /// Most bytes of an answer that are read: a pair of the longest tokens fits twice.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Room for most answers. Wiping costs as much as there is room, whatever was written.
+const TYPICAL_ANSWER: usize = 2 * 1024;
+
 /// How long an unused connection is kept: shorter than any common server keeps it (Apache: 5 s). A connection
 /// that the server closes in the moment we use it leaves open whether the refresh was done.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
@@ -141,7 +144,7 @@ impl TokenClient {
         let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
         let content_type = header(CONTENT_TYPE);
         let retry_after = header(RETRY_AFTER).and_then(|value| read_retry_after(&value, self.clock.now()));
-        let mut buffer = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
+        let mut buffer = Zeroizing::new(Vec::with_capacity(TYPICAL_ANSWER));
         let body = receive(&mut response, &mut buffer).await;
         let status = response.status().as_u16();
         read_answer(request, &Answer { status, content_type: content_type.as_deref(), retry_after, body })
@@ -162,16 +165,27 @@ fn unanswered(request: RefreshRequest<'_>, error: &reqwest::Error) -> RefreshErr
     RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(&outcome) }
 }
 
-/// Reads what comes, whatever length was announced. `buffer` never grows, so no unwiped copy of a token stays.
-async fn receive<'a>(response: &mut Response, buffer: &'a mut Vec<u8>) -> Body<'a> {
+/// Reads what comes, whatever length was announced.
+async fn receive<'a>(response: &mut Response, buffer: &'a mut Zeroizing<Vec<u8>>) -> Body<'a> {
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if buffer.len() + chunk.len() > MAX_ANSWER => return Body::TooLong,
-            Ok(Some(chunk)) => buffer.extend_from_slice(&chunk),
+            Ok(Some(chunk)) => append(buffer, &chunk),
             Ok(None) => return Body::Whole(buffer),
             Err(_) => return Body::CutOff,
         }
     }
+}
+
+/// A buffer that is full is left for a larger one, and wiped: one that grows would leave a copy of a token behind.
+fn append(buffer: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
+    let length = buffer.len() + chunk.len();
+    if length > buffer.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(chunk);
 }
 
 fn form(request: RefreshRequest<'_>) -> Zeroizing<String> {
