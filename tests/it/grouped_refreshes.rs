@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sea_orm::ActiveValue::Set;
-use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel, TransactionTrait};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
 use tokenkeeper::database;
 use tokenkeeper::decide::Cause;
-use tokenkeeper::store::{Entry, Guarded, NewPair, Origin, PairSource, Store};
+use tokenkeeper::store::{Claim, Entry, Guarded, NewPair, Origin, PairSource, Store};
 use tokenkeeper_entity::token_entry;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::claims::{at, put_token, refuse_changes_of, world_with_users};
 use crate::harness::{Kind, PATIENCE, World, on_every_database};
@@ -44,9 +44,28 @@ fn issued(entry: &Entry) -> NewPair {
     }
 }
 
-async fn ask_on(store: &Store, user: &str, provider_id: i64) -> Infallible {
+/// Reserves a token for longer and longer, with a pause in between.
+async fn hold_on(store: &Store, user: &str, provider_id: i64) -> Infallible {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut until = at(5);
     loop {
-        drop(store.find(user, provider_id).await.unwrap());
+        until = until.plus(Duration::from_millis(1));
+        let (user_id, until) = (user.to_owned(), Some(until));
+        store.claim(Claim { user_id, provider_id, until, only_if_held: false, now: at(0) }).await.unwrap();
+        sleep(PAUSE).await;
+    }
+}
+
+/// Each row that is reserved takes longer than the pause of those who reserve it.
+async fn make_reservations_slow(world: &World) {
+    let db = world.connection().await;
+    for statement in [
+        "CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$",
+        "CREATE TRIGGER take_long BEFORE UPDATE ON token_entry FOR EACH ROW \
+         WHEN (NEW.lease_holder IS NULL AND NEW.generation = OLD.generation) EXECUTE FUNCTION take_long()",
+    ] {
+        db.execute_unprepared(statement).await.unwrap();
     }
 }
 
@@ -124,16 +143,23 @@ on_every_database! {
         let settings = world.set("database.max_connections", 1).settings();
         let store = Store::new(database::open(&settings.database).await.unwrap(), settings.key_ring().unwrap());
         let provider = store.provider(&world.scm.host()).await.unwrap().unwrap();
-        let flights = join_all(entries.iter().map(async |entry| {
+        if kind == Kind::Postgres {
+            make_reservations_slow(&world).await;
+        }
+        let (holding, refreshing) = entries.split_at(4);
+        let holding = join_all(users[..holding.len()].iter().enumerate().map(async |(place, user)| {
+            // While the statement for some runs the others come: there is always a next group.
+            sleep(Duration::from_millis(if place % 2 == 0 { 0 } else { 10 })).await;
+            hold_on(&store, user, provider.id).await
+        }));
+        let refreshing = join_all(refreshing.iter().map(async |entry| {
             let taken = store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await;
             let stored = store.store_refreshed(entry, &issued(entry), &holder(entry), at(1)).await;
             assert!(taken.is_ok() && stored.is_ok_and(|stored| stored.is_some()));
         }));
-        // There is always a next group of these.
-        let asking = join_all(users.iter().map(|user| ask_on(&store, user, provider.id)));
         tokio::select! {
-            flights = timeout(PATIENCE, flights) => drop(flights.expect("they come to their turn")),
-            never = asking => assert!(never.is_empty(), "they ask on and on"),
+            refreshed = timeout(PATIENCE, refreshing) => drop(refreshed.expect("they come to their turn")),
+            never = holding => assert!(never.is_empty(), "they hold on and on"),
         }
     }
 
