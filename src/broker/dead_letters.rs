@@ -31,8 +31,11 @@ use crate::settings::Broker;
 /// over: so the memory for letters that have come and were not looked at yet has a limit.
 const HELD_PER_CHANNEL: u16 = 500;
 
-/// The pause between two questions whether something has happened.
-const POLL: Duration = Duration::from_millis(10);
+/// The pause between two looks whether letters that were given back are ready: usually the first one finds them nearly so.
+const READY_POLL: Duration = Duration::from_millis(10);
+
+/// The pause between two tries to get in. The broker logs each that it refuses.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Why the dead letters cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -178,15 +181,19 @@ impl DeadLetters {
         // One after the other, the oldest first, so that the letters go back in the order they had. They are back a
         // moment after their channel is closed: closed at once, the next one's could overtake them.
         let mut back = self.ready().await?.unwrap_or_default();
+        let mut all_came = true;
         for channel in mem::take(&mut self.full) {
             self.give_back(&channel).await?;
             back += u32::from(HELD_PER_CHANNEL);
-            self.until_ready(back).await?;
+            // Once in vain is enough: somebody takes them away.
+            all_came = all_came && self.until_ready(back).await?;
         }
         if let Some(Current { channel, .. }) = &current {
             self.give_back(channel).await?;
             // Whoever comes next shall find all of them.
-            self.until_ready(self.waiting.saturating_sub(self.acked)).await?;
+            if all_came {
+                self.until_ready(self.waiting.saturating_sub(self.acked)).await?;
+            }
         }
         let close = self.connection.close(200, "done".into());
         within(limit, || "close the connection".to_owned(), close).await
@@ -197,13 +204,18 @@ impl DeadLetters {
         within(self.settings.operation_timeout, || "give back the dead letters".to_owned(), close).await
     }
 
-    /// Waits until so many are ready. Not for ever: somebody may have purged the queue, or taken some by other means.
-    async fn until_ready(&self, count: u32) -> Result<(), BrokerError> {
+    /// Waits until so many are ready, and says whether they are. Not for ever: somebody may have purged the queue, or taken
+    /// some by other means.
+    async fn until_ready(&self, count: u32) -> Result<bool, BrokerError> {
         let give_up_at = Instant::now() + self.settings.operation_timeout;
-        while self.ready().await?.is_some_and(|ready| ready < count) && Instant::now() < give_up_at {
-            sleep(POLL).await;
+        loop {
+            match self.ready().await? {
+                None => return Ok(false),
+                Some(ready) if ready >= count => return Ok(true),
+                Some(_) if Instant::now() >= give_up_at => return Ok(false),
+                Some(_) => sleep(READY_POLL).await,
+            }
         }
-        Ok(())
     }
 
     /// The channel that letters come over: a new one when the one before holds all it may.
@@ -263,7 +275,7 @@ impl DeadLetters {
                     if let Some(on_wait) = on_wait.take() {
                         on_wait();
                     }
-                    sleep(POLL).await;
+                    sleep(LOCK_POLL).await;
                 }
                 Some(AMQPSoftError::RESOURCELOCKED) => {
                     return Err(DeadLettersError::Busy { queue: self.queue.clone(), after: patience });

@@ -70,13 +70,18 @@ impl<'w> FormatFields<'w> for JsonFields {
     fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
         let mut more = FormattedFields::<Self>::new(String::new());
         self.format_fields(more.as_writer(), fields)?;
-        match (current.fields.strip_suffix('}'), more.fields.strip_prefix('{')) {
-            (Some(before), Some(after)) if before.len() > 1 => current.fields = format!("{before},{after}"),
-            _ => current.fields = more.fields,
+        if current.fields.len() <= NO_FIELDS.len() {
+            current.fields = more.fields;
+        } else if more.fields != NO_FIELDS {
+            current.fields.pop();
+            current.fields.push(',');
+            current.fields.push_str(&more.fields[1..]);
         }
         Ok(())
     }
 }
+
+const NO_FIELDS: &str = "{}";
 
 /// Room for the fields of a message's span, so that it is made once.
 const TYPICAL_FIELDS_LEN: usize = 160;
@@ -127,6 +132,7 @@ mod tests {
         let with_some = logged_span(|| {
             let span = tracing::info_span!("message", kind = "k", user = field::Empty, host = field::Empty);
             tracing::record_all!(span, user = "u", host = "h");
+            span.record("kind", None::<&str>);
             span
         });
         assert_eq!(with_some, json!({"name": "message", "kind": "k", "user": "u", "host": "h"}));
