@@ -21,6 +21,7 @@ mod messages;
 mod parking;
 mod partitions;
 pub mod recorder;
+mod requests;
 mod statements;
 
 pub use self::database::*;
@@ -34,9 +35,9 @@ pub use self::housekeeping::{
 pub use self::messages::{message_received, message_settled};
 pub use self::parking::*;
 pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
+pub use self::requests::{Opportunism, TokenResult, token_requested};
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 
-const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 /// Seconds a refresh takes, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
 const MESSAGES: &str = "tokenkeeper_messages_total";
@@ -52,60 +53,6 @@ const LOST_CAS: &str = "tokenkeeper_lost_compare_and_sets_total";
 const REFRESH_RETRIES: &str = "tokenkeeper_refresh_retries_total";
 const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
 const FLAG_RELOADS: &str = "tokenkeeper_flag_reloads_total";
-
-/// What a request for one token came to: label `result`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenResult {
-    /// It was refreshed for this request.
-    Success,
-    /// Another worker's refresh, or the request's own time, ran out.
-    Timeout,
-    /// Any other error.
-    Error,
-    /// The stored token was handed out.
-    StillValid,
-    /// There is no token.
-    NoToken,
-    /// Too short, and no refresh token.
-    NotRefreshable,
-    /// The wait ran out, and the last look found a token.
-    SuccessAfterTimeout,
-}
-
-impl TokenResult {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Timeout => "timeout",
-            Self::Error => "error",
-            Self::StillValid => "still_valid",
-            Self::NoToken => "no_token",
-            Self::NotRefreshable => "not_refreshable",
-            Self::SuccessAfterTimeout => "success_after_timeout",
-        }
-    }
-}
-
-/// Whether an opportunistic refresh played a part: label `opportunisticRefresh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opportunism {
-    /// It was due, and was tried.
-    True,
-    /// It was not due.
-    False,
-    /// It was due, but somebody holds the token.
-    Reserved,
-}
-
-impl Opportunism {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::True => "true",
-            Self::False => "false",
-            Self::Reserved => "reserved",
-        }
-    }
-}
 
 /// What became of a message: label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,16 +130,6 @@ impl Link {
             Self::Publish => "publish",
         }
     }
-}
-
-/// A request for one token was decided.
-pub fn token_requested(host: &str, result: TokenResult, opportunism: Opportunism) {
-    counter!(
-        REFRESH_REQUESTS,
-        "host" => host.to_owned(), "result" => result.name(), "opportunisticRefresh" => opportunism.name()
-    )
-    .increment(1);
-    tracing::debug!(result = result.name(), opportunistic = opportunism.name(), "token requested");
 }
 
 /// A provider issued a new pair, and it is stored.
@@ -312,7 +249,6 @@ pub fn flags_reloaded(event: &FlagsEvent) {
 /// Describes every metric and shows the ones whose labels are known at zero, so that a rate over them has a
 /// beginning.
 pub fn describe() {
-    describe_counter!(REFRESH_REQUESTS, "Requests for one token, by result.");
     describe_histogram!(REFRESH_LATENCY, Unit::Seconds, "Time a refresh takes, retries included.");
     describe_counter!(MESSAGES, "Messages settled, by type and outcome.");
     describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
@@ -353,6 +289,7 @@ pub fn describe() {
     database::describe();
     housekeeping::describe();
     partitions::describe();
+    requests::describe();
     statements::describe();
 }
 
