@@ -120,7 +120,7 @@ impl Handler {
             return Outcome::error(kind, Echo::of(&request), error);
         }
         let publisher = envelope.publisher.as_deref();
-        // A task is made for every message, and is as large as the largest of these: what is not for a token goes into
+        // Every message has room for the largest of these: what is not for a token goes into
         // a box of its own.
         match request {
             Request::Token(request) => {

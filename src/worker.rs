@@ -1,10 +1,11 @@
 //! CONSUME … REPLY, ACK: consumers, permits, settling, drain.
 //!
-//! The prefetch of each queue is the permit: a message is taken in hand as a task of its own, and the broker
-//! sends no more of them than may be in hand at once. Only this module publishes and acks.
+//! The prefetch of each queue is the permit: the broker sends no more messages than may be in hand at once. Each queue has
+//! a task, which consumes it and takes its messages on. Only this module publishes and acks.
 
 mod acks;
 mod consume;
+mod in_hand;
 mod partitions;
 mod restore;
 mod settle;

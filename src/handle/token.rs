@@ -181,7 +181,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// What waits or refreshes goes into a box: a task is made for every message, and few of them need the room.
+    /// What waits or refreshes goes into a box: every message has room for the largest of its steps, and few need so much.
     async fn round(&mut self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();

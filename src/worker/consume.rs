@@ -1,19 +1,23 @@
 //! The consuming connection: subscribe, hand messages over, subscribe again when something breaks.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::try_join;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
+use super::in_hand::InHand;
 use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
@@ -43,13 +47,15 @@ impl Consumers {
     /// Consumes until the soft stop, over as many connections as that takes. Gives back the last one: what is in
     /// hand is acked on it.
     pub(super) async fn run(self) -> Option<Drained> {
+        let consumers = Arc::new(self);
         let mut delays = AGAIN.delays();
-        while !self.soft_stop.is_cancelled() {
+        while !consumers.soft_stop.is_cancelled() {
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
-            let error = match self.open().await {
+            let error = match consumers.open().await {
                 Ok(connection) => {
+                    let connection = Arc::new(connection);
                     delays = AGAIN.delays();
-                    match self.consume(&connection).await {
+                    match consumers.consume(&connection).await {
                         Ok(channels) => return Some(Drained { connection, _channels: channels }),
                         Err(error) => error,
                     }
@@ -58,7 +64,7 @@ impl Consumers {
             };
             telemetry::broker_lost(Link::Consume, &error, delay);
             tokio::select! {
-                () = self.soft_stop.cancelled() => {}
+                () = consumers.soft_stop.cancelled() => {}
                 () = sleep(delay) => {}
             }
         }
@@ -74,15 +80,32 @@ impl Consumers {
 
     /// Consumes every queue until the soft stop, or until the connection is gone. For as long as that this worker
     /// takes its share of the partitions: one that cannot consume leaves them to the others.
-    async fn consume(&self, connection: &Connection) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
-        let queues = self.partitions.feeds().map(|feed| self.consume_queue(connection, feed));
+    async fn consume(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+    ) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
+        let mut queues = JoinSet::new();
+        for feed in self.partitions.feeds() {
+            let (consumers, connection) = (Arc::clone(self), Arc::clone(connection));
+            queues.spawn(async move { consumers.consume_queue(&connection, feed).await });
+        }
+        let all = async {
+            let mut channels = Vec::new();
+            while let Some(ended) = queues.join_next().await {
+                // Nobody aborts these tasks before this ends: such a one panicked.
+                channels.push(ended.unwrap_or_else(|ended| resume_unwind(ended.into_panic()))?);
+            }
+            Ok(channels)
+        };
         let sharing = async {
             self.partitions.take_part(&self.soft_stop).await;
             Ok(())
         };
-        let consumed = try_join(try_join_all(queues), sharing).await;
+        let consumed = try_join(all, sharing).await;
         if consumed.is_err() {
             self.partitions.forget_share();
+            // What they have in hand goes on.
+            queues.shutdown().await;
         }
         consumed.map(|(channels, ())| channels)
     }
@@ -158,8 +181,8 @@ impl Consumers {
         Ok(Subscription { channel, acks, consumer, tag, queue })
     }
 
-    /// Hands deliveries over until the soft stop, or until the turn is over; then takes back the subscription and hands
-    /// over what the broker had sent already.
+    /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
+    /// what the broker had sent already.
     async fn pump(
         &self,
         mut subscription: Subscription,
@@ -167,45 +190,62 @@ impl Consumers {
         prefetch: u16,
     ) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
-        let (mut soft_stop, mut over) =
-            (pin!(self.soft_stop.cancelled()), pin!(self.turn_over(feed, prefetch)));
-        let stopped = loop {
-            tokio::select! {
-                biased;
-                () = &mut soft_stop => break true,
-                () = &mut over => break false,
-                next = subscription.consumer.next() => match next {
-                    Some(Ok(delivery)) => self.take(delivery, &subscription, feed),
-                    Some(Err(source)) => {
-                        let action = format!("consume queue {}", subscription.queue);
-                        return Err(BrokerError::Amqp { action, source });
-                    }
-                    None => return Err(BrokerError::Cancelled { queue: subscription.queue }),
-                },
+        let mut in_hand = InHand::nothing(&self.messages);
+        let stopped = tokio::select! {
+            biased;
+            () = self.soft_stop.cancelled() => true,
+            () = self.turn_over(feed, prefetch) => false,
+            error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, feed, context)) => {
+                return Err(error);
             }
         };
         drop(consuming);
+        // Goes on while the broker is waited for.
+        drop(in_hand);
         let limit = self.settings.operation_timeout;
         let cancel =
             subscription.channel.basic_cancel(subscription.tag.clone(), BasicCancelOptions::default());
         within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel).await?;
+        let mut late = InHand::nothing(&self.messages);
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
-            self.take(delivery, &subscription, feed);
+            self.take(delivery, &subscription, feed, &mut late);
         }
         Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
     }
 
-    fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed) {
+    /// Takes in hand what has come, and takes on what is in hand. Ready when the consumer has ended.
+    fn flow(
+        &self,
+        subscription: &mut Subscription,
+        in_hand: &mut InHand,
+        feed: Feed,
+        context: &mut Context<'_>,
+    ) -> Poll<BrokerError> {
+        // First, so that what came together is looked up together.
+        while let Poll::Ready(next) = subscription.consumer.poll_next_unpin(context) {
+            match next {
+                Some(Ok(delivery)) => self.take(delivery, subscription, feed, in_hand),
+                Some(Err(source)) => {
+                    let action = format!("consume queue {}", subscription.queue);
+                    return Poll::Ready(BrokerError::Amqp { action, source });
+                }
+                None => return Poll::Ready(BrokerError::Cancelled { queue: subscription.queue.clone() }),
+            }
+        }
+        in_hand.go_on(context);
+        Poll::Pending
+    }
+
+    fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed, in_hand: &mut InHand) {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let received = Received::new(kind, delivery, subscription.acks.clone());
-                // In a box at once: on its way into a task it is moved three times.
-                drop(self.messages.spawn(Box::pin(Arc::clone(&self.settler).process(received))));
+                in_hand.take(Arc::clone(&self.settler).process(received));
             }
             Feed::ParkedPairs => {
                 let channel = Arc::clone(&subscription.channel);
-                drop(self.messages.spawn(Arc::clone(&self.restorer).process(delivery, channel)));
+                in_hand.take(Arc::clone(&self.restorer).process(delivery, channel));
             }
         }
     }
@@ -223,7 +263,7 @@ enum Pumped {
 /// The connection after the soft stop: nothing comes over it any more, but what is in hand is acked on it.
 #[derive(Debug)]
 pub(super) struct Drained {
-    pub(super) connection: Connection,
+    pub(super) connection: Arc<Connection>,
     /// Closed with the connection. Dropped before that, each would be closed on its own, and the connection's
     /// own closing would find them half-way.
     _channels: Vec<Option<Arc<Channel>>>,

@@ -94,7 +94,7 @@ struct Echo {
 }
 
 impl Echo {
-    /// A task a message, as in tokenkeeper; an ack a message.
+    /// A task a message, and an ack a message.
     async fn with_single_acks(self, mut consumer: Consumer) -> Result<()> {
         let echo = Arc::new(self);
         while let Some(delivery) = consumer.next().await {

@@ -1,0 +1,122 @@
+//! IN HAND: what was taken from one subscription and is not settled yet.
+//!
+//! The task that consumes the queue takes its messages on as well, each whenever it can go on. With a task for each of
+//! them, a message was woken on one thread by another some three times on its way.
+
+use std::mem;
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
+
+use futures_util::future::{BoxFuture, CatchUnwind};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+/// The messages in hand. Dropped, it leaves nobody behind: what is not settled then goes on in a task of its own.
+pub(super) struct InHand {
+    /// A bug that one of them meets must not end the others.
+    messages: FuturesUnordered<CatchUnwind<AssertUnwindSafe<BoxFuture<'static, ()>>>>,
+    /// Gets that task.
+    tasks: TaskTracker,
+}
+
+impl InHand {
+    pub(super) fn nothing(tasks: &TaskTracker) -> Self {
+        Self { messages: FuturesUnordered::new(), tasks: tasks.clone() }
+    }
+
+    /// Takes a message in hand. It begins with the next [`InHand::go_on`].
+    pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static) {
+        self.messages.push(AssertUnwindSafe(message.boxed()).catch_unwind());
+    }
+
+    /// Takes every message on that can go on. `context` is woken when one can again.
+    pub(super) fn go_on(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(Some(_)) = self.messages.poll_next_unpin(context) {}
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let messages = mem::take(&mut self.messages);
+        // Without a runtime the process ends, and the broker delivers them to others.
+        if let Ok(runtime) = Handle::try_current()
+            && !messages.is_empty()
+        {
+            self.tasks.spawn_on(messages.map(drop).collect::<()>(), &runtime);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::{Notify, oneshot};
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_whose_handling_panics_ends_no_other() {
+        let settled = Arc::new(AtomicUsize::new(0));
+        let mut in_hand = InHand::nothing(&TaskTracker::new());
+        for number in 0..3 {
+            let settled = Arc::clone(&settled);
+            in_hand.take(async move {
+                yield_now().await;
+                assert!(number != 1, "a bug that the second message meets");
+                settled.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        poll_fn(|context| {
+            in_hand.go_on(context);
+            if in_hand.messages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(settled.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_settled_when_the_queue_is_left_goes_on_and_is_waited_for() {
+        let tasks = TaskTracker::new();
+        let (answer, answered) = oneshot::channel();
+        let (settle, settled) = oneshot::channel();
+        let mut in_hand = InHand::nothing(&tasks);
+        in_hand.take(async move {
+            answered.await.expect("the answer comes");
+            settle.send(()).expect("somebody waits");
+        });
+        poll_fn(|context| {
+            in_hand.go_on(context);
+            Poll::Ready(())
+        })
+        .await;
+        drop(in_hand);
+        assert_eq!(tasks.len(), 1, "a worker that stops waits for it");
+        answer.send(()).expect("the message is still handled");
+        settled.await.expect("the message is settled");
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_message_that_can_go_on_wakes_the_task_of_its_queue() {
+        let mut in_hand = InHand::nothing(&TaskTracker::new());
+        let news = Arc::new(Notify::new());
+        let heard = Arc::clone(&news);
+        in_hand.take(async move { heard.notified().await });
+        let told = async {
+            yield_now().await;
+            news.notify_one();
+        };
+        let settled = poll_fn(|context| {
+            in_hand.go_on(context);
+            if in_hand.messages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::join!(settled, told);
+    }
+}
