@@ -98,12 +98,12 @@ impl Parking {
     }
 }
 
-/// Stores a parked pair, for as long as that takes.
+/// Stores a parked pair, for as long as that takes; once `stop` fires it is not tried again.
 pub async fn restore(
     store: &Store,
     clock: &dyn Clock,
     parked: &ParkedPair,
-    hard_stop: &CancellationToken,
+    stop: &CancellationToken,
 ) -> Return {
     for delay in RESTORE_AGAIN.delays() {
         let error = match store.store_parked(parked, clock.now()).await {
@@ -119,7 +119,7 @@ pub async fn restore(
         };
         telemetry::parked_pair_waits(&parked.host, &error, delay);
         tokio::select! {
-            () = hard_stop.cancelled() => return Return::Stopped,
+            () = stop.cancelled() => return Return::Stopped,
             () = sleep(delay) => {}
         }
     }

@@ -163,7 +163,7 @@ impl Worker {
             clock,
             publisher: publisher.clone(),
             names: Names::new(&broker.prefix),
-            hard_stop: stop.hard.clone(),
+            soft_stop: stop.soft.clone(),
         });
         let settler =
             Arc::new(Settler { handler, publisher, database: database.clone(), stop: stop.clone() });

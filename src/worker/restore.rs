@@ -24,7 +24,10 @@ pub(super) struct Restorer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) publisher: Publisher,
     pub(super) names: Names,
-    pub(super) hard_stop: CancellationToken,
+    /// What is not stored by then is given back: any other worker can store it. It may be a pair that this worker
+    /// parked itself, delivered to it before its consumer was cancelled; waiting with that for the database would
+    /// take the whole grace period.
+    pub(super) soft_stop: CancellationToken,
 }
 
 impl Restorer {
@@ -51,7 +54,7 @@ impl Restorer {
             telemetry::parked_pair_unreadable("unknown", &detail);
             return self.lay_into_dead_letters(delivery, detail).await;
         };
-        match restore(&self.store, &*self.clock, &parked, &self.hard_stop).await {
+        match restore(&self.store, &*self.clock, &parked, &self.soft_stop).await {
             Return::Restored => true,
             Return::Stopped => false,
             Return::Unreadable(error) => {

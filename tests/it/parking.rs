@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
-use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
 use lapin::types::AMQPValue;
+use sea_orm::ConnectionTrait;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tokenkeeper::secret::KeyRing;
@@ -32,7 +32,9 @@ impl Night {
         let spool = tempfile::tempdir().unwrap();
         world
             .set("worker.spool_dir", spool.path().join("spool").display())
-            .set("database.acquire_timeout_secs", 1);
+            .set("database.acquire_timeout_secs", 1)
+            // Longer than a test waits for a worker to end: these have nothing to wait for.
+            .set("worker.grace_period_secs", 120);
         let settings = world.settings();
         let (database_url, broker_url) =
             (settings.database.url.expose_secret(), world.broker.url().to_owned());
@@ -64,19 +66,6 @@ impl Night {
         worker
     }
 
-    /// Stops a worker, which has nothing to wait for: its grace period is half a minute.
-    async fn stop(&self, worker: WorkerProcess) {
-        let told = Instant::now();
-        worker.signal("TERM").await;
-        let status = worker.wait(&self.world).await;
-        assert!(status.success(), "{status}");
-        assert!(
-            told.elapsed() < Duration::from_secs(25),
-            "it waited for its grace period: {:?}",
-            told.elapsed()
-        );
-    }
-
     async fn parked_pairs(&self, count: u32) {
         eventually(&format!("{count} parked pairs"), PATIENCE, async || {
             (self.world.broker.queue_depth("parked-pairs").await == count).then_some(())
@@ -97,6 +86,12 @@ impl Night {
         })
         .await;
         bodies
+    }
+
+    /// Empties the queue of requests: the next worker has none of the earlier one's in its hands.
+    async fn forget_requests(&self) {
+        let (channel, queue) = (self.world.broker.channel().await, self.world.broker.name("token-requests"));
+        channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.unwrap();
     }
 
     /// Publishes to the queue of parked pairs, as whoever has access to the broker may.
@@ -140,7 +135,7 @@ async fn a_pair_is_stored_when_the_database_is_back() {
 async fn a_worker_that_must_stop_parks_its_pair_for_any_other_one_to_store() {
     let mut night = Night::falls().await;
     let worker = night.worker_with_a_pair_in_its_hands().await;
-    night.stop(worker).await;
+    worker.stop(&night.world).await;
     night.parked_pairs(1).await;
     assert!(night.spool_files().is_empty());
 
@@ -160,7 +155,7 @@ async fn without_a_broker_the_pair_goes_to_a_file_that_the_next_worker_picks_up(
     let worker = night.worker_with_a_pair_in_its_hands().await;
     night.broker.refuse();
     night.broker.cut_all();
-    night.stop(worker).await;
+    worker.stop(&night.world).await;
 
     let files = night.spool_files();
     let [file] = files.as_slice() else { panic!("one file, not {files:?}") };
@@ -178,10 +173,35 @@ async fn without_a_broker_the_pair_goes_to_a_file_that_the_next_worker_picks_up(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_gives_a_parked_pair_back_instead_of_waiting_for_the_database() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    worker.stop(&night.world).await;
+    let parked = night.parked_pairs_taken_out().await;
+    night.forget_requests().await;
+    night.passes();
+    let other = night.world.spawn_worker().await;
+    // The database is there, so that queues are consumed, and takes nothing.
+    let db = night.world.connection().await;
+    db.execute_unprepared("alter table token_entry rename to elsewhere").await.unwrap();
+    night.park(&parked[0]).await;
+    other.wait_for_log("a parked pair is not stored yet", 1).await;
+
+    other.stop(&night.world).await;
+    night.parked_pairs(1).await;
+
+    db.execute_unprepared("alter table elsewhere rename to token_entry").await.unwrap();
+    let third = night.world.spawn_worker().await;
+    third.wait_for_log("a parked pair is stored", 1).await;
+    night.assert_nothing_is_lost().await;
+    third.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_parked_pair_gives_way_to_a_login_that_came_meanwhile() {
     let mut night = Night::falls().await;
     let worker = night.worker_with_a_pair_in_its_hands().await;
-    night.stop(worker).await;
+    worker.stop(&night.world).await;
     night.parked_pairs(1).await;
     let parked = night.parked_pairs_taken_out().await;
     night.passes();
@@ -200,7 +220,7 @@ async fn a_parked_pair_gives_way_to_a_login_that_came_meanwhile() {
 async fn what_is_no_pair_of_ours_goes_to_the_dead_letters() {
     let mut night = Night::falls().await;
     let worker = night.worker_with_a_pair_in_its_hands().await;
-    night.stop(worker).await;
+    worker.stop(&night.world).await;
     let parked = night.parked_pairs_taken_out().await;
     night.passes();
     let other = night.world.spawn_worker().await;
@@ -224,7 +244,7 @@ async fn what_is_no_pair_of_ours_goes_to_the_dead_letters() {
 async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_pair_is_replayed() {
     let mut night = Night::falls().await;
     let worker = night.worker_with_a_pair_in_its_hands().await;
-    night.stop(worker).await;
+    worker.stop(&night.world).await;
     night.passes();
     let keys = night.world.keys.clone();
     night.world.set("encryption.keys", KeyRing::generate("another").expose_secret());

@@ -142,6 +142,15 @@ impl WorkerProcess {
     }
 }
 
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        // What a test that fails now and then alone can be understood by.
+        if std::thread::panicking() {
+            eprintln!("--- the log of a worker process:\n{}", self.log());
+        }
+    }
+}
+
 async fn read_log(stderr: BufReader<tokio::process::ChildStderr>, log: Arc<Mutex<String>>) {
     let mut lines = stderr.lines();
     while let Ok(Some(line)) = lines.next_line().await {
