@@ -90,3 +90,46 @@ async fn give_back(channel: &Channel, tag: DeliveryTag) -> bool {
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+    use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_that_is_given_back_is_not_acked_along_with_those_behind_it() {
+        let broker = TestBroker::connect().await;
+        let (upstream, channel) = (broker.channel().await, Arc::new(broker.channel().await));
+        upstream.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = upstream.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let queue = queue.name().clone();
+        for body in ["first", "second", "third"] {
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            let name = queue.clone();
+            let publish = upstream.basic_publish("".into(), name, options, body.as_bytes(), properties);
+            // Confirmed, so that the other channel finds it.
+            publish.await.unwrap().await.unwrap();
+            channel.basic_get(queue.clone(), BasicGetOptions::default()).await.unwrap().expect("it is there");
+        }
+
+        let tasks = TaskTracker::new();
+        let acks = Acks::open(Arc::clone(&channel), &tasks);
+        // All at once, so that one ack could stand for everything.
+        for (tag, verdict) in [(1, Verdict::Requeue), (2, Verdict::Ack), (3, Verdict::Ack)] {
+            acks.settle(tag, verdict);
+        }
+        drop(acks);
+        tasks.close();
+        tasks.wait().await;
+        // What is not acked by now is delivered again.
+        channel.close(200, "done".into()).await.unwrap();
+
+        let no_ack = BasicGetOptions { no_ack: true };
+        let again = upstream.basic_get(queue.clone(), no_ack).await.unwrap().expect("it was given back");
+        assert_eq!(again.delivery.data, b"first");
+        assert!(upstream.basic_get(queue, no_ack).await.unwrap().is_none(), "the others were acked");
+    }
+}
