@@ -143,8 +143,9 @@ impl WorkerProcess {
 }
 
 impl Drop for WorkerProcess {
+    /// Shows its log where the test fails: one that fails now and then alone can be understood by nothing else.
+    #[allow(clippy::print_stderr, reason = "the test's own output, shown where it fails")]
     fn drop(&mut self) {
-        // What a test that fails now and then alone can be understood by.
         if std::thread::panicking() {
             eprintln!("--- the log of a worker process:\n{}", self.log());
         }
