@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Which scenarios; all when none is named.
     #[arg(long, value_enum, value_name = "SCENARIO", value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// How many rounds each system is measured in.
+    /// How many rounds each system is measured in [default: 5; 20 at a fixed rate].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// How long a round is, after its warm-up.
@@ -143,6 +143,12 @@ impl Options {
 
     pub(crate) fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(self.scaled(5, 1))
+    }
+
+    /// The same at a fixed rate: a delay decides the p99 of the round that it falls into, and many rounds alone tell how
+    /// often there is one.
+    pub(crate) fn rounds_at_a_rate(&self) -> u32 {
+        self.rounds.unwrap_or(self.scaled(20, 1))
     }
 
     /// How long a round is, without its warm-up.

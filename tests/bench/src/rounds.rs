@@ -58,10 +58,14 @@ pub(crate) async fn measure(
     for contestant in contestants {
         lanes.push(Lane::open(contestant).await?);
     }
-    for round in 0..options.rounds() {
+    let rounds = match cell.pace {
+        Pace::InFlight(_) => options.rounds(),
+        Pace::PerSecond(_) => options.rounds_at_a_rate(),
+    };
+    for round in 0..rounds {
         for lane in &mut lanes {
             let name = lane.contestant.name();
-            progress.show(&format!("{}, {name}, round {} of {}", cell.load, round + 1, options.rounds()));
+            progress.show(&format!("{}, {name}, round {} of {rounds}", cell.load, round + 1));
             let sample = lane.round(cell.pace, options).await;
             let sample =
                 sample.with_context(|| format!("{}, {name}, {}", cell.scenario.name(), cell.load))?;
