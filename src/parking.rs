@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::spool::Spool;
@@ -31,6 +31,10 @@ const RESTORE_AGAIN: Backoff = Backoff {
     multiplier: 2.0,
     jitter: 0.5,
 };
+
+/// How long one try to store a parked pair may take: a worker that stops waits for it. It may have taken effect all the
+/// same; the next one then finds that out.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where pairs are parked, and from when on.
 #[derive(Debug, Clone)]
@@ -106,7 +110,8 @@ pub async fn restore(
     stop: &CancellationToken,
 ) -> Return {
     for delay in RESTORE_AGAIN.delays() {
-        let error = match store.store_parked(parked, clock.now()).await {
+        let stored = timeout(RESTORE_PATIENCE, store.store_parked(parked, clock.now())).await;
+        let error = match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
             Ok(restored) => {
                 match restored {
                     Restored::Stored => telemetry::parked_pair_stored(&parked.host),

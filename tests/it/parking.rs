@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueuePurgeOptions};
 use lapin::types::AMQPValue;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 use tokenkeeper::secret::KeyRing;
@@ -97,6 +97,8 @@ impl Night {
     /// Publishes to the queue of parked pairs, as whoever has access to the broker may.
     async fn park(&self, body: &str) {
         let (channel, queue) = (self.world.broker.channel().await, self.world.broker.name("parked-pairs"));
+        // Confirmed: from here on it is in the queue, or in somebody's hands.
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let options = BasicPublishOptions::default();
         let published = channel.basic_publish(
             "".into(),
@@ -195,6 +197,26 @@ async fn a_worker_that_stops_gives_a_parked_pair_back_instead_of_waiting_for_the
     third.wait_for_log("a parked pair is stored", 1).await;
     night.assert_nothing_is_lost().await;
     third.stop(&night.world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_does_not_wait_for_a_database_that_says_nothing_of_a_parked_pair() {
+    let mut night = Night::falls().await;
+    let worker = night.worker_with_a_pair_in_its_hands().await;
+    worker.stop(&night.world).await;
+    let parked = night.parked_pairs_taken_out().await;
+    night.forget_requests().await;
+    night.passes();
+    let other = night.world.spawn_worker().await;
+    let holding = night.world.connection().await.begin().await.unwrap();
+    holding.execute_unprepared("lock table token_entry in access exclusive mode").await.unwrap();
+    night.park(&parked[0]).await;
+    // In its hands.
+    night.parked_pairs(0).await;
+
+    other.stop(&night.world).await;
+    night.parked_pairs(1).await;
+    holding.rollback().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
