@@ -30,6 +30,8 @@ pub struct Health {
     publisher: Publisher,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
+    /// The broker blocks the consuming connection.
+    blocked: Arc<AtomicBool>,
     /// How many queues of partitions are consumed.
     partitions: Arc<AtomicUsize>,
     /// Which partitions should be; none: not known yet.
@@ -40,18 +42,22 @@ pub struct Health {
 impl Health {
     /// The health of a worker with this database, publisher and share of the partitions.
     pub fn new(database: Availability, publisher: Publisher, share: watch::Receiver<Option<Share>>) -> Self {
-        let (consuming, partitions, address) = Default::default();
-        Self { database, publisher, consuming, partitions, share, address }
+        let (consuming, blocked, partitions, address) = Default::default();
+        Self { database, publisher, consuming, blocked, partitions, share, address }
     }
 
     /// Notes that a queue is consumed, until the mark is dropped.
-    pub(crate) fn consuming(&self, feed: Feed) -> ConsumingMark {
+    pub(crate) fn consuming(&self, feed: Feed) -> Mark {
         if let Some(flag) = self.flag(feed) {
-            flag.store(true, Ordering::Relaxed);
-            return ConsumingMark::Queue(Arc::clone(flag));
+            return Mark::flag(flag);
         }
         self.partitions.fetch_add(1, Ordering::Relaxed);
-        ConsumingMark::Partition(Arc::clone(&self.partitions))
+        Mark::Count(Arc::clone(&self.partitions))
+    }
+
+    /// Notes that the broker blocks the consuming connection, until the mark is dropped.
+    pub(crate) fn blocked(&self) -> Mark {
+        Mark::flag(&self.blocked)
     }
 
     /// Where the admin endpoint listens.
@@ -72,6 +78,9 @@ impl Health {
         }
         if !self.publisher.is_ready() {
             problems.push("broker: the publishing connection is not up".to_owned());
+        }
+        if self.blocked.load(Ordering::Relaxed) {
+            problems.push("broker: it blocks the connection that replies go over (an alarm)".to_owned());
         }
         for feed in Feed::ALL {
             if self.flag(feed).is_some_and(|flag| !flag.load(Ordering::Relaxed)) {
@@ -105,20 +114,27 @@ impl Health {
     }
 }
 
-/// A queue is consumed for as long as this lives.
+/// Something is so for as long as this lives.
 #[derive(Debug)]
-pub(crate) enum ConsumingMark {
-    /// One of [`Feed::ALL`].
-    Queue(Arc<AtomicBool>),
-    /// One of the partitions' queues.
-    Partition(Arc<AtomicUsize>),
+pub(crate) enum Mark {
+    /// Of one thing.
+    Flag(Arc<AtomicBool>),
+    /// One of many, which are counted.
+    Count(Arc<AtomicUsize>),
 }
 
-impl Drop for ConsumingMark {
+impl Mark {
+    fn flag(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Ordering::Relaxed);
+        Self::Flag(Arc::clone(flag))
+    }
+}
+
+impl Drop for Mark {
     fn drop(&mut self) {
         match self {
-            Self::Queue(flag) => flag.store(false, Ordering::Relaxed),
-            Self::Partition(count) => {
+            Self::Flag(flag) => flag.store(false, Ordering::Relaxed),
+            Self::Count(count) => {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
         }

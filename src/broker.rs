@@ -1,13 +1,16 @@
 //! RabbitMQ: topology, connections and their recovery, confirmed mandatory publishing.
 //!
-//! Two connections, because the broker blocks a publishing one while an alarm is on, and acks on the other one
-//! must go on. Neither recovers by itself: `lapin`'s own recovery turns some channel errors into a consumer that
-//! hangs for ever, so whoever uses a connection watches it and makes it anew.
+//! Two connections. One carries requests, their replies and their acks (`replies.rs` says why it may carry all three); the
+//! other one carries dead letters, parked pairs and events, so that nothing that goes wrong with them costs a request its
+//! connection. Neither recovers by itself: `lapin`'s own recovery turns some channel errors into a consumer that hangs
+//! for ever, so whoever uses a connection watches it and makes it anew.
 
+mod confirmed;
 mod connection;
 pub mod dead_letters;
 mod outgoing;
 mod publisher;
+mod replies;
 mod topology;
 
 use std::future::Future;
@@ -20,6 +23,7 @@ use tokio::time::timeout;
 pub use self::connection::connect;
 pub use self::outgoing::{DeadLetter, OutgoingReply};
 pub use self::publisher::{EventFate, Publisher, Stopped};
+pub use self::replies::{Replies, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};
 use crate::retry::Backoff;
 

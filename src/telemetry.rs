@@ -113,9 +113,9 @@ impl Statement {
 /// The two connections to the broker: label `connection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// Deliveries and acks.
+    /// Deliveries, replies and acks.
     Consume,
-    /// Replies and dead letters.
+    /// Dead letters, parked pairs and events.
     Publish,
 }
 

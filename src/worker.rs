@@ -25,7 +25,7 @@ use self::partitions::Partitions;
 use self::restore::Restorer;
 use self::settle::Settler;
 use crate::admin::{self, Health};
-use crate::broker::{Names, Publisher, within};
+use crate::broker::{Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
 use crate::events;
@@ -177,7 +177,7 @@ impl Worker {
             partitions,
             messages: messages.clone(),
             health: Arc::clone(&health),
-            soft_stop: stop.soft.clone(),
+            stop: stop.clone(),
         };
         let consumers = tokio::spawn(consumers.run());
         Ok(Self {
@@ -228,10 +228,7 @@ impl Worker {
             publish_events.await.context("the task that publishes events ended unexpectedly")?;
         }
         if let Some(drained) = &drained {
-            let close = drained.connection.close(200, "the worker stops".into());
-            drop(
-                within(self.settings.broker.operation_timeout, || "close the connection".into(), close).await,
-            );
+            drained.close(self.settings.broker.operation_timeout).await;
         }
         self.stop.hard.cancel();
         self.closed.cancel();

@@ -1,33 +1,30 @@
-//! Publishing with confirms, over a connection that is made anew when it breaks.
+//! What is published beside replies: dead letters, parked pairs and events, over a connection of its own that is made anew
+//! when it breaks.
 //!
-//! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned
-//! message to whichever confirm completes next, so "unroutable" is read off the returned message itself and never
-//! off the publish it came back with. Dead letters and parked pairs go one at a time over a channel of their own, where
-//! a return is exact: what has no place there must not be thought safe.
+//! Dead letters and parked pairs go one at a time, so that a return is exact: what has no place there must not be thought
+//! safe.
 
 mod events;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use lapin::{BasicProperties, Channel, Connection, Event};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::events::EventFate;
+use super::confirmed::{Publish, confirming_channel, publish};
 use super::outgoing::PERSISTENT;
-use super::{AGAIN, BrokerError, DeadLetter, Names, OutgoingReply, connect, within};
+use super::{AGAIN, BrokerError, DeadLetter, Names, connect, within};
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 
-/// Publishes replies and dead letters. Cheap to clone.
+/// Publishes dead letters, parked pairs and events. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     settings: Arc<Broker>,
@@ -43,18 +40,17 @@ pub struct Publisher {
 #[error("the worker is stopping")]
 pub struct Stopped;
 
-/// One connection and its two confirming channels.
+/// One connection and its confirming channels.
 #[derive(Debug)]
 struct Wire {
     connection: Connection,
-    replies: Channel,
     /// For what goes one at a time, so that a return is exact.
     exact: Mutex<Channel>,
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
     /// Opened for the first event. The broker closes it where there is no exchange of events, and that must not
-    /// cost the replies their connection.
+    /// cost the dead letters their connection.
     events: Mutex<Option<Channel>>,
 }
 
@@ -79,16 +75,8 @@ impl Publisher {
         self.wire.borrow().as_ref().is_some_and(|wire| wire.is_open() && !wire.connection.status().blocked())
     }
 
-    /// Publishes a reply and waits for the broker's confirm, for as long as that takes: over a new connection
-    /// where this one breaks, and until an alarm is over where the broker blocks it.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the worker stops first.
-    pub async fn reply(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), Stopped> {
-        self.insist(|wire| self.try_reply(wire, reply, body)).await
-    }
-
-    /// Lays a message into the dead letters and waits for the broker's confirm.
+    /// Lays a message into the dead letters and waits for the broker's confirm, for as long as that takes: over a new
+    /// connection where this one breaks, and until an alarm is over where the broker blocks it.
     ///
     /// # Errors
     /// [`Stopped`] when the worker stops first.
@@ -114,32 +102,6 @@ impl Publisher {
             .unwrap_or_else(|_| Err(BrokerError::Timeout { action: action(), after: patience }))
     }
 
-    async fn try_reply(
-        &self,
-        wire: Arc<Wire>,
-        reply: &OutgoingReply<'_>,
-        body: &[u8],
-    ) -> Result<(), BrokerError> {
-        let (routing_key, properties) = match (reply.routing_key(), reply.properties()) {
-            (Ok(routing_key), Ok(properties)) => (routing_key, properties),
-            // Came over AMQP, so it fits into AMQP.
-            (Err(error), _) | (_, Err(error)) => return Err(error),
-        };
-        let what = "a reply";
-        let publish = Publish {
-            exchange: ShortString::default(),
-            routing_key,
-            mandatory: reply.mandatory(),
-            properties,
-            what,
-        };
-        if let Some(returned) = self.publish(&wire, &wire.replies, publish, body).await? {
-            let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
-            telemetry::reply_unroutable(reply_type);
-        }
-        Ok(())
-    }
-
     async fn try_dead_letter(
         &self,
         wire: Arc<Wire>,
@@ -147,7 +109,7 @@ impl Publisher {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let exchange = self.dead_letters.to_string();
-        let publish = Publish {
+        let message = Publish {
             exchange: short_name(&exchange)?,
             routing_key: short_name(letter.routing_key)?,
             mandatory: true,
@@ -155,7 +117,7 @@ impl Publisher {
             what: "a dead letter",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&wire, &channel, publish, body).await? {
+        match publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
         }
@@ -163,7 +125,7 @@ impl Publisher {
 
     async fn try_park(&self, wire: Arc<Wire>, body: &[u8]) -> Result<(), BrokerError> {
         let queue = Names::new(&self.settings.prefix).parked_pairs();
-        let publish = Publish {
+        let message = Publish {
             exchange: ShortString::default(),
             routing_key: short_name(&queue)?,
             mandatory: true,
@@ -174,38 +136,9 @@ impl Publisher {
             what: "a parked pair",
         };
         let channel = wire.exact.lock().await;
-        match self.publish(&wire, &channel, publish, body).await? {
+        match publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoQueue { queue }),
-        }
-    }
-
-    /// One publish and its confirm; gives back a message that the broker returned meanwhile.
-    ///
-    /// While the broker blocks the connection (memory or disk alarm) the confirm is waited for: what is published
-    /// once more would arrive twice when the alarm is over.
-    async fn publish(
-        &self,
-        wire: &Wire,
-        channel: &Channel,
-        publish: Publish,
-        body: &[u8],
-    ) -> Result<Option<BasicReturnMessage>, BrokerError> {
-        let Publish { exchange, routing_key, mandatory, properties, what } = publish;
-        let limit = self.settings.operation_timeout;
-        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-        let mut confirmed = pin!(async {
-            channel.basic_publish(exchange, routing_key, options, body, properties).await?.await
-        });
-        let confirmation = loop {
-            match within(limit, || format!("publish {what}"), confirmed.as_mut()).await {
-                Err(BrokerError::Timeout { .. }) if wire.connection.status().blocked() => {}
-                confirmation => break confirmation?,
-            }
-        };
-        match confirmation {
-            Confirmation::Ack(returned) => Ok(returned),
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(BrokerError::Refused { what }),
         }
     }
 
@@ -241,23 +174,12 @@ impl Publisher {
     }
 }
 
-/// A message on its way out.
-struct Publish {
-    exchange: ShortString,
-    routing_key: ShortString,
-    mandatory: bool,
-    properties: BasicProperties,
-    what: &'static str,
-}
-
 impl Wire {
     async fn open(settings: &Broker, name: &str) -> Result<Self, BrokerError> {
         let connection = connect(settings, name).await?;
-        let replies = confirming_channel(&connection, settings).await?;
         let exact = confirming_channel(&connection, settings).await?;
         Ok(Self {
             connection,
-            replies,
             exact: Mutex::new(exact),
             silent: AtomicBool::new(false),
             events: Mutex::default(),
@@ -268,22 +190,8 @@ impl Wire {
         let exact_open = self.exact.try_lock().map_or(true, |channel| channel.status().connected());
         !self.silent.load(Ordering::Relaxed)
             && self.connection.status().connected()
-            && self.replies.status().connected()
             && exact_open
     }
-}
-
-pub(super) async fn confirming_channel(
-    connection: &Connection,
-    settings: &Broker,
-) -> Result<Channel, BrokerError> {
-    let limit = settings.operation_timeout;
-    let channel =
-        within(limit, || "open a channel for publishing".to_owned(), connection.create_channel()).await?;
-    // Without this every confirm looks like success.
-    let select = channel.confirm_select(ConfirmSelectOptions::default());
-    within(limit, || "ask for publisher confirms".to_owned(), select).await?;
-    Ok(channel)
 }
 
 /// A name of ours as AMQP carries it.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::DeliveryTag;
+use lapin::{Channel, Connection};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -41,9 +41,9 @@ pub(super) struct Acks {
 impl Acks {
     /// For a channel on which nothing was delivered yet. The task that `tasks` gets keeps the channel open, and ends when
     /// nobody can settle anything on it any more.
-    pub(super) fn open(channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
+    pub(super) fn open(connection: Arc<Connection>, channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
         let (verdicts, settled) = unbounded_channel();
-        tasks.spawn(tell(channel, settled));
+        tasks.spawn(Line { connection, channel }.tell(settled));
         Self { verdicts }
     }
 
@@ -55,45 +55,63 @@ impl Acks {
     }
 }
 
-async fn tell(channel: Arc<Channel>, mut settled: UnboundedReceiver<(DeliveryTag, Verdict)>) {
-    /// More than any prefetch holds.
-    const AT_ONCE: usize = 1 << 16;
-    let mut ledger = Ledger::default();
-    let mut verdicts = Vec::new();
-    while settled.recv_many(&mut verdicts, AT_ONCE).await > 0 {
-        for (tag, verdict) in verdicts.drain(..) {
-            match verdict {
-                Verdict::Ack => ledger.answered(tag),
-                // Before any ack beyond it, which would ack it along. Where that is not certain it stays in hand, and so
-                // no such ack is written.
-                Verdict::Requeue if give_back(&channel, tag).await => ledger.told(tag),
-                Verdict::Requeue => {}
+/// Where acks are written.
+struct Line {
+    connection: Arc<Connection>,
+    channel: Arc<Channel>,
+}
+
+impl Line {
+    async fn tell(self, mut settled: UnboundedReceiver<(DeliveryTag, Verdict)>) {
+        /// More than any prefetch holds.
+        const AT_ONCE: usize = 1 << 16;
+        let mut ledger = Ledger::default();
+        let mut verdicts = Vec::new();
+        while settled.recv_many(&mut verdicts, AT_ONCE).await > 0 {
+            for (tag, verdict) in verdicts.drain(..) {
+                match verdict {
+                    Verdict::Ack => ledger.answered(tag),
+                    // Before any ack beyond it, which would ack it along. Where that is not certain it stays in hand, and
+                    // so no such ack is written.
+                    Verdict::Requeue if self.give_back(tag).await => ledger.told(tag),
+                    Verdict::Requeue => {}
+                }
             }
+            join_all(ledger.acks().into_iter().map(|ack| self.write(ack))).await;
         }
-        join_all(ledger.acks().into_iter().map(|ack| write(&channel, ack))).await;
     }
-}
 
-async fn write(channel: &Channel, Ack { tag, messages }: Ack) {
-    let ack = channel.basic_ack(tag, BasicAckOptions { multiple: messages > 1 });
-    if !matches!(timeout(ACK_PATIENCE, ack).await, Ok(Ok(()))) {
-        telemetry::acks_lost(messages);
+    async fn write(&self, Ack { tag, messages }: Ack) {
+        let ack = self.channel.basic_ack(tag, BasicAckOptions { multiple: messages > 1 });
+        match timeout(ACK_PATIENCE, ack).await {
+            Ok(Ok(())) => {}
+            // It is written as soon as the alarm is over.
+            Err(_) if self.connection.status().blocked() => {}
+            Ok(Err(_)) | Err(_) => telemetry::acks_lost(messages),
+        }
     }
-}
 
-/// Whether the broker was told.
-async fn give_back(channel: &Channel, tag: DeliveryTag) -> bool {
-    let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-    let written = matches!(timeout(ACK_PATIENCE, channel.basic_nack(tag, options)).await, Ok(Ok(())));
-    if !written {
-        telemetry::acks_lost(1);
+    /// Whether the broker was told.
+    async fn give_back(&self, tag: DeliveryTag) -> bool {
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        let told = async {
+            // Nothing is written before the alarm is over, and who gives back does so in order to end, which gives
+            // everything back.
+            !self.connection.status().blocked()
+                && matches!(timeout(ACK_PATIENCE, self.channel.basic_nack(tag, options)).await, Ok(Ok(())))
+        };
+        let told = told.await;
+        if !told {
+            telemetry::acks_lost(1);
+        }
+        told
     }
-    written
 }
 
 #[cfg(test)]
 mod tests {
     use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+    use lapin::ConnectionProperties;
     use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
 
     use super::*;
@@ -101,7 +119,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_given_back_is_not_acked_along_with_those_behind_it() {
         let broker = TestBroker::connect().await;
-        let (upstream, channel) = (broker.channel().await, Arc::new(broker.channel().await));
+        let connection = Arc::new(Connection::connect(broker.url(), ConnectionProperties::default()).await.unwrap());
+        let (upstream, channel) = (broker.channel().await, Arc::new(connection.create_channel().await.unwrap()));
         upstream.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let queue = upstream.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
@@ -116,7 +135,7 @@ mod tests {
         }
 
         let tasks = TaskTracker::new();
-        let acks = Acks::open(Arc::clone(&channel), &tasks);
+        let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
         // All at once, so that one ack could stand for everything.
         for (tag, verdict) in [(1, Verdict::Requeue), (2, Verdict::Ack), (3, Verdict::Ack)] {
             acks.settle(tag, verdict);

@@ -1,19 +1,20 @@
 //! The consuming connection: subscribe, hand messages over, subscribe again when something breaks.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::try_join;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Consumer, Event};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::acks::Acks;
@@ -22,8 +23,9 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
-use crate::broker::{AGAIN, BrokerError, Feed, Names, connect, declare, declare_for, within};
+use crate::broker::{AGAIN, BrokerError, Feed, Names, Replies, connect, declare, declare_for, within};
 use crate::database::Availability;
+use crate::lifecycle::Stop;
 use crate::settings::{Broker, WorkerSettings};
 use crate::telemetry::{self, Link};
 
@@ -40,7 +42,7 @@ pub(super) struct Consumers {
     pub(super) partitions: Partitions,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
-    pub(super) soft_stop: CancellationToken,
+    pub(super) stop: Stop,
 }
 
 impl Consumers {
@@ -49,14 +51,13 @@ impl Consumers {
     pub(super) async fn run(self) -> Option<Drained> {
         let consumers = Arc::new(self);
         let mut delays = AGAIN.delays();
-        while !consumers.soft_stop.is_cancelled() {
+        while !consumers.stop.soft.is_cancelled() {
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
             let error = match consumers.open().await {
-                Ok(connection) => {
-                    let connection = Arc::new(connection);
+                Ok(replies) => {
                     delays = AGAIN.delays();
-                    match consumers.consume(&connection).await {
-                        Ok(channels) => return Some(Drained { connection, _channels: channels }),
+                    match consumers.consume(&replies).await {
+                        Ok(channels) => return Some(Drained { replies, _channels: channels }),
                         Err(error) => error,
                     }
                 }
@@ -64,30 +65,32 @@ impl Consumers {
             };
             telemetry::broker_lost(Link::Consume, &error, delay);
             tokio::select! {
-                () = consumers.soft_stop.cancelled() => {}
+                () = consumers.stop.soft.cancelled() => {}
                 () = sleep(delay) => {}
             }
         }
         None
     }
 
-    async fn open(&self) -> Result<Connection, BrokerError> {
-        let connection = connect(&self.settings, &format!("{} consume", self.instance)).await?;
+    /// A connection to consume over, in the shape of what replies over it.
+    async fn open(&self) -> Result<Arc<Replies>, BrokerError> {
+        let connection = Arc::new(connect(&self.settings, &format!("{} consume", self.instance)).await?);
         declare(&connection, &self.settings).await?;
+        let replies = Replies::open(connection, Arc::clone(&self.settings), self.stop.hard.clone()).await?;
         telemetry::broker_connected(Link::Consume, self.settings.display_url());
-        Ok(connection)
+        Ok(Arc::new(replies))
     }
 
     /// Consumes every queue until the soft stop, or until the connection is gone. For as long as that this worker
     /// takes its share of the partitions: one that cannot consume leaves them to the others.
     async fn consume(
         self: &Arc<Self>,
-        connection: &Arc<Connection>,
+        replies: &Arc<Replies>,
     ) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
         let mut queues = JoinSet::new();
         for feed in self.partitions.feeds() {
-            let (consumers, connection) = (Arc::clone(self), Arc::clone(connection));
-            queues.spawn(async move { consumers.consume_queue(&connection, feed).await });
+            let (consumers, replies) = (Arc::clone(self), Arc::clone(replies));
+            queues.spawn(async move { consumers.consume_queue(&replies, feed).await });
         }
         let all = async {
             let mut channels = Vec::new();
@@ -98,10 +101,13 @@ impl Consumers {
             Ok(channels)
         };
         let sharing = async {
-            self.partitions.take_part(&self.soft_stop).await;
+            self.partitions.take_part(&self.stop.soft).await;
             Ok(())
         };
-        let consumed = try_join(all, sharing).await;
+        let consumed = tokio::select! {
+            consumed = try_join(all, sharing) => consumed,
+            error = self.watch(replies) => Err(error),
+        };
         if consumed.is_err() {
             self.partitions.forget_share();
             // What they have in hand goes on.
@@ -110,20 +116,49 @@ impl Consumers {
         consumed.map(|(channels, ())| channels)
     }
 
+    /// Says when the broker blocks the connection, until it says nothing any more.
+    async fn watch(&self, replies: &Replies) -> BrokerError {
+        let blocked = async {
+            let mut events = replies.connection().events_listener();
+            let mut mark = None;
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::ConnectionBlocked(reason) => {
+                        telemetry::broker_blocked(Link::Consume, Some(&reason));
+                        mark = Some(self.health.blocked());
+                    }
+                    Event::ConnectionUnblocked => {
+                        telemetry::broker_blocked(Link::Consume, None);
+                        mark = None;
+                    }
+                    _ => {}
+                }
+            }
+            drop(mark);
+            // The connection is gone, and the consumers hear of that themselves.
+            pending::<Infallible>().await
+        };
+        tokio::select! {
+            error = replies.gone_silent() => error,
+            never = blocked => match never {},
+        }
+    }
+
     /// Consumes one queue. While the connection lives, a cancelled consumer or a closed channel subscribes again
     /// without disturbing the other queues.
     async fn consume_queue(
         &self,
-        connection: &Connection,
+        replies: &Arc<Replies>,
         feed: Feed,
     ) -> Result<Option<Arc<Channel>>, BrokerError> {
+        let connection = replies.connection();
         let mut delays = AGAIN.delays();
         loop {
             let prefetch = tokio::select! {
-                () = self.soft_stop.cancelled() => return Ok(None),
+                () = self.stop.soft.cancelled() => return Ok(None),
                 prefetch = self.turn(feed) => prefetch,
             };
-            let error = match self.consume_in_turn(connection, feed, prefetch).await {
+            let error = match self.consume_in_turn(replies, feed, prefetch).await {
                 Ok(Pumped::Stopped(channel)) => return Ok(Some(channel)),
                 Ok(Pumped::TurnOver) => {
                     delays = AGAIN.delays();
@@ -137,7 +172,7 @@ impl Consumers {
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
             telemetry::consumer_lost(feed, &error, delay);
             tokio::select! {
-                () = self.soft_stop.cancelled() => return Ok(None),
+                () = self.stop.soft.cancelled() => return Ok(None),
                 () = sleep(delay) => {}
             }
             // The queue itself may be gone.
@@ -147,20 +182,21 @@ impl Consumers {
 
     async fn consume_in_turn(
         &self,
-        connection: &Connection,
+        replies: &Arc<Replies>,
         feed: Feed,
         prefetch: u16,
     ) -> Result<Pumped, BrokerError> {
-        let subscription = self.subscribe(connection, feed, prefetch).await?;
+        let subscription = self.subscribe(replies, feed, prefetch).await?;
         self.pump(subscription, feed, prefetch).await
     }
 
     async fn subscribe(
         &self,
-        connection: &Connection,
+        replies: &Arc<Replies>,
         feed: Feed,
         prefetch: u16,
     ) -> Result<Subscription, BrokerError> {
+        let connection = replies.connection();
         let limit = self.settings.operation_timeout;
         let queue = Names::new(&self.settings.prefix).queue(feed);
         let channel =
@@ -177,8 +213,8 @@ impl Consumers {
             channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
         let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
         let channel = Arc::new(channel);
-        let acks = Acks::open(Arc::clone(&channel), &self.messages);
-        Ok(Subscription { channel, acks, consumer, tag, queue })
+        let acks = Acks::open(Arc::clone(connection), Arc::clone(&channel), &self.messages);
+        Ok(Subscription { channel, replies: Arc::clone(replies), acks, consumer, tag, queue })
     }
 
     /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
@@ -193,7 +229,7 @@ impl Consumers {
         let mut in_hand = InHand::nothing(&self.messages);
         let stopped = tokio::select! {
             biased;
-            () = self.soft_stop.cancelled() => true,
+            () = self.stop.soft.cancelled() => true,
             () = self.turn_over(feed, prefetch) => false,
             error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, feed, context)) => {
                 return Err(error);
@@ -240,7 +276,8 @@ impl Consumers {
     fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed, in_hand: &mut InHand) {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
-                let received = Received::new(kind, delivery, subscription.acks.clone());
+                let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
+                let received = Received::new(kind, delivery, replies, acks);
                 in_hand.take(Arc::clone(&self.settler).process(received));
             }
             Feed::ParkedPairs => {
@@ -260,19 +297,32 @@ enum Pumped {
     TurnOver,
 }
 
-/// The connection after the soft stop: nothing comes over it any more, but what is in hand is acked on it.
+/// The connection after the soft stop: nothing comes over it any more, but what is in hand is replied to and acked on it.
 #[derive(Debug)]
 pub(super) struct Drained {
-    pub(super) connection: Arc<Connection>,
+    replies: Arc<Replies>,
     /// Closed with the connection. Dropped before that, each would be closed on its own, and the connection's
     /// own closing would find them half-way.
     _channels: Vec<Option<Arc<Channel>>>,
+}
+
+impl Drained {
+    /// Closes the connection, which gives everything back that was not acked.
+    pub(super) async fn close(&self, limit: Duration) {
+        let connection = self.replies.connection();
+        // Else it is never written, and the broker finds the connection gone.
+        if !connection.status().blocked() {
+            let close = connection.close(200, "the worker stops".into());
+            drop(within(limit, || "close the connection".into(), close).await);
+        }
+    }
 }
 
 /// A queue that is consumed.
 struct Subscription {
     /// Closed when the last one who may still ack on it lets go.
     channel: Arc<Channel>,
+    replies: Arc<Replies>,
     acks: Acks,
     consumer: Consumer,
     tag: ShortString,

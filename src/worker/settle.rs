@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Verdict};
-use crate::broker::{DeadLetter, OutgoingReply, Publisher, Stopped};
+use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unanswered};
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome};
 use crate::lifecycle::Stop;
@@ -31,6 +31,7 @@ pub(super) struct Received {
     delivery: Delivery,
     envelope: Envelope,
     since: Instant,
+    replies: Arc<Replies>,
     acks: Acks,
 }
 
@@ -48,10 +49,11 @@ struct Replied {
 }
 
 impl Received {
-    pub(super) fn new(kind: MessageKind, delivery: Delivery, acks: Acks) -> Box<Self> {
+    /// A message that is replied to with `replies` and settled with `acks`.
+    pub(super) fn new(kind: MessageKind, delivery: Delivery, replies: Arc<Replies>, acks: Acks) -> Box<Self> {
         telemetry::message_received(kind);
         let envelope = Envelope::read(&delivery.properties);
-        Box::new(Self { kind, delivery, envelope, since: Instant::now(), acks })
+        Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, acks })
     }
 
     /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
@@ -66,7 +68,13 @@ impl Received {
         )
     }
 
-    fn give_back(self: Box<Self>, reason: Stopped) {
+    async fn publish_reply(&self, reply_to: &str, outcome: &Outcome) -> Result<(), Unanswered> {
+        let reply_type = self.kind.reply_type();
+        let reply = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
+        self.replies.publish(&reply, &outcome.reply().encode()).await
+    }
+
+    fn give_back(self: Box<Self>, reason: Unanswered) {
         telemetry::message_requeued(&reason);
         self.acks.settle(self.delivery.delivery_tag, Verdict::Requeue);
         telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
@@ -84,7 +92,7 @@ impl Settler {
     async fn settle(&self, received: Box<Received>, request: Result<Request, InvalidRequest>) {
         let handled = match self.handle(received, request).await {
             Ok(handled) => handled,
-            Err((received, reason)) => return received.give_back(reason),
+            Err((received, stopped)) => return received.give_back(stopped.into()),
         };
         match self.reply(handled).await {
             Ok(replied) => replied.ack(),
@@ -126,16 +134,16 @@ impl Settler {
         }
     }
 
-    async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Stopped)> {
+    async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Unanswered)> {
         let Handled { received, outcome } = handled;
         let published = match (&received.envelope.reply_to, &outcome) {
             (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {
-                self.publish_reply(&received, reply_to, &outcome).await
+                received.publish_reply(reply_to, &outcome).await
             }
             (None, Outcome::Answered(_) | Outcome::Invalid { .. }) => Ok(()),
         };
-        if let Err(stopped) = published {
-            return Err((received, stopped));
+        if let Err(unanswered) = published {
+            return Err((received, unanswered));
         }
         let code = outcome.reply().error_code();
         let settled = match &outcome {
@@ -144,22 +152,11 @@ impl Settler {
             Outcome::Invalid { reason, .. } => {
                 match Box::pin(self.lay_into_dead_letters(&received, reason)).await {
                     Ok(()) => MessageOutcome::DeadLettered,
-                    Err(stopped) => return Err((received, stopped)),
+                    Err(stopped) => return Err((received, stopped.into())),
                 }
             }
         };
         Ok(Replied { received, outcome: settled, code })
-    }
-
-    async fn publish_reply(
-        &self,
-        received: &Received,
-        reply_to: &str,
-        outcome: &Outcome,
-    ) -> Result<(), Stopped> {
-        let reply =
-            OutgoingReply { reply_to, reply_type: received.kind.reply_type(), envelope: &received.envelope };
-        self.publisher.reply(&reply, &outcome.reply().encode()).await
     }
 
     async fn lay_into_dead_letters(&self, received: &Received, detail: &str) -> Result<(), Stopped> {

@@ -169,7 +169,7 @@ async fn a_cut_consuming_connection_has_what_was_in_hand_delivered_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cut_publishing_connection_costs_nobody_a_reply_and_brings_nobody_two() {
+async fn a_cut_connection_for_what_is_published_beside_replies_costs_nobody_a_reply_and_brings_nobody_two() {
     let in_hand = InHand::with(&[], "").await;
     in_hand.links.cut(Link::Publish).await;
     in_hand.wait_for_reconnect(Link::Publish).await;
@@ -207,6 +207,17 @@ async fn a_publishing_connection_that_has_gone_silent_is_made_anew() {
     in_hand.links.silence(Link::Publish).await;
     in_hand.gate.release();
     in_hand.wait_for_reconnect(Link::Publish).await;
+    in_hand.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_over_which_replies_get_no_confirm_is_made_anew_before_a_heartbeat_tells() {
+    let in_hand = InHand::with(&[("broker.operation_timeout_secs", 1)], "?heartbeat=600").await;
+    in_hand.links.silence(Link::Consume).await;
+    in_hand.gate.release();
+    in_hand.wait_for_reconnect(Link::Consume).await;
+    // As far as the broker knows the silent one still has the requests in hand.
+    in_hand.links.cut_silent();
     in_hand.finish().await;
 }
 

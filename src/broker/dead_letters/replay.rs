@@ -6,7 +6,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
 use super::letter::{Destination, Letter, is_ours};
 use crate::broker::outgoing::carried_on;
-use crate::broker::publisher::confirming_channel;
+use crate::broker::confirmed::confirming_channel;
 use crate::broker::topology::short;
 use crate::broker::{BrokerError, Names, connect, within};
 use crate::settings::Broker;

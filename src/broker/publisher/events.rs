@@ -1,7 +1,7 @@
 //! Publishing events: with a confirm, not mandatory, over a channel of their own.
 //!
 //! That channel is no part of what makes a connection good: the broker closes it where there is no exchange of events
-//! or we may not publish to it, and replies go on all the same.
+//! or we may not publish to it, and dead letters go on all the same.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,8 @@ use lapin::{BasicProperties, Channel};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{AGAIN, BrokerError, Names, Publish, Publisher, Wire, confirming_channel};
+use super::{AGAIN, BrokerError, Names, Publisher, Wire};
+use crate::broker::confirmed::{Publish, confirming_channel, publish};
 use crate::broker::outgoing::PERSISTENT;
 use crate::message::Event;
 use crate::telemetry;
@@ -80,7 +81,7 @@ impl Publisher {
             .with_content_type("application/json".into())
             .with_message_id(ShortString::try_new(message_id).map_err(|_| too_long(message_id))?)
             .with_delivery_mode(PERSISTENT);
-        let publish = Publish {
+        let message = Publish {
             exchange: ShortString::try_new(exchange.as_str()).map_err(|_| too_long(&exchange))?,
             routing_key: name.into(),
             mandatory: false,
@@ -88,7 +89,7 @@ impl Publisher {
             what: "an event",
         };
         let channel = self.events_channel(wire).await?;
-        self.publish(wire, &channel, publish, body).await.map(drop)
+        publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await.map(drop)
     }
 
     async fn events_channel(&self, wire: &Wire) -> Result<Channel, BrokerError> {

@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         ("TOKENKEEPER__BROKER__PREFIX".to_owned(), arguments.prefix),
     ]);
     let settings = Settings::load_from(None, settings).context("read the settings")?;
-    // Two connections, as tokenkeeper has.
+    // Over one connection, as tokenkeeper does it, echo is no faster: the limit must not be the slower one.
     let consuming = connect(&settings.broker, "echo consume").await?;
     let publishing = connect(&settings.broker, "echo publish").await?;
     declare(&consuming, &settings.broker).await?;

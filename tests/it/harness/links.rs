@@ -14,9 +14,9 @@ use url::Url;
 /// One of the two connections of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// Deliveries and acks.
+    /// Deliveries, replies and acks.
     Consume,
-    /// Replies and dead letters.
+    /// Dead letters, parked pairs and events.
     Publish,
 }
 
@@ -78,6 +78,11 @@ impl BrokerLinks {
     /// Leaves this connection open, but nothing arrives over it any more, either way. New ones work.
     pub(crate) async fn silence(&self, link: Link) {
         self.only(link).await.silent.cancel();
+    }
+
+    /// Ends those that were silenced.
+    pub(crate) fn cut_silent(&self) {
+        self.wires().iter().filter(|wire| wire.silent.is_cancelled()).for_each(|wire| wire.cut.cancel());
     }
 
     /// How many connections are open.

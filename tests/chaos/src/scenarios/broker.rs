@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokenkeeper_testkit::program::Worker;
 use tokenkeeper_testkit::scm::{Dialect, ScmOptions, SimulatedScm};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Play, SETTLED_AFTER, load::Load};
 use crate::{
@@ -24,22 +25,28 @@ const AROUND: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_secs(60);
 /// Requests that workers have in hand while their queue goes.
 const IN_HAND: usize = 4;
+/// How long a worker that is told to stop goes on with what it has in hand.
+const GRACE: Duration = Duration::from_secs(3);
+/// What it may take beyond that to end: what it has in hand cannot be given back to a broker that does not listen.
+const ENDING: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Stopped,
     Restarted,
     MemoryAlarm,
+    StopInAlarm,
     ConnectionsCut,
     QueueDeleted,
     ChannelClosed,
 }
 
 impl Fault {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Stopped,
         Self::Restarted,
         Self::MemoryAlarm,
+        Self::StopInAlarm,
         Self::ConnectionsCut,
         Self::QueueDeleted,
         Self::ChannelClosed,
@@ -50,6 +57,7 @@ impl Fault {
             Self::Stopped => "broker-stopped",
             Self::Restarted => "broker-restarted",
             Self::MemoryAlarm => "broker-alarm",
+            Self::StopInAlarm => "broker-alarm-stop",
             Self::ConnectionsCut => "broker-cut",
             Self::QueueDeleted => "broker-queue-deleted",
             Self::ChannelClosed => "broker-channel-closed",
@@ -61,6 +69,7 @@ impl Fault {
             Self::Stopped => format!("broker stopped for {} s", options.outage().as_secs()),
             Self::Restarted => "broker restarted".to_owned(),
             Self::MemoryAlarm => format!("memory alarm for {} s", alarm(options).as_secs()),
+            Self::StopInAlarm => "memory alarm, and a worker told to stop meanwhile".to_owned(),
             Self::ConnectionsCut => "connections cut".to_owned(),
             Self::QueueDeleted => "queue deleted, and so the consumers cancelled".to_owned(),
             Self::ChannelClosed => "channels closed with 406 (consumer timeout)".to_owned(),
@@ -88,18 +97,30 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         })
         .await;
         let hosts = vec![Host { scm, overrides: "" }];
-        let mut stage = Stage::open(servers, folder, fault.name(), hosts, &[]).await?;
+        let grace = GRACE.as_secs().to_string();
+        let settings: &[_] = match fault {
+            Fault::StopInAlarm => &[("TOKENKEEPER__WORKER__GRACE_PERIOD_SECS", grace.as_str())],
+            _ => &[],
+        };
+        let mut stage = Stage::open(servers, folder, fault.name(), hosts, settings).await?;
         let users = stage.log_in(USERS, true).await?;
         let waiting = stage.log_in(IN_HAND, false).await?;
-        let workers = stage.start_workers(WORKERS).await?;
+        let mut workers = stage.start_workers(WORKERS).await?;
         let book = stage.upstream.book();
+        let mut ended_in_time = None;
         let back_ms = match fault {
             Fault::QueueDeleted => delete_queue(&stage, &users, &waiting, load).await?,
             Fault::ChannelClosed => close_channels(&stage, &users, &waiting, load).await?,
             _ => {
                 let breaking = async {
                     sleep(AROUND).await;
-                    let back_ms = strike(fault, servers, &stage, options).await?;
+                    let back_ms = match (fault, workers.first_mut()) {
+                        (Fault::StopInAlarm, Some(worker)) => {
+                            ended_in_time = Some(stop_in_alarm(worker, servers, options).await?);
+                            stage.now_ms()
+                        }
+                        _ => strike(fault, servers, &stage, options).await?,
+                    };
                     sleep(AROUND).await;
                     anyhow::Ok(back_ms)
                 };
@@ -118,9 +139,24 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         let recovery_ms = first_answer_after(&stage, fault, back_ms);
         row.recovered_in(recovery_ms);
         row.promise("answers within 10 s of its return", recovery_ms.is_some_and(|ms| ms < RECOVERY_MS));
+        if let Some(ended_in_time) = ended_in_time {
+            row.promise("the worker that is told to stop exits 0 soon after its grace period", ended_in_time);
+        }
         rows.push(row);
     }
     Ok(rows)
+}
+
+/// Tells a worker to stop while nothing that it has in hand can be answered; gives back whether it did.
+async fn stop_in_alarm(worker: &mut Worker, servers: &mut Servers, options: &Options) -> Result<bool> {
+    let broker = &mut servers.rabbitmq;
+    broker.raise_memory_alarm().await?;
+    sleep(alarm(options)).await;
+    let told = Instant::now();
+    let status = worker.stop().await?;
+    let took = told.elapsed();
+    broker.clear_memory_alarm().await?;
+    Ok(status.success() && took < GRACE + ENDING)
 }
 
 /// Breaks the broker; gives back when it was well again.
@@ -135,7 +171,7 @@ async fn strike(fault: Fault, servers: &mut Servers, stage: &Stage, options: &Op
             broker.clear_memory_alarm().await?;
         }
         Fault::ConnectionsCut => broker.cut_connections().await?,
-        Fault::QueueDeleted | Fault::ChannelClosed => {}
+        Fault::StopInAlarm | Fault::QueueDeleted | Fault::ChannelClosed => {}
     }
     Ok(stage.now_ms())
 }
