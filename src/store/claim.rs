@@ -103,6 +103,10 @@ impl Grouped for Claim {
 ///
 /// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as
 /// it was before, and reserved by a statement of its own.
+///
+/// `ctid`, the place of the row's version that was locked, spares a look at one more index, whose pages may not be in memory.
+/// A version that somebody else has written since this statement began is not seen by it, and so not reserved: its row is
+/// loaded as it was before, too.
 const FIND_AND_RESERVE: &str = "\
 WITH wanted AS (
   SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) WITH ORDINALITY
@@ -113,9 +117,9 @@ WITH wanted AS (
     SELECT id FROM identity WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id LIMIT 1
   ) AS identity
 ), plain AS MATERIALIZED (
-  SELECT entry.id, known.until, known.place
+  SELECT entry.version, known.until, known.place
   FROM known CROSS JOIN LATERAL (
-    SELECT id FROM token_entry
+    SELECT ctid AS version FROM token_entry
     WHERE identity_id = known.known_identity
       AND (expires_at IS NULL OR (expires_at >= known.until AND expires_at > known.now))
       AND (lease_until IS NULL OR lease_until <= known.now)
@@ -125,7 +129,7 @@ WITH wanted AS (
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 ), reserved AS (
-  UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.id = plain.id
+  UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.ctid = plain.version
   RETURNING plain.place, entry.*
 )
 SELECT reserved.* FROM reserved

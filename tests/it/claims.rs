@@ -172,6 +172,29 @@ on_every_database! {
         }
     }
 
+    async fn what_two_workers_claim_at_once_is_reserved_for_as_long_as_each_of_them_was_told(kind: Kind) {
+        let (world, users) = world_with_users(kind).await;
+        let other = world.another_store().await;
+        for round in 1..=20 {
+            let mut asked = Vec::new();
+            for (place, user) in users.iter().enumerate() {
+                // Each of them is the longer one for half of the users.
+                let [here, there] = if place % 2 == 0 { [round, round + 20] } else { [round + 20, round] };
+                asked.push((&world.store, user, claim(&world, user, here).await));
+                asked.push((&other, user, claim(&world, user, there).await));
+            }
+            let claims = asked.into_iter().map(async |(store, user, claim)| (user, found(store.claim(claim).await)));
+            let mut told = Vec::new();
+            for (user, entry) in join_all(claims).await {
+                told.push((user, entry.state.reserved_until));
+            }
+            for (user, told) in told {
+                let stands = world.entry(user).await.state.reserved_until;
+                assert!(told <= stands, "{user} in round {round}: told {told:?}, reserved {stands:?}");
+            }
+        }
+    }
+
     async fn reservations_at_once_are_each_done(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let entries = join_all(users.iter().map(|user| world.entry(user))).await;

@@ -201,6 +201,11 @@ impl World {
         }
     }
 
+    /// A store as another worker has it.
+    pub(crate) async fn another_store(&self) -> Store {
+        Store::new(self.connection().await, self.settings().key_ring().expect("keys"))
+    }
+
     /// A connection of the test's own to this world's database, for what the store does not offer.
     pub(crate) async fn connection(&self) -> DatabaseConnection {
         database::open(&self.settings().database).await.expect("open the database")
