@@ -30,7 +30,7 @@ pub struct Health {
     publisher: Publisher,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
-    /// The broker blocks the consuming connection.
+    /// The broker blocks the connection that requests and replies go over.
     blocked: Arc<AtomicBool>,
     /// How many queues of partitions are consumed.
     partitions: Arc<AtomicUsize>,
@@ -55,7 +55,7 @@ impl Health {
         Mark::Count(Arc::clone(&self.partitions))
     }
 
-    /// Notes that the broker blocks the consuming connection, until the mark is dropped.
+    /// Notes that the broker blocks the connection that requests and replies go over, until the mark is dropped.
     pub(crate) fn blocked(&self) -> Mark {
         Mark::flag(&self.blocked)
     }
@@ -77,7 +77,8 @@ impl Health {
             problems.push(format!("database: {problem}"));
         }
         if !self.publisher.is_ready() {
-            problems.push("broker: the publishing connection is not up".to_owned());
+            problems
+                .push("broker: the connection for dead letters and events is not up, or blocked".to_owned());
         }
         if self.blocked.load(Ordering::Relaxed) {
             problems.push("broker: it blocks the connection that replies go over (an alarm)".to_owned());

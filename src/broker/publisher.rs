@@ -188,9 +188,7 @@ impl Wire {
 
     fn is_open(&self) -> bool {
         let exact_open = self.exact.try_lock().map_or(true, |channel| channel.status().connected());
-        !self.silent.load(Ordering::Relaxed)
-            && self.connection.status().connected()
-            && exact_open
+        !self.silent.load(Ordering::Relaxed) && self.connection.status().connected() && exact_open
     }
 }
 

@@ -110,8 +110,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
     use lapin::ConnectionProperties;
+    use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
     use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
 
     use super::*;
@@ -119,8 +119,12 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_given_back_is_not_acked_along_with_those_behind_it() {
         let broker = TestBroker::connect().await;
-        let connection = Arc::new(Connection::connect(broker.url(), ConnectionProperties::default()).await.unwrap());
-        let (upstream, channel) = (broker.channel().await, Arc::new(connection.create_channel().await.unwrap()));
+        let connection = Connection::connect(broker.url(), ConnectionProperties::default()).await.unwrap();
+        let connection = Arc::new(connection);
+        let (upstream, channel) = (
+            connection.create_channel().await.unwrap(),
+            Arc::new(connection.create_channel().await.unwrap()),
+        );
         upstream.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let queue = upstream.queue_declare("".into(), options, FieldTable::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The consuming connection: subscribe, hand messages over, subscribe again when something breaks.
+//! The connection that requests come over: subscribe, hand messages over, subscribe again when something breaks.
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};

@@ -5,8 +5,8 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
 use super::letter::{Destination, Letter, is_ours};
-use crate::broker::outgoing::carried_on;
 use crate::broker::confirmed::confirming_channel;
+use crate::broker::outgoing::carried_on;
 use crate::broker::topology::short;
 use crate::broker::{BrokerError, Names, connect, within};
 use crate::settings::Broker;
