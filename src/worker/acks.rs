@@ -94,13 +94,10 @@ impl Line {
     /// Whether the broker was told.
     async fn give_back(&self, tag: DeliveryTag) -> bool {
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        let told = async {
-            // Nothing is written before the alarm is over, and who gives back does so in order to end, which gives
-            // everything back.
-            !self.connection.status().blocked()
-                && matches!(timeout(ACK_PATIENCE, self.channel.basic_nack(tag, options)).await, Ok(Ok(())))
-        };
-        let told = told.await;
+        // Nothing is written before the alarm is over, and who gives back does so in order to end, which gives everything
+        // back.
+        let told = !self.connection.status().blocked()
+            && matches!(timeout(ACK_PATIENCE, self.channel.basic_nack(tag, options)).await, Ok(Ok(())));
         if !told {
             telemetry::acks_lost(1);
         }

@@ -125,7 +125,7 @@ impl Consumers {
                 match event {
                     Event::ConnectionBlocked(reason) => {
                         telemetry::broker_blocked(Link::Consume, Some(&reason));
-                        mark = Some(self.health.blocked());
+                        mark.get_or_insert_with(|| self.health.blocked());
                     }
                     Event::ConnectionUnblocked => {
                         telemetry::broker_blocked(Link::Consume, None);
