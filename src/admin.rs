@@ -77,8 +77,7 @@ impl Health {
             problems.push(format!("database: {problem}"));
         }
         if !self.publisher.is_ready() {
-            problems
-                .push("broker: the connection for dead letters and events is not up, or blocked".to_owned());
+            problems.push("broker: the publishing connection is not up".to_owned());
         }
         if self.blocked.load(Ordering::Relaxed) {
             problems.push("broker: it blocks the connection that replies go over (an alarm)".to_owned());
