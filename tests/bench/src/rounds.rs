@@ -121,7 +121,8 @@ impl<'a> Lane<'a> {
             }
             _ => amount,
         };
-        let heard = load.run(&self.contestant.ask, pace, amount, |_| ()).await?;
+        let ask = self.contestant.ask.after(usize::try_from(self.requests).context("that many requests")?);
+        let heard = load.run(&ask, pace, amount, |_| ()).await?;
         self.requests += heard.answered;
         Ok(heard)
     }

@@ -46,8 +46,8 @@ pub(crate) struct Users {
 pub(crate) enum Order {
     /// One after the other, and from the beginning again.
     InTurn,
-    /// By chance, and the same chance in every run.
-    Random,
+    /// By chance, and the same chance in every run, after so many who came before.
+    Random(usize),
     /// One after the other, each so many times in a row.
     Each(usize),
 }
@@ -55,7 +55,7 @@ pub(crate) enum Order {
 impl Users {
     /// By chance out of `count`.
     pub(crate) const fn random(first: usize, count: usize) -> Self {
-        Self { first, count, order: Order::Random }
+        Self { first, count, order: Order::Random(0) }
     }
 
     /// One after the other.
@@ -71,7 +71,7 @@ impl Users {
     fn number(self, request: usize) -> usize {
         let index = match self.order {
             Order::InTurn => request,
-            Order::Random => scattered(request),
+            Order::Random(before) => scattered(before + request),
             Order::Each(times) => request / times.max(1),
         };
         self.first + index % self.count.max(1)
@@ -79,6 +79,16 @@ impl Users {
 }
 
 impl Ask {
+    /// The same, after so many requests: users by chance are others then. The other orders begin again.
+    pub(crate) fn after(&self, requests: usize) -> Self {
+        let mut ask = self.clone();
+        let (Self::Token { users, .. } | Self::Workspace { users, .. }) = &mut ask;
+        if let Order::Random(before) = &mut users.order {
+            *before += requests;
+        }
+        ask
+    }
+
     /// The routing key of the message.
     pub(crate) const fn routing_key(&self) -> &'static str {
         match self {
@@ -146,6 +156,15 @@ mod tests {
             (5..8).all(|user| numbers.contains(&user)) && numbers.iter().all(|user| (5..8).contains(user))
         );
         assert_eq!(numbers, (0..100).map(|request| ASK.user(request)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn users_by_chance_go_on_with_others() {
+        let numbers = |ask: &Ask| (0..100).map(|request| ask.user(request)).collect::<Vec<_>>();
+        let later = ASK.after(50);
+        assert_eq!(numbers(&ASK)[50..], numbers(&later)[..50]);
+        let in_turn = Ask::Token { host: "git.example.org", users: Users::in_turn(5, 3) };
+        assert_eq!(numbers(&in_turn), numbers(&in_turn.after(50)));
     }
 
     #[test]
