@@ -18,6 +18,7 @@ mod m20261123_000030_create_replica;
 mod m20261123_000031_leave_room_for_reservations;
 mod m20261123_000032_index_identities_with_their_id;
 mod m20261123_000033_index_dates_that_are_there;
+mod m20261128_000034_find_entries_by_user;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -44,6 +45,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000031_leave_room_for_reservations::Migration),
             Box::new(m20261123_000032_index_identities_with_their_id::Migration),
             Box::new(m20261123_000033_index_dates_that_are_there::Migration),
+            Box::new(m20261128_000034_find_entries_by_user::Migration),
         ]
     }
 }

@@ -12,6 +12,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join;
 use sea_orm::DatabaseConnection;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -30,13 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What one row of a grouped statement is asked for.
 pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
     /// Requests with the same key are one row.
-    type Key: Eq + Hash + Send;
+    type Key<'a>: Eq + Hash
+    where
+        Self: 'a;
     /// What the statement says of a row.
     type Answer: Clone + Debug + Send + 'static;
     /// The statement's name in the metrics.
     const STATEMENT: GroupedStatement;
 
-    fn key(&self) -> Self::Key;
+    fn key(&self) -> Self::Key<'_>;
 
     /// Takes the other one's wish into this one, so that what fulfils this one fulfils both.
     fn absorb(&mut self, other: &Self);
@@ -109,15 +112,25 @@ struct Server<G: Grouped> {
 }
 
 impl<G: Grouped> Server<G> {
-    /// Serves group after group until nobody waits.
+    /// Serves group after group until nobody waits. The answers of one are handed out when the statement of the next one is
+    /// on its way: the database need not wait while they are made use of.
     async fn serve(mut self, db: DatabaseConnection) {
         let mut line = Line::new(db);
+        let mut answered = Vec::new();
         loop {
-            self.gather().await;
+            if !self.anybody_waits() {
+                hand_out::<G>(mem::take(&mut answered));
+                self.gather().await;
+            }
             let Some(group) = self.next_group() else { return };
-            serve_group(&mut line, group).await;
+            let before = mem::take(&mut answered);
+            (answered, ()) = join(serve_group(&mut line, group), async { hand_out::<G>(before) }).await;
             line.make_room();
         }
+    }
+
+    fn anybody_waits(&self) -> bool {
+        !lock(&self.queue).waiting.is_empty()
     }
 
     /// Goes behind whoever is about to run, for as long as that brings more: messages that came in one read are decoded
@@ -157,26 +170,17 @@ impl<G: Grouped> Drop for Server<G> {
     }
 }
 
-async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) {
-    let mut items: Vec<G> = Vec::with_capacity(waiting.len());
-    let mut places = HashMap::with_capacity(waiting.len());
-    let waiting: Vec<Asked<G>> = waiting
-        .into_iter()
-        .map(|Waiting { item, answer }| {
-            let place = *places.entry(item.key()).or_insert(items.len());
-            match items.get_mut(place) {
-                Some(same) => same.absorb(&item),
-                None => items.push(item),
-            }
-            (place, answer)
-        })
-        .collect();
+/// The answers to those who waited. Whom the statement fails is told so at once, or has one of its own.
+async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) -> Vec<Answered<G>> {
+    let (items, waiting) = rows_of(waiting);
     telemetry::grouped_statement(G::STATEMENT, items.len());
     // A statement that takes too long fails also where it is for one row alone: whoever comes next must not wait for the
     // lock that this one waits for.
     let together = timeout(PATIENCE, G::run(line, &items)).await.unwrap_or(Err(StoreError::NoAnswer));
     let error = match together {
-        Ok(answers) => return answer_all::<G>(waiting, |place| Ok(answers[place].clone())),
+        Ok(answers) => {
+            return waiting.into_iter().map(|(place, asked)| (asked, Ok(answers[place].clone()))).collect();
+        }
         Err(error) => error,
     };
     line.hang_up();
@@ -187,6 +191,40 @@ async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) {
     } else {
         one_by_one(line.db(), items, waiting, &error);
     }
+    Vec::new()
+}
+
+/// Who asked, and the answer.
+type Answered<G> = (oneshot::Sender<Answer<G>>, Answer<G>);
+
+fn hand_out<G: Grouped>(answered: Vec<Answered<G>>) {
+    for (asked, answer) in answered {
+        // Whoever stopped waiting needs no answer.
+        drop(asked.send(answer));
+    }
+}
+
+/// The rows that are asked for, each once, and who waits for which of them.
+fn rows_of<G: Grouped>(waiting: Vec<Waiting<G>>) -> (Vec<G>, Vec<Asked<G>>) {
+    let mut known = HashMap::with_capacity(waiting.len());
+    let places: Vec<usize> = waiting
+        .iter()
+        .map(|waiting| {
+            let next = known.len();
+            *known.entry(waiting.item.key()).or_insert(next)
+        })
+        .collect();
+    let mut rows: Vec<G> = Vec::with_capacity(known.len());
+    drop(known);
+    let mut asked = Vec::with_capacity(places.len());
+    for (Waiting { item, answer }, place) in waiting.into_iter().zip(places) {
+        match rows.get_mut(place) {
+            Some(same) => same.absorb(&item),
+            None => rows.push(item),
+        }
+        asked.push((place, answer));
+    }
+    (rows, asked)
 }
 
 /// Who waits for the answer in a place.

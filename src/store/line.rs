@@ -10,15 +10,27 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 pub(super) struct Line {
     db: DatabaseConnection,
     held: Option<PoolConnection<Postgres>>,
+    /// Whether a claim reserves before it looks. What the next tokens are like is guessed from the last ones.
+    reserve_first: bool,
 }
 
 impl Line {
     pub(super) const fn new(db: DatabaseConnection) -> Self {
-        Self { db, held: None }
+        Self { db, held: None, reserve_first: true }
     }
 
     pub(super) const fn db(&self) -> &DatabaseConnection {
         &self.db
+    }
+
+    /// Whether claims are to be reserved before what is left of them is looked at, or looked at only.
+    pub(super) const fn reserves_first(&self) -> bool {
+        self.reserve_first
+    }
+
+    /// Which of them the next claims are.
+    pub(super) const fn reserve_first(&mut self, first: bool) {
+        self.reserve_first = first;
     }
 
     /// The connection of PostgreSQL.

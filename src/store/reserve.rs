@@ -91,11 +91,11 @@ impl Reservation {
 
 impl Grouped for Reservation {
     /// The row's id, its generation and expiry: what its answer is found by.
-    type Key = (i64, i64, i64);
+    type Key<'a> = (i64, i64, i64);
     type Answer = Guarded;
     const STATEMENT: GroupedStatement = GroupedStatement::Reserve;
 
-    fn key(&self) -> Self::Key {
+    fn key(&self) -> Self::Key<'_> {
         (self.entry_id, self.generation, self.expires_ms)
     }
 
@@ -128,7 +128,7 @@ macro_rules! guard {
     };
 }
 
-/// `LATERAL` and `SKIP LOCKED`: for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them. One row comes back, with the
+/// `LATERAL` and `SKIP LOCKED`: for the reasons that `RESERVE` in `claim/postgres.rs` has them. One row comes back, with the
 /// places of those that are held: a row each would take both sides longer than the numbers in it.
 const RESERVE: &str = concat!(
     "WITH held AS MATERIALIZED (SELECT wanted.*, entry.reserved_until \

@@ -91,12 +91,12 @@ pub(super) struct Succession {
 
 impl Grouped for Succession {
     /// The holder: no two flights are one, and a flight stores one pair.
-    type Key = String;
+    type Key<'a> = &'a str;
     type Answer = Guarded;
     const STATEMENT: GroupedStatement = GroupedStatement::StorePair;
 
-    fn key(&self) -> Self::Key {
-        self.holder.clone()
+    fn key(&self) -> Self::Key<'_> {
+        &self.holder
     }
 
     fn absorb(&mut self, other: &Self) {
@@ -109,7 +109,7 @@ impl Grouped for Succession {
 }
 
 /// What `Store::store_successor` does, for many: guarded by the generation alone, and leaving others' leases as they are.
-/// `LATERAL` and `SKIP LOCKED` for the reasons that `FIND_AND_RESERVE` in `claim.rs` has them.
+/// `LATERAL` and `SKIP LOCKED` for the reasons that `RESERVE` in `claim/postgres.rs` has them.
 const STORE: &str = "\
 WITH unmoved AS MATERIALIZED (
   SELECT new.*

@@ -83,12 +83,12 @@ pub(super) struct WantedLease {
 
 impl Grouped for WantedLease {
     /// The holder: no two flights are one.
-    type Key = String;
+    type Key<'a> = &'a str;
     type Answer = Guarded;
     const STATEMENT: GroupedStatement = GroupedStatement::TakeLease;
 
-    fn key(&self) -> Self::Key {
-        self.holder.clone()
+    fn key(&self) -> Self::Key<'_> {
+        &self.holder
     }
 
     fn absorb(&mut self, other: &Self) {
@@ -102,7 +102,7 @@ impl Grouped for WantedLease {
 
 /// The guards of [`Store::take_lease`], for an entry of which no refresh was in doubt or had failed. PostgreSQL's, the one
 /// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
-/// `FIND_AND_RESERVE` in `claim.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
+/// `RESERVE` in `claim/postgres.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
 const TAKE: &str = "\
 WITH free AS MATERIALIZED (
   SELECT wanted.*

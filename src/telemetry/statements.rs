@@ -13,6 +13,8 @@ const SPLIT: &str = "tokenkeeper_database_groups_split_total";
 pub enum GroupedStatement {
     /// Finds the entries of requests, and reserves them where that is plain.
     Claim,
+    /// Finds the entries of requests that a claim for many did not reserve.
+    Find,
     /// Reserves entries that were decided on.
     Reserve,
     /// Takes the leases of flights.
@@ -22,11 +24,12 @@ pub enum GroupedStatement {
 }
 
 impl GroupedStatement {
-    const ALL: [Self; 4] = [Self::Claim, Self::Reserve, Self::TakeLease, Self::StorePair];
+    const ALL: [Self; 5] = [Self::Claim, Self::Find, Self::Reserve, Self::TakeLease, Self::StorePair];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Claim => "claim",
+            Self::Find => "find",
             Self::Reserve => "reserve",
             Self::TakeLease => "take_lease",
             Self::StorePair => "store_pair",

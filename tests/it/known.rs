@@ -35,8 +35,13 @@ async fn provider_id(world: &World) -> i64 {
     world.store.provider(&world.scm.host()).await.unwrap().unwrap().id
 }
 
-/// Loads jdoe's token, without reserving it.
+/// Loads jdoe's token twice, without reserving it: who is asked for once is not kept in mind.
 async fn load(world: &World, now: Timestamp) {
+    load_once(world, now).await;
+    load_once(world, now).await;
+}
+
+async fn load_once(world: &World, now: Timestamp) {
     let provider_id = provider_id(world).await;
     let claim = Claim { user_id: "jdoe".to_owned(), provider_id, until: None, only_if_held: true, now };
     assert!(matches!(world.store.claim(claim).await, Ok(Found::Entry(_))));
@@ -62,6 +67,14 @@ on_every_database! {
             assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(at(reserved)));
             assert_eq!(known(&world, at(0)).await.unwrap().reserved_until(), at(reserved));
         }
+    }
+
+    async fn a_token_that_was_loaded_once_is_loaded_a_second_time_and_known_then(kind: Kind) {
+        let (world, _) = world_with_held_token(kind).await;
+        load_once(&world, at(0)).await;
+        assert!(known(&world, at(0)).await.is_none());
+        load_once(&world, at(0)).await;
+        assert!(known(&world, at(0)).await.is_some());
     }
 
     async fn a_token_that_nobody_holds_any_more_is_looked_at_again(kind: Kind) {

@@ -28,6 +28,7 @@ mod malformed;
 mod mass_refusal;
 mod metrics;
 mod migrations;
+mod mixed_claims;
 mod no_secrets;
 mod nodelay;
 mod parking;

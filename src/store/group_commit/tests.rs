@@ -1,5 +1,6 @@
 //! Who shares a statement with whom. The statements here talk to no database: what they were asked for is all that counts.
 
+use std::future::pending;
 use std::sync::Mutex;
 
 use futures_util::future::join_all;
@@ -15,12 +16,12 @@ struct Statements {
     gate: Semaphore,
 }
 
-/// Number 13 fails whatever statement it is in.
+/// Number 13 fails whatever statement it is in; one with number 99 never ends.
 #[derive(Debug, Clone)]
 struct Number(u32, Arc<Statements>);
 
 impl Grouped for Number {
-    type Key = u32;
+    type Key<'a> = u32;
     type Answer = u32;
     const STATEMENT: GroupedStatement = GroupedStatement::Claim;
 
@@ -34,6 +35,9 @@ impl Grouped for Number {
         let statements = &group[0].1;
         statements.ran.lock().unwrap().push(group.iter().map(|number| number.0).collect());
         drop(statements.gate.acquire().await);
+        if group.iter().any(|number| number.0 == 99) {
+            pending::<()>().await;
+        }
         if group.iter().any(|number| number.0 == 13) {
             let source = DbErr::Custom("13 brings bad luck".to_owned());
             return Err(StoreError::Database { action: "count", source });
@@ -94,6 +98,23 @@ async fn who_comes_while_a_statement_runs_shares_the_next_one() {
     let answers: Vec<u32> = late.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers, [30, 40, 50, 60, 70, 80, 90]);
     assert_eq!(counter.ran(), [vec![1], (3..=9).collect::<Vec<_>>()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_does_not_wait_for_the_end_of_the_next_statement() {
+    let counter = Counter::new(false);
+    let next = async {
+        counter.until_running(1).await;
+        let opened = async { counter.statements.gate.add_permits(1) };
+        tokio::join!(counter.ask(99), opened).0
+    };
+    let answered = async {
+        tokio::select! {
+            answer = counter.ask(1) => answer.unwrap(),
+            _ = next => panic!("it has no end"),
+        }
+    };
+    assert_eq!(timeout(PATIENCE / 2, answered).await, Ok(10));
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool)
         backend: connection.get_database_backend(),
     };
     if rows.backend == DatabaseBackend::Postgres {
-        // What is lost with the machine is written again, and the rows refer to one another by their making.
-        let set = "set synchronous_commit = off; set session_replication_role = replica";
+        // What is lost with the machine is written again.
+        let set = "set synchronous_commit = off";
         connection.execute_unprepared(set).await.context("make writing cheap")?;
     }
     for first in (0..users).step_by(ROWS) {

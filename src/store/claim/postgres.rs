@@ -1,0 +1,196 @@
+//! Claims on PostgreSQL: as a rule one statement that finds the entries and reserves them.
+
+use std::sync::Arc;
+
+use sea_orm::DbErr;
+use sea_orm::sqlx::postgres::PgRow;
+use sea_orm::sqlx::{self, Decode, Error, Postgres, Row, Type};
+use tokenkeeper_entity::token_entry;
+
+use super::{Answer, Claim, Claimed, LOAD};
+use crate::clock::Timestamp;
+use crate::store::StoreError;
+use crate::store::line::{Line, column, driver};
+use crate::telemetry::{self, GroupedStatement};
+
+/// Reserves what is plain, and then looks at the rest. While most of it is rest, as when many tokens have expired, everything
+/// is looked at at once instead.
+pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Answer>, DbErr> {
+    let any_to_reserve = claims.iter().any(|claim| claim.until.is_some());
+    let mut answers = if line.reserves_first() && any_to_reserve {
+        reserve(line, claims).await?
+    } else {
+        vec![None; claims.len()]
+    };
+    let rest: Vec<Asked<'_>> =
+        claims.iter().enumerate().filter(|(place, _)| answers[*place].is_none()).collect();
+    let mut plain = claims.len() - rest.len();
+    if !rest.is_empty() {
+        if plain > 0 {
+            telemetry::grouped_statement(GroupedStatement::Find, rest.len());
+        }
+        for ((place, claim), found) in rest.iter().zip(find(line, &rest).await?) {
+            plain += usize::from(found.is_plain_for(claim));
+            answers[*place] = Some(Answer::Read(found));
+        }
+    }
+    line.reserve_first(2 * plain >= claims.len());
+    Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Read(Claimed::NoIdentity))).collect())
+}
+
+/// A claim, and its place among all that are answered together.
+type Asked<'a> = (usize, &'a Claim);
+
+/// The columns of an entry, in the order in which [`read`] reads them. By name, a migration that adds one could not run
+/// while workers do: PostgreSQL refuses a prepared `*` that has come to mean something else.
+macro_rules! columns {
+    () => {
+        "entry.id, entry.identity_id, entry.generation, entry.access_token_sealed, entry.refresh_token_sealed, \
+         entry.key_id, entry.username, entry.scopes, entry.expires_at, entry.refresh_token_expires_at, \
+         entry.granted_lifetime_ms, entry.reserved_until, entry.lease_holder, entry.lease_until, \
+         entry.attempt_fingerprint, entry.failure_code, entry.failure_message, entry.failure_fingerprint, \
+         entry.failed_at, entry.login_fingerprint, entry.refreshed_at, entry.created_at, entry.updated_at"
+    };
+}
+
+/// The condition is that of [`Claim::is_plain`].
+///
+/// `LATERAL … LIMIT 1` and `num_nulls` leave the planner no way but the keys, one row after the other. Left the choice it takes
+/// other indexes where it knows nothing of the tables yet, and a statement for thirty rows goes through all of them.
+///
+/// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as
+/// it was before, and reserved by a statement of its own.
+///
+/// `user_id` and `provider_id`, which a trigger copies from `identity`, and `ctid`, the place of the row's version that was
+/// locked, spare a look at two more indexes, whose pages may not be in memory. A version that somebody else has written since
+/// this statement began is not seen by it, and so not reserved.
+const RESERVE: &str = concat!(
+    "WITH plain AS MATERIALIZED (
+  SELECT entry.version, wanted.until, wanted.place
+  FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) WITH ORDINALITY
+    AS wanted (user_id, provider_id, until, now, only_if_held, place)
+  CROSS JOIN LATERAL (
+    SELECT ctid AS version FROM token_entry
+    WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id
+      AND (expires_at IS NULL OR (expires_at >= wanted.until AND expires_at > wanted.now))
+      AND (lease_until IS NULL OR lease_until <= wanted.now)
+      AND num_nulls(attempt_fingerprint, failed_at) = 2
+      AND (reserved_until > wanted.now OR NOT wanted.only_if_held)
+      AND (reserved_until IS NULL OR reserved_until < wanted.until)
+    LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+  ) AS entry
+)
+UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.ctid = plain.version
+RETURNING plain.place, ",
+    columns!()
+);
+
+/// What was reserved, each in its place.
+async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>>, DbErr> {
+    let statement = sqlx::query(RESERVE)
+        .bind(column(claims, |claim| claim.user_id.as_str()))
+        .bind(column(claims, |claim| claim.provider_id))
+        // NULL where nothing is to be reserved: no comparison with it is true.
+        .bind(column(claims, |claim| claim.until.map(Timestamp::as_millis)))
+        .bind(column(claims, |claim| claim.now.as_millis()))
+        .bind(column(claims, |claim| claim.only_if_held));
+    let mut reserved = vec![None; claims.len()];
+    for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
+        let place = InOrder::of(&row).place().map_err(driver)?;
+        if let Some(reserved) = reserved.get_mut(place) {
+            *reserved = Some(Answer::Unread(Arc::new(row)));
+        }
+    }
+    Ok(reserved)
+}
+
+/// What was reserved, in a row that [`reserve`] brought.
+pub(super) fn reserved(row: &PgRow) -> Claimed {
+    match read(row) {
+        Ok((_, entry)) => Claimed::of(entry),
+        Err(error) => Claimed::Unreadable(Arc::new(StoreError::database(LOAD)(driver(error)))),
+    }
+}
+
+/// By way of `identity`: it may be there without an entry, and an entry that a replication wrote may lack the copies.
+const FIND: &str = concat!(
+    "SELECT wanted.place, ",
+    columns!(),
+    "
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (user_id, provider_id, place)
+CROSS JOIN LATERAL (
+  SELECT id FROM identity WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id LIMIT 1
+) AS identity
+LEFT JOIN LATERAL (SELECT * FROM token_entry WHERE identity_id = identity.id LIMIT 1) AS entry ON TRUE"
+);
+
+/// What there is, in the order of the claims.
+async fn find(line: &mut Line, asked: &[Asked<'_>]) -> Result<Vec<Claimed>, DbErr> {
+    let statement = sqlx::query(FIND)
+        .bind(column(asked, |(_, claim)| claim.user_id.as_str()))
+        .bind(column(asked, |(_, claim)| claim.provider_id));
+    let mut found = vec![Claimed::NoIdentity; asked.len()];
+    for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
+        let (place, entry) = read(&row).map_err(driver)?;
+        if let Some(found) = found.get_mut(place) {
+            *found = Claimed::of(entry);
+        }
+    }
+    Ok(found)
+}
+
+/// The place in a row, and the entry where there is one.
+fn read(row: &PgRow) -> Result<(usize, Option<token_entry::Model>), Error> {
+    let mut row = InOrder::of(row);
+    let place = row.place()?;
+    let Some(id) = row.next()? else { return Ok((place, None)) };
+    let entry = token_entry::Model {
+        id,
+        identity_id: row.next()?,
+        generation: row.next()?,
+        access_token_sealed: row.next()?,
+        refresh_token_sealed: row.next()?,
+        key_id: row.next()?,
+        username: row.next()?,
+        scopes: row.next()?,
+        expires_at: row.next()?,
+        refresh_token_expires_at: row.next()?,
+        granted_lifetime_ms: row.next()?,
+        reserved_until: row.next()?,
+        lease_holder: row.next()?,
+        lease_until: row.next()?,
+        attempt_fingerprint: row.next()?,
+        failure_code: row.next()?,
+        failure_message: row.next()?,
+        failure_fingerprint: row.next()?,
+        failed_at: row.next()?,
+        login_fingerprint: row.next()?,
+        refreshed_at: row.next()?,
+        created_at: row.next()?,
+        updated_at: row.next()?,
+    };
+    Ok((place, Some(entry)))
+}
+
+/// The columns of a row, one after the other: looking each up by its name takes longer than reading it.
+struct InOrder<'r> {
+    row: &'r PgRow,
+    next: usize,
+}
+
+impl<'r> InOrder<'r> {
+    const fn of(row: &'r PgRow) -> Self {
+        Self { row, next: 0 }
+    }
+
+    /// The first column. The database counts from one.
+    fn place(&mut self) -> Result<usize, Error> {
+        Ok(usize::try_from(self.next::<i64>()?).unwrap_or_default().wrapping_sub(1))
+    }
+
+    fn next<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, Error> {
+        let column = self.next;
+        self.next += 1;
+        self.row.try_get(column)
+    }
+}

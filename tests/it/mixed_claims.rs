@@ -1,0 +1,119 @@
+//! Claims of tokens of every kind at once: what can be is reserved, the rest is looked at, and PostgreSQL finds either by user.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use sea_orm::ConnectionTrait;
+use secrecy::ExposeSecret;
+use tokenkeeper::clock::Timestamp;
+use tokenkeeper::store::{Claim, Entry, Found, StoreError};
+
+use crate::claims::{at, put_token};
+use crate::harness::{Dialect, Kind, World, on_every_database};
+
+/// The most that share a statement (`store/group_commit.rs`).
+const LARGEST_GROUP: usize = 128;
+
+/// Until when tokens are claimed here.
+const UNTIL: i64 = 5;
+
+/// So many users, whose tokens expire then.
+async fn put_users(world: &World, name: &str, count: usize, expires_at: Timestamp) -> Vec<String> {
+    let users: Vec<String> = (0..count).map(|number| format!("{name} {number}")).collect();
+    join_all(users.iter().map(|user| put_token(world, user, expires_at))).await;
+    users
+}
+
+async fn claim_all(world: &World, users: &[String]) -> Vec<Result<Found, Arc<StoreError>>> {
+    let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+    let claim = |user: &String| Claim {
+        user_id: user.clone(),
+        provider_id: provider.id,
+        until: Some(at(UNTIL)),
+        only_if_held: false,
+        now: at(0),
+    };
+    join_all(users.iter().map(|user| world.store.claim(claim(user)))).await
+}
+
+async fn entries_of(world: &World, users: &[String]) -> Vec<Arc<Entry>> {
+    let entry = |found: Result<Found, Arc<StoreError>>| match found.unwrap() {
+        Found::Entry(entry) => entry,
+        other => panic!("no entry: {other:?}"),
+    };
+    claim_all(world, users).await.into_iter().map(entry).collect()
+}
+
+fn are_reserved(entries: &[Arc<Entry>]) -> bool {
+    entries.iter().all(|entry| entry.state.reserved_until == Some(at(UNTIL)))
+}
+
+fn are_as_they_were(entries: &[Arc<Entry>]) -> bool {
+    entries.iter().all(|entry| entry.state.reserved_until.is_none())
+}
+
+on_every_database! {
+    async fn claims_of_every_kind_at_once_get_each_what_there_is_for_them(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let valid = put_users(&world, "valid", 20, at(60)).await;
+        let expired = put_users(&world, "expired", 20, at(-1)).await;
+        let nobody: Vec<String> = (0..20).map(|number| format!("nobody {number}")).collect();
+        let mixed: Vec<String> =
+            (0..20).flat_map(|number| [&valid, &expired, &nobody].map(|users| users[number].clone())).collect();
+
+        for (user, answer) in mixed.iter().zip(claim_all(&world, &mixed).await) {
+            match answer.unwrap() {
+                Found::Entry(entry) => {
+                    let token = world.store.open_access_token(&entry).unwrap();
+                    assert_eq!(token.expose_secret(), format!("access of {user}"), "somebody else's token");
+                    let expires_at = if user.starts_with("valid") { at(60) } else { at(-1) };
+                    assert_eq!(entry.state.expires_at, Some(expires_at), "{user}");
+                }
+                Found::NoUser => assert!(user.starts_with("nobody"), "{user}"),
+                other => panic!("{user}: {other:?}"),
+            }
+        }
+        for user in &expired {
+            assert_eq!(world.entry(user).await.state.reserved_until, None, "{user}'s token cannot be served");
+        }
+    }
+}
+
+/// On one thread, so that who is asked for first is in the first statement.
+#[tokio::test]
+async fn while_tokens_cannot_be_reserved_they_are_looked_at_only() {
+    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    let expired = put_users(&world, "expired", LARGEST_GROUP, at(-1)).await;
+    let valid = put_users(&world, "valid", LARGEST_GROUP, at(60)).await;
+    let next = put_users(&world, "next", LARGEST_GROUP, at(60)).await;
+
+    let entries = entries_of(&world, &[expired, valid, next].concat()).await;
+
+    let groups: Vec<_> = entries.chunks(LARGEST_GROUP).collect();
+    assert!(are_as_they_were(groups[0]), "an expired token is not reserved");
+    assert!(are_as_they_were(groups[1]), "after a group that could not be reserved, one is looked at");
+    assert!(are_reserved(groups[2]), "and after one that could have been, one is reserved again");
+}
+
+#[tokio::test]
+async fn a_user_who_is_called_something_else_now_is_found_by_the_new_name() {
+    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    let old = put_users(&world, "old", 1, at(60)).await;
+    let rename = "UPDATE identity SET user_id = 'new 0' WHERE user_id = 'old 0'";
+    world.connection().await.execute_unprepared(rename).await.unwrap();
+
+    assert!(are_reserved(&entries_of(&world, &["new 0".to_owned()]).await));
+    assert!(matches!(claim_all(&world, &old).await.remove(0), Ok(Found::NoUser)));
+}
+
+#[tokio::test]
+async fn an_entry_that_a_replication_wrote_without_its_user_is_found_by_way_of_the_identity() {
+    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    let users = put_users(&world, "user", 3, at(60)).await;
+    // What applies a replication's changes fires no triggers.
+    let forget = "BEGIN; SET LOCAL session_replication_role = replica; \
+                  UPDATE token_entry SET user_id = NULL, provider_id = NULL; COMMIT";
+    world.connection().await.execute_unprepared(forget).await.unwrap();
+
+    assert!(are_as_they_were(&entries_of(&world, &users).await));
+}
