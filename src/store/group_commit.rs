@@ -206,16 +206,16 @@ fn hand_out<G: Grouped>(answered: Vec<Answered<G>>) {
 
 /// The rows that are asked for, each once, and who waits for which of them.
 fn rows_of<G: Grouped>(waiting: Vec<Waiting<G>>) -> (Vec<G>, Vec<Asked<G>>) {
-    let mut known = HashMap::with_capacity(waiting.len());
+    let mut place_of = HashMap::with_capacity(waiting.len());
     let places: Vec<usize> = waiting
         .iter()
         .map(|waiting| {
-            let next = known.len();
-            *known.entry(waiting.item.key()).or_insert(next)
+            let next = place_of.len();
+            *place_of.entry(waiting.item.key()).or_insert(next)
         })
         .collect();
-    let mut rows: Vec<G> = Vec::with_capacity(known.len());
-    drop(known);
+    let mut rows: Vec<G> = Vec::with_capacity(place_of.len());
+    drop(place_of);
     let mut asked = Vec::with_capacity(places.len());
     for (Waiting { item, answer }, place) in waiting.into_iter().zip(places) {
         match rows.get_mut(place) {
