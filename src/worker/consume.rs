@@ -241,7 +241,11 @@ impl Consumers {
         let limit = self.settings.operation_timeout;
         let cancel =
             subscription.channel.basic_cancel(subscription.tag.clone(), BasicCancelOptions::default());
-        within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel).await?;
+        tokio::select! {
+            cancelled = within(limit, || format!("cancel the consumer of {}", subscription.queue), cancel) => cancelled?,
+            // The broker hears nothing over a connection that it blocks. The end of the connection gives everything back.
+            () = self.stop.hard.cancelled() => return Ok(Pumped::Stopped(subscription.channel)),
+        }
         let mut late = InHand::nothing(&self.messages);
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
