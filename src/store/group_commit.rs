@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use sea_orm::DatabaseConnection;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -27,6 +27,10 @@ const LARGEST_GROUP: usize = 128;
 
 /// How long a statement for many may take. One row that somebody holds locked must not keep the others for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a server that has nobody to serve keeps its connection. Under load the next ones come within a millisecond, and
+/// giving the connection back and taking one costs two round trips and as many wake-ups.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// What one row of a grouped statement is asked for.
 pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
@@ -54,7 +58,15 @@ pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
 /// Who waits for a kind of statement. Clones are one and the same.
 #[derive(Debug)]
 pub(super) struct GroupCommit<G: Grouped> {
-    queue: Arc<Mutex<Queue<G>>>,
+    shared: Arc<Shared<G>>,
+}
+
+/// Those who wait and the server that serves them meet here.
+#[derive(Debug)]
+struct Shared<G: Grouped> {
+    queue: Mutex<Queue<G>>,
+    /// Somebody came while the server was idle.
+    news: Notify,
 }
 
 /// An error is shared by all who were in the statement.
@@ -63,8 +75,17 @@ type Answer<G> = Result<<G as Grouped>::Answer, Arc<StoreError>>;
 #[derive(Debug)]
 struct Queue<G: Grouped> {
     waiting: Vec<Waiting<G>>,
-    /// Whether somebody serves them. While anybody waits, somebody does.
-    served: bool,
+    server: ServerState,
+}
+
+/// What the server does. While anybody waits it is busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServerState {
+    /// There is none.
+    Absent,
+    Busy,
+    /// It listens for whoever comes next, and keeps its connection meanwhile.
+    Idle,
 }
 
 #[derive(Debug)]
@@ -75,7 +96,8 @@ struct Waiting<G: Grouped> {
 
 impl<G: Grouped> GroupCommit<G> {
     pub(super) fn new() -> Self {
-        Self { queue: Arc::new(Mutex::new(Queue { waiting: Vec::new(), served: false })) }
+        let queue = Mutex::new(Queue { waiting: Vec::new(), server: ServerState::Absent });
+        Self { shared: Arc::new(Shared { queue, news: Notify::new() }) }
     }
 
     /// Has `item` answered by a statement that it shares with whoever waits at the same time.
@@ -91,29 +113,40 @@ impl<G: Grouped> GroupCommit<G> {
     }
 
     fn enter(&self, waiting: Waiting<G>) -> Option<Server<G>> {
-        let mut queue = lock(&self.queue);
+        let mut queue = self.shared.queue();
         queue.waiting.push(waiting);
-        let served = mem::replace(&mut queue.served, true);
-        (!served).then(|| Server { queue: Arc::clone(&self.queue), left: false })
+        match mem::replace(&mut queue.server, ServerState::Busy) {
+            ServerState::Absent => return Some(Server { shared: Arc::clone(&self.shared), left: false }),
+            ServerState::Busy => {}
+            ServerState::Idle => self.shared.news.notify_one(),
+        }
+        None
     }
 }
 
 impl<G: Grouped> Clone for GroupCommit<G> {
     fn clone(&self) -> Self {
-        Self { queue: Arc::clone(&self.queue) }
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<G: Grouped> Shared<G> {
+    fn queue(&self) -> MutexGuard<'_, Queue<G>> {
+        // Nothing that runs under it panics half way.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Serves those who wait. Its place is free again when it is dropped, whatever ended it.
 struct Server<G: Grouped> {
-    queue: Arc<Mutex<Queue<G>>>,
+    shared: Arc<Shared<G>>,
     /// It found nobody waiting, and its place is free already.
     left: bool,
 }
 
 impl<G: Grouped> Server<G> {
-    /// Serves group after group until nobody waits. The answers of one are handed out when the statement of the next one is
-    /// on its way: the database need not wait while they are made use of.
+    /// Serves group after group until nobody has come for a while. The answers of one are handed out when the statement of the
+    /// next one is on its way: the database need not wait while they are made use of.
     async fn serve(mut self, db: DatabaseConnection) {
         let mut line = Line::new(db);
         let mut answered = Vec::new();
@@ -122,7 +155,14 @@ impl<G: Grouped> Server<G> {
                 hand_out::<G>(mem::take(&mut answered));
                 self.gather().await;
             }
-            let Some(group) = self.next_group() else { return };
+            let Some(group) = self.next_group() else {
+                // Whoever comes after a pause need not be like those before it.
+                line.reserve_first(true);
+                if self.somebody_comes().await {
+                    continue;
+                }
+                return;
+            };
             let before = mem::take(&mut answered);
             (answered, ()) = join(serve_group(&mut line, group), async { hand_out::<G>(before) }).await;
             line.make_room();
@@ -130,7 +170,7 @@ impl<G: Grouped> Server<G> {
     }
 
     fn anybody_waits(&self) -> bool {
-        !lock(&self.queue).waiting.is_empty()
+        !self.shared.queue().waiting.is_empty()
     }
 
     /// Goes behind whoever is about to run, for as long as that brings more: messages that came in one read are decoded
@@ -138,7 +178,7 @@ impl<G: Grouped> Server<G> {
     async fn gather(&self) {
         let mut waiting = 0;
         loop {
-            let more = lock(&self.queue).waiting.len();
+            let more = self.shared.queue().waiting.len();
             if more == waiting {
                 return;
             }
@@ -147,25 +187,37 @@ impl<G: Grouped> Server<G> {
         }
     }
 
-    /// The next group. None: its place is free, from the same moment on in which nobody waited; else whoever came in
-    /// between would wait for nobody.
-    fn next_group(&mut self) -> Option<Vec<Waiting<G>>> {
-        let mut queue = lock(&self.queue);
+    /// The next group. None: it is idle, from the same moment on in which nobody waited; else whoever came in between would
+    /// wait for nobody.
+    fn next_group(&self) -> Option<Vec<Waiting<G>>> {
+        let mut queue = self.shared.queue();
         if queue.waiting.is_empty() {
-            queue.served = false;
-            self.left = true;
+            queue.server = ServerState::Idle;
             return None;
         }
         let group = queue.waiting.len().min(LARGEST_GROUP);
         let rest = queue.waiting.split_off(group);
         Some(mem::replace(&mut queue.waiting, rest))
     }
+
+    /// Listens until somebody comes. If nobody does, its place is free.
+    async fn somebody_comes(&mut self) -> bool {
+        if timeout(LINGER, self.shared.news.notified()).await.is_ok() {
+            return true;
+        }
+        let mut queue = self.shared.queue();
+        if queue.server == ServerState::Idle {
+            queue.server = ServerState::Absent;
+            self.left = true;
+        }
+        !self.left
+    }
 }
 
 impl<G: Grouped> Drop for Server<G> {
     fn drop(&mut self) {
         if !self.left {
-            lock(&self.queue).served = false;
+            self.shared.queue().server = ServerState::Absent;
         }
     }
 }
@@ -262,11 +314,6 @@ fn one_by_one<G: Grouped>(
             answer_all::<G>(asked, |_| answer.clone());
         });
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that runs under it panics half way.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -145,20 +145,28 @@ async fn no_statement_is_for_more_rows_than_pay() {
     assert!(counter.ran().iter().all(|group| group.len() <= LARGEST_GROUP));
 }
 
-#[test]
-fn who_comes_when_the_server_has_just_found_nobody_gets_one() {
+#[tokio::test(start_paused = true)]
+async fn a_server_that_found_nobody_hears_of_the_next_one_until_it_leaves() {
     let counter = Counter::new(true);
     let enter = |number| {
         let (answer, _) = oneshot::channel();
         counter.group.enter(Waiting { item: Number(number, Arc::clone(&counter.statements)), answer })
     };
     let mut server = enter(1).expect("nobody serves yet");
+    let next = |server: &Server<Number>| server.next_group().map(|group| group.len());
     assert!(enter(2).is_none(), "somebody does, and will see to it");
-    assert_eq!(server.next_group().map(|group| group.len()), Some(2));
+    assert_eq!(next(&server), Some(2));
     assert!(enter(3).is_none());
-    assert_eq!(server.next_group().map(|group| group.len()), Some(1));
-    assert!(server.next_group().is_none());
-    assert!(enter(4).is_some(), "the one that found nobody will not look again");
+    assert_eq!(next(&server), Some(1));
+
+    assert_eq!(next(&server), None);
+    assert!(enter(4).is_none(), "it listens");
+    assert!(server.somebody_comes().await);
+    assert_eq!(next(&server), Some(1));
+
+    assert_eq!(next(&server), None);
+    assert!(!server.somebody_comes().await, "nobody came");
+    assert!(enter(5).is_some(), "it has left, and will not look again");
 }
 
 #[tokio::test(start_paused = true)]
