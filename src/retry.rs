@@ -58,9 +58,13 @@ pub enum RetryEnd<E> {
 impl Backoff {
     /// The waits, without end: what a reconnect loop sleeps between its tries.
     pub fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        let max_interval = self.max_interval;
-        let mut intervals = self.intervals();
-        iter::repeat_with(move || intervals.next_backoff().unwrap_or(max_interval).min(max_interval))
+        let backoff = *self;
+        // Made for the first wait: whatever goes well at once, and that is nearly everything, has none.
+        let mut intervals = None;
+        iter::repeat_with(move || {
+            let intervals = intervals.get_or_insert_with(|| Box::new(backoff.intervals()));
+            intervals.next_backoff().unwrap_or(backoff.max_interval).min(backoff.max_interval)
+        })
     }
 
     /// The crate puts jitter on top of its longest interval; ours leaves room for it, since cutting the waits at the

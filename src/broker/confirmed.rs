@@ -1,8 +1,9 @@
 //! One publish and its confirm.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
@@ -18,27 +19,35 @@ pub(super) struct Publish {
     /// Whether the broker is asked to give it back where nobody would get it.
     pub(super) mandatory: bool,
     pub(super) properties: BasicProperties,
-    /// What errors call it.
-    pub(super) what: &'static str,
 }
 
-/// Publishes a message and waits for its confirm; gives back a message that the broker returned meanwhile.
+impl Publish {
+    /// Its way over `channel`, which ends with its confirm.
+    ///
+    /// No `async fn`: that would have room for everything twice, where every message in hand has room for this.
+    pub(super) fn over<'a>(
+        self,
+        channel: &'a Channel,
+        body: &'a [u8],
+    ) -> impl Future<Output = lapin::Result<Confirmation>> + Send + 'a {
+        let Self { exchange, routing_key, mandatory, properties } = self;
+        let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+        channel.basic_publish(exchange, routing_key, options, body, properties).try_flatten()
+    }
+}
+
+/// Waits until a message is published; gives back one that the broker returned meanwhile. `what` is what errors call it.
 ///
 /// While the broker blocks the connection (memory or disk alarm) the confirm is waited for: what is published once more
 /// would arrive twice when the alarm is over.
-pub(super) async fn publish(
+pub(super) async fn confirmed(
     connection: &Connection,
-    channel: &Channel,
-    message: Publish,
-    body: &[u8],
+    mut publishing: Pin<&mut (impl Future<Output = lapin::Result<Confirmation>> + Send)>,
+    what: &'static str,
     limit: Duration,
 ) -> Result<Option<BasicReturnMessage>, BrokerError> {
-    let Publish { exchange, routing_key, mandatory, properties, what } = message;
-    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-    let mut confirmed =
-        pin!(async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await });
     let confirmation = loop {
-        match within(limit, || format!("publish {what}"), confirmed.as_mut()).await {
+        match within(limit, || format!("publish {what}"), publishing.as_mut()).await {
             Err(BrokerError::Timeout { .. }) if connection.status().blocked() => {}
             confirmation => break confirmation?,
         }

@@ -6,6 +6,7 @@
 
 mod events;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use self::events::EventFate;
-use super::confirmed::{Publish, confirming_channel, publish};
+use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::outgoing::PERSISTENT;
 use super::{AGAIN, BrokerError, DeadLetter, Names, connect, within};
 use crate::settings::Broker;
@@ -114,10 +115,10 @@ impl Publisher {
             routing_key: short_name(letter.routing_key)?,
             mandatory: true,
             properties: letter.properties(wire.connection.configuration().frame_max()),
-            what: "a dead letter",
         };
         let channel = wire.exact.lock().await;
-        match publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await? {
+        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
+        match confirmed(&wire.connection, publishing, "a dead letter", limit).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
         }
@@ -133,10 +134,10 @@ impl Publisher {
                 .with_type("parked.pair".into())
                 .with_content_type("application/json".into())
                 .with_delivery_mode(PERSISTENT),
-            what: "a parked pair",
         };
         let channel = wire.exact.lock().await;
-        match publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await? {
+        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
+        match confirmed(&wire.connection, publishing, "a parked pair", limit).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoQueue { queue }),
         }

@@ -8,6 +8,7 @@
 //! whichever confirm completes next, so "unroutable" is read off the returned message itself and never off the publish
 //! that it came back with.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapin::types::ShortString;
@@ -15,7 +16,7 @@ use lapin::{Channel, Connection};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::confirmed::{Publish, confirming_channel, publish};
+use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::{AGAIN, BrokerError, OutgoingReply, Stopped, within};
 use crate::settings::Broker;
 use crate::telemetry;
@@ -113,14 +114,16 @@ impl Replies {
     }
 
     async fn try_publish(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), BrokerError> {
-        // What came over AMQP fits into AMQP.
-        let (routing_key, properties) = (reply.routing_key()?, reply.properties()?);
-        let mandatory = reply.mandatory();
-        let message =
-            Publish { exchange: ShortString::default(), routing_key, mandatory, properties, what: "a reply" };
         let channel = self.open_channel().await?;
-        let limit = self.settings.operation_timeout;
-        if let Some(returned) = publish(&self.connection, &channel, message, body, limit).await? {
+        let message = Publish {
+            exchange: ShortString::default(),
+            // What came over AMQP fits into AMQP.
+            routing_key: reply.routing_key()?,
+            mandatory: reply.mandatory(),
+            properties: reply.properties()?,
+        };
+        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
+        if let Some(returned) = confirmed(&self.connection, publishing, "a reply", limit).await? {
             let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
             telemetry::reply_unroutable(reply_type);
         }

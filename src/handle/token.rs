@@ -149,13 +149,19 @@ enum Round {
 }
 
 impl Attempt<'_> {
-    /// Round by round. Each one that does not end the request was ended by somebody else's progress.
+    /// What is known first, and if that is not enough, round by round.
     async fn run(mut self) -> Result<Grant, Refusal> {
         if !self.ask.time.is_over()
             && let Round::Granted(grant) = self.serve_known().await?
         {
             return Ok(grant);
         }
+        // In a box: every message has room for what stands here, and most of them end before it.
+        Box::pin(self.rounds()).await
+    }
+
+    /// Round by round. Each one that does not end the request was ended by somebody else's progress.
+    async fn rounds(&mut self) -> Result<Grant, Refusal> {
         loop {
             if self.ask.time.is_over() {
                 return Err(deadline_exceeded().into());

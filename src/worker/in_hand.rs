@@ -4,36 +4,74 @@
 //! them, a message was woken on one thread by another some three times on its way.
 
 use std::mem;
-use std::panic::AssertUnwindSafe;
-use std::task::{Context, Poll};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::{BoxFuture, CatchUnwind};
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
+use tokio_util::sync::ReusableBoxFuture;
 use tokio_util::task::TaskTracker;
+
+/// Boxes that are kept for the next messages, some two kilobytes each.
+const MOST_BOXES: usize = 128;
 
 /// The messages in hand. Dropped, it leaves nobody behind: what is not settled then goes on in a task of its own.
 pub(super) struct InHand {
-    /// A bug that one of them meets must not end the others.
-    messages: FuturesUnordered<CatchUnwind<AssertUnwindSafe<BoxFuture<'static, ()>>>>,
+    messages: FuturesUnordered<Message>,
+    /// What settled messages were in, the last one on top: it is still in the processor's cache, and the allocator need not
+    /// find room for one so large.
+    boxes: Vec<Reusable>,
     /// Gets that task.
     tasks: TaskTracker,
 }
 
+type Reusable = ReusableBoxFuture<'static, ()>;
+
+/// One that is not settled. It leaves its box behind.
+struct Message(Option<Reusable>);
+
 impl InHand {
     pub(super) fn nothing(tasks: &TaskTracker) -> Self {
-        Self { messages: FuturesUnordered::new(), tasks: tasks.clone() }
+        Self { messages: FuturesUnordered::new(), boxes: Vec::new(), tasks: tasks.clone() }
     }
 
     /// Takes a message in hand. It begins with the next [`InHand::go_on`].
     pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static) {
-        self.messages.push(AssertUnwindSafe(message.boxed()).catch_unwind());
+        let message = match self.boxes.pop() {
+            Some(mut of_another) => {
+                of_another.set(message);
+                of_another
+            }
+            None => ReusableBoxFuture::new(message),
+        };
+        self.messages.push(Message(Some(message)));
     }
 
     /// Takes every message on that can go on. `context` is woken when one can again.
     pub(super) fn go_on(&mut self, context: &mut Context<'_>) {
-        while let Poll::Ready(Some(_)) = self.messages.poll_next_unpin(context) {}
+        while let Poll::Ready(Some(left)) = self.messages.poll_next_unpin(context) {
+            if self.boxes.len() < MOST_BOXES {
+                self.boxes.extend(left);
+            }
+        }
+    }
+}
+
+impl Future for Message {
+    type Output = Option<Reusable>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reusable>> {
+        let Some(message) = &mut self.0 else { return Poll::Ready(None) };
+        // A bug that one of them meets must not end the others.
+        match catch_unwind(AssertUnwindSafe(|| message.poll(context))) {
+            Ok(polled) => {
+                ready!(polled);
+                Poll::Ready(self.0.take())
+            }
+            Err(_) => Poll::Ready(None),
+        }
     }
 }
 
@@ -78,6 +116,26 @@ mod tests {
         })
         .await;
         assert_eq!(settled.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_one_message_was_in_is_used_for_the_next_one() {
+        let mut in_hand = InHand::nothing(&TaskTracker::new());
+        let settled = Arc::new(AtomicUsize::new(0));
+        for number in 1..=3 {
+            let settled = Arc::clone(&settled);
+            in_hand.take(async move {
+                settled.fetch_add(number, Ordering::Relaxed);
+            });
+            assert!(in_hand.boxes.is_empty(), "one box serves all of them");
+            poll_fn(|context| {
+                in_hand.go_on(context);
+                Poll::Ready(())
+            })
+            .await;
+            assert_eq!(in_hand.boxes.len(), 1);
+        }
+        assert_eq!(settled.load(Ordering::Relaxed), 1 + 2 + 3);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! That channel is no part of what makes a connection good: the broker closes it where there is no exchange of events
 //! or we may not publish to it, and dead letters go on all the same.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{AGAIN, BrokerError, Names, Publisher, Wire};
-use crate::broker::confirmed::{Publish, confirming_channel, publish};
+use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
 use crate::broker::outgoing::PERSISTENT;
 use crate::message::Event;
 use crate::telemetry;
@@ -86,10 +87,10 @@ impl Publisher {
             routing_key: name.into(),
             mandatory: false,
             properties,
-            what: "an event",
         };
         let channel = self.events_channel(wire).await?;
-        publish(&wire.connection, &channel, message, body, self.settings.operation_timeout).await.map(drop)
+        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
+        confirmed(&wire.connection, publishing, "an event", limit).await.map(drop)
     }
 
     async fn events_channel(&self, wire: &Wire) -> Result<Channel, BrokerError> {
