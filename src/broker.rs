@@ -20,7 +20,7 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
-pub use self::connection::connect;
+pub use self::connection::{connect, take_leave};
 pub use self::outgoing::{DeadLetter, OutgoingReply};
 pub use self::publisher::{EventFate, Publisher, Stopped};
 pub use self::replies::{Replies, Unanswered};

@@ -228,7 +228,7 @@ impl Worker {
             publish_events.await.context("the task that publishes events ended unexpectedly")?;
         }
         if let Some(drained) = &drained {
-            drained.close(self.settings.broker.operation_timeout).await;
+            drained.close().await;
         }
         self.stop.hard.cancel();
         self.closed.cancel();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::events::EventFate;
 use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::outgoing::PERSISTENT;
-use super::{AGAIN, BrokerError, DeadLetter, Names, connect, within};
+use super::{AGAIN, BrokerError, DeadLetter, Names, connect, take_leave, within};
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 
@@ -234,8 +234,7 @@ async fn supervise(
     }
     let last = up.send_replace(None);
     if let Some(wire) = last {
-        let close = wire.connection.close(200, "the worker stops".into());
-        drop(within(settings.operation_timeout, || "close the connection".to_owned(), close).await);
+        take_leave(&wire.connection).await;
     }
 }
 

@@ -5,7 +5,6 @@ use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::try_join;
@@ -23,7 +22,9 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use crate::admin::Health;
-use crate::broker::{AGAIN, BrokerError, Feed, Names, Replies, connect, declare, declare_for, within};
+use crate::broker::{
+    AGAIN, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
+};
 use crate::database::Availability;
 use crate::lifecycle::Stop;
 use crate::settings::{Broker, WorkerSettings};
@@ -312,13 +313,8 @@ pub(super) struct Drained {
 
 impl Drained {
     /// Closes the connection, which gives everything back that was not acked.
-    pub(super) async fn close(&self, limit: Duration) {
-        let connection = self.replies.connection();
-        // Else it is never written, and the broker finds the connection gone.
-        if !connection.status().blocked() {
-            let close = connection.close(200, "the worker stops".into());
-            drop(within(limit, || "close the connection".into(), close).await);
-        }
+    pub(super) async fn close(&self) {
+        take_leave(self.replies.connection()).await;
     }
 }
 

@@ -228,3 +228,16 @@ async fn a_consuming_connection_that_has_gone_silent_is_made_anew() {
     in_hand.wait_for_reconnect(Link::Consume).await;
     in_hand.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_told_to_stop_when_the_broker_has_gone_silent_ends_with_its_grace_period() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let links = BrokerLinks::start(world.broker.url()).await;
+    world.set("broker.url", links.url(world.broker.url()) + "?heartbeat=600");
+    world.set("broker.operation_timeout_secs", 300).set("worker.grace_period_secs", 1);
+    let worker = world.spawn_worker().await;
+    links.silence(Link::Consume).await;
+    links.silence(Link::Publish).await;
+
+    worker.stop(&world).await;
+}
