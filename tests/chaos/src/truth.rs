@@ -17,6 +17,10 @@ use crate::{
 /// The contract counts whole seconds, from a moment before the SCM's.
 const EXPIRY_SLACK_MS: i64 = 1_500;
 
+/// An answered request comes again where its ack was lost with the connection, and is handled again: for as long the need that it
+/// had may still be one.
+const REDELIVERY_MS: i64 = 2_000;
+
 /// Reservations end by the database's clock, which each worker knows but for half a round trip, in whole milliseconds.
 const CLOCK_SLACK_MS: i64 = 20;
 
@@ -150,7 +154,7 @@ impl<'a> HostView<'a> {
         let Some(expires_at_ms) = pair.expires_at_ms else { return false };
         self.users.get(user).into_iter().flatten().any(|sent| {
             let lifetime_ms = i64::try_from(sent.ask.lifetime_secs * 1000).unwrap_or(i64::MAX);
-            let over = sent.answers.last().is_some_and(|answer| answer.at_ms < at_ms);
+            let over = sent.answers.last().is_some_and(|answer| answer.at_ms + REDELIVERY_MS < at_ms);
             sent.asked_at_ms <= at_ms && !over && at_ms + lifetime_ms + EXPIRY_SLACK_MS >= expires_at_ms
         })
     }
