@@ -12,7 +12,7 @@ mod look;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::alone::pass_alone;
 pub use self::chore::{Chore, ChoreKind, Dying};
@@ -135,10 +135,12 @@ impl Housekeeper {
             until: self.clock.now(),
             deadline,
         });
-        match boarding.landing(deadline + self.refresher.options().wait).await {
-            Some(Landing::Refreshed(_)) => ChoreOutcome::Refreshed,
-            Some(Landing::Moved) => ChoreOutcome::Moved,
-            Some(Landing::Failed(_) | Landing::StoreFailed(_)) | None => ChoreOutcome::Failed,
+        match timeout_at(deadline + self.refresher.options().wait, boarding.landing()).await {
+            Ok(Landing::Refreshed(_)) => ChoreOutcome::Refreshed,
+            Ok(Landing::Moved) => ChoreOutcome::Moved,
+            Ok(Landing::Failed(_) | Landing::StoreFailed(_) | Landing::Panicked) | Err(_) => {
+                ChoreOutcome::Failed
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod broker;
+pub mod bulkhead;
 pub mod clock;
 pub mod database;
 pub mod decide;

@@ -5,7 +5,6 @@
 //! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
 
 mod aftermath;
-mod bulkhead;
 mod circuit;
 mod flight;
 mod flights;
@@ -22,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::bulkhead::Bulkhead;
-pub use self::bulkhead::{Crowded, Quotas, Seat, Waited};
 pub use self::circuit::{CircuitPolicy, Phase};
 use self::flight::Crew;
 use self::flights::Flights;
@@ -31,10 +28,10 @@ pub use self::flights::{Boarding, Role};
 use self::gate::Gate;
 pub use self::gate::NoEntry;
 use self::permits::HostPermits;
+use crate::bulkhead::{Bulkhead, Quotas};
 use crate::clock::{Clock, Timestamp};
 use crate::decide::Cause;
 use crate::events::Events;
-use crate::message::MessageKind;
 use crate::oauth::TokenClient;
 use crate::parking::Parking;
 use crate::provider::Provider;
@@ -59,7 +56,7 @@ pub struct RefreshOptions {
     pub retry: RetryPolicy,
     /// When a host that fails is left alone.
     pub circuit: CircuitPolicy,
-    /// How many messages may wait for one host.
+    /// How many messages may wait for one thing.
     pub quotas: Quotas,
 }
 
@@ -108,6 +105,8 @@ pub enum Landing {
     StoreFailed(Arc<StoreError>),
     /// The entry is not what was decided on any more, or nobody refreshes it any more: decide again.
     Moved,
+    /// The flight met a bug. Its lease ends by itself, and the row tells what it did.
+    Panicked,
 }
 
 /// A flight that brought no new pair.
@@ -146,7 +145,7 @@ impl RefreshOptions {
                 open_for: settings.circuit.open_for,
                 open_at_most: OPEN_AT_MOST.max(settings.circuit.open_for),
             },
-            quotas: Quotas::of_prefetch(worker.prefetch_token_requests, worker.prefetch_workspace_starts),
+            quotas: Quotas::of_prefetch(worker),
         }
     }
 }
@@ -180,9 +179,9 @@ impl Refresher {
         self.crew.gate.look(provider, Instant::now())
     }
 
-    /// A seat for a message that must wait for a host; to be kept until the message is answered.
-    pub fn seat(&self, host: &str, kind: MessageKind) -> Result<Seat, Crowded> {
-        self.bulkhead.enter(host, kind, Instant::now())
+    /// Where messages wait.
+    pub const fn bulkhead(&self) -> &Bulkhead {
+        &self.bulkhead
     }
 
     /// Joins the flight of this entry, or starts one that refreshes it.

@@ -18,6 +18,7 @@ mod hosts;
 mod housekeeping;
 pub mod logs;
 mod messages;
+mod panics;
 mod parking;
 mod partitions;
 pub mod recorder;
@@ -32,7 +33,8 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
-pub use self::messages::{message_received, message_settled};
+pub use self::messages::{InFlight, message_settled};
+pub use self::panics::{Panicking, panicked, service_ended};
 pub use self::parking::*;
 pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
 pub use self::requests::{Opportunism, TokenResult, token_requested};
@@ -288,6 +290,7 @@ pub fn describe() {
     parking::describe();
     database::describe();
     housekeeping::describe();
+    panics::describe();
     partitions::describe();
     requests::describe();
     statements::describe();

@@ -9,6 +9,7 @@ mod in_hand;
 mod partitions;
 mod restore;
 mod settle;
+mod settlement;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -63,6 +63,21 @@ pub(super) fn crowded(provider: &Provider) -> ErrorBody {
     told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(CROWD_GONE_AFTER))
 }
 
+/// Too many wait already for the end of this token's reservation.
+pub(super) fn token_held(provider: &Provider, remaining: Duration) -> ErrorBody {
+    let message = format!(
+        "somebody holds this user's token at {}, and too many requests wait for it already",
+        provider.host
+    );
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(remaining))
+}
+
+/// The refresh met a bug. Nobody tries again at once: the next one would meet it too.
+pub(super) fn panicked() -> ErrorBody {
+    let message = "the refresh met a bug in the worker, whose log says more";
+    told_to_wait(ErrorBody::new(ErrorCode::Internal, message), Some(CROWD_GONE_AFTER))
+}
+
 /// Whole seconds, rounded up: who comes back after them does not come too early.
 fn told_to_wait(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
     let retry_after_secs =

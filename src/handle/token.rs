@@ -11,11 +11,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::grant::{Grant, Way, refused};
 use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
 use super::{Handler, TimeFrame};
+use crate::bulkhead::{Seat, Waiter};
 use crate::clock::Timestamp;
 use crate::decide::{Decision, Demand, Policy, decide};
 use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::provider::Provider;
-use crate::refresh::{FailedFlight, Seat};
+use crate::refresh::FailedFlight;
 use crate::retry::Backoff;
 use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
 use crate::telemetry::{self, Opportunism, Statement};
@@ -48,6 +49,10 @@ pub(super) struct Ask<'a> {
 }
 
 impl Ask<'_> {
+    fn waiter(&self) -> Waiter<'_> {
+        Waiter { kind: self.kind, publisher: self.publisher, user_id: Some(self.user_id) }
+    }
+
     fn demand(&self) -> Demand {
         Demand { received_at: self.time.received_at, lifetime: self.lifetime, deadline: self.time.deadline }
     }
@@ -212,10 +217,7 @@ impl Attempt<'_> {
                 }
                 (None, _) => Box::pin(self.refresh(entry, cause)).await,
             },
-            Decision::WaitForReservation(until) => {
-                sleep(until.since(now).min(self.ask.time.deadline.since(now))).await;
-                Ok(Round::Again)
-            }
+            Decision::WaitForReservation(until) => Box::pin(self.wait_for_reservation(until, now)).await,
             Decision::TokenNotFound => Err(self.token_not_found().into()),
             Decision::NotRefreshable => Err(self.not_refreshable().into()),
         }

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::Landing;
+use crate::telemetry::{self, Panicking};
 
 /// The flights under way, by entry.
 #[derive(Debug, Clone, Default)]
@@ -33,14 +35,11 @@ pub enum Role {
 }
 
 impl Boarding {
-    /// Waits until the flight ends; none when that is not before `until`.
-    pub async fn landing(&mut self, until: Instant) -> Option<Landing> {
-        let landed = timeout_at(until, self.landing.wait_for(Option::is_some)).await.ok()?;
-        match landed {
-            Ok(landing) => landing.clone(),
-            // The task ended without a word, which only a panic does. What it did shows in the row.
-            Err(_) => Some(Landing::Moved),
-        }
+    /// Waits until the flight ends.
+    pub async fn landing(&mut self) -> Landing {
+        let landed = self.landing.wait_for(Option::is_some).await;
+        // None: the task was dropped, since the process ends.
+        landed.ok().and_then(|landing| landing.clone()).unwrap_or(Landing::Moved)
     }
 }
 
@@ -76,7 +75,10 @@ impl Flights {
         let done = RemoveWhenDone { flights: self.clone(), entry_id };
         let flight = flight(Passengers(landed.clone()));
         let flight = async move {
-            let ending = flight.await;
+            let ending = AssertUnwindSafe(flight).catch_unwind().await.unwrap_or_else(|_| {
+                telemetry::panicked(Panicking::Refresh);
+                Landing::Panicked
+            });
             // First off the list, then the word: whoever looks after this starts a flight of their own instead of
             // joining one that has ended.
             drop(done);
@@ -88,7 +90,7 @@ impl Flights {
     }
 }
 
-/// Takes a flight off the list, also when its task panics.
+/// Takes a flight off the list, also when its task is dropped.
 struct RemoveWhenDone {
     flights: Flights,
     entry_id: i64,

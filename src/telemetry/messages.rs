@@ -8,15 +8,27 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::{HANDLING, IN_FLIGHT, MESSAGES, MessageOutcome, millis};
 use crate::message::{ErrorCode, MessageKind};
 
-/// A delivery was taken in hand.
-pub fn message_received(kind: MessageKind) {
-    Series::of(kind).in_flight.increment(1.0);
+/// Counts a message as in hand until it is dropped.
+#[derive(Debug)]
+pub struct InFlight(MessageKind);
+
+impl InFlight {
+    /// A delivery was taken in hand.
+    pub fn count(kind: MessageKind) -> Self {
+        Series::of(kind).in_flight.increment(1.0);
+        Self(kind)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        Series::of(self.0).in_flight.decrement(1.0);
+    }
 }
 
 /// A delivery was settled: answered and acked, dead-lettered, or given back.
 pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
     let series = Series::of(kind);
-    series.in_flight.decrement(1.0);
     series.settled(outcome).increment(1);
     series.handling.record(took);
     let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));

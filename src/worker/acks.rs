@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
 use lapin::types::DeliveryTag;
 use lapin::{Channel, Connection};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -29,7 +29,10 @@ pub(super) enum Verdict {
     /// It is done with.
     Ack,
     /// The broker is to deliver it again.
-    Requeue,
+    Nack,
+    /// The same, and it counts against the message's delivery limit. RabbitMQ counts a reject in every version, and a nack
+    /// no longer from 4.3 on.
+    Reject,
 }
 
 /// Where the verdicts on one channel's deliveries go. Clones are one and the same.
@@ -45,6 +48,11 @@ impl Acks {
         let (verdicts, settled) = unbounded_channel();
         tasks.spawn(Line { connection, channel }.tell(settled));
         Self { verdicts }
+    }
+
+    /// Whether nothing that is settled reaches the broker any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.verdicts.is_closed()
     }
 
     /// Settles a delivery. At most once for each: the broker closes a channel over a tag that it does not know.
@@ -73,8 +81,9 @@ impl Line {
                     Verdict::Ack => ledger.answered(tag),
                     // Before any ack beyond it, which would ack it along. Where that is not certain it stays in hand, and
                     // so no such ack is written.
-                    Verdict::Requeue if self.give_back(tag).await => ledger.told(tag),
-                    Verdict::Requeue => {}
+                    Verdict::Nack if self.give_back(self.nack(tag)).await => ledger.told(tag),
+                    Verdict::Reject if self.give_back(self.reject(tag)).await => ledger.told(tag),
+                    Verdict::Nack | Verdict::Reject => {}
                 }
             }
             join_all(ledger.acks().into_iter().map(|ack| self.write(ack))).await;
@@ -91,13 +100,21 @@ impl Line {
         }
     }
 
-    /// Whether the broker was told.
-    async fn give_back(&self, tag: DeliveryTag) -> bool {
+    async fn nack(&self, tag: DeliveryTag) -> lapin::Result<()> {
         let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        self.channel.basic_nack(tag, options).await
+    }
+
+    async fn reject(&self, tag: DeliveryTag) -> lapin::Result<()> {
+        self.channel.basic_reject(tag, BasicRejectOptions { requeue: true }).await
+    }
+
+    /// Whether the broker was told.
+    async fn give_back(&self, written: impl Future<Output = lapin::Result<()>>) -> bool {
         // Nothing is written before the alarm is over, and who gives back does so in order to end, which gives everything
         // back.
-        let told = !self.connection.status().blocked()
-            && matches!(timeout(ACK_PATIENCE, self.channel.basic_nack(tag, options)).await, Ok(Ok(())));
+        let told =
+            !self.connection.status().blocked() && matches!(timeout(ACK_PATIENCE, written).await, Ok(Ok(())));
         if !told {
             telemetry::acks_lost(1);
         }
@@ -138,7 +155,7 @@ mod tests {
         let tasks = TaskTracker::new();
         let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
         // All at once, so that one ack could stand for everything.
-        for (tag, verdict) in [(1, Verdict::Requeue), (2, Verdict::Ack), (3, Verdict::Ack)] {
+        for (tag, verdict) in [(1, Verdict::Nack), (2, Verdict::Ack), (3, Verdict::Ack)] {
             acks.settle(tag, verdict);
         }
         drop(acks);

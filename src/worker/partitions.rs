@@ -4,7 +4,7 @@
 //! The plain queue of a kind keeps its whole prefetch, and the partitions share as much again. So a queue that carries
 //! all there is while publishers change over is as fast as it was, and need not be subscribed again whenever a replica
 //! comes or goes. A worker has at most twice the prefetch in hand; of both together a host that is stalled still gets no
-//! more than a quarter of the prefetch (`refresh/bulkhead.rs`).
+//! more than a quarter of the prefetch (`bulkhead.rs`).
 
 use std::sync::Arc;
 

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Verdict};
+use super::settlement::Settlement;
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unanswered};
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome};
 use crate::lifecycle::Stop;
 use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Request, decode};
-use crate::telemetry::{self, MessageOutcome};
+use crate::telemetry::{self, InFlight, MessageOutcome};
 
 /// What a message needs on its way.
 pub(super) struct Settler {
@@ -32,7 +33,8 @@ pub(super) struct Received {
     envelope: Envelope,
     since: Instant,
     replies: Arc<Replies>,
-    acks: Acks,
+    settlement: Settlement,
+    in_flight: InFlight,
 }
 
 /// A message that was handled.
@@ -51,9 +53,10 @@ struct Replied {
 impl Received {
     /// A message that is replied to with `replies` and settled with `acks`.
     pub(super) fn new(kind: MessageKind, delivery: Delivery, replies: Arc<Replies>, acks: Acks) -> Box<Self> {
-        telemetry::message_received(kind);
         let envelope = Envelope::read(&delivery.properties);
-        Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, acks })
+        let settlement = Settlement::new(acks, delivery.delivery_tag);
+        let in_flight = InFlight::count(kind);
+        Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, settlement, in_flight })
     }
 
     /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
@@ -76,8 +79,10 @@ impl Received {
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
         telemetry::message_requeued(&reason);
-        self.acks.settle(self.delivery.delivery_tag, Verdict::Requeue);
-        telemetry::message_settled(self.kind, MessageOutcome::Requeued, None, self.since.elapsed());
+        let Self { kind, since, settlement, in_flight, .. } = *self;
+        settlement.settle(Verdict::Nack);
+        drop(in_flight);
+        telemetry::message_settled(kind, MessageOutcome::Requeued, None, since.elapsed());
     }
 }
 
@@ -175,7 +180,9 @@ impl Settler {
 impl Replied {
     fn ack(self) {
         let Self { received, outcome, code } = self;
-        received.acks.settle(received.delivery.delivery_tag, Verdict::Ack);
-        telemetry::message_settled(received.kind, outcome, code, received.since.elapsed());
+        let Received { kind, since, settlement, in_flight, .. } = *received;
+        settlement.settle(Verdict::Ack);
+        drop(in_flight);
+        telemetry::message_settled(kind, outcome, code, since.elapsed());
     }
 }

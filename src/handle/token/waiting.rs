@@ -1,21 +1,22 @@
 //! Waiting for a refresh: one's own, one that is under way in this process, or another worker's.
 //!
-//! Whoever waits holds a message of the prefetch window, so they need a seat first (`refresh/bulkhead.rs`); and where
+//! Whoever waits holds a message of the prefetch window, so they need a seat first (`bulkhead.rs`); and where
 //! the host cannot be asked now, they do not wait at all.
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{Attempt, Round, SHARED_FATE};
+use crate::bulkhead::{Crowded, Thing, Waited};
 use crate::clock::Timestamp;
 use crate::decide::{Cause, clamp_warning, is_valid};
 use crate::handle::grant::Way;
 use crate::handle::refusal::{
-    Refusal, crowded, deadline_exceeded, flight_failed, left_alone, refresh_timeout,
+    Refusal, crowded, deadline_exceeded, flight_failed, left_alone, panicked, refresh_timeout, token_held,
 };
 use crate::message::{ErrorBody, Warning};
-use crate::refresh::{Boarding, Crowded, FailedFlight, Landing, Order, Role, Waited};
+use crate::refresh::{Boarding, FailedFlight, Landing, Order, Role};
 use crate::store::{Entry, FailureKind};
 use crate::telemetry;
 
@@ -23,7 +24,7 @@ impl Attempt<'_> {
     pub(super) async fn refresh(&mut self, entry: Arc<Entry>, cause: Cause) -> Result<Round, Refusal> {
         let may_ask = self.handler.refresher.look(&self.provider);
         let seated = may_ask.map_err(|no_entry| left_alone(no_entry, &self.provider));
-        if let Err(error) = seated.and_then(|()| self.take_seat()) {
+        if let Err(error) = seated.and_then(|()| self.take_seat_for_host()) {
             return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
         }
         let mut boarding = self.handler.refresher.refresh(Order {
@@ -40,12 +41,12 @@ impl Attempt<'_> {
             Role::Joined => self.patience_until(),
         };
         match self.wait(&mut boarding, until).await {
-            Waited::Landed(Landing::Refreshed(entry)) if role == Role::Started => {
+            Waited::Came(Landing::Refreshed(entry)) if role == Role::Started => {
                 let warnings =
                     clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
                 self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
             }
-            Waited::Landed(Landing::Failed(flight))
+            Waited::Came(Landing::Failed(flight))
                 if role == Role::Started || self.shares_fate(cause, &flight) =>
             {
                 match cause {
@@ -57,8 +58,9 @@ impl Attempt<'_> {
                     Cause::Required => Err(flight_failed(&flight).into()),
                 }
             }
-            Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Landed(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) | Waited::Crowded => {
+            Waited::Came(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Came(Landing::Panicked) => Err(panicked().into()),
+            Waited::Came(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) | Waited::Crowded => {
                 Ok(Round::Again)
             }
             Waited::TimedOut => self.last_look().await,
@@ -85,47 +87,74 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {
-        self.take_seat()?;
+        self.take_seat_for_host()?;
         let mut watch = self.handler.refresher.watch(entry);
         if watch.role == Role::Started {
             telemetry::lease_watched(&self.provider.host);
         }
         let until = self.patience_until();
         match self.wait(&mut watch, until).await {
-            Waited::Landed(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Landed(Landing::Failed(flight)) => {
+            Waited::Came(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Came(Landing::Panicked) => Err(panicked().into()),
+            Waited::Came(Landing::Failed(flight)) => {
                 self.failed = Some(flight);
                 Ok(Round::Again)
             }
-            Waited::Landed(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => {
+            Waited::Came(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => {
                 Ok(Round::Again)
             }
             Waited::Crowded => Ok(Round::Again),
-            Waited::Landed(_) | Waited::TimedOut => self.last_look().await,
+            Waited::Came(_) | Waited::TimedOut => self.last_look().await,
+        }
+    }
+
+    /// Waits until nobody holds the token any more, or the request's time is over.
+    pub(super) async fn wait_for_reservation(
+        &mut self,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Round, Refusal> {
+        let remaining = until.since(now);
+        let thing =
+            Thing::Reservation { host: self.provider.host.clone(), user_id: self.ask.user_id.to_owned() };
+        self.take_seat(thing).map_err(|Crowded| token_held(&self.provider, remaining))?;
+        let Some(mut seat) = self.seat.take() else { return Ok(Round::Again) };
+        let over = Instant::now() + remaining;
+        match seat.wait(self.ask.time.give_up_at, sleep_until(over)).await {
+            Waited::Came(()) | Waited::TimedOut => Ok(Round::Again),
+            Waited::Crowded => {
+                Err(token_held(&self.provider, over.saturating_duration_since(Instant::now())).into())
+            }
         }
     }
 
     /// A seat among those who wait for this host, kept until the request is answered.
-    fn take_seat(&mut self) -> Result<(), ErrorBody> {
-        if self.seat.is_some() {
+    fn take_seat_for_host(&mut self) -> Result<(), ErrorBody> {
+        let host = Thing::Host(self.provider.host.clone());
+        self.take_seat(host).map_err(|Crowded| crowded(&self.provider))
+    }
+
+    fn take_seat(&mut self, thing: Thing) -> Result<(), Crowded> {
+        if self.seat.as_ref().is_some_and(|seat| *seat.thing() == thing) {
             return Ok(());
         }
         let Self { handler, ask, provider, .. } = self;
-        let seat = handler.refresher.seat(&provider.host, ask.kind).map_err(|Crowded| {
-            telemetry::crowded_out(&provider.host, ask.kind);
-            crowded(provider)
-        })?;
+        let waiter = ask.waiter();
+        let seat =
+            handler.refresher.bulkhead().enter(thing, waiter, Instant::now()).inspect_err(|Crowded| {
+                telemetry::crowded_out(&provider.host, ask.kind);
+            })?;
         self.seat = Some(seat);
         Ok(())
     }
 
     /// Waits in the seat. One that is needed for others is given up: the next round tells what that means.
-    async fn wait(&mut self, boarding: &mut Boarding, until: Instant) -> Waited {
+    async fn wait(&mut self, boarding: &mut Boarding, until: Instant) -> Waited<Landing> {
         let Some(mut seat) = self.seat.take() else { return Waited::Crowded };
-        let waited = seat.wait(boarding, until).await;
+        let waited = seat.wait(until, boarding.landing()).await;
         match waited {
             Waited::Crowded => {}
-            Waited::Landed(_) | Waited::TimedOut => self.seat = Some(seat),
+            Waited::Came(_) | Waited::TimedOut => self.seat = Some(seat),
         }
         waited
     }

@@ -1,26 +1,21 @@
 //! Which deliveries of a channel are settled, and the acks that say so.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use lapin::types::DeliveryTag;
 
-/// The deliveries of a channel from the first one that is in hand on. A broker numbers them from one.
+/// The settled deliveries of a channel from the first one on that is in hand. A broker numbers deliveries from one.
+///
+/// It keeps runs of tags and not tags: between two runs there is a delivery in hand, so there are never more runs than
+/// the prefetch allows, however many deliveries pass one that stays in hand.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// The tag of the first of `deliveries`.
+    /// Every delivery before this tag is settled, and the broker knows.
     first: DeliveryTag,
-    /// In the order of their tags; those behind the last one are in hand.
-    deliveries: VecDeque<Delivery>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delivery {
-    /// Nothing was settled: an ack must not reach over it.
-    InHand,
-    /// It is to be acked.
-    Answered,
-    /// The broker knows already what became of it.
-    Told,
+    /// From the first tag of a run to its last one.
+    runs: BTreeMap<DeliveryTag, DeliveryTag>,
+    /// To be acked.
+    answered: Vec<DeliveryTag>,
 }
 
 /// An ack to write.
@@ -34,55 +29,55 @@ pub(super) struct Ack {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { first: 1, deliveries: VecDeque::new() }
+        Self { first: 1, runs: BTreeMap::new(), answered: Vec::new() }
     }
 }
 
 impl Ledger {
     /// A delivery is to be acked.
     pub(super) fn answered(&mut self, tag: DeliveryTag) {
-        self.enter(tag, Delivery::Answered);
+        self.answered.push(tag);
     }
 
-    /// A delivery was given back.
+    /// The broker was told that a delivery is given back.
     pub(super) fn told(&mut self, tag: DeliveryTag) {
-        self.enter(tag, Delivery::Told);
-    }
-
-    fn enter(&mut self, tag: DeliveryTag, state: Delivery) {
-        let Some(place) = tag.checked_sub(self.first).and_then(|place| usize::try_from(place).ok()) else {
-            return;
-        };
-        if place >= self.deliveries.len() {
-            self.deliveries.resize(place + 1, Delivery::InHand);
-        }
-        self.deliveries[place] = state;
+        self.settle(tag, tag);
     }
 
     /// The acks for everything that was answered since the last time: one for all before the first delivery in hand, and
     /// one for each behind it, where one for several would take that along.
     pub(super) fn acks(&mut self) -> Vec<Ack> {
-        let mut acks = Vec::new();
-        acks.extend(self.ack_of_the_front());
-        let (first, deliveries) = (self.first, self.deliveries.iter_mut());
-        acks.extend((first..).zip(deliveries).filter(|(_, delivery)| **delivery == Delivery::Answered).map(
-            |(tag, delivery)| {
-                *delivery = Delivery::Told;
-                Ack { tag, messages: 1 }
-            },
-        ));
+        let mut answered = std::mem::take(&mut self.answered);
+        answered.sort_unstable();
+        for run in answered.chunk_by(|one, next| one + 1 == *next) {
+            if let (Some(&start), Some(&end)) = (run.first(), run.last()) {
+                self.settle(start, end);
+            }
+        }
+        if let Some(end) = self.runs.remove(&self.first) {
+            self.first = end + 1;
+        }
+        let (front, behind) = answered.split_at(answered.partition_point(|tag| *tag < self.first));
+        let ack_of_the_front = front.last().map(|&tag| Ack { tag, messages: front.len() });
+        let acks = behind.iter().map(|&tag| Ack { tag, messages: 1 });
+        let acks = ack_of_the_front.into_iter().chain(acks).collect();
+        answered.clear();
+        self.answered = answered;
         acks
     }
 
-    fn ack_of_the_front(&mut self) -> Option<Ack> {
-        let settled = self.deliveries.iter().take_while(|delivery| **delivery != Delivery::InHand).count();
-        let front = (self.first..).zip(self.deliveries.drain(..settled));
-        let answered = front.filter(|(_, delivery)| *delivery == Delivery::Answered);
-        let ack = answered.fold(None, |ack: Option<Ack>, (tag, _)| {
-            Some(Ack { tag, messages: ack.map_or(1, |ack| ack.messages + 1) })
-        });
-        self.first += settled as DeliveryTag;
-        ack
+    /// Enters a run, joined with those that it touches.
+    fn settle(&mut self, mut start: DeliveryTag, mut end: DeliveryTag) {
+        if let Some((&before, &its_end)) = self.runs.range(..start).next_back()
+            && its_end + 1 == start
+        {
+            self.runs.remove(&before);
+            start = before;
+        }
+        if let Some(its_end) = self.runs.remove(&(end + 1)) {
+            end = its_end;
+        }
+        self.runs.insert(start, end);
     }
 }
 
@@ -121,6 +116,22 @@ mod tests {
         assert_eq!(ledger.acks(), [ack(3, 2)]);
         ledger.answered(5);
         assert_eq!(ledger.acks(), [ack(5, 1)]);
+    }
+
+    #[test]
+    fn a_delivery_that_stays_in_hand_costs_no_memory_for_those_that_pass_it() {
+        let mut ledger = Ledger::default();
+        for tag in (2..100_000).filter(|tag| *tag != 50_000) {
+            ledger.answered(tag);
+            if tag % 100 == 0 {
+                ledger.acks();
+            }
+        }
+        ledger.acks();
+        assert_eq!(ledger.runs.len(), 2, "one run behind each of the two in hand");
+        ledger.answered(1);
+        assert_eq!(ledger.acks(), [ack(1, 1)], "the others were acked one by one");
+        assert_eq!((ledger.first, ledger.runs.len()), (50_000, 1));
     }
 
     proptest! {
