@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +13,7 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Feed;
@@ -22,6 +22,11 @@ use crate::database::Availability;
 use crate::message::MessageKind;
 use crate::partitions::Share;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
+use crate::worker::Services;
+
+mod progress;
+
+pub(crate) use self::progress::Progress;
 
 /// Whether this worker does its job, and if not, why.
 #[derive(Debug)]
@@ -30,6 +35,9 @@ pub struct Health {
     publisher: Publisher,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
+    /// The queues whose messages in hand do not move.
+    stuck: Mutex<Vec<Weak<Progress>>>,
+    services: Services,
     /// The broker blocks the connection that requests and replies go over.
     blocked: Arc<AtomicBool>,
     /// How many queues of partitions are consumed.
@@ -41,9 +49,14 @@ pub struct Health {
 
 impl Health {
     /// The health of a worker with this database, publisher and share of the partitions.
-    pub fn new(database: Availability, publisher: Publisher, share: watch::Receiver<Option<Share>>) -> Self {
-        let (consuming, blocked, partitions, address) = Default::default();
-        Self { database, publisher, consuming, blocked, partitions, share, address }
+    pub fn new(
+        database: Availability,
+        publisher: Publisher,
+        services: Services,
+        share: watch::Receiver<Option<Share>>,
+    ) -> Self {
+        let (consuming, stuck, blocked, partitions, address) = Default::default();
+        Self { database, publisher, consuming, stuck, services, blocked, partitions, share, address }
     }
 
     /// Notes that a queue is consumed, until the mark is dropped.
@@ -58,6 +71,15 @@ impl Health {
     /// Notes that the broker blocks the connection that requests and replies go over, until the mark is dropped.
     pub(crate) fn blocked(&self) -> Mark {
         Mark::flag(&self.blocked)
+    }
+
+    /// Watches whether the messages of a queue that are in hand move, for as long as that lives.
+    pub(crate) fn watch(&self, feed: Feed, prefetch: u16) -> Arc<Progress> {
+        let progress = Arc::new(Progress::new(feed, prefetch));
+        let mut watched = lock(&self.stuck);
+        watched.retain(|progress| progress.strong_count() > 0);
+        watched.push(Arc::downgrade(&progress));
+        progress
     }
 
     /// Where the admin endpoint listens.
@@ -88,6 +110,12 @@ impl Health {
             }
         }
         problems.extend(self.problem_of_partitions());
+        let now = Instant::now();
+        problems.extend(lock(&self.stuck).iter().filter_map(|progress| progress.upgrade()?.problem(now)));
+        let ended = self.services.ended().into_iter();
+        problems.extend(
+            ended.map(|name| format!("worker: its task for {name} ended by a bug; start the worker again")),
+        );
         problems
     }
 
@@ -103,14 +131,8 @@ impl Health {
 
     /// None: one of many, which are counted.
     fn flag(&self, feed: Feed) -> Option<&Arc<AtomicBool>> {
-        let [token_requests, workspace_starts, token_stores, parked_pairs] = &self.consuming;
-        match feed {
-            Feed::Messages(MessageKind::TokenRequest) => Some(token_requests),
-            Feed::Messages(MessageKind::WorkspaceStart) => Some(workspace_starts),
-            Feed::Messages(MessageKind::TokenStore) => Some(token_stores),
-            Feed::Partition(..) => None,
-            Feed::ParkedPairs => Some(parked_pairs),
-        }
+        let place = Feed::ALL.into_iter().position(|other| other == feed)?;
+        self.consuming.get(place)
     }
 }
 
@@ -139,6 +161,10 @@ impl Drop for Mark {
             }
         }
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves the endpoint until `stop`.

@@ -21,9 +21,9 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
 pub use self::connection::{connect, take_leave};
-pub use self::outgoing::{DeadLetter, OutgoingReply};
-pub use self::publisher::{EventFate, Publisher, Stopped};
-pub use self::replies::{Replies, Unanswered};
+pub use self::outgoing::{DeadLetter, MovedMessage, ORIGIN_HEADER, OutgoingReply};
+pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
+pub use self::replies::{Aside, Patience, Replies, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};
 use crate::retry::Backoff;
 
@@ -82,6 +82,12 @@ pub enum BrokerError {
     /// The stream of deliveries ended: the broker cancelled the consumer.
     #[error("the broker cancelled the consumer of {queue}")]
     Cancelled {
+        /// Which queue.
+        queue: String,
+    },
+    /// What is settled does not reach the broker.
+    #[error("the task that acks what comes from {queue} ended")]
+    NoAcks {
         /// Which queue.
         queue: String,
     },

@@ -80,19 +80,26 @@ pub struct Incoming<'a> {
     pub request: Result<Request, InvalidRequest>,
     /// What its properties say.
     pub envelope: &'a Envelope,
+    /// When it came, and when its requester stops waiting.
+    pub time: TimeFrame,
     /// Whether the broker delivers it again.
     pub redelivered: bool,
 }
 
 /// The time frame of a request.
 #[derive(Debug, Clone, Copy)]
-struct TimeFrame {
+pub struct TimeFrame {
     received_at: Timestamp,
     deadline: Timestamp,
     give_up_at: Instant,
 }
 
 impl TimeFrame {
+    /// When its requester stops waiting.
+    pub const fn give_up_at(&self) -> Instant {
+        self.give_up_at
+    }
+
     fn is_over(&self) -> bool {
         Instant::now() >= self.give_up_at
     }
@@ -101,7 +108,7 @@ impl TimeFrame {
 impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
-        let Incoming { kind, request, envelope, redelivered } = incoming;
+        let Incoming { kind, request, envelope, time, redelivered } = incoming;
         let request = match request {
             Ok(request) => request,
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
@@ -113,7 +120,6 @@ impl Handler {
                 "property reply_to: is missing; it names the queue of the reply".into(),
             );
         }
-        let time = self.time_frame(kind, envelope);
         if time.is_over() {
             let error =
                 ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
@@ -147,7 +153,7 @@ impl Handler {
 
     /// When the request came and when its requester stops waiting: counted from its `timestamp` where it has one
     /// (a message may have waited in the queue), else from now.
-    fn time_frame(&self, kind: MessageKind, envelope: &Envelope) -> TimeFrame {
+    pub fn time_frame(&self, kind: MessageKind, envelope: &Envelope) -> TimeFrame {
         let budget = match kind {
             MessageKind::TokenRequest | MessageKind::TokenStore => self.budgets.request,
             MessageKind::WorkspaceStart => self.budgets.workspace_start,

@@ -22,8 +22,11 @@ mod panics;
 mod parking;
 mod partitions;
 pub mod recorder;
+mod replies;
 mod requests;
+mod seldom;
 mod statements;
+mod suspects;
 
 pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
@@ -37,8 +40,12 @@ pub use self::messages::{InFlight, message_settled};
 pub use self::panics::{Panicking, panicked, service_ended};
 pub use self::parking::*;
 pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
+pub use self::replies::{
+    ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
+};
 pub use self::requests::{Opportunism, TokenResult, token_requested};
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
+pub use self::suspects::{SuspectMoved, suspect_moved, suspect_not_moved};
 
 /// Seconds a refresh takes, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
@@ -47,7 +54,6 @@ const MESSAGES: &str = "tokenkeeper_messages_total";
 pub const HANDLING: &str = "tokenkeeper_message_handling_seconds";
 const IN_FLIGHT: &str = "tokenkeeper_messages_in_flight";
 const RECONNECTS: &str = "tokenkeeper_broker_reconnects_total";
-const UNROUTABLE: &str = "tokenkeeper_unroutable_replies_total";
 const DEAD_LETTERS: &str = "tokenkeeper_dead_letters_total";
 const LEASE_WAITS: &str = "tokenkeeper_lease_waits_total";
 const LEASE_WATCHES: &str = "tokenkeeper_lease_watches_total";
@@ -112,23 +118,32 @@ impl Statement {
     }
 }
 
-/// The two connections to the broker: label `connection`.
+/// A connection to the broker: label `connection`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// Deliveries, replies and acks.
     Consume,
+    /// The same for messages that may end what works on them, a few at a time.
+    Suspects,
+    /// The same, one at a time.
+    Isolated,
+    /// Replies that only the broker can judge.
+    Reply,
     /// Dead letters, parked pairs and events.
     Publish,
 }
 
 impl Link {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Consume, Self::Publish];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Consume, Self::Suspects, Self::Isolated, Self::Reply, Self::Publish];
 
     /// The label's value.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Consume => "consume",
+            Self::Suspects => "suspects",
+            Self::Isolated => "isolated",
+            Self::Reply => "reply",
             Self::Publish => "publish",
         }
     }
@@ -192,18 +207,12 @@ pub fn dead_lettered(kind: MessageKind, reason: &str) {
     tracing::warn!(reason, "message laid into the dead letters");
 }
 
-/// The broker could not route a reply: the requester is gone.
-pub fn reply_unroutable(reply_type: &str) {
-    counter!(UNROUTABLE).increment(1);
-    tracing::info!(reply_type, "nobody waits for this reply any more");
-}
-
 /// A reply could not be published; the message goes back to the queue.
 pub fn message_requeued(reason: &dyn std::fmt::Display) {
     tracing::warn!(%reason, "message given back to the broker");
 }
 
-/// A reply or a dead letter could not be published and is tried again.
+/// A dead letter or a parked pair could not be published and is tried again.
 pub fn publish_failed(error: &dyn std::fmt::Display, wait: Duration) {
     tracing::warn!(%error, wait_ms = millis(wait), "publishing is tried again");
 }
@@ -225,8 +234,8 @@ pub fn broker_lost(link: Link, error: &dyn std::fmt::Display, wait: Duration) {
 }
 
 /// A consumer was cancelled or its channel closed; it subscribes again.
-pub fn consumer_lost(feed: Feed, error: &dyn std::fmt::Display, wait: Duration) {
-    counter!(RECONNECTS, "connection" => Link::Consume.name()).increment(1);
+pub fn consumer_lost(link: Link, feed: Feed, error: &dyn std::fmt::Display, wait: Duration) {
+    counter!(RECONNECTS, "connection" => link.name()).increment(1);
     tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "subscribing again");
 }
 
@@ -256,7 +265,6 @@ pub fn describe() {
     describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
     describe_gauge!(IN_FLIGHT, "Messages in hand.");
     describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was made anew.");
-    describe_counter!(UNROUTABLE, "Replies that nobody waited for any more.");
     describe_counter!(DEAD_LETTERS, "Messages laid into the dead letters.");
     describe_counter!(LEASE_WAITS, "Waits for a refresh that was under way.");
     describe_counter!(
@@ -284,7 +292,6 @@ pub fn describe() {
     for outcome in ["ok", "error"] {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
-    counter!(UNROUTABLE).absolute(0);
     events::describe();
     hosts::describe();
     parking::describe();
@@ -292,8 +299,10 @@ pub fn describe() {
     housekeeping::describe();
     panics::describe();
     partitions::describe();
+    replies::describe();
     requests::describe();
     statements::describe();
+    suspects::describe();
 }
 
 /// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.

@@ -8,13 +8,16 @@ mod consume;
 mod in_hand;
 mod partitions;
 mod restore;
+mod services;
 mod settle;
 mod settlement;
+mod suspects;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::{join_all, try_join_all};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +27,11 @@ use uuid::Uuid;
 use self::consume::{Consumers, Drained};
 use self::partitions::Partitions;
 use self::restore::Restorer;
+pub use self::services::Services;
 use self::settle::Settler;
+use self::suspects::Tier;
 use crate::admin::{self, Health};
-use crate::broker::{Names, Publisher};
+use crate::broker::{Aside, Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
 use crate::events;
@@ -38,6 +43,7 @@ use crate::oauth::TokenClient;
 use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
+use crate::secret::KeyRing;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::telemetry;
@@ -63,7 +69,10 @@ pub struct Worker {
     settings: Settings,
     stop: Stop,
     health: Arc<Health>,
-    consumers: tokio::task::JoinHandle<Option<Drained>>,
+    /// One for each tier of messages.
+    consumers: Vec<tokio::task::JoinHandle<Option<Drained>>>,
+    /// Replies beside those connections.
+    aside: Arc<Aside>,
     /// Messages in hand.
     messages: TaskTracker,
     /// Refreshes under way; they outlive the requests that started them.
@@ -72,7 +81,7 @@ pub struct Worker {
     publish_events: tokio::task::JoinHandle<()>,
     drain_events: CancellationToken,
     /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
-    services: TaskTracker,
+    services: Services,
     /// Ends the publisher, which refreshes need for longer than the hard stop.
     closed: CancellationToken,
 }
@@ -89,32 +98,51 @@ impl Worker {
         metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
         stop: Stop,
     ) -> anyhow::Result<Self> {
+        let (services, closed) = (Services::default(), CancellationToken::new());
+        let started = Self::wire(settings, time, metrics, &stop, &services, &closed).await;
+        if started.is_err() {
+            // What was started before the step that failed must not run on.
+            stop.hard.cancel();
+            closed.cancel();
+            services.wait().await;
+        }
+        started
+    }
+
+    /// Puts the parts together, in the order in which they need each other.
+    async fn wire(
+        settings: Settings,
+        time: TimeSource,
+        metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
+        stop: &Stop,
+        services: &Services,
+        closed: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let keys = settings.key_ring()?;
-        let db = database::open_migrated(&settings.database).await?;
-        let urgent = database::open_urgent(&settings.database, &db).await?;
-        let store = Store::new(db, keys).with_urgent(urgent);
+        let store = open_store(&settings, keys.clone()).await?;
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
-        let (messages, flights, services) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-        let clock = time.open(&settings, &store, &services, &stop).await?;
+        let (messages, flights) = (TaskTracker::new(), TaskTracker::new());
+        let clock = time.open(&settings, &store, services, stop).await?;
         let (database, look_at_database) = Availability::watch(store.clone());
-        services.spawn(until(stop.hard.clone(), look_at_database));
+        services.spawn_until("looking at the database", stop.hard.clone(), look_at_database);
 
         // Shown in the broker's list of connections, and in its consumer tags.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
-        let (closed, drain_events) = (CancellationToken::new(), CancellationToken::new());
+        let drain_events = CancellationToken::new();
         let (publisher, keep_publishing) = Publisher::new(
             Arc::clone(&broker),
             format!("{instance} publish"),
             stop.hard.clone(),
             closed.clone(),
         );
-        services.spawn(keep_publishing);
+        services.spawn("the publishing connection", keep_publishing);
         let (events, outbox) = events::queue();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = open_spool(&settings).await;
-        services.spawn(parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone()));
+        let pick_up = parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone());
+        services.spawn("the spool folder", pick_up);
         let client = TokenClient::new(
             settings.refresh.connect_timeout,
             settings.refresh.total_timeout,
@@ -129,12 +157,6 @@ impl Worker {
             flights.clone(),
             stop.hard.clone(),
         ));
-        let housekeeper = Housekeeper {
-            store: store.clone(),
-            refresher: Arc::clone(&refresher),
-            clock: Arc::clone(&clock),
-            settings: settings.housekeeping.clone(),
-        };
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
@@ -147,17 +169,24 @@ impl Worker {
         };
 
         if settings.housekeeping.enabled {
-            let holder = instance.clone();
-            services.spawn(until(stop.soft.clone(), async { match housekeeper.run(holder).await {} }));
+            let housekeeper = Housekeeper {
+                store: store.clone(),
+                refresher: Arc::clone(&handler.refresher),
+                clock: Arc::clone(&clock),
+                settings: settings.housekeeping.clone(),
+            };
+            let run = keep_house(housekeeper, instance.clone());
+            services.spawn_until("housekeeping", stop.soft.clone(), run);
         }
-        services.spawn(until(stop.hard.clone(), async move {
+        services.spawn_until("feature flags", stop.hard.clone(), async move {
             match reload_flags.run(telemetry::flags_reloaded).await {}
-        }));
+        });
 
         let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);
-        let health = Arc::new(Health::new(database.clone(), publisher.clone(), share));
+        let health = Arc::new(Health::new(database.clone(), publisher.clone(), services.clone(), share));
         let listener = listen(&settings, &health).await?;
-        services.spawn(admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone()));
+        let serve = admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone());
+        services.spawn("the admin endpoint", serve);
 
         let restorer = Arc::new(Restorer {
             store,
@@ -167,25 +196,33 @@ impl Worker {
             soft_stop: stop.soft.clone(),
         });
         let settler =
-            Arc::new(Settler { handler, publisher, database: database.clone(), stop: stop.clone() });
-        let consumers = Consumers {
-            settings: broker,
-            prefetch: settings.worker.clone(),
-            instance,
-            settler,
-            restorer,
-            database,
-            partitions,
-            messages: messages.clone(),
-            health: Arc::clone(&health),
-            stop: stop.clone(),
-        };
-        let consumers = tokio::spawn(consumers.run());
+            Arc::new(Settler { handler, publisher, database: database.clone(), keys, stop: stop.clone() });
+        let aside = Arc::new(Aside::new(Arc::clone(&broker), format!("{instance} reply")));
+        let mut partitions = Some(partitions);
+        let consumers = Tier::ALL.map(|tier| {
+            let consumers = Consumers {
+                settings: Arc::clone(&broker),
+                tier,
+                prefetch: settings.worker.clone(),
+                instance: instance.clone(),
+                settler: Arc::clone(&settler),
+                restorer: Arc::clone(&restorer),
+                database: database.clone(),
+                partitions: partitions.take_if(|_| tier == Tier::Ordinary),
+                aside: Arc::clone(&aside),
+                messages: messages.clone(),
+                health: Arc::clone(&health),
+                stop: stop.clone(),
+            };
+            tokio::spawn(consumers.run())
+        });
+        let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
         Ok(Self {
             settings,
             stop,
             health,
-            consumers,
+            consumers: consumers.into(),
+            aside,
             messages,
             flights,
             publish_events,
@@ -202,7 +239,7 @@ impl Worker {
 
     /// Waits for the soft stop, then finishes: what is in hand is answered, or at the hard stop given back.
     pub async fn join(self) -> anyhow::Result<()> {
-        let drained = self.consumers.await.context("the consumers ended unexpectedly")?;
+        let drained = try_join_all(self.consumers).await.context("the consumers ended unexpectedly")?;
         self.messages.close();
         self.messages.wait().await;
         self.flights.close();
@@ -228,12 +265,10 @@ impl Worker {
             self.stop.hard.cancel();
             publish_events.await.context("the task that publishes events ended unexpectedly")?;
         }
-        if let Some(drained) = &drained {
-            drained.close().await;
-        }
+        join_all(drained.iter().flatten().map(Drained::close)).await;
+        self.aside.close().await;
         self.stop.hard.cancel();
         self.closed.cancel();
-        self.services.close();
         self.services.wait().await;
         tracing::info!("stopped");
         Ok(())
@@ -257,7 +292,7 @@ impl TimeSource {
         self,
         settings: &Settings,
         store: &Store,
-        services: &TaskTracker,
+        services: &Services,
         stop: &Stop,
     ) -> anyhow::Result<Arc<dyn Clock>> {
         match self {
@@ -265,11 +300,23 @@ impl TimeSource {
             Self::Database { own } => {
                 let clock = Arc::new(DatabaseClock::new(own));
                 clock_sync::set(&clock, store, settings.database.max_clock_offset).await?;
-                services.spawn(until(stop.hard.clone(), clock_sync::keep(Arc::clone(&clock), store.clone())));
+                let keep = clock_sync::keep(Arc::clone(&clock), store.clone());
+                services.spawn_until("the clock", stop.hard.clone(), keep);
                 Ok(clock)
             }
         }
     }
+}
+
+async fn open_store(settings: &Settings, keys: KeyRing) -> anyhow::Result<Store> {
+    let db = database::open_migrated(&settings.database).await?;
+    let urgent = database::open_urgent(&settings.database, &db).await?;
+    Ok(Store::new(db, keys).with_urgent(urgent))
+}
+
+/// `holder` is the worker's name.
+async fn keep_house(housekeeper: Housekeeper, holder: String) {
+    match housekeeper.run(holder).await {}
 }
 
 /// The spool folder. That it cannot be written to is said while there is time to mend it.
@@ -279,12 +326,4 @@ async fn open_spool(settings: &Settings) -> Spool {
         telemetry::spool_unusable(spool.folder(), &error);
     }
     spool
-}
-
-/// Runs a service until it is told to end.
-async fn until(stop: CancellationToken, service: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = service => {}
-    }
 }

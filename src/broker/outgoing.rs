@@ -4,8 +4,8 @@ use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::BrokerError;
 use super::topology::text;
+use super::{BrokerError, Feed};
 use crate::clock::Timestamp;
 use crate::message::{DIRECT_REPLY_TO, Envelope};
 
@@ -17,6 +17,10 @@ pub(super) const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
 pub(super) const TIME_HEADER: &str = "x-tokenkeeper-time";
 /// Header with the AMQP user who published. The property cannot be kept: the broker compares it with ours.
 pub(super) const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
+
+/// Header of a suspect that says, sealed, what it is and who published it: the broker vouched for that once, and does
+/// not for what a worker publishes again.
+pub const ORIGIN_HEADER: &str = "x-tokenkeeper-origin";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
 pub(super) const PERSISTENT: u8 = 2;
@@ -35,7 +39,12 @@ pub struct OutgoingReply<'a> {
 impl OutgoingReply<'_> {
     /// Whether the broker is asked to give the reply back where nobody would get it.
     pub(super) fn mandatory(&self) -> bool {
-        !self.reply_to.starts_with(DIRECT_REPLY_TO)
+        !self.is_direct()
+    }
+
+    /// Whether it goes to a direct reply-to, which only the broker can judge.
+    pub(super) fn is_direct(&self) -> bool {
+        self.reply_to.starts_with(DIRECT_REPLY_TO)
     }
 
     pub(super) fn routing_key(&self) -> Result<ShortString, BrokerError> {
@@ -86,11 +95,45 @@ impl DeadLetter<'_> {
         self.with_headers(FieldTable::default(), &detail)
     }
 
-    fn with_headers(&self, mut headers: FieldTable, detail: &str) -> BasicProperties {
+    fn with_headers(&self, headers: FieldTable, detail: &str) -> BasicProperties {
+        let mut headers = without(headers, &[ORIGIN_HEADER]);
         headers.insert(REASON_HEADER.into(), text(self.reason));
         headers.insert(DETAIL_HEADER.into(), text(detail));
         headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
         let to = carried_on(self.properties, headers);
+        copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
+    }
+}
+
+/// A message that is moved on to another queue of ours, to be worked on from there.
+#[derive(Debug, Clone)]
+pub struct MovedMessage<'a> {
+    /// Which queue.
+    pub to: Feed,
+    /// The properties it came with.
+    pub properties: &'a BasicProperties,
+    /// What its headers say of where it came from.
+    pub origin: &'a str,
+}
+
+impl MovedMessage<'_> {
+    /// As it came, `expiration` and `timestamp` included, in a frame of at most `frame_max` bytes. Where its own headers
+    /// leave no room they give way.
+    pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let whole = self.with_headers(headers);
+        if header_frame_len(&whole) <= u64::from(frame_max) {
+            return whole;
+        }
+        self.with_headers(FieldTable::default())
+    }
+
+    fn with_headers(&self, headers: FieldTable) -> BasicProperties {
+        // What the broker counted in the queue that it leaves says nothing in the next one.
+        let mut headers = without(headers, &["x-delivery-count"]);
+        headers.insert(ORIGIN_HEADER.into(), text(self.origin));
+        let to = carried_on(self.properties, headers);
+        let to = copy(to, self.properties.expiration().as_ref(), BasicProperties::with_expiration);
         copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
     }
 }
@@ -108,7 +151,9 @@ fn header_frame_len(properties: &BasicProperties) -> u64 {
 ///
 /// Copied one by one: `user_id` must stay behind, since the broker compares it with our own (the header says
 /// who it was), and so must `expiration`, by which the message would be gone before anybody looks.
-pub(super) fn carried_on(from: &BasicProperties, mut headers: FieldTable) -> BasicProperties {
+pub(super) fn carried_on(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    // By these the broker would route it to further queues, with our permissions.
+    let mut headers = without(headers, &["CC", "BCC"]);
     if let Some(publisher) = from.user_id() {
         headers.insert(PUBLISHER_HEADER.into(), text(publisher.as_str()));
     }
@@ -120,6 +165,19 @@ pub(super) fn carried_on(from: &BasicProperties, mut headers: FieldTable) -> Bas
     to = copy(to, from.message_id().as_ref(), BasicProperties::with_message_id);
     to = copy(to, from.kind().as_ref(), BasicProperties::with_type);
     copy(to, from.app_id().as_ref(), BasicProperties::with_app_id)
+}
+
+fn without(headers: FieldTable, names: &[&str]) -> FieldTable {
+    if !names.iter().any(|name| headers.contains_key(name)) {
+        return headers;
+    }
+    let mut kept = FieldTable::default();
+    for (name, value) in headers.inner() {
+        if !names.contains(&name.as_str()) {
+            kept.insert(name.clone(), value.clone());
+        }
+    }
+    kept
 }
 
 fn copy<T: Clone>(

@@ -1,4 +1,4 @@
-//! What is published beside replies: dead letters, parked pairs and events, over a connection of its own that is made anew
+//! What is published beside replies: dead letters, parked pairs, suspects and events, over a connection of its own that is made anew
 //! when it breaks.
 //!
 //! Dead letters and parked pairs go one at a time, so that a return is exact: what has no place there must not be thought
@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 pub use self::events::EventFate;
 use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::outgoing::PERSISTENT;
-use super::{AGAIN, BrokerError, DeadLetter, Names, connect, take_leave, within};
+use super::{AGAIN, BrokerError, DeadLetter, MovedMessage, Names, connect, take_leave, within};
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 
-/// Publishes dead letters, parked pairs and events. Cheap to clone.
+/// Publishes dead letters, parked pairs, suspects and events. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     settings: Arc<Broker>,
@@ -41,12 +41,22 @@ pub struct Publisher {
 #[error("the worker is stopping")]
 pub struct Stopped;
 
+/// A suspect is where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the broker did not take it, twice")]
+pub struct NotMoved;
+
+/// How long it takes at most to notice that a connection is gone after a publish failed for that.
+const SUPERVISED: Duration = Duration::from_millis(500);
+
 /// One connection and its confirming channels.
 #[derive(Debug)]
 struct Wire {
     connection: Connection,
     /// For what goes one at a time, so that a return is exact.
     exact: Mutex<Channel>,
+    /// The same for suspects, of which there may be a prefetch full: neither dead letters nor parked pairs wait behind them.
+    moving: Mutex<Channel>,
     /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
     /// heartbeat would find out.
     silent: AtomicBool,
@@ -101,6 +111,65 @@ impl Publisher {
         timeout(patience, parking)
             .await
             .unwrap_or_else(|_| Err(BrokerError::Timeout { action: action(), after: patience }))
+    }
+
+    /// Moves a suspect on to a queue of ours and waits for the broker's confirm. It is not insisted on, because a suspect
+    /// may end this connection too, and others wait behind it.
+    ///
+    /// # Errors
+    /// [`NotMoved`].
+    pub async fn move_on(&self, moved: &MovedMessage<'_>, body: &[u8]) -> Result<(), NotMoved> {
+        self.try_twice(|wire| self.try_move_on(wire, moved, body)).await
+    }
+
+    /// Lays a suspect into the dead letters, and does not insist on it either.
+    ///
+    /// # Errors
+    /// [`NotMoved`].
+    pub async fn dead_letter_of_suspect(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), NotMoved> {
+        self.try_twice(|wire| self.try_dead_letter(wire, letter, body)).await
+    }
+
+    async fn try_twice<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), NotMoved>
+    where
+        F: Future<Output = Result<(), BrokerError>>,
+    {
+        let mut wire = self.wire.clone();
+        for _ in 0..2 {
+            let up = timeout(self.settings.connect_timeout, wire.wait_for(Option::is_some)).await;
+            let Ok(Ok(Some(up))) = up.map(|up| up.map(|up| up.clone())) else { return Err(NotMoved) };
+            match publish(Arc::clone(&up)).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    telemetry::suspect_not_moved(&error);
+                    self.suspicion.notify_one();
+                    // A wire that is gone is not tried again.
+                    let _ = timeout(SUPERVISED, wire.wait_for(|now| !is_same(now.as_ref(), &up))).await;
+                }
+            }
+        }
+        Err(NotMoved)
+    }
+
+    async fn try_move_on(
+        &self,
+        wire: Arc<Wire>,
+        moved: &MovedMessage<'_>,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let queue = Names::new(&self.settings.prefix).queue(moved.to);
+        let message = Publish {
+            exchange: ShortString::default(),
+            routing_key: short_name(&queue)?,
+            mandatory: true,
+            properties: moved.properties(wire.connection.configuration().frame_max()),
+        };
+        let channel = wire.moving.lock().await;
+        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
+        match confirmed(&wire.connection, publishing, "a suspect", limit).await? {
+            None => Ok(()),
+            Some(_) => Err(BrokerError::NoQueue { queue }),
+        }
     }
 
     async fn try_dead_letter(
@@ -179,18 +248,29 @@ impl Wire {
     async fn open(settings: &Broker, name: &str) -> Result<Self, BrokerError> {
         let connection = connect(settings, name).await?;
         let exact = confirming_channel(&connection, settings).await?;
+        let moving = confirming_channel(&connection, settings).await?;
         Ok(Self {
             connection,
             exact: Mutex::new(exact),
+            moving: Mutex::new(moving),
             silent: AtomicBool::new(false),
             events: Mutex::default(),
         })
     }
 
     fn is_open(&self) -> bool {
-        let exact_open = self.exact.try_lock().map_or(true, |channel| channel.status().connected());
-        !self.silent.load(Ordering::Relaxed) && self.connection.status().connected() && exact_open
+        let open = |channel: &Mutex<Channel>| {
+            channel.try_lock().map_or(true, |channel| channel.status().connected())
+        };
+        !self.silent.load(Ordering::Relaxed)
+            && self.connection.status().connected()
+            && open(&self.exact)
+            && open(&self.moving)
     }
+}
+
+fn is_same(now: Option<&Arc<Wire>>, before: &Arc<Wire>) -> bool {
+    now.is_some_and(|now| Arc::ptr_eq(now, before))
 }
 
 /// A name of ours as AMQP carries it.

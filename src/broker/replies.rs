@@ -7,19 +7,27 @@
 //! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned message to
 //! whichever confirm completes next, so "unroutable" is read off the returned message itself and never off the publish
 //! that it came back with.
+//!
+//! A requester chooses where its reply goes, so no reply is insisted on. One that its queue refuses, or that is not
+//! confirmed, waits for as long as its request's time and its share of the prefetch allow. One whose channel the broker
+//! closes is tried once more alone (`aside.rs`). After that it is given up, which counts as unroutable.
 
-use std::pin::pin;
+mod aside;
+mod line;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use lapin::types::ShortString;
 use lapin::{Channel, Connection};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::confirmed::{Publish, confirmed, confirming_channel};
+pub use self::aside::Aside;
+use self::line::{Line, Tried};
+use super::confirmed::confirming_channel;
 use super::{AGAIN, BrokerError, OutgoingReply, Stopped, within};
 use crate::settings::Broker;
-use crate::telemetry;
+use crate::telemetry::{self, ReplyGivenUp};
 
 /// Publishes the replies to what one connection delivers.
 #[derive(Debug)]
@@ -28,11 +36,13 @@ pub struct Replies {
     connection: Arc<Connection>,
     /// Another one as soon as the broker has closed it: that costs nothing but the channel.
     channel: Mutex<Arc<Channel>>,
-    /// Held by whoever looks after the channel or the connection, so that one does it for all.
-    care: tokio::sync::Mutex<()>,
+    /// Held by whoever looks after the channel or the connection, so that one does it for all. When the other end last
+    /// gave a sign of life.
+    care: tokio::sync::Mutex<Instant>,
     /// The other end says nothing any more, and only the heartbeat would find out.
     silent: CancellationToken,
     hard_stop: CancellationToken,
+    aside: Arc<Aside>,
 }
 
 /// Why a request got no reply. It goes back to the broker.
@@ -52,6 +62,22 @@ impl From<Stopped> for Unanswered {
     }
 }
 
+/// Asked whenever a reply is not taken at once: until when it may wait on. None: no longer.
+pub trait Patience: FnMut(Instant) -> Option<Instant> + Send {}
+
+impl<F: FnMut(Instant) -> Option<Instant> + Send> Patience for F {}
+
+/// Where a reply is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Over the connection that its request came over.
+    Home,
+    /// Over a connection that takes no requests with it.
+    Aside,
+    /// The same, with nothing else under way there.
+    Alone,
+}
+
 impl Replies {
     /// For what `connection` delivers. From `hard_stop` on it insists on nothing any more.
     ///
@@ -60,6 +86,7 @@ impl Replies {
     pub async fn open(
         connection: Arc<Connection>,
         settings: Arc<Broker>,
+        aside: Arc<Aside>,
         hard_stop: CancellationToken,
     ) -> Result<Self, BrokerError> {
         let channel = confirming_channel(&connection, &settings).await?;
@@ -67,26 +94,32 @@ impl Replies {
             settings,
             connection,
             channel: Mutex::new(Arc::new(channel)),
-            care: tokio::sync::Mutex::default(),
+            care: tokio::sync::Mutex::new(Instant::now()),
             silent: CancellationToken::new(),
             hard_stop,
+            aside,
         })
     }
 
-    /// The connection that it publishes over.
+    /// The connection that requests come over.
     pub const fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Publishes a reply and waits for the broker's confirm, for as long as that takes: over a new channel where the broker
-    /// closes this one, and until an alarm is over where it blocks the connection.
+    /// Publishes a reply and waits until the broker has confirmed it, or it is given up. While an alarm blocks the
+    /// connection it waits in any case: nothing can be acked either.
     ///
     /// # Errors
-    /// [`Unanswered`] when the worker stops, or the connection breaks, first.
-    pub async fn publish(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), Unanswered> {
+    /// [`Unanswered`] when the worker stops, or the connection of the request breaks, first.
+    pub async fn publish(
+        &self,
+        reply: &OutgoingReply<'_>,
+        body: &[u8],
+        mut patience: impl Patience,
+    ) -> Result<(), Unanswered> {
         tokio::select! {
             biased;
-            published = self.insist(reply, body) => published,
+            published = self.try_until_settled(reply, body, &mut patience) => published,
             () = self.hard_stop.cancelled() => Err(Unanswered::Stopped),
         }
     }
@@ -97,37 +130,73 @@ impl Replies {
         BrokerError::Timeout { action: "publish a reply".into(), after: self.settings.operation_timeout }
     }
 
-    async fn insist(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), Unanswered> {
+    async fn try_until_settled(
+        &self,
+        reply: &OutgoingReply<'_>,
+        body: &[u8],
+        patience: &mut impl Patience,
+    ) -> Result<(), Unanswered> {
         let mut delays = AGAIN.delays();
+        let mut way = if reply.is_direct() { Way::Aside } else { Way::Home };
         loop {
-            let error = match self.try_publish(reply, body).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !Box::pin(self.is_alive_after(&error)).await {
+            if !self.is_alive() {
                 return Err(Unanswered::ConnectionGone);
             }
-            let delay = delays.next().unwrap_or(AGAIN.max_interval);
-            telemetry::publish_failed(&error, delay);
-            sleep(delay).await;
+            let tried = match way {
+                Way::Home => self.try_at_home(reply, body, patience).await,
+                Way::Aside => Box::pin(self.aside.publish(reply, body, patience)).await,
+                Way::Alone => Box::pin(self.aside.publish_alone(reply, body, patience)).await,
+            };
+            let given_up = match tried {
+                Tried::Taken => return Ok(()),
+                Tried::GivenUp(reason) => Some(reason),
+                Tried::Broken(error) => {
+                    telemetry::reply_tried_again(&error);
+                    let alone_before = way == Way::Alone;
+                    way = Way::Alone;
+                    (alone_before && self.is_alive()).then_some(ReplyGivenUp::ClosesChannel)
+                }
+                Tried::NoConnection(error) => {
+                    telemetry::reply_tried_again(&error);
+                    self.pause(&mut delays, patience).await.err()
+                }
+                Tried::Refused => self.pause(&mut delays, patience).await.err(),
+            };
+            if let Some(reason) = given_up {
+                telemetry::reply_given_up(reason, reply.reply_type);
+                return Ok(());
+            }
         }
     }
 
-    async fn try_publish(&self, reply: &OutgoingReply<'_>, body: &[u8]) -> Result<(), BrokerError> {
-        let channel = self.open_channel().await?;
-        let message = Publish {
-            exchange: ShortString::default(),
-            // What came over AMQP fits into AMQP.
-            routing_key: reply.routing_key()?,
-            mandatory: reply.mandatory(),
-            properties: reply.properties()?,
-        };
-        let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
-        if let Some(returned) = confirmed(&self.connection, publishing, "a reply", limit).await? {
-            let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
-            telemetry::reply_unroutable(reply_type);
-        }
+    /// Waits before the next try, where there may be one.
+    async fn pause(
+        &self,
+        delays: &mut (impl Iterator<Item = Duration> + Send),
+        patience: &mut impl Patience,
+    ) -> Result<(), ReplyGivenUp> {
+        let now = Instant::now();
+        let until = patience(now).ok_or(ReplyGivenUp::Refused)?;
+        let delay = delays.next().unwrap_or(AGAIN.max_interval);
+        sleep_until(until.min(now + delay)).await;
         Ok(())
+    }
+
+    async fn try_at_home(
+        &self,
+        reply: &OutgoingReply<'_>,
+        body: &[u8],
+        patience: &mut impl Patience,
+    ) -> Tried {
+        let channel = match self.open_channel().await {
+            Ok(channel) => channel,
+            Err(error) => {
+                self.look_after(&error).await;
+                return Tried::NoConnection(error);
+            }
+        };
+        let line = Line { connection: &self.connection, channel: &channel, caretaker: Some(self) };
+        line.publish(reply, body, self.settings.operation_timeout, patience).await
     }
 
     async fn open_channel(&self) -> Result<Arc<Channel>, BrokerError> {
@@ -148,21 +217,28 @@ impl Replies {
         .await
     }
 
-    /// Whether the connection is still of use. A confirm that does not come may be the fault of the queue that the reply is
-    /// for; an end that does not even open a channel is gone.
-    async fn is_alive_after(&self, error: &BrokerError) -> bool {
-        if matches!(error, BrokerError::Timeout { .. }) {
-            let _care = self.care.lock().await;
-            let (limit, sign_of_life) = (self.settings.operation_timeout, self.connection.create_channel());
-            if !self.silent.is_cancelled()
-                && !self.connection.status().blocked()
-                && within(limit, || "open a channel".to_owned(), sign_of_life).await.is_err()
-                && !self.connection.status().blocked()
-            {
-                self.silent.cancel();
-            }
-        }
+    /// Whether the connection is still of use.
+    fn is_alive(&self) -> bool {
         self.connection.status().connected() && !self.silent.is_cancelled()
+    }
+
+    /// Looks whether the connection is still of use, where nothing came for long. A confirm that does not come may be the
+    /// fault of the queue that the reply is for; an end that does not even open a channel is gone.
+    async fn look_after(&self, error: &BrokerError) {
+        if !matches!(error, BrokerError::Timeout { .. }) {
+            return;
+        }
+        let limit = self.settings.operation_timeout;
+        let mut alive_at = self.care.lock().await;
+        // Of many who wait one looks.
+        if alive_at.elapsed() < limit || self.silent.is_cancelled() || self.connection.status().blocked() {
+            return;
+        }
+        match within(limit, || "open a channel".to_owned(), self.connection.create_channel()).await {
+            Ok(_) => *alive_at = Instant::now(),
+            Err(_) if self.connection.status().blocked() => {}
+            Err(_) => self.silent.cancel(),
+        }
     }
 
     fn channel(&self) -> MutexGuard<'_, Arc<Channel>> {
@@ -186,14 +262,15 @@ mod tests {
         let settings = HashMap::from([("AMQP_URL".to_owned(), broker.url().to_owned())]);
         let settings = Arc::new(Settings::load_from(None, settings).unwrap().broker);
         let connection = connect(&settings, "a test").await.unwrap();
-        Replies::open(Arc::new(connection), settings, hard_stop.clone()).await.unwrap()
+        let aside = Arc::new(Aside::new(Arc::clone(&settings), "a test, aside".to_owned()));
+        Replies::open(Arc::new(connection), settings, aside, hard_stop.clone()).await.unwrap()
     }
 
     /// To nobody: what it comes to is said by the broker all the same.
     async fn publish(replies: &Replies) -> Result<(), Unanswered> {
         let envelope = Envelope::default();
         let reply = OutgoingReply { reply_to: "nobody", reply_type: "token.reply", envelope: &envelope };
-        replies.publish(&reply, b"{}").await
+        replies.publish(&reply, b"{}", |_| None).await
     }
 
     #[tokio::test]

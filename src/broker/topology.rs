@@ -26,15 +26,21 @@ pub enum Feed {
     Partition(MessageKind, u8),
     /// Refreshed pairs that their worker could not store.
     ParkedPairs,
+    /// Messages that may end what works on them: a few at a time.
+    Suspects,
+    /// The same, one at a time.
+    Isolated,
 }
 
 impl Feed {
     /// What every worker consumes. Parked pairs come first: a request may need one.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::ParkedPairs,
         Self::Messages(MessageKind::TokenRequest),
         Self::Messages(MessageKind::WorkspaceStart),
         Self::Messages(MessageKind::TokenStore),
+        Self::Suspects,
+        Self::Isolated,
     ];
 }
 
@@ -45,6 +51,8 @@ impl fmt::Display for Feed {
             Self::Messages(kind) => kind.fmt(f),
             Self::Partition(kind, index) => write!(f, "{kind}.{index}"),
             Self::ParkedPairs => f.write_str("parked.pair"),
+            Self::Suspects => f.write_str("suspects"),
+            Self::Isolated => f.write_str("isolated"),
         }
     }
 }
@@ -72,6 +80,8 @@ impl Names {
             Feed::Messages(kind) => kind.queue(&self.prefix),
             Feed::Partition(kind, index) => format!("{}.{index}", kind.queue(&self.prefix)),
             Feed::ParkedPairs => self.parked_pairs(),
+            Feed::Suspects => format!("{}.suspects", self.prefix),
+            Feed::Isolated => format!("{}.isolated", self.prefix),
         }
     }
 
@@ -125,7 +135,7 @@ pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), B
 /// As [`declare`].
 pub async fn declare_for(connection: &Connection, settings: &Broker, feed: Feed) -> Result<(), BrokerError> {
     with_declarer(connection, settings, async |declarer| match feed {
-        Feed::Messages(_) | Feed::ParkedPairs => declarer.contract().await,
+        Feed::Messages(_) | Feed::ParkedPairs | Feed::Suspects | Feed::Isolated => declarer.contract().await,
         Feed::Partition(kind, index) => declarer.partition(kind, index).await,
     })
     .await
@@ -162,7 +172,7 @@ struct Declarer {
 }
 
 impl Declarer {
-    /// What the contract names, and the parked pairs.
+    /// What the contract names, the parked pairs and the suspects.
     async fn contract(&self) -> Result<(), BrokerError> {
         let dead_letters = self.names.dead_letters();
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
@@ -170,6 +180,9 @@ impl Declarer {
         self.bind(&dead_letters, &dead_letters, "").await?;
         // Published to by its name, so it needs no binding.
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
+        for feed in [Feed::Suspects, Feed::Isolated] {
+            self.queue(&self.names.queue(feed), self.work_arguments()).await?;
+        }
         self.exchange(&self.names.events(), ExchangeKind::Topic).await?;
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
         for kind in MessageKind::ALL {

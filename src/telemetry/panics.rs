@@ -32,10 +32,10 @@ pub fn panicked(what: Panicking) {
     counter!(PANICS, "in" => what.name()).increment(1);
     match what {
         Panicking::Message => {
-            tracing::error!("a bug in the handling of a message: it is given back to the broker")
+            tracing::error!("a bug in the handling of a message: it is given back to the broker");
         }
         Panicking::Refresh => {
-            tracing::error!("a bug in a refresh: its requesters are answered with `internal`")
+            tracing::error!("a bug in a refresh: its requesters are answered with `internal`");
         }
         Panicking::Service => {}
     }

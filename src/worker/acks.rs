@@ -21,7 +21,7 @@ use crate::telemetry;
 
 /// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
 /// wait for ever.
-pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(5);
+const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The connection that requests come over: subscribe, hand messages over, subscribe again when something breaks.
+//! A connection that requests come over, one for each tier: subscribe, hand messages over, subscribe again when something breaks.
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures_util::StreamExt;
 use futures_util::future::try_join;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer, Event};
 use tokio::task::JoinSet;
@@ -21,18 +21,21 @@ use super::in_hand::InHand;
 use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
-use crate::admin::Health;
+use super::settlement::Settlement;
+use super::suspects::{Next, Tier, ends};
+use crate::admin::{Health, Progress};
 use crate::broker::{
-    AGAIN, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
+    AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
 };
 use crate::database::Availability;
 use crate::lifecycle::Stop;
 use crate::settings::{Broker, WorkerSettings};
-use crate::telemetry::{self, Link};
+use crate::telemetry;
 
-/// Consumes every queue.
+/// Consumes the queues of a tier.
 pub(super) struct Consumers {
     pub(super) settings: Arc<Broker>,
+    pub(super) tier: Tier,
     pub(super) prefetch: WorkerSettings,
     /// Names this worker at the broker.
     pub(super) instance: String,
@@ -40,7 +43,9 @@ pub(super) struct Consumers {
     pub(super) restorer: Arc<Restorer>,
     /// While it is away nothing new is taken.
     pub(super) database: Availability,
-    pub(super) partitions: Partitions,
+    /// The ordinary messages' alone.
+    pub(super) partitions: Option<Partitions>,
+    pub(super) aside: Arc<Aside>,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
     pub(super) stop: Stop,
@@ -64,7 +69,7 @@ impl Consumers {
                 }
                 Err(error) => error,
             };
-            telemetry::broker_lost(Link::Consume, &error, delay);
+            telemetry::broker_lost(consumers.tier.link(), &error, delay);
             tokio::select! {
                 () = consumers.stop.soft.cancelled() => {}
                 () = sleep(delay) => {}
@@ -75,10 +80,17 @@ impl Consumers {
 
     /// A connection to consume over, in the shape of what replies over it.
     async fn open(&self) -> Result<Arc<Replies>, BrokerError> {
-        let connection = Arc::new(connect(&self.settings, &format!("{} consume", self.instance)).await?);
-        declare(&connection, &self.settings).await?;
-        let replies = Replies::open(connection, Arc::clone(&self.settings), self.stop.hard.clone()).await?;
-        telemetry::broker_connected(Link::Consume, self.settings.display_url());
+        let link = self.tier.link();
+        let name = format!("{} {}", self.instance, link.name());
+        let connection = Arc::new(connect(&self.settings, &name).await?);
+        match self.tier {
+            Tier::Ordinary => declare(&connection, &self.settings).await?,
+            Tier::Suspects => declare_for(&connection, &self.settings, Feed::Suspects).await?,
+            Tier::Isolated => declare_for(&connection, &self.settings, Feed::Isolated).await?,
+        }
+        let (settings, aside) = (Arc::clone(&self.settings), Arc::clone(&self.aside));
+        let replies = Replies::open(connection, settings, aside, self.stop.hard.clone()).await?;
+        telemetry::broker_connected(link, self.settings.display_url());
         Ok(Arc::new(replies))
     }
 
@@ -89,7 +101,8 @@ impl Consumers {
         replies: &Arc<Replies>,
     ) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
         let mut queues = JoinSet::new();
-        for feed in self.partitions.feeds() {
+        let partitions = self.partitions.iter().flat_map(Partitions::feeds);
+        for feed in self.tier.feeds().iter().copied().chain(partitions) {
             let (consumers, replies) = (Arc::clone(self), Arc::clone(replies));
             queues.spawn(async move { consumers.consume_queue(&replies, feed).await });
         }
@@ -102,7 +115,9 @@ impl Consumers {
             Ok(channels)
         };
         let sharing = async {
-            self.partitions.take_part(&self.stop.soft).await;
+            if let Some(partitions) = &self.partitions {
+                partitions.take_part(&self.stop.soft).await;
+            }
             Ok(())
         };
         let consumed = tokio::select! {
@@ -110,7 +125,9 @@ impl Consumers {
             error = self.watch(replies) => Err(error),
         };
         if consumed.is_err() {
-            self.partitions.forget_share();
+            if let Some(partitions) = &self.partitions {
+                partitions.forget_share();
+            }
             // What they have in hand goes on.
             queues.shutdown().await;
         }
@@ -125,11 +142,11 @@ impl Consumers {
             while let Some(event) = events.next().await {
                 match event {
                     Event::ConnectionBlocked(reason) => {
-                        telemetry::broker_blocked(Link::Consume, Some(&reason));
+                        telemetry::broker_blocked(self.tier.link(), Some(&reason));
                         mark.get_or_insert_with(|| self.health.blocked());
                     }
                     Event::ConnectionUnblocked => {
-                        telemetry::broker_blocked(Link::Consume, None);
+                        telemetry::broker_blocked(self.tier.link(), None);
                         mark = None;
                     }
                     _ => {}
@@ -171,7 +188,7 @@ impl Consumers {
                 return Err(error);
             }
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
-            telemetry::consumer_lost(feed, &error, delay);
+            telemetry::consumer_lost(self.tier.link(), feed, &error, delay);
             tokio::select! {
                 () = self.stop.soft.cancelled() => return Ok(None),
                 () = sleep(delay) => {}
@@ -206,6 +223,9 @@ impl Consumers {
         // Before consuming, or the broker sends everything it has.
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
+        let channel = Arc::new(channel);
+        let acks = Acks::open(Arc::clone(connection), Arc::clone(&channel), &self.messages);
+        let before = self.move_suspects_away(feed, &queue, &channel, &acks).await?;
         let tag = ShortString::try_new(format!("{}-{feed}", self.instance))
             .map_err(|_| BrokerError::TooLong { what: "the consumer tag".into() })?;
         let name = ShortString::try_new(queue.as_str())
@@ -213,9 +233,38 @@ impl Consumers {
         let consume =
             channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
         let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
-        let channel = Arc::new(channel);
-        let acks = Acks::open(Arc::clone(connection), Arc::clone(&channel), &self.messages);
-        Ok(Subscription { channel, replies: Arc::clone(replies), acks, consumer, tag, queue })
+        Ok(Subscription { channel, replies: Arc::clone(replies), acks, before, consumer, tag, queue })
+    }
+
+    /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand: one that ends the
+    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect.
+    async fn move_suspects_away(
+        &self,
+        feed: Feed,
+        queue: &str,
+        channel: &Channel,
+        acks: &Acks,
+    ) -> Result<Option<Delivery>, BrokerError> {
+        let limit = self.settings.operation_timeout;
+        while !self.stop.soft.is_cancelled() {
+            let name = ShortString::try_new(queue)
+                .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
+            let get = channel.basic_get(name, BasicGetOptions::default());
+            let Some(got) = within(limit, || format!("look into queue {queue}"), get).await? else { break };
+            let delivery = got.delivery;
+            let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
+            let (settler, acks) = (Arc::clone(&self.settler), acks.clone());
+            match (feed, next) {
+                (Feed::ParkedPairs | Feed::Isolated, _) | (_, Next::Work) => return Ok(Some(delivery)),
+                (Feed::Messages(kind) | Feed::Partition(kind, _), Next::MoveTo(_) | Next::GiveUp) => {
+                    settler.move_away(kind, delivery, acks).await;
+                }
+                (Feed::Suspects, Next::MoveTo(_) | Next::GiveUp) => {
+                    settler.move_suspect(delivery, acks, next).await;
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
@@ -227,16 +276,20 @@ impl Consumers {
         prefetch: u16,
     ) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
+        let progress = self.health.watch(feed, prefetch);
         let mut in_hand = InHand::nothing(&self.messages);
+        if let Some(delivery) = subscription.before.take() {
+            self.take(delivery, &subscription, feed, &mut in_hand);
+        }
         let stopped = tokio::select! {
             biased;
             () = self.stop.soft.cancelled() => true,
             () = self.turn_over(feed, prefetch) => false,
-            error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, feed, context)) => {
+            error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, &progress, feed, context)) => {
                 return Err(error);
             }
         };
-        drop(consuming);
+        drop((consuming, progress));
         // Goes on while the broker is waited for.
         drop(in_hand);
         let limit = self.settings.operation_timeout;
@@ -260,9 +313,13 @@ impl Consumers {
         &self,
         subscription: &mut Subscription,
         in_hand: &mut InHand,
+        progress: &Progress,
         feed: Feed,
         context: &mut Context<'_>,
     ) -> Poll<BrokerError> {
+        if subscription.acks.is_closed() {
+            return Poll::Ready(BrokerError::NoAcks { queue: subscription.queue.clone() });
+        }
         // First, so that what came together is looked up together.
         while let Poll::Ready(next) = subscription.consumer.poll_next_unpin(context) {
             match next {
@@ -274,7 +331,8 @@ impl Consumers {
                 None => return Poll::Ready(BrokerError::Cancelled { queue: subscription.queue.clone() }),
             }
         }
-        in_hand.go_on(context);
+        let settled = in_hand.go_on(context);
+        progress.note(in_hand.len(), settled);
         Poll::Pending
     }
 
@@ -282,12 +340,24 @@ impl Consumers {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
-                let received = Received::new(kind, delivery, replies, acks);
-                in_hand.take(Arc::clone(&self.settler).process(received));
+                match self.tier.next(ends(&delivery), self.settings.delivery_limit) {
+                    Next::Work => {
+                        let received = Received::new(kind, delivery, replies, acks);
+                        in_hand.take(Arc::clone(&self.settler).process(received));
+                    }
+                    Next::MoveTo(_) | Next::GiveUp => {
+                        in_hand.take(Arc::clone(&self.settler).move_away(kind, delivery, acks));
+                    }
+                }
+            }
+            Feed::Suspects | Feed::Isolated => {
+                let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
+                let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
+                in_hand.take(Arc::clone(&self.settler).process_suspect(delivery, replies, acks, next));
             }
             Feed::ParkedPairs => {
-                let channel = Arc::clone(&subscription.channel);
-                in_hand.take(Arc::clone(&self.restorer).process(delivery, channel));
+                let settlement = Settlement::new(subscription.acks.clone(), delivery.delivery_tag);
+                in_hand.take(Arc::clone(&self.restorer).process(delivery, settlement));
             }
         }
     }
@@ -324,6 +394,8 @@ struct Subscription {
     channel: Arc<Channel>,
     replies: Arc<Replies>,
     acks: Acks,
+    /// What came before it was consumed.
+    before: Option<Delivery>,
     consumer: Consumer,
     tag: ShortString,
     queue: String,

@@ -49,13 +49,21 @@ impl InHand {
         self.messages.push(Message(Some(message)));
     }
 
-    /// Takes every message on that can go on. `context` is woken when one can again.
-    pub(super) fn go_on(&mut self, context: &mut Context<'_>) {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Takes every message on that can go on, and says how many are done with. `context` is woken when one can again.
+    pub(super) fn go_on(&mut self, context: &mut Context<'_>) -> usize {
+        let mut done = 0;
         while let Poll::Ready(Some(left)) = self.messages.poll_next_unpin(context) {
+            done += 1;
             if self.boxes.len() < MOST_BOXES {
                 self.boxes.extend(left);
             }
         }
+        done
     }
 }
 
@@ -64,7 +72,7 @@ impl Future for Message {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reusable>> {
         let Some(message) = &mut self.0 else { return Poll::Ready(None) };
-        // A bug that one of them meets must not end the others.
+        // A bug that one of them meets must not end the others. What it had in hand settled itself (`settlement.rs`).
         match catch_unwind(AssertUnwindSafe(|| message.poll(context))) {
             Ok(polled) => {
                 ready!(polled);

@@ -6,6 +6,7 @@
 //! comes or goes. A worker has at most twice the prefetch in hand; of both together a host that is stalled still gets no
 //! more than a quarter of the prefetch (`bulkhead.rs`).
 
+use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -49,11 +50,10 @@ impl Partitions {
         (Self { membership, share }, known)
     }
 
-    /// Everything that this worker may be in charge of.
+    /// Every partition that this worker may be in charge of.
     pub(super) fn feeds(&self) -> impl Iterator<Item = Feed> {
         let indexes = (0..self.membership.partitions).map_while(|index| u8::try_from(index).ok());
-        let partitions = indexes.flat_map(|index| MessageKind::ALL.map(|kind| Feed::Partition(kind, index)));
-        Feed::ALL.into_iter().chain(partitions)
+        indexes.flat_map(|index| MessageKind::ALL.map(|kind| Feed::Partition(kind, index)))
     }
 
     /// Takes part until `leave` fires.
@@ -77,7 +77,7 @@ impl Partitions {
             }
             if share.changed().await.is_err() {
                 // The other end is ours, so this does not happen.
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             }
         }
     }
@@ -88,7 +88,10 @@ impl Consumers {
     pub(super) async fn turn(&self, feed: Feed) -> u16 {
         loop {
             self.database.there().await;
-            let prefetch = self.partitions.share_with(|share| self.prefetch(feed, share)).await;
+            let prefetch = match &self.partitions {
+                Some(partitions) => partitions.share_with(|share| self.prefetch(feed, share)).await,
+                None => self.tier.prefetch(),
+            };
             if self.database.problem().is_none() {
                 return prefetch;
             }
@@ -97,10 +100,18 @@ impl Consumers {
 
     /// Waits until that turn is over: the database is away, or the share has changed.
     pub(super) async fn turn_over(&self, feed: Feed, prefetch: u16) {
-        let changed = |share: Option<&Share>| (self.prefetch(feed, share) != Some(prefetch)).then_some(());
+        let changed = async {
+            match &self.partitions {
+                Some(partitions) => {
+                    let changed = |share: Option<&Share>| self.prefetch(feed, share) != Some(prefetch);
+                    partitions.share_with(|share| changed(share).then_some(())).await;
+                }
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = self.database.lost() => {}
-            () = self.partitions.share_with(changed) => {}
+            () = changed => {}
         }
     }
 
@@ -114,6 +125,7 @@ impl Consumers {
             Feed::Messages(kind) => Some(of_kind(kind)),
             Feed::Partition(kind, index) => share?.prefetch(index, of_kind(kind)),
             Feed::ParkedPairs => Some(PREFETCH_PARKED_PAIRS),
+            Feed::Suspects | Feed::Isolated => Some(self.tier.prefetch()),
         }
     }
 }

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::acks::ACK_PATIENCE;
+use super::acks::Verdict;
+use super::settlement::Settlement;
 use crate::broker::{DeadLetter, Feed, Names, Publisher};
 use crate::clock::Clock;
 use crate::parking::{Return, restore};
@@ -31,19 +29,10 @@ pub(super) struct Restorer {
 }
 
 impl Restorer {
-    /// Takes one pair all the way. `_channel` stays open for the ack.
-    pub(super) async fn process(self: Arc<Self>, delivery: Delivery, _channel: Arc<Channel>) {
+    /// Takes one pair all the way.
+    pub(super) async fn process(self: Arc<Self>, delivery: Delivery, settlement: Settlement) {
         let dealt_with = self.deal_with(&delivery).await;
-        let settled = async {
-            if dealt_with {
-                delivery.acker.ack(BasicAckOptions::default()).await
-            } else {
-                delivery.acker.nack(BasicNackOptions { requeue: true, ..BasicNackOptions::default() }).await
-            }
-        };
-        if !matches!(timeout(ACK_PATIENCE, settled).await, Ok(Ok(true))) {
-            telemetry::acks_lost(1);
-        }
+        settlement.settle(if dealt_with { Verdict::Ack } else { Verdict::Nack });
     }
 
     /// Whether the message is done with.

@@ -11,11 +11,14 @@ use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Verdict};
 use super::settlement::Settlement;
+use super::suspects::Origin;
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unanswered};
+use crate::bulkhead::{Bulkhead, STALLED_AFTER, Seat, Thing, Waiter};
 use crate::database::Availability;
-use crate::handle::{Handler, Incoming, Outcome};
+use crate::handle::{Handler, Incoming, Outcome, TimeFrame};
 use crate::lifecycle::Stop;
 use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Request, decode};
+use crate::secret::KeyRing;
 use crate::telemetry::{self, InFlight, MessageOutcome};
 
 /// What a message needs on its way.
@@ -23,6 +26,8 @@ pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
     pub(super) database: Availability,
+    /// For what suspects say of where they come from.
+    pub(super) keys: KeyRing,
     pub(super) stop: Stop,
 }
 
@@ -41,6 +46,7 @@ pub(super) struct Received {
 struct Handled {
     received: Box<Received>,
     outcome: Outcome,
+    time: TimeFrame,
 }
 
 /// A message whose reply the broker has confirmed, and whose copy lies in the dead letters if it belongs there.
@@ -59,6 +65,18 @@ impl Received {
         Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, settlement, in_flight })
     }
 
+    /// A message that another queue than that of its kind brought, as it was there.
+    pub(super) fn from_origin(
+        Origin { kind, publisher }: Origin,
+        delivery: Delivery,
+        replies: Arc<Replies>,
+        acks: Acks,
+    ) -> Box<Self> {
+        let mut received = Self::new(kind, delivery, replies, acks);
+        received.envelope.publisher = publisher;
+        received
+    }
+
     /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
     fn span(&self, request: Option<&Request>) -> Span {
         tracing::info_span!(
@@ -71,10 +89,29 @@ impl Received {
         )
     }
 
-    async fn publish_reply(&self, reply_to: &str, outcome: &Outcome) -> Result<(), Unanswered> {
+    async fn publish_reply(
+        &self,
+        reply_to: &str,
+        outcome: &Outcome,
+        time: TimeFrame,
+        bulkhead: &Bulkhead,
+    ) -> Result<(), Unanswered> {
         let reply_type = self.kind.reply_type();
         let reply = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
-        self.replies.publish(&reply, &outcome.reply().encode()).await
+        // The answer to a request whose time is over is still worth a moment.
+        let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
+        let mut seat: Option<Seat> = None;
+        let patience = |now: Instant| {
+            if seat.is_none() {
+                let waiter =
+                    Waiter { kind: self.kind, publisher: self.envelope.publisher.as_deref(), user_id: None };
+                seat = bulkhead.enter(Thing::ReplyQueue(reply_to.to_owned()), waiter, now).ok();
+            }
+            let patient_until = seat.as_mut()?.patience(now).ok()?;
+            let until = patient_until.map_or(until, |patient_until| patient_until.min(until));
+            (now < until).then_some(until)
+        };
+        self.replies.publish(&reply, &outcome.reply().encode(), patience).await
     }
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
@@ -110,10 +147,12 @@ impl Settler {
         received: Box<Received>,
         request: Result<Request, InvalidRequest>,
     ) -> Result<Handled, (Box<Received>, Stopped)> {
+        let time = self.handler.time_frame(received.kind, &received.envelope);
         let incoming = Incoming {
             kind: received.kind,
             request,
             envelope: &received.envelope,
+            time,
             redelivered: received.delivery.redelivered,
         };
         let outcome = tokio::select! {
@@ -122,7 +161,7 @@ impl Settler {
             () = self.out_of_time() => None,
         };
         match outcome {
-            Some(outcome) => Ok(Handled { received, outcome }),
+            Some(outcome) => Ok(Handled { received, outcome, time }),
             None => Err((received, Stopped)),
         }
     }
@@ -140,10 +179,10 @@ impl Settler {
     }
 
     async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Unanswered)> {
-        let Handled { received, outcome } = handled;
+        let Handled { received, outcome, time } = handled;
         let published = match (&received.envelope.reply_to, &outcome) {
             (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {
-                received.publish_reply(reply_to, &outcome).await
+                received.publish_reply(reply_to, &outcome, time, self.handler.refresher.bulkhead()).await
             }
             (None, Outcome::Answered(_) | Outcome::Invalid { .. }) => Ok(()),
         };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokenkeeper::provider::RequiredWhileReserved;
 use tokenkeeper_testkit::queues::{
     BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START,
 };
@@ -87,13 +88,13 @@ async fn another_workers_refresh_that_hangs_takes_no_more_than_its_share_either(
     world.set("worker.prefetch_token_requests", 8);
     let watching = world.spawn_worker().await;
     let requests = world.send_many("jdoe", 40).await;
-    wait_for_the_last(&watching, &world, 2).await;
+    wait_for_the_last(&watching, &world, 1).await;
     gate.release();
 
     assert_eq!(first.reply().await.body["refresh"], "required");
     let replies = bodies(requests).await;
     let refused = replies.iter().filter(|reply| reply["error"]["code"] == "provider_unavailable").count();
-    assert_eq!(refused, 38, "the watching worker kept two");
+    assert_eq!(refused, 39, "the watching worker kept half of the host's share for its one user");
     assert_eq!(world.scm.refresh_requests("jdoe"), 1);
     holding.stop(&world).await;
     watching.stop(&world).await;
@@ -168,4 +169,46 @@ async fn workspace_starts_have_a_share_of_their_own() {
     assert_eq!(seated.reply().await.body["status"], "ok");
     bodies(waiting).await;
     worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_a_reservation_to_end_leave_most_of_the_prefetch_to_the_others() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("worker.prefetch_token_requests", 16).set("worker.request_budget_secs", 60);
+    world
+        .apply_provider(|provider| {
+            provider.required_while_reserved = Some(RequiredWhileReserved::Wait);
+        })
+        .await;
+    let worker = world.spawn_worker().await;
+    let pair = world.scm.authorize_until("jdoe", world.scm.now_ms() + 60_000);
+    world.store_pair(&pair).await;
+    world.user_with_token("alice").await;
+    assert_eq!(world.request_for("jdoe", 45).await["status"], "ok", "somebody holds it for 45 s");
+    let longer = json!({"user_id": "jdoe", "host": world.scm.host(), "requested_lifetime_secs": 3600});
+
+    let waiting = join_all(
+        (0..100).map(|_| world.broker.send(TOKEN_REQUEST, longer.to_string(), BasicProperties::default())),
+    )
+    .await;
+    let asked = Instant::now();
+    let served = world.request("alice").await;
+
+    assert_eq!(served["status"], "ok", "{served}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "in {:?}", asked.elapsed());
+    wait_for_the_last(&worker, &world, 2).await;
+    let asked = Instant::now();
+    assert_eq!(world.request("alice").await["status"], "ok");
+    assert!(asked.elapsed() < Duration::from_secs(1), "nobody else notices: {:?}", asked.elapsed());
+    let mut refused = 0;
+    for request in waiting.into_iter().take(90) {
+        if let Some(reply) = request.reply_within(Duration::from_millis(1)).await {
+            error_message(&reply.body, "provider_unavailable");
+            assert!(reply.body["error"]["retry_after_secs"].as_u64().unwrap() <= 45, "{}", reply.body);
+            refused += 1;
+        }
+    }
+    assert!(refused >= 88, "{refused}");
+    worker.signal("KILL").await;
+    worker.wait(&world).await;
 }

@@ -111,6 +111,7 @@ fn is_refusal(error: &BrokerError) -> bool {
         BrokerError::Timeout { .. }
         | BrokerError::Url { .. }
         | BrokerError::Cancelled { .. }
+        | BrokerError::NoAcks { .. }
         | BrokerError::NoDeadLetters { .. }
         | BrokerError::NoQueue { .. }
         | BrokerError::NoHashExchange { .. }

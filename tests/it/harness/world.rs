@@ -86,6 +86,12 @@ impl World {
         self
     }
 
+    /// Changes where the workers that are started from here on find their broker.
+    pub(crate) fn set_broker_url(&mut self, url: String) -> &mut Self {
+        self.environment.insert("AMQP_URL".to_owned(), url);
+        self
+    }
+
     /// The settings of this world's workers, as environment variables.
     pub(crate) fn environment(&self) -> &HashMap<String, String> {
         &self.environment

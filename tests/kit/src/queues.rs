@@ -46,8 +46,15 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
-const QUEUES: [&str; 5] =
-    ["token-requests", "workspace-starts", "token-stores", "parked-pairs", "dead-letters"];
+const QUEUES: [&str; 7] = [
+    "token-requests",
+    "workspace-starts",
+    "token-stores",
+    "parked-pairs",
+    "suspects",
+    "isolated",
+    "dead-letters",
+];
 
 /// Which of them have partitions, where a worker is set to have some: queues of their own, and an exchange.
 const PARTITIONED: [&str; 3] = ["token-requests", "workspace-starts", "token-stores"];

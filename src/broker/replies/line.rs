@@ -1,0 +1,100 @@
+//! One publish of a reply, over whatever connection.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use lapin::types::ShortString;
+use lapin::{Channel, Confirmation, Connection};
+use tokio::time::{Instant, timeout_at};
+
+use super::{OutgoingReply, Patience, Replies};
+use crate::broker::BrokerError;
+use crate::broker::confirmed::Publish;
+use crate::bulkhead::STALLED_AFTER;
+use crate::telemetry::{self, ReplyGivenUp};
+
+/// What replies are published over.
+pub(super) struct Line<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) channel: &'a Channel,
+    /// Looks after the connection where nothing comes for long.
+    pub(super) caretaker: Option<&'a Replies>,
+}
+
+/// What became of one publish.
+pub(super) enum Tried {
+    /// The broker has confirmed it, whether somebody waits for it or not.
+    Taken,
+    /// Its queue refuses it (`basic.nack`): it may take it later.
+    Refused,
+    /// It is given up.
+    GivenUp(ReplyGivenUp),
+    /// The channel or the connection ended under it.
+    Broken(BrokerError),
+    /// There was no channel to publish it over.
+    NoConnection(BrokerError),
+}
+
+impl Line<'_> {
+    /// Publishes a reply. After each `silence` without a word the caretaker has a look.
+    pub(super) async fn publish(
+        &self,
+        reply: &OutgoingReply<'_>,
+        body: &[u8],
+        silence: Duration,
+        patience: &mut impl Patience,
+    ) -> Tried {
+        let message = match reply.message() {
+            Ok(message) => message,
+            // What came over AMQP fits into AMQP.
+            Err(error) => return Tried::Broken(error),
+        };
+        let mut publishing = pin!(message.over(self.channel, body));
+        let mut looked_at = Instant::now();
+        loop {
+            let patient_until = Instant::now() + STALLED_AFTER.min(silence);
+            let confirmation = match timeout_at(patient_until, publishing.as_mut()).await {
+                Ok(confirmation) => confirmation,
+                // What is published once more would arrive twice when the alarm is over.
+                Err(_) if self.connection.status().blocked() => continue,
+                Err(_) => {
+                    let now = Instant::now();
+                    if patience(now).is_none_or(|until| until <= now) {
+                        return Tried::GivenUp(ReplyGivenUp::Unconfirmed);
+                    }
+                    if let Some(caretaker) = self.caretaker.filter(|_| looked_at.elapsed() >= silence) {
+                        let action = "publish a reply".to_owned();
+                        let silent = BrokerError::Timeout { action, after: silence };
+                        Box::pin(caretaker.look_after(&silent)).await;
+                        looked_at = Instant::now();
+                    }
+                    continue;
+                }
+            };
+            return match confirmation {
+                Ok(Confirmation::Ack(returned)) => {
+                    if let Some(returned) = returned {
+                        let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
+                        telemetry::reply_unroutable(reply_type);
+                    }
+                    Tried::Taken
+                }
+                Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Tried::Refused,
+                Err(source) => {
+                    Tried::Broken(BrokerError::Amqp { action: "publish a reply".to_owned(), source })
+                }
+            };
+        }
+    }
+}
+
+impl OutgoingReply<'_> {
+    fn message(&self) -> Result<Publish, BrokerError> {
+        Ok(Publish {
+            exchange: ShortString::default(),
+            routing_key: self.routing_key()?,
+            mandatory: self.mandatory(),
+            properties: self.properties()?,
+        })
+    }
+}

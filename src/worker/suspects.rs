@@ -1,0 +1,232 @@
+//! SUSPECTS: messages that may end what works on them, kept away from the others.
+//!
+//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts. One message
+//! that ends it each time it is worked on would take everybody's messages along until they are all over the
+//! delivery limit. So a message that was in hand at two such ends is moved to a queue that is consumed a few at a time over a
+//! connection of its own, and one that was in hand when that ended to another one that is consumed one at a time.
+//! Whoever only stood beside it is answered there. One that goes on ending what works on it alone becomes a dead
+//! letter after as many deliveries as the delivery limit allows in all.
+
+mod moving;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::broker::{Feed, ORIGIN_HEADER};
+use crate::message::MessageKind;
+use crate::secret::{ExposeSecret, KeyRing};
+use crate::telemetry::{Link, SuspectMoved};
+
+/// Suspects in hand at once.
+const FEW: u16 = 16;
+
+/// A message that was in hand at so many ends is a suspect.
+const ENDS_OF_A_SUSPECT: u64 = 2;
+
+/// Deliveries that a message has had by the time that it is isolated: twice among all, once among suspects.
+const DELIVERIES_BEFORE_ISOLATION: u64 = ENDS_OF_A_SUSPECT + 1;
+
+/// Which messages a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tier {
+    /// All that come for the first time, or for the second.
+    Ordinary,
+    /// Suspects, a few at a time.
+    Suspects,
+    /// One at a time.
+    Isolated,
+}
+
+/// What is to be done about a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Work on it.
+    Work,
+    /// Move it on.
+    MoveTo(Feed),
+    /// It was alone in hand too often when that ended.
+    GiveUp,
+}
+
+impl Tier {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Ordinary, Self::Suspects, Self::Isolated];
+
+    /// What a worker consumes of it, beside partitions.
+    pub(super) fn feeds(self) -> &'static [Feed] {
+        match self {
+            Self::Ordinary => &[
+                Feed::ParkedPairs,
+                Feed::Messages(MessageKind::TokenRequest),
+                Feed::Messages(MessageKind::WorkspaceStart),
+                Feed::Messages(MessageKind::TokenStore),
+            ],
+            Self::Suspects => &[Feed::Suspects],
+            Self::Isolated => &[Feed::Isolated],
+        }
+    }
+
+    /// How many of its suspects may be in hand at once.
+    pub(super) const fn prefetch(self) -> u16 {
+        match self {
+            Self::Ordinary | Self::Suspects => FEW,
+            Self::Isolated => 1,
+        }
+    }
+
+    /// The connection, in logs and metrics.
+    pub(super) const fn link(self) -> Link {
+        match self {
+            Self::Ordinary => Link::Consume,
+            Self::Suspects => Link::Suspects,
+            Self::Isolated => Link::Isolated,
+        }
+    }
+
+    /// What is to be done about a message that was in hand in this tier at so many ends.
+    pub(super) const fn next(self, ends: u64, delivery_limit: u32) -> Next {
+        match self {
+            Self::Ordinary if ends >= ENDS_OF_A_SUSPECT => Next::MoveTo(Feed::Suspects),
+            Self::Suspects if ends > 0 => Next::MoveTo(Feed::Isolated),
+            Self::Isolated if ends + DELIVERIES_BEFORE_ISOLATION > delivery_limit as u64 => Next::GiveUp,
+            Self::Ordinary | Self::Suspects | Self::Isolated => Next::Work,
+        }
+    }
+}
+
+/// The counter of a suspect that is moved there.
+pub(super) const fn moved_to(feed: Feed) -> SuspectMoved {
+    match feed {
+        Feed::Isolated => SuspectMoved::Isolated,
+        Feed::Suspects | Feed::Messages(_) | Feed::Partition(..) | Feed::ParkedPairs => {
+            SuspectMoved::Suspects
+        }
+    }
+}
+
+/// At how many ends a message was in hand in this queue. Only the broker is believed: a publisher can write the header too,
+/// but not that it is delivered again.
+pub(super) fn ends(delivery: &Delivery) -> u64 {
+    let count = |headers: &FieldTable| match headers.inner().get("x-delivery-count")? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::LongInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::LongUInt(count) => Some(u64::from(*count)),
+        AMQPValue::ShortInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::ShortShortInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::ShortShortUInt(count) => Some(u64::from(*count)),
+        AMQPValue::ShortUInt(count) => Some(u64::from(*count)),
+        _ => None,
+    };
+    let counted = delivery.properties.headers().as_ref().and_then(count);
+    if delivery.redelivered { counted.unwrap_or(0) } else { 0 }
+}
+
+/// What a suspect was before it was moved. Sealed, because a `user_id` is only as good as who vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Origin {
+    pub(super) kind: MessageKind,
+    /// The AMQP user who published it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) publisher: Option<String>,
+}
+
+/// What an origin is bound to: the message that has it, and no other.
+fn bound_to(body: &[u8]) -> String {
+    format!("suspect/{}", BASE64.encode(Sha256::digest(body)))
+}
+
+impl Origin {
+    /// Of a message that comes from the queue of its kind.
+    pub(super) fn of(kind: MessageKind, delivery: &Delivery) -> Self {
+        let publisher = delivery.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
+        Self { kind, publisher }
+    }
+
+    /// As a header carries it. None: it has no JSON form, which every origin has.
+    pub(super) fn seal(&self, keys: &KeyRing, body: &[u8]) -> Option<String> {
+        let text = serde_json::to_string(self).ok()?;
+        let sealed = keys.seal(&text.into(), &bound_to(body));
+        Some(format!("{}:{}", sealed.key_id, BASE64.encode(&sealed.bytes)))
+    }
+
+    /// The origin of a suspect; none: it has none that a worker with one of these keys wrote.
+    pub(super) fn open(keys: &KeyRing, delivery: &Delivery) -> Option<Self> {
+        let header = match delivery.properties.headers().as_ref()?.inner().get(ORIGIN_HEADER)? {
+            AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok()?,
+            _ => return None,
+        };
+        let (key_id, sealed) = header.split_once(':')?;
+        let opened = keys.open(key_id, &BASE64.decode(sealed).ok()?, &bound_to(&delivery.data)).ok()?;
+        serde_json::from_str(opened.expose_secret()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::BasicProperties;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_delivered_as_often_as_its_limit_allows_whatever_tier_it_is_in() {
+        for limit in 2..20 {
+            let (mut tier, mut ends, mut worked_on) = (Tier::Ordinary, 0, 0);
+            loop {
+                match tier.next(ends, limit) {
+                    Next::Work => (worked_on, ends) = (worked_on + 1, ends + 1),
+                    Next::MoveTo(Feed::Suspects) => (tier, ends) = (Tier::Suspects, 0),
+                    Next::MoveTo(Feed::Isolated) => (tier, ends) = (Tier::Isolated, 0),
+                    Next::MoveTo(_) => panic!("there is no other tier"),
+                    Next::GiveUp => break,
+                }
+            }
+            // The limit counts the deliveries after the first one.
+            assert_eq!(worked_on, limit + 1);
+        }
+    }
+
+    #[test]
+    fn who_stood_beside_it_is_never_given_up() {
+        // In hand at any number of ends before it is alone, and at none from then on.
+        assert_eq!(Tier::Ordinary.next(40, 5), Next::MoveTo(Feed::Suspects));
+        assert_eq!(Tier::Suspects.next(40, 5), Next::MoveTo(Feed::Isolated));
+        assert_eq!(Tier::Isolated.next(0, 5), Next::Work);
+    }
+
+    fn delivery(redelivered: bool, headers: FieldTable, body: &[u8]) -> Delivery {
+        let mut delivery = Delivery::mock(1, "".into(), "".into(), redelivered, body.to_vec());
+        delivery.properties = BasicProperties::default().with_headers(headers);
+        delivery
+    }
+
+    #[test]
+    fn a_publisher_cannot_make_a_message_a_suspect() {
+        let mut headers = FieldTable::default();
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(7));
+        assert_eq!(ends(&delivery(false, headers.clone(), b"{}")), 0);
+        assert_eq!(ends(&delivery(true, headers, b"{}")), 7);
+        assert_eq!(ends(&delivery(true, FieldTable::default(), b"{}")), 0);
+    }
+
+    #[test]
+    fn an_origin_is_believed_of_the_message_that_it_was_written_for_alone() {
+        let keys = KeyRing::parse(KeyRing::generate("k").expose_secret()).unwrap();
+        let origin = Origin { kind: MessageKind::TokenStore, publisher: Some("login".to_owned()) };
+        let header = origin.seal(&keys, b"{}").unwrap();
+        assert!(!header.contains("login"));
+        let with = |header: &str, body: &[u8]| {
+            let mut headers = FieldTable::default();
+            headers.insert(ORIGIN_HEADER.into(), AMQPValue::LongString(header.into()));
+            Origin::open(&keys, &delivery(false, headers, body))
+        };
+        assert_eq!(with(&header, b"{}"), Some(origin));
+        assert_eq!(with(&header, b"{ }"), None);
+        for forged in ["", ":", "k:", "k:AAAA", "other:AAAA", "{\"kind\":\"token.store\"}"] {
+            assert_eq!(with(forged, b"{}"), None, "{forged}");
+        }
+    }
+}

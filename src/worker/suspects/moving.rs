@@ -1,0 +1,103 @@
+//! A suspect's way: moved on, worked on where it is alone, or given up.
+
+use std::sync::Arc;
+
+use lapin::message::Delivery;
+
+use super::{Next, Origin, moved_to};
+use crate::broker::{DeadLetter, Feed, MovedMessage, NotMoved, Replies};
+use crate::message::MessageKind;
+use crate::telemetry::{self, SuspectMoved};
+use crate::worker::acks::{Acks, Verdict};
+use crate::worker::settle::{Received, Settler};
+use crate::worker::settlement::Settlement;
+
+/// The broker's own word for it, which a message that it gives up itself has too.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+
+/// What the dead letters say of a message in a queue of suspects that no worker laid there.
+const UNREADABLE: &str = "unreadable_suspect";
+
+impl Settler {
+    /// Moves a message on that came from the queue of its kind.
+    pub(in crate::worker) async fn move_away(
+        self: Arc<Self>,
+        kind: MessageKind,
+        delivery: Delivery,
+        acks: Acks,
+    ) {
+        let settlement = Settlement::new(acks, delivery.delivery_tag);
+        let origin = Origin::of(kind, &delivery);
+        let moved = self.move_on(&origin, &delivery, Feed::Suspects).await;
+        settlement.settle(verdict(moved));
+    }
+
+    /// Takes a delivery from a queue of suspects all the way.
+    pub(in crate::worker) async fn process_suspect(
+        self: Arc<Self>,
+        delivery: Delivery,
+        replies: Arc<Replies>,
+        acks: Acks,
+        next: Next,
+    ) {
+        match (next, Origin::open(&self.keys, &delivery)) {
+            (Next::Work, Some(origin)) => {
+                self.process(Received::from_origin(origin, delivery, replies, acks)).await;
+            }
+            (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => self.move_suspect(delivery, acks, next).await,
+        }
+    }
+
+    /// Moves a delivery from a queue of suspects on.
+    pub(in crate::worker) async fn move_suspect(self: Arc<Self>, delivery: Delivery, acks: Acks, next: Next) {
+        let settlement = Settlement::new(acks, delivery.delivery_tag);
+        let moved = match (Origin::open(&self.keys, &delivery), next) {
+            (Some(origin), Next::MoveTo(feed)) => self.move_on(&origin, &delivery, feed).await,
+            (Some(origin), Next::Work | Next::GiveUp) => {
+                telemetry::suspect_moved(origin.kind, SuspectMoved::DeadLetters);
+                let detail = "each connection or worker that worked on it alone ended";
+                self.give_up(Some(origin.kind), &delivery, DELIVERY_LIMIT, detail).await
+            }
+            (None, Next::Work | Next::MoveTo(_) | Next::GiveUp) => {
+                let detail = "no worker with one of these encryption keys moved it here";
+                self.give_up(None, &delivery, UNREADABLE, detail).await
+            }
+        };
+        settlement.settle(verdict(moved));
+    }
+
+    async fn move_on(&self, origin: &Origin, delivery: &Delivery, to: Feed) -> Result<(), NotMoved> {
+        let Some(sealed) = origin.seal(&self.keys, &delivery.data) else { return Err(NotMoved) };
+        telemetry::suspect_moved(origin.kind, moved_to(to));
+        let moved = MovedMessage { to, properties: &delivery.properties, origin: &sealed };
+        self.publisher.move_on(&moved, &delivery.data).await
+    }
+
+    async fn give_up(
+        &self,
+        kind: Option<MessageKind>,
+        delivery: &Delivery,
+        reason: &'static str,
+        detail: &str,
+    ) -> Result<(), NotMoved> {
+        let letter = DeadLetter {
+            routing_key: match kind {
+                Some(kind) => kind.routing_key(),
+                None => delivery.routing_key.as_str(),
+            },
+            properties: &delivery.properties,
+            reason,
+            detail,
+            at: self.handler.clock.now(),
+        };
+        self.publisher.dead_letter_of_suspect(&letter, &delivery.data).await
+    }
+}
+
+/// It is acked once it lies elsewhere. Else it goes back, which counts: at its delivery limit the broker moves it itself.
+const fn verdict(moved: Result<(), NotMoved>) -> Verdict {
+    match moved {
+        Ok(()) => Verdict::Ack,
+        Err(NotMoved) => Verdict::Reject,
+    }
+}
