@@ -102,6 +102,7 @@ impl Worker {
         let started = Self::wire(settings, time, metrics, &stop, &services, &closed).await;
         if started.is_err() {
             // What was started before the step that failed must not run on.
+            stop.soft.cancel();
             stop.hard.cancel();
             closed.cancel();
             services.wait().await;

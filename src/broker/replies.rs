@@ -290,4 +290,24 @@ mod tests {
         replies.connection().close(200, "for a test".into()).await.unwrap();
         assert_eq!(publish(&replies).await, Err(Unanswered::ConnectionGone));
     }
+
+    /// RabbitMQ 3.10 ends the connection of whoever publishes to it.
+    #[tokio::test]
+    async fn a_direct_reply_to_that_ends_its_connection_costs_no_request_and_no_other_reply() {
+        let broker = TestBroker::connect().await;
+        let replies = replies(&broker, &CancellationToken::new()).await;
+        let envelope = Envelope::default();
+        let to = |reply_to| OutgoingReply { reply_to, reply_type: "token.reply", envelope: &envelope };
+        let poison = to("amq.rabbitmq.reply-to.g2gCYgAAAAFhYQ==.AAAA");
+        let bystander = to("amq.rabbitmq.reply-to.g2dkAA1ub25vZGVAbm9ob3N0AAAAAAAAAAAA.AAAA");
+        let published = futures_util::future::join_all((0..30).map(|number| {
+            let reply = if number % 10 == 5 { &poison } else { &bystander };
+            replies.publish(reply, b"{}", |_| None)
+        }));
+        let plain = publish(&replies);
+        let (published, plain) = tokio::join!(published, plain);
+        assert!(published.into_iter().all(|published| published == Ok(())));
+        assert_eq!(plain, Ok(()));
+        assert!(replies.connection().status().connected(), "the requests' connection never carried it");
+    }
 }

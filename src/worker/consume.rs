@@ -22,7 +22,7 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
-use super::suspects::{Next, Tier, ends};
+use super::suspects::{Lifeline, Next, Tier, ends};
 use crate::admin::{Health, Progress};
 use crate::broker::{
     AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
@@ -242,7 +242,7 @@ impl Consumers {
         &self,
         feed: Feed,
         queue: &str,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         acks: &Acks,
     ) -> Result<Option<Delivery>, BrokerError> {
         let limit = self.settings.operation_timeout;
@@ -257,10 +257,10 @@ impl Consumers {
             match (feed, next) {
                 (Feed::ParkedPairs | Feed::Isolated, _) | (_, Next::Work) => return Ok(Some(delivery)),
                 (Feed::Messages(kind) | Feed::Partition(kind, _), Next::MoveTo(_) | Next::GiveUp) => {
-                    settler.move_away(kind, delivery, acks).await;
+                    settler.move_away(kind, delivery, acks, self.lifeline(channel)).await;
                 }
                 (Feed::Suspects, Next::MoveTo(_) | Next::GiveUp) => {
-                    settler.move_suspect(delivery, acks, next).await;
+                    settler.move_suspect(delivery, acks, self.lifeline(channel), next).await;
                 }
             }
         }
@@ -336,6 +336,10 @@ impl Consumers {
         Poll::Pending
     }
 
+    fn lifeline(&self, channel: &Arc<Channel>) -> Lifeline {
+        Lifeline { channel: Arc::clone(channel), limit: self.settings.operation_timeout }
+    }
+
     fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed, in_hand: &mut InHand) {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
@@ -346,14 +350,18 @@ impl Consumers {
                         in_hand.take(Arc::clone(&self.settler).process(received));
                     }
                     Next::MoveTo(_) | Next::GiveUp => {
-                        in_hand.take(Arc::clone(&self.settler).move_away(kind, delivery, acks));
+                        let (settler, lifeline) =
+                            (Arc::clone(&self.settler), self.lifeline(&subscription.channel));
+                        in_hand.take(settler.move_away(kind, delivery, acks, lifeline));
                     }
                 }
             }
             Feed::Suspects | Feed::Isolated => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
                 let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
-                in_hand.take(Arc::clone(&self.settler).process_suspect(delivery, replies, acks, next));
+                let lifeline = self.lifeline(&subscription.channel);
+                in_hand
+                    .take(Arc::clone(&self.settler).process_suspect(delivery, replies, acks, lifeline, next));
             }
             Feed::ParkedPairs => {
                 let settlement = Settlement::new(subscription.acks.clone(), delivery.delivery_tag);

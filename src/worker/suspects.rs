@@ -9,6 +9,7 @@
 
 mod moving;
 
+pub(super) use self::moving::Lifeline;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use lapin::message::Delivery;

@@ -86,7 +86,7 @@ async fn a_message_that_ends_the_connection_it_comes_over_takes_nobody_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_waits_while_another_ends_the_connection_again_and_again_is_answered() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
-    world.set("refresh.wait_secs", 30);
+    world.set("refresh.wait_secs", 120).set("worker.request_budget_secs", 120);
     let proxy = behind_a_proxy(&mut world).await;
     proxy.watch_for(Marker::new(MARKER, Then::Cut));
     let worker = world.spawn_worker().await;
@@ -148,6 +148,7 @@ async fn a_message_that_ends_the_worker_takes_nobody_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_in_hand_at_two_ends_is_answered_where_few_are_worked_on_at_a_time() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
+    world.set("refresh.wait_secs", 120).set("worker.request_budget_secs", 120);
     let proxy = behind_a_proxy(&mut world).await;
     let worker = world.spawn_worker().await;
     world.user_with_expired_token("alice").await;

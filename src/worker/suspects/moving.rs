@@ -1,11 +1,14 @@
 //! A suspect's way: moved on, worked on where it is alone, or given up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use lapin::Channel;
 use lapin::message::Delivery;
+use lapin::options::ConfirmSelectOptions;
 
 use super::{Next, Origin, moved_to};
-use crate::broker::{DeadLetter, Feed, MovedMessage, NotMoved, Replies};
+use crate::broker::{DeadLetter, Feed, MovedMessage, NotMoved, Replies, within};
 use crate::message::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
 use crate::worker::acks::{Acks, Verdict};
@@ -25,8 +28,12 @@ impl Settler {
         kind: MessageKind,
         delivery: Delivery,
         acks: Acks,
+        lifeline: Lifeline,
     ) {
         let settlement = Settlement::new(acks, delivery.delivery_tag);
+        if !lifeline.holds().await {
+            return settlement.settle(Verdict::Reject);
+        }
         let origin = Origin::of(kind, &delivery);
         let moved = self.move_on(&origin, &delivery, Feed::Suspects).await;
         settlement.settle(verdict(moved));
@@ -38,19 +45,31 @@ impl Settler {
         delivery: Delivery,
         replies: Arc<Replies>,
         acks: Acks,
+        lifeline: Lifeline,
         next: Next,
     ) {
         match (next, Origin::open(&self.keys, &delivery)) {
             (Next::Work, Some(origin)) => {
                 self.process(Received::from_origin(origin, delivery, replies, acks)).await;
             }
-            (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => self.move_suspect(delivery, acks, next).await,
+            (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => {
+                self.move_suspect(delivery, acks, lifeline, next).await;
+            }
         }
     }
 
     /// Moves a delivery from a queue of suspects on.
-    pub(in crate::worker) async fn move_suspect(self: Arc<Self>, delivery: Delivery, acks: Acks, next: Next) {
+    pub(in crate::worker) async fn move_suspect(
+        self: Arc<Self>,
+        delivery: Delivery,
+        acks: Acks,
+        lifeline: Lifeline,
+        next: Next,
+    ) {
         let settlement = Settlement::new(acks, delivery.delivery_tag);
+        if !lifeline.holds().await {
+            return settlement.settle(Verdict::Reject);
+        }
         let moved = match (Origin::open(&self.keys, &delivery), next) {
             (Some(origin), Next::MoveTo(feed)) => self.move_on(&origin, &delivery, feed).await,
             (Some(origin), Next::Work | Next::GiveUp) => {
@@ -91,6 +110,22 @@ impl Settler {
             at: self.handler.clock.now(),
         };
         self.publisher.dead_letter_of_suspect(&letter, &delivery.data).await
+    }
+}
+
+/// The channel that a suspect came over.
+pub(in crate::worker) struct Lifeline {
+    pub(in crate::worker) channel: Arc<Channel>,
+    /// How long an answer over it may take.
+    pub(in crate::worker) limit: Duration,
+}
+
+impl Lifeline {
+    /// Whether the channel outlives the delivery. A message that ends it by being delivered must not be moved: it could not
+    /// be acked, and would be moved once more with each delivery.
+    async fn holds(&self) -> bool {
+        let answer = self.channel.confirm_select(ConfirmSelectOptions::default());
+        within(self.limit, || "hear from the broker after a suspect came".to_owned(), answer).await.is_ok()
     }
 }
 
