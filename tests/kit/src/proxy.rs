@@ -1,5 +1,7 @@
 //! The network between one worker and a server, when it fails.
 
+mod marker;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
@@ -17,6 +19,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use self::marker::Finder;
+pub use self::marker::{Marker, Then};
 use crate::wait::{PATIENCE, within};
 
 /// A TCP proxy that can cut, refuse and freeze the connections that go through it. Give its address to the one
@@ -85,6 +89,16 @@ impl FaultProxy {
         self.network.mode.send_modify(|mode| mode.frozen = false);
     }
 
+    /// Looks for this marker in what the server sends from now on, over connections of now and later ones.
+    pub fn watch_for(&self, marker: Marker) {
+        self.network.marker.send_replace(Some(Arc::new(marker)));
+    }
+
+    /// How often the marker has gone to a client so far.
+    pub fn marked(&self) -> watch::Receiver<usize> {
+        self.network.marked.subscribe()
+    }
+
     /// How many connections are open.
     pub fn connections(&self) -> usize {
         *self.network.open.borrow()
@@ -108,6 +122,8 @@ impl Drop for FaultProxy {
 /// What the connections share.
 struct Network {
     mode: watch::Sender<Mode>,
+    marker: watch::Sender<Option<Arc<Marker>>>,
+    marked: watch::Sender<usize>,
     open: watch::Sender<usize>,
     connections: Mutex<CancellationToken>,
 }
@@ -120,7 +136,13 @@ struct Mode {
 
 impl Network {
     fn new() -> Self {
-        Self { mode: watch::Sender::default(), open: watch::Sender::default(), connections: Mutex::default() }
+        Self {
+            mode: watch::Sender::default(),
+            marker: watch::Sender::default(),
+            marked: watch::Sender::default(),
+            open: watch::Sender::default(),
+            connections: Mutex::default(),
+        }
     }
 
     /// Cancelled when the connections of now are cut.
@@ -151,20 +173,29 @@ async fn connect(client: TcpStream, upstream: String, network: Arc<Network>) {
     let _ = server.set_nodelay(true);
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
+    // Of the connection alone that the marker came over.
+    let marker_cuts = CancellationToken::new();
+    let watching = Watching { network: &network, finder: None, cut: &marker_cuts };
     let both_ways = async {
         tokio::join!(
-            pump(client_reads, server_writes, network.mode.subscribe()),
-            pump(server_reads, client_writes, network.mode.subscribe()),
+            pump(client_reads, server_writes, network.mode.subscribe(), None),
+            pump(server_reads, client_writes, network.mode.subscribe(), Some(watching)),
         )
     };
     tokio::select! {
         () = cut.cancelled() => {}
+        () = marker_cuts.cancelled() => {}
         _ = both_ways => {}
     }
 }
 
 /// Carries bytes one way until the sender ends or the network fails.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    mut watching: Option<Watching<'_>>,
+) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if mode.wait_for(|mode| !mode.frozen).await.is_err() {
@@ -173,9 +204,43 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::
         if to.write_all(&buffer[..count]).await.is_err() {
             break;
         }
+        if let Some(watching) = &mut watching {
+            watching.look(&buffer[..count]);
+        }
     }
     // The other way may still have bytes to carry; an error here means that it has not.
     let _ = to.shutdown().await;
+}
+
+/// Looks for the marker in what goes to one client.
+struct Watching<'a> {
+    network: &'a Network,
+    /// Of the marker that is looked for now.
+    finder: Option<(Arc<Marker>, Finder)>,
+    cut: &'a CancellationToken,
+}
+
+impl Watching<'_> {
+    /// Looks at bytes that the client has been sent: it has the marker before the connection ends for it.
+    fn look(&mut self, bytes: &[u8]) {
+        {
+            let marker = self.network.marker.borrow();
+            let Some(marker) = marker.as_ref() else { return };
+            if self.finder.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, marker)) {
+                self.finder = Some((Arc::clone(marker), Finder::of(marker)));
+            }
+        }
+        let Some((marker, finder)) = &mut self.finder else { return };
+        let found = finder.count_in(bytes);
+        if found == 0 {
+            return;
+        }
+        self.network.marked.send_modify(|marked| *marked += found);
+        match marker.then {
+            Then::PassOn => {}
+            Then::Cut => self.cut.cancel(),
+        }
+    }
 }
 
 /// Ends a connection with a reset, which no client takes for a regular end.

@@ -104,3 +104,28 @@ async fn the_proxy_ends_with_its_connections() {
     drop(proxy);
     assert!(is_cut(&mut stream).await);
 }
+
+#[tokio::test]
+async fn a_marker_ends_the_connection_that_it_came_over_and_no_other() {
+    let proxy = FaultProxy::start(&start_echo().await).await;
+    let (mut hit, mut bystander) = (connect(&proxy).await, connect(&proxy).await);
+    proxy.watch_for(Marker::new("marker", Then::Cut));
+    assert_eq!(echo(&mut hit, "mark").await, "mark");
+    assert_eq!(echo(&mut hit, "a marker").await, "a marker", "it has arrived");
+    assert!(is_cut(&mut hit).await);
+    assert_eq!(echo(&mut bystander, "two").await, "two");
+    assert_eq!(*proxy.marked().borrow(), 1);
+}
+
+#[tokio::test]
+async fn a_marker_that_is_passed_on_is_counted() {
+    let proxy = FaultProxy::start(&start_echo().await).await;
+    let mut stream = connect(&proxy).await;
+    proxy.watch_for(Marker::new("marker", Then::PassOn));
+    let mut marked = proxy.marked();
+    assert_eq!(echo(&mut stream, "marker, marker").await, "marker, marker");
+    within("both to be counted", PATIENCE, marked.wait_for(|count| *count == 2))
+        .await
+        .expect("the proxy lives");
+    assert_eq!(echo(&mut stream, "one").await, "one");
+}
