@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::scenarios::Attack;
+
 /// Breaks what tokenkeeper stands on, under load, and checks its promises from the outside.
 #[derive(Parser)]
 #[command(name = "scripts/chaos.sh")]
@@ -26,9 +28,12 @@ pub(crate) struct Options {
     /// Rounds of `rolling`, `frozen` and `database`.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: Option<u32>,
-    /// How long `soak` takes.
+    /// How long `soak` takes, and the hostile publisher of `hostile`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) minutes: Option<u32>,
+    /// In `hostile`: nothing but this; can be given several times.
+    #[arg(long = "attack", value_enum, value_name = "NAME")]
+    attacks: Vec<Attack>,
     /// In `storm` the provider also acts and then closes the connection, which costs users their tokens.
     #[arg(long)]
     pub(crate) close_after: bool,
@@ -57,6 +62,8 @@ pub(crate) enum Scenario {
     Broker,
     /// The database away under load.
     DatabaseAway,
+    /// A publisher who means harm beside one who does not.
+    Hostile,
     /// Steady load, and what it costs.
     Soak,
 }
@@ -71,6 +78,7 @@ impl Scenario {
             Self::Bulkhead => "bulkhead",
             Self::Broker => "broker",
             Self::DatabaseAway => "database-away",
+            Self::Hostile => "hostile",
             Self::Soak => "soak",
         }
     }
@@ -81,6 +89,12 @@ impl Options {
     pub(crate) fn chosen(&self) -> Vec<Scenario> {
         let all = Scenario::value_variants();
         all.iter().copied().filter(|one| self.scenarios.is_empty() || self.scenarios.contains(one)).collect()
+    }
+
+    /// What the hostile publisher does.
+    pub(crate) fn attacks(&self) -> Vec<Attack> {
+        let all = Attack::value_variants();
+        all.iter().copied().filter(|one| self.attacks.is_empty() || self.attacks.contains(one)).collect()
     }
 
     pub(crate) fn storm_requests(&self) -> usize {

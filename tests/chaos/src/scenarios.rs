@@ -5,6 +5,7 @@ mod bulkhead;
 mod database;
 mod database_away;
 mod frozen;
+mod hostile;
 mod load;
 mod newest;
 mod rolling;
@@ -15,6 +16,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 
+pub(crate) use self::hostile::Attack;
 use crate::{
     options::{Options, Scenario},
     progress::Progress,
@@ -50,6 +52,7 @@ pub(crate) async fn play(
         Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
         Scenario::Broker => Box::pin(broker::play(play)).await,
         Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
+        Scenario::Hostile => Box::pin(hostile::play(play)).await,
         Scenario::Soak => Box::pin(soak::play(play)).await,
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::{postgres::Postgres, rabbitmq::RabbitMq};
+pub(crate) use self::{
+    postgres::Postgres,
+    rabbitmq::{Permissions, RabbitMq},
+};
 
 /// Both of them. They end, and whatever they wrote with them, when this is dropped.
 pub(crate) struct Servers {

@@ -1,13 +1,14 @@
 //! What a scenario plays on: SCMs, a database and queues of its own, users with tokens, workers.
 
 use std::{
-    fmt::Write as _,
+    borrow::Cow,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use tokenkeeper_testkit::{
     program::{Program, Worker},
     scm::SimulatedScm,
@@ -15,7 +16,7 @@ use tokenkeeper_testkit::{
 
 use crate::{
     servers::Servers,
-    upstream::{Ask, Upstream},
+    upstream::{Account, Ask, By, Upstream},
 };
 
 /// How long before their stored tokens are asked for they have expired, in milliseconds.
@@ -31,7 +32,7 @@ pub(crate) struct User {
 /// An SCM, and the lines that its provider block has beside its own.
 pub(crate) struct Host {
     pub(crate) scm: SimulatedScm,
-    pub(crate) overrides: &'static str,
+    pub(crate) overrides: Cow<'static, str>,
 }
 
 /// Where a scenario's workers reach what they need; a proxy may stand between.
@@ -60,6 +61,18 @@ impl Stage {
         hosts: Vec<Host>,
         settings: &[(&'static str, &str)],
     ) -> Result<Self> {
+        Self::open_by(servers, None, folder, name, hosts, settings).await
+    }
+
+    /// The same, with requests that are published by this account.
+    pub(crate) async fn open_by(
+        servers: &Servers,
+        account: Option<&Account>,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Self> {
         let database = name.replace('-', "_");
         servers.postgres.create_database(&database).await?;
         let addresses =
@@ -69,7 +82,7 @@ impl Stage {
         let program = set_up(&folder, name, &addresses, &hosts, settings).await?;
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
-        let upstream = Upstream::start(&addresses.broker, name, move || clock.now_ms());
+        let upstream = Upstream::start(&addresses.broker, account, name, move || clock.now_ms());
         let users = Vec::new();
         Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }
@@ -79,9 +92,14 @@ impl Stage {
         self.program.set(variable, value);
     }
 
+    /// From now on workers may open so many files and no more.
+    pub(crate) fn limit_open_files(&mut self, count: u32) {
+        self.program.limit_open_files(count);
+    }
+
     /// Logs so many more users in at each SCM in turn. Their tokens are fresh, or have expired a minute ago.
     pub(crate) async fn log_in(&mut self, count: usize, fresh: bool) -> Result<Vec<User>> {
-        let mut lines = String::new();
+        let mut bodies = Vec::with_capacity(count);
         let mut added = Vec::with_capacity(count);
         for number in self.users.len()..self.users.len() + count {
             let scm = number % self.scms.len();
@@ -92,14 +110,31 @@ impl Stage {
             } else {
                 host.authorize_until(&user.name, host.now_ms() - EXPIRED_SINCE_MS)
             };
-            writeln!(lines, "{}", host.token_store_body(&pair))?;
+            bodies.push(host.token_store_body(&pair));
             added.push(user);
         }
-        let file = self.folder.join("pairs.jsonl");
-        fs::write(&file, lines).context("write the pairs of users")?;
-        self.program.run(&["token", "import", &file.to_string_lossy()]).await?;
+        self.import(&bodies).await?;
         self.users.extend(added.iter().cloned());
         Ok(added)
+    }
+
+    /// Logs so many more users in at this SCM, with fresh tokens; their names begin with `group`.
+    pub(crate) async fn log_in_at(&mut self, scm: usize, group: &str, count: usize) -> Result<Vec<User>> {
+        let host = &self.scms[scm];
+        let name = |number| Arc::<str>::from(format!("{group}-{number}"));
+        let added: Vec<_> = (0..count).map(|number| User { name: name(number), scm }).collect();
+        let bodies: Vec<_> =
+            added.iter().map(|user| host.token_store_body(&host.authorize(&user.name))).collect();
+        self.import(&bodies).await?;
+        self.users.extend(added.iter().cloned());
+        Ok(added)
+    }
+
+    async fn import(&self, bodies: &[Value]) -> Result<()> {
+        let lines = bodies.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        let file = self.folder.join("pairs.jsonl");
+        fs::write(&file, lines).context("write the pairs of users")?;
+        self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
     }
 
     /// Starts a worker, and waits until it is ready.
@@ -119,9 +154,15 @@ impl Stage {
         self.program.start_worker(name).await
     }
 
+    /// Starts a worker under this name, and waits no longer than until it has begun.
+    pub(crate) async fn launch_worker(&self, name: &str) -> Result<Worker> {
+        self.program.launch_worker(name).await
+    }
+
     /// What a user asks for.
     pub(crate) fn ask(&self, user: &User, lifetime_secs: u64) -> Ask {
-        Ask { user: Arc::clone(&user.name), host: self.scm_of(user).host().into(), lifetime_secs }
+        let (user, host) = (Arc::clone(&user.name), self.scm_of(user).host().into());
+        Ask { user, host, lifetime_secs, by: By::TokenRequest }
     }
 
     /// Where a user has the account.
@@ -164,7 +205,7 @@ async fn set_up(
     let key = program.run(&["keys", "generate"]).await?;
     program.set("TOKENKEEPER_KEYS", key.trim());
     program.run(&["migrate", "up"]).await?;
-    let providers: String = hosts.iter().map(|host| host.scm.provider_toml(host.overrides)).collect();
+    let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
     let file = folder.join("providers.toml");
     fs::write(&file, providers).context("write the providers")?;
     program.run(&["provider", "apply", &file.to_string_lossy()]).await?;

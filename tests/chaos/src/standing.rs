@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use futures_util::{StreamExt, stream};
 use reqwest::{Client, StatusCode};
 use tokenkeeper_testkit::{http, scm::RefreshOutcome};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     stage::{Stage, User},
@@ -16,6 +16,8 @@ use crate::{
 /// How many users are asked for at once.
 const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After this no answer that says "try again" is taken at its word any more: by then it has come again and again.
+const ALL_TRIES: Duration = Duration::from_secs(120);
 /// How often an answer that says "try again" is taken at its word.
 const TRIES: usize = 20;
 /// A worker that is killed may have read the answer and not yet stored it.
@@ -53,10 +55,11 @@ impl Standing {
     /// Asks for every user's token and calls the SCM's API with it.
     pub(crate) async fn look(stage: &Stage, users: &[User], violence: &Violence) -> Self {
         let http = http::client();
+        let until = Instant::now() + ALL_TRIES;
         let states = stream::iter(users)
             .map(|user| {
                 let http = http.clone();
-                async move { (user, state(stage, user, violence, &http).await) }
+                async move { (user, state(stage, user, violence, &http, until).await) }
             })
             .buffer_unordered(AT_ONCE)
             .collect::<Vec<_>>()
@@ -74,8 +77,8 @@ impl Standing {
     }
 }
 
-async fn state(stage: &Stage, user: &User, violence: &Violence, http: &Client) -> State {
-    let why = match token(stage, user).await {
+async fn state(stage: &Stage, user: &User, violence: &Violence, http: &Client, until: Instant) -> State {
+    let why = match token(stage, user, until).await {
         Ok(token) => match api_status(stage, user, &token, http).await {
             Some(StatusCode::OK) => return State::Works,
             status => format!("the SCM answers {status:?} to the token that was handed out"),
@@ -107,7 +110,7 @@ impl Violence {
     }
 }
 
-async fn token(stage: &Stage, user: &User) -> Result<String, String> {
+async fn token(stage: &Stage, user: &User, until: Instant) -> Result<String, String> {
     let mut why = "no answer".to_owned();
     for _ in 0..TRIES {
         let id = stage.upstream.send(stage.ask(user, 1));
@@ -115,11 +118,11 @@ async fn token(stage: &Stage, user: &User) -> Result<String, String> {
             Some(Answered::Granted(granted)) => return Ok(granted.token),
             Some(Answered::Failed(failed)) => {
                 why = format!("{}: {}", failed.code, failed.message);
-                if !failed.retryable {
+                if !failed.retryable || Instant::now() > until {
                     break;
                 }
             }
-            None => break,
+            Some(Answered::Stored) | None => break,
         }
         sleep(Duration::from_secs(1)).await;
     }

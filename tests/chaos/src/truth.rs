@@ -11,7 +11,7 @@ use tokenkeeper_testkit::scm::{RefreshEvent, SimulatedScm};
 
 use crate::{
     stage::Stage,
-    upstream::{Answered, RequestId, Sent},
+    upstream::{Answered, By, Letter, RequestId, Sent},
 };
 
 /// The contract counts whole seconds, from a moment before the SCM's.
@@ -41,12 +41,15 @@ pub(crate) struct Findings {
     pub(crate) broken_reservations: Vec<String>,
     /// Users for whom two refreshes were in flight at once.
     pub(crate) overlapping: Vec<String>,
+    /// Everything that lay in the dead letters, also what others published.
+    pub(crate) letters: Vec<Letter>,
 }
 
 impl Findings {
     /// Waits until the load is settled, then judges it.
     pub(crate) async fn of(stage: &Stage) -> Result<Self> {
-        let dead: HashSet<_> = stage.upstream.dead_letters().await?.into_iter().collect();
+        let letters = stage.upstream.dead_letters().await?;
+        let dead: HashSet<_> = letters.iter().filter_map(|letter| letter.request).collect();
         let requests = stage.upstream.book().requests();
         let mut errors = BTreeMap::new();
         for sent in &requests {
@@ -66,6 +69,7 @@ impl Findings {
             extra_refreshes: 0,
             broken_reservations: Vec::new(),
             overlapping: Vec::new(),
+            letters,
         };
         for scm in &stage.scms {
             findings.add(scm, &requests);
@@ -113,7 +117,8 @@ impl<'a> HostView<'a> {
     fn new(scm: &SimulatedScm, requests: &'a [Sent]) -> Self {
         let mut view = Self { pairs: HashMap::new(), users: HashMap::new() };
         let host = scm.host();
-        for sent in requests.iter().filter(|sent| *sent.ask.host == *host) {
+        let asks = requests.iter().filter(|sent| !matches!(sent.ask.by, By::TokenStore(_)));
+        for sent in asks.filter(|sent| *sent.ask.host == *host) {
             view.users.entry(&sent.ask.user).or_default().push(sent);
             for answer in &sent.answers {
                 let Answered::Granted(granted) = &answer.what else { continue };

@@ -11,18 +11,19 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use lapin::{
     BasicProperties, Channel,
+    message::Delivery,
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
     types::FieldTable,
 };
 use serde_json::json;
-use tokenkeeper_testkit::queues::TOKEN_REQUEST;
+use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-pub(crate) use self::book::{Answer, Answered, Ask, Book, RequestId, Sent};
+pub(crate) use self::book::{Answer, Answered, Ask, Book, By, RequestId, Sent};
 use self::link::{Links, Queue};
 
 /// Who publishes at once: each has one message in flight, so that a confirm tells about the message it belongs to.
@@ -45,20 +46,27 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Begins to work on the broker at `url`, for workers with this prefix. `clock` is the one that the SCMs go by.
-    pub(crate) fn start(url: &str, prefix: &str, clock: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(
+        url: &str,
+        account: Option<&Account>,
+        prefix: &str,
+        clock: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
         let book = Arc::new(Book::new(clock));
         let (jobs, waiting) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(waiting));
         let mut tasks = JoinSet::new();
-        let replies = format!("{prefix}.replies");
-        let links = Links::start(url, &mut tasks);
-        tasks.spawn(read_answers(url.to_owned(), Queue::quorum(&replies), Arc::clone(&book)));
+        let replies = reply_queue(prefix);
+        let own_url = account.map_or(url, |account| &account.url);
+        let links = Links::start(own_url, &mut tasks);
+        tasks.spawn(read_answers(own_url.to_owned(), Queue::quorum(&replies), Arc::clone(&book)));
         for _ in 0..PUBLISHERS {
             let publisher = Publisher {
                 book: Arc::clone(&book),
                 waiting: Arc::clone(&waiting),
                 exchange: prefix.to_owned(),
                 reply_to: replies.clone(),
+                user_id: account.map(|account| account.name.to_owned()),
             };
             tasks.spawn(publisher.run(links.clone()));
         }
@@ -114,8 +122,8 @@ impl Upstream {
         }
     }
 
-    /// The requests that lie in the dead letters, which are taken out.
-    pub(crate) async fn dead_letters(&self) -> Result<Vec<RequestId>> {
+    /// Everything that lies in the dead letters, which is taken out.
+    pub(crate) async fn dead_letters(&self) -> Result<Vec<Letter>> {
         let connection = link::connect(&self.url).await.context("look into the dead letters")?;
         let channel = connection.create_channel().await?;
         let queue = format!("{}.dead-letters", self.prefix);
@@ -123,8 +131,7 @@ impl Upstream {
         while let Some(letter) =
             channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await?
         {
-            let id = letter.delivery.properties.correlation_id().as_ref();
-            found.extend(id.and_then(|id| RequestId::parse(id.as_str())));
+            found.push(Letter::read(&letter.delivery));
         }
         connection.close(200, "done".into()).await?;
         Ok(found)
@@ -163,12 +170,44 @@ async fn read_answers(url: String, queue: Queue, book: Arc<Book>) {
     }
 }
 
+/// Where the answers to requests for the workers with this prefix go. It is not below the prefix: what is there is theirs.
+pub(crate) fn reply_queue(prefix: &str) -> String {
+    format!("replies-of-{prefix}")
+}
+
+/// Who publishes and reads answers, where it is not the broker's administrator.
+pub(crate) struct Account {
+    /// Goes with each message, so that the broker vouches for it.
+    pub(crate) name: &'static str,
+    pub(crate) url: String,
+}
+
+/// A dead letter.
+pub(crate) struct Letter {
+    /// The request that it is, where it is one of ours.
+    pub(crate) request: Option<RequestId>,
+    /// Properties, headers and body, as they can be read there.
+    pub(crate) text: String,
+}
+
+impl Letter {
+    fn read(delivery: &Delivery) -> Self {
+        let id = delivery.properties.correlation_id().as_ref();
+        let body = String::from_utf8_lossy(&delivery.data);
+        Self {
+            request: id.and_then(|id| RequestId::parse(id.as_str())),
+            text: format!("{:?}\n{body}", delivery.properties),
+        }
+    }
+}
+
 /// Publishes one request at a time.
 struct Publisher {
     book: Arc<Book>,
     waiting: Arc<Mutex<mpsc::UnboundedReceiver<RequestId>>>,
     exchange: String,
     reply_to: String,
+    user_id: Option<String>,
 }
 
 impl Publisher {
@@ -199,20 +238,19 @@ impl Publisher {
 
     async fn publish(&self, channel: &Channel, id: RequestId) -> Result<()> {
         let sent = self.book.request(id);
-        let body = json!({
-            "user_id": sent.ask.user.as_ref(), "host": sent.ask.host.as_ref(),
-            "requested_lifetime_secs": sent.ask.lifetime_secs,
-        });
-        let properties = BasicProperties::default()
+        let (routing_key, body) = message(&sent);
+        let mut properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_correlation_id(id.to_string().into())
             .with_reply_to(self.reply_to.as_str().into());
+        if let Some(user_id) = &self.user_id {
+            properties = properties.with_user_id(user_id.as_str().into());
+        }
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let body = body.to_string();
         let publishing = async {
             let exchange = self.exchange.as_str().into();
             let publish =
-                channel.basic_publish(exchange, TOKEN_REQUEST.into(), mandatory, body.as_bytes(), properties);
+                channel.basic_publish(exchange, routing_key.into(), mandatory, body.as_bytes(), properties);
             publish.await?.await
         };
         let confirmation = timeout(CONFIRM_PATIENCE, publishing).await.context("no confirm")??;
@@ -220,6 +258,29 @@ impl Publisher {
         ensure!(confirmation.is_ack() && confirmation.take_message().is_none(), "the broker did not take it");
         Ok(())
     }
+}
+
+/// Routing key and body.
+fn message(sent: &Sent) -> (&'static str, String) {
+    let Ask { user, host, lifetime_secs, by } = &sent.ask;
+    let (routing_key, body) = match by {
+        By::TokenRequest => (
+            TOKEN_REQUEST,
+            json!({
+                "user_id": user.as_ref(), "host": host.as_ref(), "requested_lifetime_secs": lifetime_secs,
+            }),
+        ),
+        By::WorkspaceStart => (
+            WORKSPACE_START,
+            json!({
+                "user_id": user.as_ref(), "workspace_id": format!("ws-{}", sent.id),
+                "repositories": [format!("https://{host}/scm/proj/repo.git")],
+                "requested_lifetime_secs": lifetime_secs,
+            }),
+        ),
+        By::TokenStore(body) => return (TOKEN_STORE, body.as_ref().to_owned()),
+    };
+    (routing_key, body.to_string())
 }
 
 async fn open(links: &mut Links) -> Result<Channel> {

@@ -25,6 +25,7 @@ pub struct Program {
     /// Where it runs: its default database is a file there.
     folder: PathBuf,
     environment: HashMap<&'static str, String>,
+    open_files: Option<u32>,
 }
 
 impl Program {
@@ -40,7 +41,7 @@ impl Program {
 
     /// The one at `path`; its commands run in `folder`, so a relative path is looked up there.
     pub fn at(path: PathBuf, folder: &Path) -> Self {
-        Self { path, folder: folder.to_owned(), environment: HashMap::new() }
+        Self { path, folder: folder.to_owned(), environment: HashMap::new(), open_files: None }
     }
 
     /// The program's file.
@@ -51,6 +52,11 @@ impl Program {
     /// Sets an environment variable for every command from here on.
     pub fn set(&mut self, variable: &'static str, value: impl Into<String>) {
         self.environment.insert(variable, value.into());
+    }
+
+    /// Lets every command from here on open so many files and no more, whatever it asks for: its hard limit.
+    pub fn limit_open_files(&mut self, count: u32) {
+        self.open_files = Some(count);
     }
 
     /// Runs a command to its end and gives back what it printed.
@@ -94,7 +100,15 @@ impl Program {
     /// A command yet without arguments, killed when its process is dropped. Of this process's environment the
     /// program gets nothing that could change its settings.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = match self.open_files {
+            None => Command::new(&self.path),
+            Some(count) => {
+                // A shell sets both limits, and becomes the program.
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(&self.path);
+                shell
+            }
+        };
         command
             .current_dir(&self.folder)
             .env_clear()
@@ -114,6 +128,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Where its admin endpoint is.
+    pub fn admin(&self) -> SocketAddr {
+        self.address
+    }
+
     /// What `/metrics` says.
     pub async fn metrics(&self) -> Result<String> {
         let answer = http::client().get(format!("http://{}/metrics", self.address)).send().await?;

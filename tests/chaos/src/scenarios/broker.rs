@@ -96,7 +96,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
             ..ScmOptions::new(Dialect::BitbucketServer)
         })
         .await;
-        let hosts = vec![Host { scm, overrides: "" }];
+        let hosts = vec![Host { scm, overrides: "".into() }];
         let grace = GRACE.as_secs().to_string();
         let settings: &[_] = match fault {
             Fault::StopInAlarm => &[("TOKENKEEPER__WORKER__GRACE_PERIOD_SECS", grace.as_str())],

@@ -102,7 +102,7 @@ async fn hosts() -> Vec<Host> {
             ..ScmOptions::new(Dialect::GitHub)
         })
         .await;
-        hosts.push(Host { scm, overrides: "" });
+        hosts.push(Host { scm, overrides: "".into() });
     }
     hosts
 }

@@ -62,7 +62,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for meanwhile in Meanwhile::ALL {
         let scm = SimulatedScm::start(ScmOptions::new(Dialect::BitbucketServer)).await;
-        let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 32" }];
+        let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 32".into() }];
         let mut stage = Stage::open(servers, folder, meanwhile.name(), hosts, &SETTINGS).await?;
         let wires = lay_wires(servers, &mut stage).await;
         let mut newest = Newest::default();

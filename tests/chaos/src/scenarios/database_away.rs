@@ -29,7 +29,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
         ..ScmOptions::new(Dialect::BitbucketServer)
     })
     .await;
-    let hosts = vec![Host { scm, overrides: "" }];
+    let hosts = vec![Host { scm, overrides: "".into() }];
     let mut stage = Stage::open(servers, folder, "database-away", hosts, &[]).await?;
     let users = stage.log_in(USERS, true).await?;
     let workers = stage.start_workers(WORKERS).await?;

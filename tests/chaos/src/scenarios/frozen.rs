@@ -48,7 +48,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
             ..ScmOptions::new(Dialect::BitbucketServer)
         })
         .await;
-        let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 8" }];
+        let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 8".into() }];
         let mut stage = Stage::open(servers, folder, name, hosts, &SETTINGS).await?;
         let broker = servers.rabbitmq.url();
         let wire = FaultProxy::start_for_url(&broker, 5672).await;

@@ -58,7 +58,7 @@ async fn look(stage: &Stage, user: &User) -> Result<(), String> {
                     break;
                 }
             }
-            None => break,
+            Some(Answered::Stored) | None => break,
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -29,7 +29,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     })
     .await;
     scm.fail_now_and_then(5, vec![Fault::Status(500)], options.seed);
-    let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 8" }];
+    let hosts = vec![Host { scm, overrides: "max_concurrent_refreshes = 8".into() }];
     let mut stage = Stage::open(servers, folder, "rolling", hosts, &[]).await?;
     let users = stage.log_in(USERS, true).await?;
     let mut workers = stage.start_workers(WORKERS).await?;

@@ -49,7 +49,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     })
     .await;
     scm.fail_now_and_then(2, vec![Fault::Status(500)], options.seed);
-    let hosts = vec![Host { scm, overrides: "" }];
+    let hosts = vec![Host { scm, overrides: "".into() }];
     let mut stage = Stage::open(servers, folder, "soak", hosts, &[]).await?;
     let users = stage.log_in(USERS, true).await?;
     let workers = stage.start_workers(WORKERS).await?;
@@ -136,7 +136,8 @@ impl Sample {
     }
 }
 
-fn resident_kib(process: &str) -> Result<u64> {
+/// Resident memory of a process, given by its folder below `/proc`.
+pub(super) fn resident_kib(process: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("{process}/status")).context("read a worker's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
     line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")

@@ -136,7 +136,7 @@ async fn hosts(options: &Options) -> Vec<Host> {
             ..ScmOptions::new(dialect)
         })
         .await;
-        hosts.push(Host { scm, overrides: "" });
+        hosts.push(Host { scm, overrides: "".into() });
     }
     hosts
 }

@@ -33,6 +33,13 @@ pub(crate) struct RabbitMq {
     _port_mapper: Daemon,
 }
 
+/// What an account may do, each a regular expression over the names of exchanges and queues.
+pub(crate) struct Permissions {
+    pub(crate) configure: String,
+    pub(crate) write: String,
+    pub(crate) read: String,
+}
+
 #[derive(Clone, Copy)]
 struct Ports {
     amqp: u16,
@@ -66,6 +73,18 @@ impl RabbitMq {
     /// The URL of the default virtual host.
     pub(crate) fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports.amqp)
+    }
+
+    /// The same for somebody else than the administrator.
+    pub(crate) fn url_of(&self, account: &str) -> String {
+        format!("amqp://{account}:{account}@127.0.0.1:{}/%2f", self.ports.amqp)
+    }
+
+    /// Makes an account, whose password is its name, that may do no more than this.
+    pub(crate) async fn add_account(&self, account: &str, may: &Permissions) -> Result<()> {
+        self.ctl(&["add_user", account, account]).await?;
+        let Permissions { configure, write, read } = may;
+        self.ctl(&["set_permissions", "-p", "/", account, configure, write, read]).await.map(drop)
     }
 
     /// Stops the node; durable things stay.

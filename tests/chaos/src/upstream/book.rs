@@ -18,6 +18,17 @@ pub(crate) struct Ask {
     pub(crate) user: Arc<str>,
     pub(crate) host: Arc<str>,
     pub(crate) lifetime_secs: u64,
+    pub(crate) by: By,
+}
+
+/// The kind of message.
+#[derive(Clone)]
+pub(crate) enum By {
+    TokenRequest,
+    /// With one repository, so that there is one token in the reply.
+    WorkspaceStart,
+    /// With this body. It asks for no lifetime.
+    TokenStore(Arc<str>),
 }
 
 /// Names a request; its correlation id.
@@ -66,6 +77,8 @@ pub(crate) struct Answer {
 #[derive(Clone)]
 pub(crate) enum Answered {
     Granted(Granted),
+    /// A `token.store` was done.
+    Stored,
     Failed(Failed),
 }
 
@@ -91,7 +104,11 @@ pub(crate) struct Failed {
 impl Answered {
     fn read(body: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-        if body["status"] == "ok" {
+        // A workspace's only element has what the reply to a token.request has.
+        let body = body["tokens"].get(0).unwrap_or(body);
+        if body["status"] == "ok" && body["token"].is_null() {
+            Self::Stored
+        } else if body["status"] == "ok" {
             let token = &body["token"];
             Self::Granted(Granted {
                 token: text(&token["value"]),
