@@ -31,6 +31,7 @@ mod migrations;
 mod mixed_claims;
 mod no_secrets;
 mod nodelay;
+mod one_user;
 mod parking;
 mod partitions;
 mod refresh_failures;
