@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::harness::reply::{error_message, token};
-use crate::harness::{Dialect, Fault, Kind, PATIENCE, WorkerProcess, World, eventually};
+use crate::harness::{Dialect, Fault, Kind, PATIENCE, ScmOptions, WorkerProcess, World, eventually};
 
 /// So many show that it is the host.
 const FAILING: [&str; 5] = ["failing-0", "failing-1", "failing-2", "failing-3", "failing-4"];
@@ -89,24 +89,43 @@ async fn a_host_that_fails_five_users_in_a_row_is_left_alone_until_a_probe_finds
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_who_were_served_before_show_as_well_that_it_is_the_host() {
-    let (world, worker) = world_and_worker(Dialect::GitHub).await;
-    for user in FAILING {
-        assert_eq!(world.request(user).await["refresh"], "required");
-    }
-    world
-        .apply_provider(|provider| provider.token_url = Some("http://127.0.0.1:1/token".parse().unwrap()))
-        .await;
+async fn a_host_that_nobody_listens_at_is_left_alone_after_five_users() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 60);
+    world.apply_provider(|provider| provider.token_url = Some("http://127.0.0.1:1/".parse().unwrap())).await;
+    let worker = world.spawn_worker().await;
+    join_all(FAILING.map(|user| world.user_with_expired_token(user))).await;
 
-    // Nobody listens there. Longer than their tokens live, so that all of them need new ones.
-    let later = |user| world.request_for(user, 6_000);
+    for reply in join_all(FAILING.map(|user| world.request(user))).await {
+        error_message(&reply, "provider_unavailable");
+    }
+
+    assert_eq!((state(&worker, &world).await, changes(&worker, &world, "open").await), (2, 1));
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_who_were_served_before_show_as_well_that_it_is_the_host() {
+    let token_lifetime = Duration::from_secs(2);
+    let options = ScmOptions { token_lifetime, ..ScmOptions::new(Dialect::GitHub) };
+    let mut world = World::with_scm(Kind::Sqlite, options).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 60);
+    let worker = world.spawn_worker().await;
+    join_all(FAILING.map(|user| world.user_with_expired_token(user))).await;
+    for user in FAILING {
+        assert_eq!(world.request_for(user, 1).await["refresh"], "required");
+    }
+    world.scm.fail_always(Fault::CloseBefore);
+
     eventually("the circuit to open", PATIENCE, async || {
-        let others = ["alice", "bob", "carol"].map(|user| world.request(user));
-        let (_, _) = tokio::join!(join_all(FAILING.map(later)), join_all(others));
-        (changes(&worker, &world, "open").await > 0).then_some(())
+        join_all(FAILING.map(|user| world.request_for(user, 1))).await;
+        (state(&worker, &world).await == 2).then_some(())
     })
     .await;
 
+    // At most as many calls each as one refresh is given.
+    let failed = world.scm.log().len() - FAILING.len();
+    assert!(failed <= 25, "{failed} calls until it was left alone");
     worker.stop(&world).await;
 }
 
