@@ -54,11 +54,11 @@ mod tests {
 
     #[test]
     fn ten_in_any_minute_however_they_come() {
-        let begin = Instant::now();
+        let start = Instant::now();
         for gap in [1, 100, 900, 5_000, 6_000, 7_000] {
             let (mut begun, mut times) = (Begun::default(), Vec::new());
             for step in 0..600_u64 {
-                let now = begin + Duration::from_millis(step * gap);
+                let now = start + Duration::from_millis(step * gap);
                 if begun.wait(PACE, now).is_none() {
                     begun.begin(PACE, now);
                     times.push(now);
@@ -74,15 +74,15 @@ mod tests {
 
     #[test]
     fn it_says_when_the_next_one_may_begin_and_one_that_did_not_makes_room() {
-        let begin = Instant::now();
+        let start = Instant::now();
         let mut begun = Begun::default();
         for secs in 0..10 {
-            assert_eq!(begun.wait(PACE, begin + Duration::from_secs(secs)), None);
-            begun.begin(PACE, begin + Duration::from_secs(secs));
+            assert_eq!(begun.wait(PACE, start + Duration::from_secs(secs)), None);
+            begun.begin(PACE, start + Duration::from_secs(secs));
         }
-        let now = begin + Duration::from_secs(20);
+        let now = start + Duration::from_secs(20);
         assert_eq!(begun.wait(PACE, now), Some(Duration::from_secs(40)));
-        begun.take_back(begin + Duration::from_secs(9));
+        begun.take_back(start + Duration::from_secs(9));
         assert_eq!(begun.wait(PACE, now), None);
     }
 
