@@ -197,6 +197,11 @@ async fn accounts_that_were_refused_and_go_on_asking_do_not_keep_the_probes() {
     }
     assert!(is_refusing(&world).await);
     world.user_with_expired_token("alice").await;
+    eventually("the worker to know", PATIENCE, async || {
+        world.request(&dead[0]).await;
+        (series(&worker, &world, "tokenkeeper_provider_refusing", "").await == 1).then_some(())
+    })
+    .await;
     let asked = world.scm.log().len();
 
     // They ask as fast as they can, and alice once, when they have just had their turn.
