@@ -10,7 +10,11 @@ mod flight;
 mod flights;
 mod gate;
 mod keep;
+mod no_entry;
+mod pace;
 mod permits;
+mod probes;
+mod standing;
 mod tenure;
 
 use std::sync::Arc;
@@ -26,7 +30,8 @@ use self::flight::Crew;
 use self::flights::Flights;
 pub use self::flights::{Boarding, Role};
 use self::gate::Gate;
-pub use self::gate::NoEntry;
+pub use self::no_entry::{HeldBack, NoEntry};
+pub use self::pace::Pace;
 use self::permits::HostPermits;
 use crate::bulkhead::{Bulkhead, Quotas};
 use crate::clock::{Clock, Timestamp};
@@ -42,6 +47,9 @@ use crate::store::{Entry, FailureKind, Store, StoreError};
 /// No circuit stays open for longer than this by itself.
 const OPEN_AT_MOST: Duration = Duration::from_secs(60);
 
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
 /// How refreshes are done.
 #[derive(Debug, Clone)]
 pub struct RefreshOptions {
@@ -56,8 +64,19 @@ pub struct RefreshOptions {
     pub retry: RetryPolicy,
     /// When a host that fails is left alone.
     pub circuit: CircuitPolicy,
+    /// How many refreshes may begin.
+    pub limits: Limits,
     /// How many messages may wait for one thing.
     pub quotas: Quotas,
+}
+
+/// How many refreshes may begin, in one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one identity.
+    pub per_identity: Pace,
+    /// Of all identities at one host.
+    pub per_host: Pace,
 }
 
 /// Where what comes of a refresh goes, beside the database.
@@ -144,6 +163,11 @@ impl RefreshOptions {
                 failures: settings.circuit.failures,
                 open_for: settings.circuit.open_for,
                 open_at_most: OPEN_AT_MOST.max(settings.circuit.open_for),
+                stay_at_most: settings.retry_after_most,
+            },
+            limits: Limits {
+                per_identity: Pace { most: settings.identity_limit_per_minute, within: MINUTE },
+                per_host: Pace { most: settings.host_limit_per_second, within: SECOND },
             },
             quotas: Quotas::of_prefetch(worker),
         }
@@ -163,7 +187,7 @@ impl Refresher {
     ) -> Self {
         let Outlets { parking, events } = outlets;
         let bulkhead = Bulkhead::new(options.quotas);
-        let gate = Gate::new(options.circuit, options.retry.retry_after_cap, events.clone());
+        let gate = Gate::new(options.circuit, options.limits, options.retry.retry_after_cap, events.clone());
         let permits = HostPermits::default();
         let crew = Crew { store, client, clock, options, hard_stop, permits, parking, gate, events };
         Self { crew: Arc::new(crew), bulkhead, flights: Flights::default(), tracker }
@@ -174,9 +198,12 @@ impl Refresher {
         &self.crew.options
     }
 
-    /// Whether the token endpoint of this provider may be called now.
-    pub fn look(&self, provider: &Provider) -> Result<(), NoEntry> {
-        self.crew.gate.look(provider, Instant::now())
+    /// Whether a refresh of this entry may begin now, or is under way.
+    pub fn look(&self, entry: &Entry, provider: &Provider) -> Result<(), NoEntry> {
+        if self.flights.is_under_way(entry.id) {
+            return Ok(());
+        }
+        self.crew.gate.look(entry, provider, Instant::now())
     }
 
     /// Where messages wait.

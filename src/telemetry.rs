@@ -31,7 +31,8 @@ mod suspects;
 pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
+    circuit_changed, circuit_known, crowded_out, host_refusing, refresh_not_begun, refusal_forgiven,
+    refusal_not_judged,
 };
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,

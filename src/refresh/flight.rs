@@ -1,14 +1,15 @@
 //! One flight, step by step: permit, lease, provider call under a heartbeat, store or give up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::flights::Passengers;
-use super::gate::{Gate, NoEntry, Pass};
+use super::gate::{Gate, Pass};
+use super::no_entry::NoEntry;
 use super::permits::HostPermits;
 use super::tenure::Tenure;
 use super::{FailedFlight, Landing, Order, RefreshOptions};
@@ -84,9 +85,12 @@ impl Crew {
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
             return Landing::Failed(Arc::new(busy(&order)));
         };
-        let pass = match self.gate.admit(&order.provider, Instant::now()) {
+        let pass = match self.gate.admit(&order, Instant::now()) {
             Ok(pass) => pass,
-            Err(no_entry) => return Landing::Failed(Arc::new(no_entry.failed(&order))),
+            Err(no_entry) => {
+                telemetry::refresh_not_begun(&order.provider.host, no_entry);
+                return Landing::Failed(Arc::new(no_entry.failed(&order)));
+            }
         };
         // They may all have been answered while it waited for the permit: it would kill a token for nobody.
         if !passengers.any() {
@@ -181,10 +185,12 @@ impl Crew {
         // died, or which gave up in doubt.
         let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
         let answer_lost = &answer_lost;
+        let calls = AtomicU32::new(0);
+        let calls = &calls;
         let mut first = Some(pass);
         let attempt = || {
             let again = first.is_none();
-            let pass = first.take().map_or_else(|| self.gate.admit(provider, Instant::now()), Ok);
+            let pass = first.take().map_or_else(|| self.gate.admit_again(order, Instant::now()), Ok);
             async move {
                 if again {
                     // A newer pair may have come meanwhile, from a login or a worker that was thawed.
@@ -196,6 +202,7 @@ impl Crew {
                 }
                 let pass = pass.map_err(CallError::NotLetThrough)?;
                 let answer = self.client.refresh(provider, refresh_token).await;
+                calls.fetch_add(1, Ordering::Relaxed);
                 pass.settle(&answer, Instant::now(), asked_at);
                 if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
                     answer_lost.store(true, Ordering::Relaxed);
@@ -203,16 +210,22 @@ impl Crew {
                 answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
             }
         };
-        let verdict = |error: &CallError| match self.gate.look(provider, Instant::now()) {
-            Ok(()) => verdict(error),
-            // Another try would not be let through.
-            Err(_) => Verdict::Permanent,
+        let most_calls = self.options.circuit.failures;
+        let verdict = |error: &CallError| match self.gate.look_again(order, Instant::now()) {
+            Ok(()) if calls.load(Ordering::Relaxed) < most_calls => verdict(error),
+            // So many would be enough for a host; or another try would not be let through.
+            Ok(()) | Err(_) => Verdict::Permanent,
         };
         let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
         let policy = &self.options.retry;
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
         end.map_err(|end| {
-            let no_entry = self.gate.look(provider, Instant::now()).err();
+            let now = Instant::now();
+            if let RetryEnd::GaveUp(CallError::Provider(RefreshError::Unavailable { retry_after, .. })) = &end
+            {
+                self.gate.back_off(&order.entry, *retry_after, now);
+            }
+            let no_entry = self.gate.look(&order.entry, provider, now).err();
             failed_call(end, answer_lost.load(Ordering::Relaxed), order, no_entry)
         })
     }
@@ -306,7 +319,7 @@ fn verdict(error: &CallError) -> Verdict {
     }
 }
 
-/// `no_entry`: why no call could be made now.
+/// `no_entry`: why no other refresh could begin now, which knows of a pause that the provider asked for.
 fn failed_call(
     end: RetryEnd<CallError>,
     answer_lost: bool,
@@ -339,8 +352,8 @@ fn failed_call(
         RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
-        RefreshError::Unavailable { retry_after, .. } => {
-            (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
+        RefreshError::Unavailable { .. } => {
+            (FailureKind::Unavailable, no_entry.and_then(NoEntry::retry_after))
         }
     };
     CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })

@@ -56,6 +56,11 @@ impl Passengers {
 }
 
 impl Flights {
+    /// Whether this entry has a flight to join.
+    pub(super) fn is_under_way(&self, entry_id: i64) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&entry_id)
+    }
+
     /// Joins the flight of this entry, or starts `flight` as a task.
     pub(super) fn board<F>(
         &self,

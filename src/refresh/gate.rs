@@ -1,4 +1,5 @@
-//! Who may call a token endpoint now: the circuit of each host, and the probes of a host that refuses everybody.
+//! Who may call a token endpoint now: the circuit of each host, the probes of a host that refuses everybody, and what
+//! holds single entries back.
 //!
 //! Every call takes a [`Pass`] first and says afterwards how it went. What is decided here is known to this process
 //! alone, except that a host refuses everybody: that stands in the database (`store/refusal.rs`) and comes with the
@@ -9,26 +10,39 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lru::LruCache;
 use tokio::time::Instant;
 
-use super::circuit::{CallEnd, Circuit, NotNow, Phase, Ticket};
-use super::{CircuitPolicy, FailedFlight, Order};
+use super::circuit::{CallEnd, Circuit, MOST_FAILING, Phase, Ticket};
+use super::no_entry::{HeldBack, NoEntry};
+use super::pace::{Begun, Pace};
+use super::probes::{Caller, Candidate, NotNow, Probe, Probes};
+use super::standing::{Pair, Standings};
+use super::{CircuitPolicy, Limits, Order};
 use crate::clock::Timestamp;
 use crate::events::Events;
 use crate::message::Event;
 use crate::oauth::RefreshError;
 use crate::provider::Provider;
-use crate::store::FailureKind;
+use crate::store::Entry;
 use crate::telemetry;
 
 /// Decides which calls are made.
 #[derive(Debug)]
 pub(super) struct Gate {
     policy: CircuitPolicy,
+    /// Of each host.
+    pace: Pace,
     /// The longest `Retry-After` that is waited for.
     retry_after_cap: Duration,
-    hosts: Mutex<HashMap<String, HostGate>>,
+    inside: Mutex<Inside>,
     events: Events,
+}
+
+#[derive(Debug)]
+struct Inside {
+    hosts: HashMap<String, HostGate>,
+    standings: Standings,
 }
 
 #[derive(Debug)]
@@ -36,13 +50,16 @@ struct HostGate {
     circuit: Circuit,
     /// Some while the host is known to refuse everybody.
     probation: Option<Probation>,
+    /// Who was refused and has not been refreshed since, and from when each may be a probe.
+    refused: LruCache<i64, Instant>,
+    begun: Begun,
 }
 
 /// A host that refuses everybody is asked again now and then.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Probation {
     since: Timestamp,
-    next_probe: Instant,
+    probes: Probes,
 }
 
 /// The right to make one call. Dropped without a word, it was not made.
@@ -50,47 +67,95 @@ struct Probation {
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     host: &'a str,
-    ticket: Option<Ticket>,
+    caller: Caller,
+    /// Taken when it is said how the call went.
+    permit: Option<Permit>,
 }
 
-/// No call now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoEntry {
-    /// The circuit is open.
-    Open {
-        /// When to ask again.
-        retry_after: Duration,
-    },
-    /// The host has refused everybody since then, so it is the provider that is set up wrong.
-    Refusing {
-        /// When that began.
-        since: Timestamp,
-    },
+#[derive(Debug, Clone, Copy)]
+struct Permit {
+    ticket: Ticket,
+    /// The probe of a host that refuses everybody.
+    probe: Option<Probe>,
+    /// When the refresh began that this is the first call of.
+    begun: Option<Instant>,
 }
 
 impl Gate {
-    pub(super) fn new(policy: CircuitPolicy, retry_after_cap: Duration, events: Events) -> Self {
-        Self { policy, retry_after_cap, hosts: Mutex::default(), events }
+    pub(super) fn new(
+        policy: CircuitPolicy,
+        limits: Limits,
+        retry_after_cap: Duration,
+        events: Events,
+    ) -> Self {
+        let inside = Inside { hosts: HashMap::new(), standings: Standings::new(limits.per_identity) };
+        Self { policy, pace: limits.per_host, retry_after_cap, inside: Mutex::new(inside), events }
     }
 
-    /// Whether a call could be made now.
-    pub(super) fn look(&self, provider: &Provider, now: Instant) -> Result<(), NoEntry> {
-        let mut hosts = self.hosts();
-        self.host(&mut hosts, provider, now).look(now)
+    /// Whether a refresh of this entry could begin now.
+    pub(super) fn look(&self, entry: &Entry, provider: &Provider, now: Instant) -> Result<(), NoEntry> {
+        let inside = &mut *self.inside();
+        self.look_inside(inside, entry, provider, now).map(drop)
     }
 
-    /// Lets one call through.
-    pub(super) fn admit<'a>(&'a self, provider: &'a Provider, now: Instant) -> Result<Pass<'a>, NoEntry> {
-        let mut hosts = self.hosts();
-        let host = self.host(&mut hosts, provider, now);
-        host.look(now)?;
-        let before = host.circuit.phase();
-        let ticket = host.circuit.admit(now).map_err(NoEntry::from)?;
-        if let Some(probation) = &mut host.probation {
-            probation.next_probe = now + self.policy.open_for;
+    /// The host, where a refresh of this entry could begin now, with what is known of entries.
+    fn look_inside<'a>(
+        &self,
+        inside: &'a mut Inside,
+        entry: &Entry,
+        provider: &Provider,
+        now: Instant,
+    ) -> Result<(&'a mut HostGate, &'a mut Standings), NoEntry> {
+        let Inside { hosts, standings } = inside;
+        let host = self.host(hosts, provider, now);
+        host.look(caller(entry, provider), now)?;
+        let held_back = [
+            (HeldBack::BackOff, standings.backs_off(pair(entry), now)),
+            (HeldBack::IdentityLimit, standings.over_limit(entry.id, now)),
+            (HeldBack::HostLimit, host.begun.wait(self.pace, now)),
+        ];
+        match held_back.into_iter().find_map(|(by, wait)| Some((by, wait?))) {
+            Some((by, retry_after)) => Err(NoEntry::HeldBack { by, retry_after }),
+            None => Ok((host, standings)),
         }
-        note_phase(&provider.host, before, host.circuit.phase());
-        Ok(Pass { gate: self, host: &provider.host, ticket: Some(ticket) })
+    }
+
+    /// Whether one that has begun could be tried again now.
+    pub(super) fn look_again(&self, order: &Order, now: Instant) -> Result<(), NoEntry> {
+        let Order { entry, provider, .. } = order;
+        let inside = &mut *self.inside();
+        self.host(&mut inside.hosts, provider, now).look(caller(entry, provider), now)
+    }
+
+    /// Lets the first call of a refresh through.
+    pub(super) fn admit<'a>(&'a self, order: &'a Order, now: Instant) -> Result<Pass<'a>, NoEntry> {
+        let Order { entry, provider, .. } = order;
+        let inside = &mut *self.inside();
+        let (host, standings) = self.look_inside(inside, entry, provider, now)?;
+        let permit = host.admit(caller(entry, provider), &provider.host, now)?;
+        host.begun.begin(self.pace, now);
+        standings.begin(entry.id, now);
+        Ok(self.pass(order, Permit { begun: Some(now), ..permit }))
+    }
+
+    /// Lets one that has begun be tried again.
+    pub(super) fn admit_again<'a>(&'a self, order: &'a Order, now: Instant) -> Result<Pass<'a>, NoEntry> {
+        let Order { entry, provider, .. } = order;
+        let inside = &mut *self.inside();
+        let host = self.host(&mut inside.hosts, provider, now);
+        let permit = host.admit(caller(entry, provider), &provider.host, now)?;
+        Ok(self.pass(order, permit))
+    }
+
+    /// A refresh is given up, because the provider gave no usable answer and asked for `wish`.
+    pub(super) fn back_off(&self, entry: &Entry, wish: Option<Duration>, now: Instant) {
+        let wish = wish.map(|wish| wish.min(self.policy.stay_at_most));
+        self.inside().standings.failed(pair(entry), wish, now);
+    }
+
+    fn pass<'a>(&'a self, order: &'a Order, permit: Permit) -> Pass<'a> {
+        let Order { entry, provider, .. } = order;
+        Pass { gate: self, host: &provider.host, caller: caller(entry, provider), permit: Some(permit) }
     }
 
     fn host<'a>(
@@ -103,23 +168,48 @@ impl Gate {
             Slot::Occupied(known) => known.into_mut(),
             Slot::Vacant(unknown) => {
                 telemetry::circuit_known(&provider.host);
-                unknown.insert(HostGate { circuit: Circuit::new(self.policy), probation: None })
+                unknown.insert(HostGate {
+                    circuit: Circuit::new(self.policy, now),
+                    probation: None,
+                    refused: LruCache::new(MOST_FAILING),
+                    begun: Begun::default(),
+                })
             }
         };
         host.note_refusing(provider, now + self.policy.open_for);
         host
     }
 
-    fn settle(&self, host_name: &str, ticket: Ticket, end: CallEnd, now: Instant) -> Option<Turn> {
-        let mut hosts = self.hosts();
-        let host = hosts.get_mut(host_name)?;
+    fn settle(
+        &self,
+        host_name: &str,
+        caller: Caller,
+        permit: Permit,
+        answer: Answer,
+        now: Instant,
+    ) -> Option<Turn> {
+        let inside = &mut *self.inside();
+        let host = inside.hosts.get_mut(host_name)?;
+        host.note_answer(caller, permit.probe, answer, now + self.policy.open_for);
+        let end = match answer {
+            Answer::Pair | Answer::Refusal | Answer::Misconfigured => {
+                inside.standings.answered(caller.entry);
+                CallEnd::Answered
+            }
+            Answer::None { retry_after: Some(wish) } if wish > self.retry_after_cap => {
+                CallEnd::StayAway(wish)
+            }
+            Answer::None { .. } => CallEnd::Unavailable,
+        };
         let before = host.circuit.phase();
-        host.circuit.settle(ticket, end, now);
+        host.circuit.settle(permit.ticket, end, now);
         let after = host.circuit.phase();
         note_phase(host_name, before, after);
         match (before, after) {
             (Phase::Closed, Phase::Open) => {
-                let retry_after = host.circuit.look(now).err().map(|NotNow(wait)| wait);
+                // As whoever was never refreshed here is told.
+                let stranger = Caller { entry: i64::MIN, proven: false };
+                let retry_after = host.circuit.look(stranger, now).err().map(|NotNow(wait)| wait);
                 Some(Turn::Opened { retry_after: retry_after.unwrap_or_default() })
             }
             (Phase::HalfOpen, Phase::Closed) => Some(Turn::Closed),
@@ -127,9 +217,18 @@ impl Gate {
         }
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<String, HostGate>> {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a token endpoint said.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Pair,
+    Refusal,
+    Misconfigured,
+    None { retry_after: Option<Duration> },
 }
 
 /// What upstream is told.
@@ -139,22 +238,71 @@ enum Turn {
 }
 
 impl HostGate {
-    fn look(&self, now: Instant) -> Result<(), NoEntry> {
-        match self.probation {
-            Some(Probation { since, next_probe }) if now < next_probe => Err(NoEntry::Refusing { since }),
-            Some(_) | None => Ok(self.circuit.look(now)?),
+    fn look(&self, caller: Caller, now: Instant) -> Result<(), NoEntry> {
+        if let Some(Probation { since, probes }) = &self.probation
+            && probes.look(self.candidate(caller), now).is_err()
+        {
+            return Err(NoEntry::Refusing { since: *since });
+        }
+        Ok(self.circuit.look(caller, now)?)
+    }
+
+    fn admit(&mut self, caller: Caller, host_name: &str, now: Instant) -> Result<Permit, NoEntry> {
+        self.look(caller, now)?;
+        let before = self.circuit.phase();
+        let ticket = self.circuit.admit(caller, now)?;
+        note_phase(host_name, before, self.circuit.phase());
+        let candidate = self.candidate(caller);
+        let probe = self.probation.as_mut().map(|probation| probation.probes.begin(candidate, now));
+        Ok(Permit { ticket, probe, begun: None })
+    }
+
+    /// As a probe of a host that refuses everybody.
+    fn candidate(&self, caller: Caller) -> Candidate {
+        match self.refused.peek(&caller.entry) {
+            Some(again_from) => Candidate::Failed { again_from: *again_from },
+            None if caller.proven => Candidate::Proven,
+            None => Candidate::Unproven,
+        }
+    }
+
+    /// What a call says about whether the host refuses everybody. `again_from`: when the next probe may come if this
+    /// was one and failed.
+    fn note_answer(&mut self, caller: Caller, probe: Option<Probe>, answer: Answer, again_from: Instant) {
+        match answer {
+            Answer::Pair => drop(self.refused.pop(&caller.entry)),
+            Answer::Refusal => drop(self.refused.push(caller.entry, again_from)),
+            Answer::Misconfigured | Answer::None { .. } => {}
+        }
+        if let (Some(probation), Some(probe)) = (&mut self.probation, probe) {
+            probation.probes.end(probe);
+            match answer {
+                Answer::Pair => {}
+                Answer::Refusal | Answer::Misconfigured | Answer::None { .. } => {
+                    probation.probes.hold_back(probe.candidate, again_from);
+                }
+            }
         }
     }
 
     /// Follows what the database says, as far as the provider that was loaded from it says so.
     fn note_refusing(&mut self, provider: &Provider, next_probe: Instant) {
-        let known = self.probation.map(|probation| probation.since);
+        let known = self.probation.as_ref().map(|probation| probation.since);
         if known == provider.refusing_since {
             return;
         }
-        self.probation = provider.refusing_since.map(|since| Probation { since, next_probe });
+        self.probation =
+            provider.refusing_since.map(|since| Probation { since, probes: Probes::new(next_probe) });
         telemetry::host_refusing(&provider.host, provider.refusing_since);
     }
+}
+
+fn caller(entry: &Entry, provider: &Provider) -> Caller {
+    Caller { entry: entry.id, proven: entry.was_refreshed_by(provider) }
+}
+
+const fn pair(entry: &Entry) -> Pair {
+    Pair { entry: entry.id, generation: entry.generation }
 }
 
 fn note_phase(host: &str, before: Phase, after: Phase) {
@@ -163,61 +311,17 @@ fn note_phase(host: &str, before: Phase, after: Phase) {
     }
 }
 
-impl From<NotNow> for NoEntry {
-    fn from(NotNow(retry_after): NotNow) -> Self {
-        Self::Open { retry_after }
-    }
-}
-
-impl NoEntry {
-    /// Why a flight that was not let through brings no new pair.
-    pub(super) fn failed(self, order: &Order) -> FailedFlight {
-        FailedFlight {
-            kind: self.kind(),
-            message: self.message(&order.provider),
-            retry_after: self.retry_after(),
-            certain: !order.entry.is_in_doubt(),
-            deadline: order.deadline,
-        }
-    }
-
-    /// What kind of failure it is.
-    pub const fn kind(self) -> FailureKind {
-        match self {
-            Self::Open { .. } => FailureKind::Unavailable,
-            Self::Refusing { .. } => FailureKind::Misconfigured,
-        }
-    }
-
-    /// When to ask again, where that is known.
-    pub const fn retry_after(self) -> Option<Duration> {
-        match self {
-            Self::Open { retry_after } => Some(retry_after),
-            Self::Refusing { .. } => None,
-        }
-    }
-
-    /// What it means, in words.
-    pub fn message(self, provider: &Provider) -> String {
-        let host = &provider.host;
-        match self {
-            Self::Open { .. } => {
-                format!("{host} failed again and again, and is left alone for a while (its circuit is open)")
-            }
-            Self::Refusing { since } => format!(
-                "{host} has refused the refresh token of everybody since {since}, so its settings must be wrong; \
-                 correct client_secret or redirect_uri with `tokenkeeper provider apply`"
-            ),
-        }
-    }
-}
-
 impl Pass<'_> {
     /// Takes note of how the call went that was made at `at`.
     pub(super) fn settle<T>(mut self, answer: &Result<T, RefreshError>, now: Instant, at: Timestamp) {
-        let Some(ticket) = self.ticket.take() else { return };
-        let end = call_end(answer, self.gate.retry_after_cap);
-        let Some(turn) = self.gate.settle(self.host, ticket, end, now) else { return };
+        let said = match answer {
+            Ok(_) => Answer::Pair,
+            Err(RefreshError::Refused { .. }) => Answer::Refusal,
+            Err(RefreshError::Misconfigured { .. }) => Answer::Misconfigured,
+            Err(RefreshError::Unavailable { retry_after, .. }) => Answer::None { retry_after: *retry_after },
+        };
+        let Some(permit) = self.permit.take() else { return };
+        let Some(turn) = self.gate.settle(self.host, self.caller, permit, said, now) else { return };
         let host = self.host.to_owned();
         self.gate.events.emit(match turn {
             Turn::Opened { retry_after } => Event::ProviderUnavailable {
@@ -233,19 +337,16 @@ impl Pass<'_> {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
-        if let Some(host) = self.gate.hosts().get_mut(self.host) {
-            host.circuit.abandon(ticket);
+        let Some(Permit { ticket, probe, begun }) = self.permit.take() else { return };
+        let inside = &mut *self.gate.inside();
+        let Some(host) = inside.hosts.get_mut(self.host) else { return };
+        host.circuit.abandon(ticket);
+        if let (Some(probation), Some(probe)) = (&mut host.probation, probe) {
+            probation.probes.end(probe);
         }
-    }
-}
-
-fn call_end<T>(answer: &Result<T, RefreshError>, retry_after_cap: Duration) -> CallEnd {
-    match answer {
-        Ok(_) | Err(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => CallEnd::Answered,
-        Err(RefreshError::Unavailable { retry_after: Some(wish), .. }) if *wish > retry_after_cap => {
-            CallEnd::StayAway(*wish)
+        if let Some(begun) = begun {
+            host.begun.take_back(begun);
+            inside.standings.take_back(self.caller.entry, begun);
         }
-        Err(RefreshError::Unavailable { .. }) => CallEnd::Unavailable,
     }
 }

@@ -7,7 +7,8 @@ use super::reader::Reader;
 /// When a host that fails is left alone.
 #[derive(Debug, Clone, Copy)]
 pub struct CircuitSettings {
-    /// So many failed calls in a row open the circuit of a host.
+    /// So many entries that fail in a row open the circuit of a host; and so many failed calls end a refresh. Two at
+    /// least: what one user sends must not close a host for the others.
     pub failures: u32,
     /// How long it stays open at first, and how long lies between two probes of a host that refuses everybody.
     pub open_for: Duration,
@@ -16,7 +17,7 @@ pub struct CircuitSettings {
 impl CircuitSettings {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
-            failures: from.integer("refresh.circuit_failures", 1..=1_000, 5),
+            failures: from.integer("refresh.circuit_failures", 2..=1_000, 5),
             open_for: from.seconds("refresh.circuit_open_secs", 1..=60, 10),
         }
     }

@@ -44,6 +44,13 @@ pub struct RefreshSettings {
     pub retry_max: Duration,
     /// The longest `Retry-After` that is waited for; asked to stay away longer, a refresh is given up.
     pub retry_after_cap: Duration,
+    /// No `Retry-After` counts for longer than this, for the one who heard it or for the host, nor is a longer one told
+    /// to a requester.
+    pub retry_after_most: Duration,
+    /// How many refreshes of one identity a worker begins within a minute; 0: as many as are asked for.
+    pub identity_limit_per_minute: usize,
+    /// How many refreshes at one host a worker begins within a second; 0: as many as are asked for.
+    pub host_limit_per_second: usize,
     /// How long an opportunistic refresh is retried while a still valid token could be served.
     pub opportunistic_budget: Duration,
     /// When a host that fails is left alone.
@@ -78,6 +85,9 @@ impl RefreshSettings {
             retry_initial: from.milliseconds("refresh.retry_initial_ms", 10..=60_000, 200),
             retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
             retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),
+            retry_after_most: from.seconds("refresh.retry_after_most_secs", 1..=3_600, 300),
+            identity_limit_per_minute: from.integer("refresh.identity_limit_per_minute", 0..=60, 10),
+            host_limit_per_second: from.integer("refresh.host_limit_per_second", 0..=10_000, 0),
             opportunistic_budget: from.seconds("refresh.opportunistic_budget_secs", 1..=300, 5),
             circuit: CircuitSettings::read(from),
         }

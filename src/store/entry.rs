@@ -8,6 +8,7 @@ use tokenkeeper_entity::token_entry;
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::decide::TokenState;
+use crate::provider::Provider;
 use crate::secret::{SecretString, fingerprint};
 
 /// The current token pair of an identity, as it was loaded. The pair itself stays encrypted.
@@ -169,6 +170,11 @@ impl Entry {
     /// may have acted, and then the pair is dead.
     pub const fn is_in_doubt(&self) -> bool {
         self.attempt.is_some()
+    }
+
+    /// Whether the pair came from a refresh with the settings that the provider has now: proof that both are good.
+    pub fn was_refreshed_by(&self, provider: &Provider) -> bool {
+        self.refreshed_at.is_some_and(|at| at >= provider.updated_at)
     }
 
     /// The origin of a pair that a refresh of this one brings, asked for at that time.

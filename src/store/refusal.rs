@@ -3,6 +3,9 @@
 //! A changed client secret or a missing redirect URI makes some hosts answer `invalid_grant` to everybody. So when
 //! [`EVERYBODY`] users are refused and nobody is served in between, over all workers, it is the provider that is set
 //! up wrong: `auth_provider.refusing_since` says since when, and what was held against these users is forgotten.
+//!
+//! Anybody can bring refresh tokens that are dead. So once somebody was refreshed with the provider's present settings,
+//! which are good then, only those count who were. Before that the settings are the likeliest fault, and everybody counts.
 
 use sea_orm::sea_query::{Expr, Query, SelectStatement};
 use sea_orm::{
@@ -62,7 +65,7 @@ impl Store {
             if failure.kind != FailureKind::Refused {
                 return Ok(Judgement::Users);
             }
-            let Some(since) = self.refusing_since(provider.id).await? else { return Ok(Judgement::Users) };
+            let Some(since) = self.refusing_since(provider).await? else { return Ok(Judgement::Users) };
             if self.begin_refusing(&row, since).await? == Guarded::Done {
                 // Also what other workers have recorded meanwhile: what they record from here on they forget
                 // themselves, because they look at the provider afterwards.
@@ -109,32 +112,21 @@ impl Store {
     }
 
     /// Since when a provider refuses everybody; none where it does not.
-    async fn refusing_since(&self, provider_id: i64) -> Result<Option<Timestamp>, StoreError> {
-        let failed = StoreError::database;
-        let latest: Vec<i64> = entries_of(provider_id)
-            .column(Column::FailedAt)
-            .filter(is_refused())
-            // They all have; said so that the index of those is used.
-            .filter(Column::FailedAt.is_not_null())
-            .order_by_desc(Column::FailedAt)
-            .limit(EVERYBODY)
-            .into_tuple()
-            .all(&self.db)
-            .await
-            .map_err(failed("look for refused refresh tokens"))?;
-        let Some(oldest) = latest.last().filter(|_| latest.len() as u64 == EVERYBODY) else {
+    async fn refusing_since(&self, provider: &Provider) -> Result<Option<Timestamp>, StoreError> {
+        let (provider_id, failed) = (provider.id, StoreError::database);
+        let Some(oldest) = self.everybody_refused_since(provider_id, is_refused()).await? else {
             return Ok(None);
         };
-        let served: Option<i64> = entries_of(provider_id)
-            .column(Column::Id)
-            .filter(is_refreshed())
-            .filter(Column::UpdatedAt.gt(*oldest))
-            .limit(1)
-            .into_tuple()
-            .one(&self.db)
-            .await
-            .map_err(failed("look for refreshed tokens"))?;
-        if served.is_some() {
+        let oldest = if self.is_any(provider_id, is_refreshed_by(provider)).await? {
+            let proven = is_refused().add(is_refreshed_by(provider));
+            let Some(oldest) = self.everybody_refused_since(provider_id, proven).await? else {
+                return Ok(None);
+            };
+            oldest
+        } else {
+            oldest
+        };
+        if self.is_any(provider_id, is_refreshed().add(Column::UpdatedAt.gt(oldest))).await? {
             return Ok(None);
         }
         // There may be more than these: refusals that nobody could judge, the database being away.
@@ -155,7 +147,40 @@ impl Store {
             .one(&self.db)
             .await
             .map_err(failed("look for the first refused refresh token"))?;
-        Ok(Some(Timestamp::from_millis(first.unwrap_or(*oldest).min(*oldest))))
+        Ok(Some(Timestamp::from_millis(first.unwrap_or(oldest).min(oldest))))
+    }
+
+    /// When the oldest of the latest refusals of these was, where there are enough of them.
+    async fn everybody_refused_since(
+        &self,
+        provider_id: i64,
+        these: Condition,
+    ) -> Result<Option<i64>, StoreError> {
+        let latest: Vec<i64> = entries_of(provider_id)
+            .column(Column::FailedAt)
+            .filter(these)
+            // They all have; said so that the index of those is used.
+            .filter(Column::FailedAt.is_not_null())
+            .order_by_desc(Column::FailedAt)
+            .limit(EVERYBODY)
+            .into_tuple()
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("look for refused refresh tokens"))?;
+        Ok(latest.last().copied().filter(|_| latest.len() as u64 == EVERYBODY))
+    }
+
+    /// Whether a provider has one of these.
+    async fn is_any(&self, provider_id: i64, these: Condition) -> Result<bool, StoreError> {
+        let one: Option<i64> = entries_of(provider_id)
+            .column(Column::Id)
+            .filter(these)
+            .limit(1)
+            .into_tuple()
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("look for refreshed tokens"))?;
+        Ok(one.is_some())
     }
 
     /// Forgets this refusal, where it is still the entry's.
@@ -211,6 +236,11 @@ fn is_interrupted() -> Condition {
 /// The pair came from a refresh.
 fn is_refreshed() -> Condition {
     Condition::all().add(Column::RefreshedAt.is_not_null())
+}
+
+/// The pair came from a refresh with the settings that the provider has now.
+fn is_refreshed_by(provider: &Provider) -> Condition {
+    Condition::all().add(Column::RefreshedAt.gte(provider.updated_at.as_millis()))
 }
 
 fn entries_of(provider_id: i64) -> Select<TokenEntry> {

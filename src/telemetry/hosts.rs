@@ -4,12 +4,13 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::clock::Timestamp;
 use crate::message::MessageKind;
-use crate::refresh::Phase;
+use crate::refresh::{HeldBack, NoEntry, Phase};
 use crate::store::StoreError;
 
 const CIRCUIT: &str = "tokenkeeper_circuit_state";
 const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";
 const REFUSING: &str = "tokenkeeper_provider_refusing";
+const HELD_BACK: &str = "tokenkeeper_refreshes_held_back_total";
 const CROWDED: &str = "tokenkeeper_bulkhead_refusals_total";
 
 /// A host is called for the first time.
@@ -18,6 +19,9 @@ pub fn circuit_known(host: &str) {
     gauge!(REFUSING, "host" => host.to_owned()).set(0.0);
     for phase in Phase::ALL {
         counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => phase.name()).absolute(0);
+    }
+    for by in HeldBack::ALL {
+        counter!(HELD_BACK, "host" => host.to_owned(), "by" => by.name()).absolute(0);
     }
 }
 
@@ -57,6 +61,15 @@ pub fn refusal_not_judged(host: &str, error: &StoreError) {
     tracing::error!(host, %error, "cannot find out whether this host refuses everybody");
 }
 
+/// A refresh was asked for and did not begin.
+pub fn refresh_not_begun(host: &str, no_entry: NoEntry) {
+    // That a host as a whole is left alone shows in its circuit.
+    if let Some(by) = no_entry.held_back() {
+        counter!(HELD_BACK, "host" => host.to_owned(), "by" => by.name()).increment(1);
+        tracing::debug!(host, by = by.name(), "a refresh is held back");
+    }
+}
+
 /// A message may not wait for a host, because too many do already.
 pub fn crowded_out(host: &str, kind: MessageKind) {
     counter!(CROWDED, "host" => host.to_owned(), "type" => kind.routing_key()).increment(1);
@@ -68,6 +81,7 @@ pub(super) fn describe() {
     describe_gauge!(CIRCUIT, "State of a host's circuit: 0 closed, 1 half open, 2 open.");
     describe_counter!(CIRCUIT_CHANGES, "Changes of a host's circuit, by the state it came to.");
     describe_gauge!(REFUSING, "1 while a host refuses everybody's refresh token.");
+    describe_counter!(HELD_BACK, "Refreshes that did not begin, by what holds them back.");
     describe_counter!(CROWDED, "Messages that might not wait for a host, because too many did.");
 }
 

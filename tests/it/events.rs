@@ -65,9 +65,12 @@ async fn a_host_that_is_left_alone_and_one_that_is_back_are_told_once_each() {
     world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 1);
     let worker = world.start_worker().await;
     let events = Listener::start(&world, "provider.#").await;
-    world.user_with_expired_token("alice").await;
+    let users = ["alice", "bob", "carol", "dave", "erin"];
+    join_all(users.map(|user| world.user_with_expired_token(user))).await;
     world.scm.fail_always(Fault::Status(500));
-    error_message(&world.request("alice").await, "provider_unavailable");
+    for reply in join_all(users.map(|user| world.request(user))).await {
+        error_message(&reply, "provider_unavailable");
+    }
 
     let unavailable = events.wait_for("provider.unavailable", 1).await;
     assert_eq!(

@@ -31,6 +31,7 @@ mod migrations;
 mod mixed_claims;
 mod no_secrets;
 mod nodelay;
+mod one_user;
 mod panics;
 mod parking;
 mod partitions;

@@ -15,16 +15,17 @@ use crate::handle::grant::Way;
 use crate::handle::refusal::{
     Refusal, crowded, deadline_exceeded, flight_failed, left_alone, panicked, refresh_timeout, token_held,
 };
-use crate::message::{ErrorBody, Warning};
-use crate::refresh::{Boarding, FailedFlight, Landing, Order, Role};
+use crate::message::{ErrorBody, Refresh, Warning};
+use crate::refresh::{Boarding, FailedFlight, Landing, NoEntry, Order, Role};
 use crate::store::{Entry, FailureKind};
 use crate::telemetry;
 
 impl Attempt<'_> {
     pub(super) async fn refresh(&mut self, entry: Arc<Entry>, cause: Cause) -> Result<Round, Refusal> {
-        let may_ask = self.handler.refresher.look(&self.provider);
-        let seated = may_ask.map_err(|no_entry| left_alone(no_entry, &self.provider));
-        if let Err(error) = seated.and_then(|()| self.take_seat_for_host()) {
+        if let Err(no_entry) = self.handler.refresher.look(&entry, &self.provider) {
+            return self.leave_alone(&entry, cause, no_entry).await;
+        }
+        if let Err(error) = self.take_seat_for_host() {
             return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
         }
         let mut boarding = self.handler.refresher.refresh(Order {
@@ -42,8 +43,7 @@ impl Attempt<'_> {
         };
         match self.wait(&mut boarding, until).await {
             Waited::Came(Landing::Refreshed(entry)) if role == Role::Started => {
-                let warnings =
-                    clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+                let warnings = self.clamp(&entry);
                 self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
             }
             Waited::Came(Landing::Failed(flight))
@@ -67,6 +67,16 @@ impl Attempt<'_> {
         }
     }
 
+    /// No refresh may begin now. One that was only asked for too often is no failure where it was not needed.
+    async fn leave_alone(&self, entry: &Entry, cause: Cause, no_entry: NoEntry) -> Result<Round, Refusal> {
+        telemetry::refresh_not_begun(&self.provider.host, no_entry);
+        let certain = !entry.is_in_doubt();
+        if no_entry.is_over_limit() && self.may_serve_as_it_is(cause, certain) {
+            return self.serve(entry, Way::of(Refresh::None), self.clamp(entry)).await;
+        }
+        self.go_without_refresh(entry, cause, certain, left_alone(no_entry, &self.provider)).await
+    }
+
     /// There will be no refresh. The token is still good for an opportunistic one, where it is certain that the
     /// provider did not act.
     pub(super) async fn go_without_refresh(
@@ -76,14 +86,23 @@ impl Attempt<'_> {
         certain: bool,
         error: ErrorBody,
     ) -> Result<Round, Refusal> {
-        match cause {
-            Cause::Opportunistic if certain || !self.provider.kills_old_token => {
-                let clamp = clamp_warning(entry.state.granted_lifetime, &self.demand);
-                let warnings = clamp.into_iter().chain([Warning::RefreshFailed]).collect();
-                self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
-            }
-            Cause::Opportunistic | Cause::Required => Err(error.into()),
+        if !self.may_serve_as_it_is(cause, certain) {
+            return Err(error.into());
         }
+        let mut warnings = self.clamp(entry);
+        warnings.push(Warning::RefreshFailed);
+        self.serve(entry, Way::AFTER_FAILED_REFRESH, warnings).await
+    }
+
+    fn may_serve_as_it_is(&self, cause: Cause, certain: bool) -> bool {
+        match cause {
+            Cause::Opportunistic => certain || !self.provider.kills_old_token,
+            Cause::Required => false,
+        }
+    }
+
+    fn clamp(&self, entry: &Entry) -> Vec<Warning> {
+        clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect()
     }
 
     pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {
@@ -165,7 +184,7 @@ impl Attempt<'_> {
         let now = self.handler.clock.now();
         let usable = !entry.has_live_lease(now) && !self.may_be_dead(&entry, now)?;
         if usable && is_valid(&entry.state, now, &self.demand) {
-            let warnings = clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect();
+            let warnings = self.clamp(&entry);
             if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
                 return Ok(Round::Granted(grant));
             }

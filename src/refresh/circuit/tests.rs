@@ -4,29 +4,48 @@ use proptest::test_runner::TestRunner;
 
 use super::*;
 
-const POLICY: CircuitPolicy =
-    CircuitPolicy { failures: 5, open_for: Duration::from_secs(10), open_at_most: Duration::from_secs(60) };
+const POLICY: CircuitPolicy = CircuitPolicy {
+    failures: 5,
+    open_for: Duration::from_secs(10),
+    open_at_most: Duration::from_secs(60),
+    stay_at_most: Duration::from_secs(300),
+};
+
+const LOGIN: fn(i64) -> Caller = |entry| Caller { entry, proven: false };
+const PROVEN: fn(i64) -> Caller = |entry| Caller { entry, proven: true };
 
 /// A circuit, and a time that goes on.
 struct Run {
     circuit: Circuit,
     begin: Instant,
     now: Instant,
+    /// Every call without a name is somebody else's.
+    last: i64,
 }
 
 impl Run {
     fn new() -> Self {
         let now = Instant::now();
-        Self { circuit: Circuit::new(POLICY), begin: now, now }
+        Self { circuit: Circuit::new(POLICY, now), begin: now, now, last: 1_000_000 }
     }
 
     fn wait(&mut self, secs: u64) {
         self.now += Duration::from_secs(secs);
     }
 
-    /// One call from beginning to end; none: it was not let through.
+    fn somebody(&mut self) -> Caller {
+        self.last += 1;
+        PROVEN(self.last)
+    }
+
+    /// One call of somebody's who was refreshed before, from beginning to end; none: it was not let through.
     fn call(&mut self, end: CallEnd) -> Option<Phase> {
-        let ticket = self.circuit.admit(self.now).ok()?;
+        let caller = self.somebody();
+        self.call_of(caller, end)
+    }
+
+    fn call_of(&mut self, caller: Caller, end: CallEnd) -> Option<Phase> {
+        let ticket = self.circuit.admit(caller, self.now).ok()?;
         self.circuit.settle(ticket, end, self.now);
         Some(self.circuit.phase())
     }
@@ -37,13 +56,18 @@ impl Run {
         self.stays_open_for()
     }
 
-    fn stays_open_for(&self) -> u64 {
-        self.circuit.look(self.now).err().map_or(0, |NotNow(wait)| wait.as_secs())
+    fn stays_open_for(&mut self) -> u64 {
+        let caller = self.somebody();
+        self.stays_open_for_this(caller)
+    }
+
+    fn stays_open_for_this(&self, caller: Caller) -> u64 {
+        self.circuit.look(caller, self.now).err().map_or(0, |NotNow(wait)| wait.as_secs())
     }
 }
 
 #[test]
-fn the_fifth_failure_in_a_row_opens_it_and_not_the_fourth() {
+fn the_fifth_entry_that_fails_in_a_row_opens_it_and_not_the_fourth() {
     let mut run = Run::new();
     for _ in 0..4 {
         assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Closed));
@@ -58,11 +82,105 @@ fn the_fifth_failure_in_a_row_opens_it_and_not_the_fourth() {
 }
 
 #[test]
+fn one_entry_does_not_open_it_however_often_it_fails() {
+    for caller in [LOGIN(1), PROVEN(1)] {
+        let mut run = Run::new();
+        for _ in 0..3 {
+            run.call(CallEnd::Unavailable);
+        }
+        for _ in 0..1_000 {
+            assert_eq!(run.call_of(caller, CallEnd::Unavailable), Some(Phase::Closed));
+        }
+        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open), "it is the fourth, and this the fifth");
+    }
+}
+
+#[test]
+fn entries_that_failed_while_others_were_answered_count_again_only_once_they_were_answered() {
+    let mut run = Run::new();
+    for _ in 0..100 {
+        for entry in 1..5 {
+            assert_eq!(run.call_of(PROVEN(entry), CallEnd::Unavailable), Some(Phase::Closed));
+        }
+        assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+        for _ in 0..4 {
+            assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Closed));
+        }
+        assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(Phase::Closed), "it fails for itself");
+        assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+    }
+    run.call_of(PROVEN(1), CallEnd::Answered);
+    for _ in 0..4 {
+        run.call(CallEnd::Unavailable);
+    }
+    assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(Phase::Open));
+}
+
+#[test]
+fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_through() {
+    let mut run = Run::new();
+    for entry in 1..=5 {
+        run.call_of(LOGIN(entry), CallEnd::Unavailable);
+    }
+    assert_eq!(run.circuit.phase(), Phase::Open);
+    assert_eq!(run.stays_open_for_this(LOGIN(6)), 10);
+    let several: Vec<Ticket> =
+        (11..14).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
+    for ticket in several {
+        run.circuit.settle(ticket, CallEnd::Answered, run.now);
+        assert_eq!(run.circuit.phase(), Phase::Closed);
+    }
+
+    let mut down = Run::new();
+    for entry in 1..=5 {
+        down.call_of(LOGIN(entry), CallEnd::Unavailable);
+    }
+    let together = down.circuit.admit(PROVEN(11), down.now).unwrap();
+    assert_eq!(down.call(CallEnd::Unavailable), Some(Phase::Open));
+    assert_eq!(down.stays_open_for(), 20, "then it is the host");
+    down.circuit.settle(together, CallEnd::Unavailable, down.now);
+    assert_eq!(down.stays_open_for(), 20, "once");
+}
+
+#[test]
+fn a_probe_of_one_who_failed_before_delays_nobody_and_one_of_a_newcomer_other_newcomers_alone() {
+    let mut run = Run::new();
+    for entry in 1..=4 {
+        run.call_of(LOGIN(entry), CallEnd::Unavailable);
+    }
+    run.call_of(PROVEN(5), CallEnd::Unavailable);
+    run.wait(10);
+    assert_eq!(run.call_of(LOGIN(1), CallEnd::Unavailable), Some(Phase::HalfOpen));
+    assert_eq!(run.stays_open_for_this(LOGIN(1)), 10, "for itself");
+    assert_eq!(
+        run.call_of(LOGIN(6), CallEnd::Unavailable),
+        Some(Phase::HalfOpen),
+        "it did not delay this one"
+    );
+    assert_eq!((run.stays_open_for_this(LOGIN(6)), run.stays_open_for_this(LOGIN(7))), (20, 20));
+    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed), "nor did any of them delay this one");
+}
+
+#[test]
+fn a_lone_entry_that_failed_finds_the_host_back_by_itself() {
+    let mut run = Run::new();
+    for entry in 1..=5 {
+        run.call_of(PROVEN(entry), CallEnd::Unavailable);
+    }
+    run.wait(10);
+    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), Some(Phase::HalfOpen));
+    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), None);
+    run.wait(10);
+    assert_eq!(run.call_of(PROVEN(5), CallEnd::Answered), Some(Phase::Closed));
+}
+
+#[test]
 fn each_probe_that_fails_doubles_the_time_up_to_the_longest_and_a_good_one_starts_over() {
     let mut run = Run::new();
     run.fail_until_open();
     for longer in [20, 40, 60, 60] {
-        run.wait(run.stays_open_for());
+        let wait = run.stays_open_for();
+        run.wait(wait);
         assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open));
         assert_eq!(run.stays_open_for(), longer);
     }
@@ -76,15 +194,15 @@ fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
     let mut run = Run::new();
     run.fail_until_open();
     run.wait(9);
-    assert!(run.circuit.admit(run.now).is_err(), "too early");
+    assert!(run.circuit.admit(PROVEN(1), run.now).is_err(), "too early");
     run.wait(1);
-    let first = run.circuit.admit(run.now).unwrap();
+    let first = run.circuit.admit(PROVEN(1), run.now).unwrap();
     assert_eq!(run.circuit.phase(), Phase::HalfOpen);
-    assert_eq!(run.circuit.admit(run.now), Err(NotNow(PROBE_PATIENCE)));
+    assert_eq!(run.circuit.admit(PROVEN(2), run.now), Err(NotNow(Duration::from_secs(1))));
     run.circuit.abandon(first);
-    let second = run.circuit.admit(run.now).unwrap();
-    run.circuit.settle(first, CallEnd::Unavailable, run.now);
-    assert_eq!(run.circuit.phase(), Phase::HalfOpen, "the ticket that was given back is void");
+    let second = run.circuit.admit(PROVEN(2), run.now).unwrap();
+    run.circuit.abandon(first);
+    assert!(run.circuit.admit(PROVEN(3), run.now).is_err(), "the ticket that was given back is void");
     run.circuit.settle(second, CallEnd::Answered, run.now);
     assert_eq!(run.circuit.phase(), Phase::Closed);
 }
@@ -92,7 +210,7 @@ fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
 #[test]
 fn what_a_call_of_an_earlier_state_says_does_not_count() {
     let mut run = Run::new();
-    let late: Vec<Ticket> = (0..20).map(|_| run.circuit.admit(run.now).unwrap()).collect();
+    let late: Vec<Ticket> = (0..20).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
     run.fail_until_open();
     run.circuit.settle(late[0], CallEnd::Answered, run.now);
     assert_eq!(run.circuit.phase(), Phase::Open);
@@ -109,10 +227,14 @@ fn what_a_call_of_an_earlier_state_says_does_not_count() {
 }
 
 #[test]
-fn a_host_that_wants_to_be_left_alone_is_left_alone_at_once_and_for_an_hour_at_most() {
-    for (wish, stays) in [(45, 45), (3_600, 3_600), (1_000_000_000, 3_600)] {
+fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_longest_stay_at_most() {
+    for (wish, stays) in [(45, 45), (300, 300), (1_000_000_000, 300)] {
+        let away = CallEnd::StayAway(Duration::from_secs(wish));
         let mut run = Run::new();
-        assert_eq!(run.call(CallEnd::StayAway(Duration::from_secs(wish))), Some(Phase::Open));
+        for _ in 0..100 {
+            assert_eq!(run.call_of(PROVEN(1), away), Some(Phase::Closed), "one is not enough");
+        }
+        assert_eq!(run.call_of(PROVEN(2), away), Some(Phase::Open));
         assert_eq!(run.stays_open_for(), stays);
         run.wait(stays);
         assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open));
@@ -120,26 +242,62 @@ fn a_host_that_wants_to_be_left_alone_is_left_alone_at_once_and_for_an_hour_at_m
     }
 }
 
+#[test]
+fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_answer_in_between() {
+    let away = CallEnd::StayAway(Duration::from_secs(45));
+    let mut run = Run::new();
+    run.call_of(PROVEN(1), away);
+    run.call(CallEnd::Answered);
+    assert_eq!(run.call_of(PROVEN(2), away), Some(Phase::Closed), "others were answered");
+    run.wait(45);
+    assert_eq!(run.call_of(PROVEN(3), away), Some(Phase::Closed), "the first one's time is over");
+    assert_eq!(run.call_of(PROVEN(4), away), Some(Phase::Open));
+}
+
+#[test]
+fn what_is_kept_of_entries_that_fail_is_bounded() {
+    let mut run = Run::new();
+    let tickets: Vec<Ticket> =
+        (0..5_000).map(|entry| run.circuit.admit(LOGIN(entry), run.now).unwrap()).collect();
+    for ticket in tickets {
+        run.circuit.settle(ticket, CallEnd::Unavailable, run.now);
+    }
+    for _ in 0..3_000 {
+        run.wait(60);
+        let caller = run.somebody();
+        run.call_of(LOGIN(caller.entry), CallEnd::Unavailable);
+    }
+    assert_eq!(run.circuit.failing.len(), MOST_FAILING.get());
+    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+}
+
 fn call_end() -> impl Strategy<Value = CallEnd> {
     prop_oneof![
         4 => Just(CallEnd::Answered),
-        4 => Just(CallEnd::Unavailable),
+        8 => Just(CallEnd::Unavailable),
         1 => (31_u64..10_000).prop_map(|secs| CallEnd::StayAway(Duration::from_secs(secs))),
     ]
+}
+
+impl Circuit {
+    fn serves_proven(&self) -> bool {
+        self.probes.serves_proven()
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
-    Begin,
+    Begin(Caller),
     End(prop::sample::Index, CallEnd),
     Abandon(prop::sample::Index),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let caller = (0_i64..12, any::<bool>()).prop_map(|(entry, proven)| Caller { entry, proven });
     prop_oneof![
         2 => (0_u64..30).prop_map(Step::Wait),
-        4 => Just(Step::Begin),
+        4 => caller.prop_map(Step::Begin),
         4 => (any::<prop::sample::Index>(), call_end()).prop_map(|(which, end)| Step::End(which, end)),
         1 => any::<prop::sample::Index>().prop_map(Step::Abandon),
     ]
@@ -148,15 +306,17 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Any number of calls that overlap as they like.
     #[test]
-    fn it_never_lets_two_probes_through_nor_stays_shut_for_ever(steps in prop::collection::vec(step(), 1..200)) {
+    fn it_never_lets_two_probes_of_a_sort_through_nor_stays_shut_for_ever(
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
         let mut run = Run::new();
         let mut under_way: Vec<(Ticket, Phase)> = Vec::new();
         for step in steps {
             match step {
                 Step::Wait(secs) => run.wait(secs),
-                Step::Begin => {
-                    let could = run.circuit.look(run.now);
-                    let ticket = run.circuit.admit(run.now);
+                Step::Begin(caller) => {
+                    let could = run.circuit.look(caller, run.now);
+                    let ticket = run.circuit.admit(caller, run.now);
                     prop_assert_eq!(could, ticket.map(drop), "looking and being let through agree");
                     if let Ok(ticket) = ticket {
                         under_way.push((ticket, run.circuit.phase()));
@@ -169,6 +329,11 @@ proptest! {
                     let after = run.circuit.phase();
                     let closed_by_success = after != Phase::Closed || before == Phase::Closed || end == CallEnd::Answered;
                     prop_assert!(closed_by_success, "{end:?} closed it");
+                    let reopened = before == Phase::HalfOpen && after == Phase::Open;
+                    let good_past = ticket.probe.is_some_and(|probe| probe.candidate == Candidate::Proven);
+                    prop_assert!(!reopened || good_past, "{ticket:?} opened it again");
+                    let evidence = run.circuit.failing.iter().filter(|(_, failing)| failing.counts).count();
+                    prop_assert_eq!(run.circuit.evidence as usize, evidence);
                 }
                 Step::Abandon(which) if !under_way.is_empty() => {
                     let (ticket, _) = under_way.swap_remove(which.index(under_way.len()));
@@ -176,21 +341,30 @@ proptest! {
                 }
                 Step::End(..) | Step::Abandon(_) => {}
             }
-            let probes = under_way
-                .iter()
-                .filter(|(ticket, phase)| *phase == Phase::HalfOpen && ticket.epoch == run.circuit.epoch)
-                .count();
-            prop_assert!(probes <= 1, "{probes} probes at once");
-            if let Err(NotNow(wait)) = run.circuit.look(run.now) {
-                prop_assert!(wait > Duration::ZERO && wait <= LONGEST_STAY, "{wait:?}");
+            for sort in [Candidate::Proven, Candidate::Unproven] {
+                if sort == Candidate::Proven && run.circuit.serves_proven() {
+                    continue;
+                }
+                let probes = under_way
+                    .iter()
+                    .filter(|(ticket, _)| ticket.epoch == run.circuit.epoch)
+                    .filter(|(ticket, _)| ticket.probe.is_some_and(|probe| probe.candidate == sort))
+                    .count();
+                prop_assert!(probes <= 1, "{probes} probes at once: {sort:?}");
+            }
+            for caller in (0..12).map(LOGIN).chain((0..12).map(PROVEN)) {
+                if let Err(NotNow(wait)) = run.circuit.look(caller, run.now) {
+                    prop_assert!(wait > Duration::ZERO && wait <= POLICY.stay_at_most, "{wait:?}");
+                }
             }
         }
-        // Whatever happened: once everybody is back and the longest stay is over, a call goes through and closes it.
+        // Whatever happened: once everybody is back and the longest stay is over, a call goes through and closes it,
+        // also of one who failed.
         for (ticket, _) in under_way {
             run.circuit.abandon(ticket);
         }
-        run.wait(3_600);
-        prop_assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+        run.wait(300);
+        prop_assert_eq!(run.call_of(LOGIN(0), CallEnd::Answered), Some(Phase::Closed));
     }
 }
 

@@ -57,6 +57,8 @@ impl Install {
         program.set("TOKENKEEPER__BROKER__PREFIX", broker.prefix());
         program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
         program.set("TOKENKEEPER__LOG__FORMAT", "json");
+        // Few users, refreshed as fast as that goes.
+        program.set("TOKENKEEPER__REFRESH__IDENTITY_LIMIT_PER_MINUTE", "0");
         let keys = program.run(&["keys", "generate"]).await?.trim().to_owned();
         program.set("TOKENKEEPER_KEYS", &keys);
         program.run(&["migrate", "up"]).await?;
