@@ -106,6 +106,9 @@ impl Handler {
             Ok(request) => request,
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
+        if let Some(reason) = envelope.unusable {
+            return Outcome::invalid(kind, Echo::of(&request), reason.to_owned());
+        }
         if kind.needs_reply_to() && envelope.reply_to.is_none() {
             return Outcome::invalid(
                 kind,

@@ -9,6 +9,7 @@ pub mod broker;
 pub mod clock;
 pub mod database;
 pub mod decide;
+pub mod escape;
 pub mod events;
 pub mod flags;
 pub mod handle;
