@@ -15,6 +15,7 @@ pub mod flags;
 pub mod handle;
 pub mod housekeeping;
 pub mod lifecycle;
+pub mod limits;
 pub mod message;
 pub mod oauth;
 pub mod parking;

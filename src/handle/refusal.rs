@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::TooOften;
 use crate::message::{ErrorBody, ErrorCode, ErrorReason};
 use crate::provider::Provider;
 use crate::refresh::{FailedFlight, NoEntry};
@@ -61,6 +62,13 @@ pub(super) fn left_alone(no_entry: NoEntry, provider: &Provider) -> ErrorBody {
 pub(super) fn crowded(provider: &Provider) -> ErrorBody {
     let message = format!("{} answers slowly, and too many requests wait for it already", provider.host);
     told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(CROWD_GONE_AFTER))
+}
+
+/// This publisher asks too often.
+pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
+    let message = "this publisher asks too often (limits.publisher_requests_per_second); the AMQP property user_id names it, \
+                   and all who leave that out count as one";
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 
 /// Whole seconds, rounded up: who comes back after them does not come too early.

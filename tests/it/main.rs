@@ -33,6 +33,7 @@ mod no_secrets;
 mod nodelay;
 mod parking;
 mod partitions;
+mod publisher_limit;
 mod refresh_failures;
 mod refresh_once;
 mod replies;
