@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Feed;
 use crate::broker::Publisher;
 use crate::database::Availability;
+use crate::escape;
 use crate::message::MessageKind;
 use crate::partitions::Share;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
@@ -178,7 +179,7 @@ pub async fn serve(
     let router = Router::new()
         .route(
             "/metrics",
-            get(move || async move { metrics.map_or_else(String::new, |metrics| metrics.render()) }),
+            get(move || async move { metrics.map_or_else(String::new, |metrics| rendered(&metrics)) }),
         )
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
@@ -199,8 +200,18 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
     if problems.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
+        (StatusCode::SERVICE_UNAVAILABLE, a_line_each(&problems))
     }
+}
+
+/// They quote what the database and the broker say.
+fn a_line_each(problems: &[String]) -> String {
+    problems.iter().map(|problem| escape::line(problem) + "\n").collect()
+}
+
+/// The exposition format has escapes for line breaks and quotes alone; a host in a label is a database's text.
+fn rendered(metrics: &PrometheusHandle) -> String {
+    escape::lines_without_escapes(&metrics.render()).into_owned()
 }
 
 /// Drains histograms; without it the recorder keeps every sample.
@@ -211,5 +222,16 @@ async fn keep_up(metrics: Option<PrometheusHandle>) {
         if let Some(metrics) = &metrics {
             metrics.run_upkeep();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_whatever_it_quotes() {
+        let problems = ["database: \u{1b}[2J\u{9b}\nready".to_owned(), "broker: away".to_owned()];
+        assert_eq!(a_line_each(&problems), "database: \\u001b[2J\\u009b\\u000aready\nbroker: away\n");
     }
 }

@@ -21,6 +21,7 @@ use self::token::Ask;
 use crate::clock::{Clock, Timestamp};
 use crate::database::Availability;
 use crate::flags::Flags;
+use crate::limits::PublisherLimit;
 use crate::message::{
     Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, InvalidRequest, LifetimeSecs, MessageKind, Request,
     TokenReply,
@@ -29,6 +30,7 @@ use crate::providers::Providers;
 use crate::refresh::Refresher;
 use crate::settings::{Access, WorkerSettings};
 use crate::store::Store;
+use crate::telemetry;
 
 /// Handles requests: everything between a delivery and its outcome.
 pub struct Handler {
@@ -44,6 +46,8 @@ pub struct Handler {
     pub flags: Flags,
     /// Who may ask for what.
     pub access: Access,
+    /// How often a publisher may ask; none: as often as he likes.
+    pub publisher_limit: Option<PublisherLimit>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// How much time a request has that does not say.
@@ -109,16 +113,28 @@ impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
         let Incoming { kind, request, envelope, time, redelivered } = incoming;
+        // Also what is refused for something else counts.
+        let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
         let request = match request {
             Ok(request) => request,
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
+        if let Some(reason) = envelope.unusable {
+            return Outcome::invalid(kind, Echo::of(&request), reason.to_owned());
+        }
         if kind.needs_reply_to() && envelope.reply_to.is_none() {
             return Outcome::invalid(
                 kind,
                 Echo::of(&request),
                 "property reply_to: is missing; it names the queue of the reply".into(),
             );
+        }
+        // A `token.store` of which nobody would hear that it was refused is stored: a login must not be lost.
+        if let Some(too_often) = too_often
+            && envelope.reply_to.is_some()
+        {
+            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often);
+            return Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often));
         }
         if time.is_over() {
             let error =

@@ -8,6 +8,7 @@ mod clone_url;
 mod decode;
 mod envelope;
 mod event;
+mod granted_token;
 mod redacted;
 mod reply;
 mod request;
@@ -16,12 +17,13 @@ pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
 pub use envelope::{DIRECT_REPLY_TO, Envelope};
 pub use event::{Event, RefreshCause};
+pub use granted_token::{GrantedToken, TokenValue};
 pub use redacted::RedactedBody;
 pub use reply::{
-    ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply,
-    TokenGrant, TokenReply, TokenValue, Warning, WorkspaceStartReply,
+    ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, Status, StoreReply, TokenGrant,
+    TokenReply, Warning, WorkspaceStartReply,
 };
 pub use request::{
     Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,
-    WorkspaceStartRequest,
+    Username, WorkspaceStartRequest,
 };

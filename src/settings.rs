@@ -10,6 +10,7 @@ mod access;
 mod circuit;
 mod error;
 mod housekeeping;
+mod limits;
 mod reader;
 mod sources;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::access::{Access, AccessRule};
 pub use self::circuit::CircuitSettings;
 pub use self::error::{Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
+pub use self::limits::LimitSettings;
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::flags::FlagFile;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub housekeeping: HousekeepingSettings,
     /// Which publisher may ask for what.
     pub access: Access,
+    /// How often a publisher may ask.
+    pub limits: LimitSettings,
     /// Logs.
     pub log: Log,
 }
@@ -196,6 +200,7 @@ impl Settings {
             refresh: RefreshSettings::read(from),
             housekeeping: HousekeepingSettings::read(from),
             access: Access::read(from),
+            limits: LimitSettings::read(from),
             log: Log::read(from),
         };
         settings.check_order(from);

@@ -9,6 +9,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 
 use crate::broker::Feed;
 use crate::flags::FlagsEvent;
+use crate::limits::TooOften;
 use crate::message::MessageKind;
 use crate::store::{FailureKind, StoreError};
 
@@ -61,6 +62,7 @@ const LEASE_WATCHES: &str = "tokenkeeper_lease_watches_total";
 const LOST_CAS: &str = "tokenkeeper_lost_compare_and_sets_total";
 const REFRESH_RETRIES: &str = "tokenkeeper_refresh_retries_total";
 const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
+const PUBLISHER_REFUSALS: &str = "tokenkeeper_publisher_limit_refusals_total";
 const FLAG_RELOADS: &str = "tokenkeeper_flag_reloads_total";
 
 /// What became of a message: label `outcome`.
@@ -208,6 +210,14 @@ pub fn dead_lettered(kind: MessageKind, reason: &str) {
     tracing::warn!(reason, "message laid into the dead letters");
 }
 
+/// A publisher asks too often, and a message of theirs is refused. None: the publisher is not known.
+pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, too_often: TooOften) {
+    counter!(PUBLISHER_REFUSALS, "type" => kind.routing_key()).increment(1);
+    if too_often.is_told {
+        tracing::warn!(publisher, "this publisher asks too often; its messages are refused");
+    }
+}
+
 /// A reply could not be published; the message goes back to the queue.
 pub fn message_requeued(reason: &dyn std::fmt::Display) {
     tracing::warn!(%reason, "message given back to the broker");
@@ -275,9 +285,11 @@ pub fn describe() {
     describe_counter!(LOST_CAS, "Guarded UPDATEs that found the row moved.");
     describe_counter!(REFRESH_RETRIES, "Calls of token endpoints that were tried again.");
     describe_counter!(REFRESH_FAILURES, "Refreshes given up, by code.");
+    describe_counter!(PUBLISHER_REFUSALS, "Messages refused because their publisher asks too often.");
     describe_counter!(FLAG_RELOADS, "Times a changed flag file was read.");
     for kind in MessageKind::ALL {
         let label = kind.routing_key();
+        counter!(PUBLISHER_REFUSALS, "type" => label).absolute(0);
         gauge!(IN_FLIGHT, "type" => label).set(0.0);
         counter!(DEAD_LETTERS, "type" => label).absolute(0);
         for outcome in MessageOutcome::ALL {

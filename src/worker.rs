@@ -39,6 +39,7 @@ use crate::flags::Flags;
 use crate::handle::{Budgets, Handler};
 use crate::housekeeping::Housekeeper;
 use crate::lifecycle::Stop;
+use crate::limits::PublisherLimit;
 use crate::oauth::TokenClient;
 use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
@@ -165,6 +166,7 @@ impl Worker {
             database: database.clone(),
             flags,
             access: settings.access.clone(),
+            publisher_limit: PublisherLimit::new(settings.limits),
             clock: Arc::clone(&clock),
             budgets: Budgets::from(&settings.worker),
         };

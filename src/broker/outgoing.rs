@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::topology::text;
 use super::{BrokerError, Feed};
 use crate::clock::Timestamp;
+use crate::escape;
 use crate::message::{DIRECT_REPLY_TO, Envelope};
 
 /// Header that says, in a word, why a message is in the dead letters.
@@ -98,7 +99,7 @@ impl DeadLetter<'_> {
     fn with_headers(&self, headers: FieldTable, detail: &str) -> BasicProperties {
         let mut headers = without(headers, &[ORIGIN_HEADER]);
         headers.insert(REASON_HEADER.into(), text(self.reason));
-        headers.insert(DETAIL_HEADER.into(), text(detail));
+        headers.insert(DETAIL_HEADER.into(), text(&escape::line(detail)));
         headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
         let to = carried_on(self.properties, headers);
         copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
@@ -155,7 +156,7 @@ pub(super) fn carried_on(from: &BasicProperties, headers: FieldTable) -> BasicPr
     // By these the broker would route it to further queues, with our permissions.
     let mut headers = without(headers, &["CC", "BCC"]);
     if let Some(publisher) = from.user_id() {
-        headers.insert(PUBLISHER_HEADER.into(), text(publisher.as_str()));
+        headers.insert(PUBLISHER_HEADER.into(), text(&escape::line(publisher.as_str())));
     }
     let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
     to = copy(to, from.content_type().as_ref(), BasicProperties::with_content_type);
@@ -193,4 +194,27 @@ fn copy<T: Clone>(
 
 fn short(text: &str, what: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(text).map_err(|_| BrokerError::TooLong { what: format!("the property {what}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leaves_raw_in_the_headers_that_a_dead_letter_gets() {
+        let nasty = "x\u{1b}[2J\r\n\u{9b}\u{202e}";
+        let properties = BasicProperties::default().with_user_id(nasty.into());
+        let letter = DeadLetter {
+            routing_key: "token.request",
+            properties: &properties,
+            reason: "invalid_request",
+            detail: nasty,
+            at: Timestamp::from_millis(0),
+        };
+        let properties = letter.properties(u32::MAX);
+        let headers = properties.headers().as_ref().expect("headers").inner();
+        for name in [DETAIL_HEADER, PUBLISHER_HEADER] {
+            assert_eq!(headers[name], text(r"x\u001b[2J\u000d\u000a\u009b\u202e"), "{name}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use tokenkeeper::escape;
 use tokenkeeper::settings::SettingsError;
 
 use super::output::colours_wanted;
@@ -46,7 +47,7 @@ impl Failure {
         let mut stderr = std::io::stderr();
         let label = if colours_wanted(stderr.is_terminal()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
         // Where standard error is gone there is nobody left to tell.
-        let _ = writeln!(stderr, "{label} {}", chain(&error));
+        let _ = writeln!(stderr, "{label} {}", escaped(&chain(&error)));
         ExitCode::from(code)
     }
 }
@@ -71,6 +72,13 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Escapes what is unprintable, but for the line breaks before the items of our own lists, which are indented: what breaks a
+/// line on its own account does not begin one that looks like ours.
+fn escaped(text: &str) -> String {
+    const ITEM: &str = "\n  ";
+    text.split(ITEM).map(escape::line).collect::<Vec<_>>().join(ITEM)
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
@@ -84,6 +92,13 @@ mod tests {
         assert!(matches!(failure(no_keys()), Failure::Usage(_)));
         assert!(matches!(failure(no_keys().context("cannot start")), Failure::Usage(_)));
         assert!(matches!(failure(anyhow!("no route")), Failure::Failed(_)));
+    }
+
+    #[test]
+    fn an_error_breaks_no_line_but_between_the_items_of_a_list() {
+        let text = "2 settings are wrong:\n  a: \u{1b}[2J\n  b: x\r\nerror: forged\u{202e}";
+        let lines = "2 settings are wrong:\n  a: \\u001b[2J\n  b: x\\u000d\\u000aerror: forged\\u202e";
+        assert_eq!(escaped(text), lines);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) struct Options {
     /// Shows tokens in the table
     #[arg(long)]
     pub(super) show_token: bool,
-    /// Prints the reply exactly as it came: JSON, with the tokens in it
+    /// Prints the reply as it came: JSON, with the tokens in it
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use anyhow::Context;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
+use serde::de::IgnoredAny;
+use tokenkeeper::escape;
 
 /// Standard output. A reader who has had enough (`tokenkeeper token list | head`) is no error.
 #[derive(Debug)]
@@ -25,19 +27,33 @@ impl Output {
     }
 
     pub(super) fn line(&mut self, text: impl Display) -> anyhow::Result<()> {
-        self.bytes(format!("{text}\n").as_bytes())
+        self.raw(format!("{}\n", escape::line(&text.to_string())).as_bytes())
     }
 
     /// A table; nothing where it has no rows.
     pub(super) fn table(&mut self, table: Table) -> anyhow::Result<()> {
-        if table.is_empty() { Ok(()) } else { self.line(aligned(table)) }
+        if table.is_empty() { Ok(()) } else { self.raw(format!("{}\n", aligned(table)).as_bytes()) }
     }
 
     pub(super) fn json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        self.line(serde_json::to_string_pretty(value)?)
+        self.json_text(&(serde_json::to_string_pretty(value)? + "\n"))
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    /// JSON as it stands, or a part of it, escaped so that it says the same.
+    pub(super) fn json_text(&mut self, text: &str) -> anyhow::Result<()> {
+        self.raw(escape::json(text).as_bytes())
+    }
+
+    /// What somebody else sent: JSON as it came, or, where it is none, a line of text.
+    pub(super) fn body(&mut self, body: &[u8]) -> anyhow::Result<()> {
+        match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => self.json_text(&format!("{}\n", String::from_utf8_lossy(body))),
+            Err(_) => self.line(String::from_utf8_lossy(body)),
+        }
+    }
+
+    /// What holds nothing unprintable but what we put there: line breaks, and colours.
+    fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.closed {
             return Ok(());
         }
@@ -55,7 +71,7 @@ impl Output {
 /// A word to the person in front of the screen, beside what the command prints.
 pub(super) fn note(text: impl Display) {
     // Where standard error is gone there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", escape::line(&text.to_string()));
 }
 
 /// Aligned columns without borders, and without wrapping: a value is never cut or broken.
@@ -77,7 +93,7 @@ pub(super) fn key_value_table() -> Table {
 
 /// A value. What could move the cursor or break the line is made visible.
 pub(super) fn cell(value: impl Display) -> Cell {
-    Cell::new(printable(&value.to_string()))
+    Cell::new(escape::line(&value.to_string()))
 }
 
 /// A value that says how well it went.
@@ -108,10 +124,6 @@ fn aligned(mut table: Table) -> String {
     table.trim_fmt()
 }
 
-fn printable(text: &str) -> String {
-    text.chars().map(|symbol| if symbol.is_control() { '\u{fffd}' } else { symbol }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +139,6 @@ mod tests {
         assert_eq!(lines.len(), 3, "{text}");
         let column = lines[0].find("SCOPES").unwrap();
         assert_eq!(lines[2].find("xxx"), Some(column), "{text}");
-        assert!(lines[1].ends_with("repo\u{fffd}\u{fffd}[2Jadmin"), "{text}");
+        assert!(lines[1].ends_with(r"repo\u000a\u001b[2Jadmin"), "{text}");
     }
 }

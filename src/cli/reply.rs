@@ -33,6 +33,8 @@ pub(super) struct WorkspaceStartReply {
 pub(super) struct GrantedToken {
     pub(super) value: SecretString,
     pub(super) username: String,
+    /// A worker of an older version does not say.
+    pub(super) userinfo: Option<SecretString>,
     pub(super) scopes: Vec<String>,
     pub(super) updated_at: Timestamp,
     pub(super) expires_at: Option<Timestamp>,
@@ -77,6 +79,11 @@ impl GrantedToken {
     pub(super) fn shown_value(&self, show: bool) -> &str {
         if show { self.value.expose_secret() } else { "(hidden; --show-token prints it)" }
     }
+
+    /// What stands in front of `@HOST` in a clone URL: only where the token was asked for, which is a part of it.
+    pub(super) fn shown_userinfo(&self, show: bool) -> Option<&str> {
+        self.userinfo.as_ref().filter(|_| show).map(ExposeSecret::expose_secret)
+    }
 }
 
 /// Reads a reply.
@@ -113,6 +120,7 @@ mod tests {
         let token = GrantedToken {
             value: "s3cret".into(),
             username: "x".into(),
+            userinfo: Some("x:s3cret".into()),
             scopes: Vec::new(),
             updated_at: time,
             expires_at: None,
@@ -120,5 +128,7 @@ mod tests {
         };
         assert_eq!(token.shown_value(true), "s3cret");
         assert!(!token.shown_value(false).contains("s3cret"));
+        assert_eq!((token.shown_userinfo(true), token.shown_userinfo(false)), (Some("x:s3cret"), None));
+        assert!(!format!("{token:?}").contains("s3cret"));
     }
 }

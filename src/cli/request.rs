@@ -47,8 +47,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     let body = exchange(&settings, MessageKind::TokenRequest, fields, &options, timeout).await?;
     let mut output = Output::new();
     if options.json {
-        output.bytes(&body)?;
-        output.bytes(b"\n")?;
+        output.body(&body)?;
     }
     let reply: TokenReply = reply::read(&body)?;
     if !options.json {
@@ -77,6 +76,9 @@ fn add_token(rows: &mut Table, token: &GrantedToken, show_token: bool, now: Time
     let date = |at| date_and_distance(at, now);
     rows.add_row([cell("token"), cell(token.shown_value(show_token))]);
     rows.add_row([cell("username"), cell(&token.username)]);
+    if let Some(userinfo) = token.shown_userinfo(show_token) {
+        rows.add_row([cell("userinfo"), cell(userinfo)]);
+    }
     rows.add_row([cell("scopes"), cell(or_nothing(joined(&token.scopes)))]);
     rows.add_row([cell("stored"), cell(date(token.updated_at))]);
     rows.add_row([cell("expires"), cell(token.expires_at.map_or_else(|| "never".to_owned(), date))]);

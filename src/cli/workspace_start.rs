@@ -57,8 +57,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     let body = exchange(&settings, MessageKind::WorkspaceStart, fields, &options, timeout).await?;
     let mut output = Output::new();
     if options.json {
-        output.bytes(&body)?;
-        output.bytes(b"\n")?;
+        output.body(&body)?;
     }
     let reply: WorkspaceStartReply = reply::read(&body)?;
     if !options.json {

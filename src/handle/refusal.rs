@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limits::TooOften;
 use crate::message::{ErrorBody, ErrorCode, ErrorReason};
 use crate::provider::Provider;
 use crate::refresh::{FailedFlight, NoEntry};
@@ -76,6 +77,13 @@ pub(super) fn token_held(provider: &Provider, remaining: Duration) -> ErrorBody 
 pub(super) fn panicked() -> ErrorBody {
     let message = "the refresh met a bug in the worker, whose log says more";
     told_to_wait(ErrorBody::new(ErrorCode::Internal, message), Some(CROWD_GONE_AFTER))
+}
+
+/// This publisher asks too often.
+pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
+    let message = "this publisher asks too often (limits.publisher_requests_per_second); the AMQP property user_id names it, \
+                   and all who leave that out count as one";
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 
 /// Whole seconds, rounded up: who comes back after them does not come too early.

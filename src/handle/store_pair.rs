@@ -69,11 +69,12 @@ impl From<StoreRequest> for Login {
             auth_id: text(request.auth_id).unwrap_or_else(|| user_id.clone()),
             auth_name: text(request.auth_name),
         };
+        let scopes = request.token.scopes.unwrap_or_default();
         let pair = NewPair {
             access_token: request.token.value,
             refresh_token: request.token.refresh_token,
-            username: text(request.token.username),
-            scopes: request.token.scopes.unwrap_or_default(),
+            username: request.token.username.map(|username| username.to_string()),
+            scopes: scopes.iter().map(ShortText::to_string).collect(),
             expires_at: request.token.expires_at,
             refresh_token_expires_at: request.token.refresh_token_expires_at,
             source: PairSource::Login,

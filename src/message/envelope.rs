@@ -6,6 +6,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
 use crate::clock::Timestamp;
+use crate::escape::is_printable;
 
 /// A `reply_to` that starts so is RabbitMQ's direct reply-to: no queue, and never published to as `mandatory`,
 /// because up to 4.1 the broker returns such a message although it arrives.
@@ -26,6 +27,8 @@ pub struct Envelope {
     pub time_to_live: Option<Duration>,
     /// When it was published, to the second, where the publisher says.
     pub published_at: Option<Timestamp>,
+    /// Which property breaks the contract, and how; none: they are right.
+    pub unusable: Option<&'static str>,
 }
 
 impl Envelope {
@@ -33,9 +36,11 @@ impl Envelope {
     pub fn read(properties: &BasicProperties) -> Self {
         let correlation_id =
             text(properties.correlation_id().as_ref()).or_else(|| text(properties.message_id().as_ref()));
+        let unusable = unusable(properties);
         Self {
             reply_to: text(properties.reply_to().as_ref()).map(str::to_owned),
-            correlation_id: correlation_id.map(str::to_owned),
+            // What is refused is not repeated.
+            correlation_id: correlation_id.filter(|_| unusable.is_none()).map(str::to_owned),
             traceparent: traceparent(properties),
             publisher: text(properties.user_id().as_ref()).map(str::to_owned),
             // The broker refuses an expiration that is no number of milliseconds.
@@ -46,8 +51,20 @@ impl Envelope {
                 .timestamp()
                 .and_then(|secs| i64::try_from(secs).ok()?.checked_mul(1000))
                 .map(Timestamp::from_millis),
+            unusable,
         }
     }
+}
+
+/// The texts that are copied to replies, logs and dead letters, or that an access rule is looked up by.
+fn unusable(properties: &BasicProperties) -> Option<&'static str> {
+    let checked = [
+        (properties.correlation_id(), "property correlation_id: must not contain control characters"),
+        (properties.message_id(), "property message_id: must not contain control characters"),
+        (properties.user_id(), "property user_id: must not contain control characters"),
+    ];
+    let wrong = |text: &Option<ShortString>| text.as_ref().is_some_and(|text| !is_printable(text.as_str()));
+    checked.into_iter().find(|(text, _)| wrong(text)).map(|(_, reason)| reason)
 }
 
 fn text(property: Option<&ShortString>) -> Option<&str> {
@@ -60,6 +77,7 @@ fn traceparent(properties: &BasicProperties) -> Option<String> {
         AMQPValue::ShortString(text) => text.as_str(),
         _ => return None,
     };
-    // A W3C traceparent has 55 characters; anything much longer is not one and is not carried around.
-    (text.len() <= 255).then(|| text.to_owned())
+    // A W3C traceparent has 55 characters. What is none costs nobody an answer (it is not the publisher's own field, but
+    // his tracing's), and is not carried around.
+    (text.len() <= 255 && is_printable(text)).then(|| text.to_owned())
 }

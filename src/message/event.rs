@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::reply::ErrorReason;
 use crate::clock::Timestamp;
+use crate::escape;
 
 /// Something that happened. The routing key is its name; nothing in it is a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -114,7 +115,9 @@ impl Event {
         reason = "every field of an event has a JSON form"
     )]
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("an event has a JSON form")
+        let mut body = Vec::new();
+        escape::write_json(&mut body, self).expect("an event has a JSON form");
+        body
     }
 }
 
@@ -123,6 +126,20 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn nothing_of_an_older_row_leaves_raw() {
+        let (host, reason) = ("h\u{9b}2J".to_owned(), "a\u{202e}b\n\u{1b}\u{7f}".to_owned());
+        let event =
+            Event::ProviderUnavailable { host, at: Timestamp::from_millis(0), retry_after_secs: 1, reason };
+        let body = String::from_utf8(event.encode()).unwrap();
+        assert!(escape::is_printable(&body), "{body:?}");
+        let read: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (&read["host"], &read["reason"]),
+            (&"h\u{9b}2J".into(), &"a\u{202e}b\n\u{1b}\u{7f}".into())
+        );
+    }
 
     #[test]
     fn the_name_in_the_body_is_the_routing_key() {

@@ -5,8 +5,9 @@ use url::Url;
 
 use super::clone_url::CloneUrl;
 use super::decode::MAX_BODY_BYTES;
-use super::request::{Host, ShortText, UserId, WorkspaceId};
+use super::request::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::clock::Timestamp;
+use crate::escape::is_printable;
 
 /// A body with everything taken out that is a secret, or could be one because it stands where nothing is known to
 /// be harmless.
@@ -82,7 +83,8 @@ fn field(name: &str, value: &Value, secrets: &[String]) -> Value {
         ("user_id", _) => text(|text| UserId::try_from(text).is_ok()),
         ("host", _) => text(|text| Host::try_from(text).is_ok()),
         ("workspace_id", _) => text(|text| WorkspaceId::try_from(text).is_ok()),
-        ("auth_id" | "auth_name" | "username", _) => text(|text| ShortText::try_from(text).is_ok()),
+        ("auth_id" | "auth_name", _) => text(|text| ShortText::try_from(text).is_ok()),
+        ("username", _) => text(|text| Username::try_from(text).is_ok()),
         ("expires_at" | "refresh_token_expires_at", _) => text(|text| Timestamp::parse_rfc3339(text).is_ok()),
         ("requested_lifetime_secs", Value::Number(_) | Value::Bool(_)) => value.clone(),
         ("repositories", Value::Array(urls)) => urls.iter().map(|url| repository(url, secrets)).collect(),
@@ -130,7 +132,7 @@ fn repository(url: &Value, secrets: &[String]) -> Value {
         Some(url.into())
     };
     let shown = url.as_str().and_then(without_user);
-    let shown = shown.filter(|text| is_harmless(text, secrets) && !text.chars().any(char::is_control));
+    let shown = shown.filter(|text| is_harmless(text, secrets) && is_printable(text));
     shown.map_or_else(|| hidden(url), Value::String)
 }
 

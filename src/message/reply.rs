@@ -1,14 +1,11 @@
 //! What tokenkeeper answers.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::decode::Echo;
-use crate::clock::Timestamp;
+use super::granted_token::GrantedToken;
+use crate::escape;
 
 /// The answer to a message of any kind.
 #[derive(Debug, Serialize)]
@@ -32,7 +29,7 @@ impl Reply {
     pub fn encode(&self) -> Vec<u8> {
         // One allocation for nearly every reply: the fields around a token take some 350 bytes.
         let mut body = Vec::with_capacity(1024);
-        serde_json::to_writer(&mut body, self).expect("a reply has a JSON form");
+        escape::write_json(&mut body, self).expect("a reply has a JSON form");
         body
     }
 
@@ -84,49 +81,6 @@ pub struct TokenGrant {
     pub refresh: Refresh,
     /// What the requester should know.
     pub warnings: Vec<Warning>,
-}
-
-/// The token itself.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct GrantedToken {
-    /// The access token.
-    pub value: TokenValue,
-    /// The user name that git sends beside it.
-    pub username: String,
-    /// The scopes it was granted.
-    pub scopes: Vec<String>,
-    /// When this pair was stored.
-    pub updated_at: Timestamp,
-    /// When it expires; null: never.
-    pub expires_at: Option<Timestamp>,
-    /// Until then it is not refreshed opportunistically.
-    pub reserved_until: Timestamp,
-}
-
-/// An access token on its way to the requester: shown in JSON, never in `Debug`.
-#[derive(Clone)]
-pub struct TokenValue(pub SecretString);
-
-impl Serialize for TokenValue {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.expose_secret())
-    }
-}
-
-impl fmt::Debug for TokenValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[REDACTED]")
-    }
-}
-
-impl JsonSchema for TokenValue {
-    fn schema_name() -> Cow<'static, str> {
-        "TokenValue".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
 }
 
 /// What a request did to the token.

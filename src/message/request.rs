@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::clone_url::CloneUrl;
 use crate::clock::Timestamp;
+use crate::escape::is_printable;
 use crate::oauth::{MAX_TOKEN_LEN, is_usable_token};
 
 /// The three kinds of message, each with its routing key, queue and type of reply.
@@ -170,16 +171,16 @@ pub struct StoreRequest {
 pub struct StoredPair {
     /// The access token.
     #[serde(deserialize_with = "token_value")]
-    #[schemars(with = "String", length(min = 1, max = 16384), regex(pattern = "^[ -~]*$"))]
+    #[schemars(with = "String", length(min = 1, max = 16384), regex(pattern = "^[!-~]*$"))]
     pub value: SecretString,
     /// The refresh token; left out: the pair cannot be refreshed.
     #[serde(default, deserialize_with = "optional_token_value")]
-    #[schemars(with = "Option<String>", length(min = 1, max = 16384), regex(pattern = "^[ -~]*$"))]
+    #[schemars(with = "Option<String>", length(min = 1, max = 16384), regex(pattern = "^[!-~]*$"))]
     pub refresh_token: Option<SecretString>,
     /// Git user name that goes with the token; the provider's where left out.
-    pub username: Option<ShortText>,
+    pub username: Option<Username>,
     /// The scopes that were granted.
-    pub scopes: Option<Vec<String>>,
+    pub scopes: Option<Vec<ShortText>>,
     /// When the access token expires; left out: never.
     pub expires_at: Option<Timestamp>,
     /// When the refresh token expires; left out: not known.
@@ -215,8 +216,8 @@ impl TryFrom<u64> for LifetimeSecs {
     }
 }
 
-/// Names that the messages carry: 1 to 255 characters, no control characters (PostgreSQL cannot keep a NUL, and
-/// a line break would forge a log line).
+/// Texts that the messages carry: 1 to 255 characters, all of them printable (PostgreSQL cannot keep a NUL, a line break
+/// would forge a log line, and what turns the direction of writing makes one name look like another).
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $check:ident, $pattern:literal) => {
         $(#[$doc])*
@@ -261,25 +262,31 @@ text!(
     /// A user of the platform. Compared byte for byte.
     UserId,
     check_text,
-    r"^[^\x00-\x1f\x7f-\x9f]*$"
+    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 );
 text!(
     /// A provider's host as it stands in clone URLs, with a port where there is one. Compared byte for byte.
     Host,
     check_host,
-    r"^[^\x00-\x1f\x7f /@?#\\]*$"
+    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069 /@?#\\]*$"
 );
 text!(
     /// A workspace of the platform.
     WorkspaceId,
     check_text,
-    r"^[^\x00-\x1f\x7f-\x9f]*$"
+    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
 );
 text!(
-    /// Any other short text.
+    /// Any other short text: a scope, an account and its name.
     ShortText,
     check_text,
-    r"^[^\x00-\x1f\x7f-\x9f]*$"
+    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
+);
+text!(
+    /// A user name that git sends beside a token.
+    Username,
+    check_username,
+    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069 \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]*$"
 );
 
 fn check_text(text: &str) -> Result<(), &'static str> {
@@ -287,8 +294,17 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || (text.len() > 255 && text.chars().count() > 255) {
         return Err("must be 1 to 255 characters");
     }
-    if text.chars().any(char::is_control) {
+    if !is_printable(text) {
         return Err("must not contain control characters");
+    }
+    Ok(())
+}
+
+/// It stands in URLs and credential lines, which blanks would break.
+fn check_username(text: &str) -> Result<(), &'static str> {
+    check_text(text)?;
+    if text.contains(char::is_whitespace) {
+        return Err("must not contain blanks");
     }
     Ok(())
 }
@@ -297,7 +313,7 @@ fn check_host(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.len() > 255 {
         return Err("must be 1 to 255 characters");
     }
-    if text.bytes().any(|byte| byte.is_ascii_control() || b" /@?#\\".contains(&byte)) {
+    if !is_printable(text) || text.bytes().any(|byte| b" /@?#\\".contains(&byte)) {
         return Err(
             "must be a bare host name, with a port where there is one, like bitbucket.example.org:7990",
         );
@@ -305,14 +321,16 @@ fn check_host(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A token that a login flow stores must be what one that a refresh issues must be.
+/// A token that a login flow stores must be what one that a refresh issues must be, and without blanks: no provider issues
+/// such a token, and a URL or a credential line would break at them. (One that a refresh did issue is kept: it is all that
+/// the user has.)
 fn check_token(token: &SecretString) -> Result<(), &'static str> {
     let token = token.expose_secret();
     if !(1..=MAX_TOKEN_LEN).contains(&token.len()) {
         return Err("must be 1 to 16384 bytes");
     }
-    if !is_usable_token(token) {
-        return Err("must be printable ASCII (RFC 6749, appendix A)");
+    if !is_usable_token(token) || token.contains(' ') {
+        return Err("must be printable ASCII without blanks");
     }
     Ok(())
 }

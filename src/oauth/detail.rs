@@ -6,6 +6,7 @@ use std::error::Error;
 
 use url::Position;
 
+use crate::escape::is_unprintable;
 use crate::provider::Provider;
 use crate::secret::{ExposeSecret, SecretString};
 
@@ -52,7 +53,7 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    shortened(&innermost.to_string().replace(char::is_control, " "))
+    shortened(&innermost.to_string().replace(is_unprintable, " "))
 }
 
 /// Words of error texts and OAuth parameter names: `expired,` `client_id` `and/or` `(HTTP` `10`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::IssuedPair;
+use crate::escape::is_printable;
 use crate::secret::{ExposeSecret, SecretString};
 
 /// Most bytes of a token: far above what any provider issues, and what the database is made for.
@@ -70,12 +71,16 @@ fn seconds(value: &Value) -> Option<f64> {
     seconds.filter(|seconds| seconds.is_finite())
 }
 
-/// Blanks separate scopes (RFC 6749, section 3.3), at GitHub commas; some send a JSON array.
+/// Most characters of a scope, as in a `token.store`.
+const MAX_SCOPE_LEN: usize = 255;
+
+/// Blanks separate scopes (RFC 6749, section 3.3), at GitHub commas; some send a JSON array. What is no scope is left out:
+/// the pair beside it is good.
 fn scope_list(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => text
             .split(|sign: char| sign.is_whitespace() || sign == ',')
-            .filter(|scope| !scope.is_empty())
+            .filter(|scope| (1..=MAX_SCOPE_LEN).contains(&scope.len()) && is_printable(scope))
             .map(str::to_owned)
             .collect(),
         Value::Array(items) => items.iter().flat_map(scope_list).collect(),
@@ -144,8 +149,24 @@ mod tests {
             assert_eq!(with("scope", spelling.clone()).scopes, told, "{spelling}");
             assert_eq!(with("scopes", spelling.clone()).scopes, told, "{spelling}");
         }
-        for untold in [json!(null), json!(""), json!(" "), json!([]), json!(7)] {
+        for untold in [
+            json!(null),
+            json!(""),
+            json!(" "),
+            json!([]),
+            json!(7),
+            json!("\u{9b}2J"),
+            json!("x".repeat(256)),
+        ] {
             assert_eq!(with("scope", untold.clone()).scopes, None, "{untold}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_scope_is_left_out_and_costs_no_pair() {
+        for odd in ["re\u{1b}po", "re\0po", "re\u{202e}po", "re\u{7f}po"] {
+            let pair = with("scope", json!(format!("repo {odd} read:org")));
+            assert_eq!(pair.scopes, Some(vec!["repo".to_owned(), "read:org".to_owned()]), "{odd:?}");
         }
     }
 

@@ -1,5 +1,8 @@
 //! Logs by `tracing`: human in a terminal, JSON otherwise.
 
+mod human;
+mod lines;
+
 use std::io::{self, IsTerminal};
 use std::{env, fmt, str};
 
@@ -14,6 +17,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use self::human::HumanFields;
+use self::lines::EscapedLines;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +52,19 @@ fn subscriber<W>(level: LevelFilter, format: Format, writer: W) -> impl Subscrib
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = tracing_subscriber::fmt::layer();
     let lines = match format {
         // Asked for by name, it may go into a file too.
-        Format::Human => lines.with_ansi(colours_wanted()).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_span_list(false).fmt_fields(JsonFields).boxed(),
+        Format::Human => {
+            lines.with_writer(writer).with_ansi(colours_wanted()).fmt_fields(HumanFields).boxed()
+        }
+        Format::Json => lines
+            .with_writer(EscapedLines(writer))
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .fmt_fields(JsonFields)
+            .boxed(),
     };
     // For everything at once: a filter of one layer's own is asked again at every step of every message.
     tracing_subscriber::registry().with(filter(level)).with(lines)
@@ -144,18 +158,59 @@ mod tests {
         assert_eq!(with_none, json!({"name": "message", "user": "u"}));
     }
 
+    #[test]
+    fn nothing_leaves_raw_in_either_format() {
+        const NASTY: &str = "x\0\u{1b}[2J\r\nERROR forged\u{7f}\u{9b}31m\u{2028}\u{202e}\u{2066}z";
+        let error = io::Error::other(NASTY);
+        let line = || {
+            let _entered =
+                tracing::info_span!("message", user = NASTY, id = ?Some(NASTY), later = field::Empty)
+                    .entered();
+            tracing::Span::current().record("later", NASTY);
+            let error: &dyn std::error::Error = &error;
+            tracing::info!(target: "tokenkeeper", host = NASTY, %error, source = error, list = ?[NASTY], "{NASTY}");
+        };
+        for format in [Format::Human, Format::Json] {
+            let logged = logged(format, line);
+            let text = logged.strip_suffix('\n').expect("a line");
+            assert!(crate::escape::is_printable(text), "{format:?}: {text:?}");
+            assert_eq!(text.matches("forged").count(), 8, "{format:?}: {text}");
+            if format == Format::Json {
+                let line: Value = serde_json::from_str(text).expect("JSON");
+                let as_it_is =
+                    [&line["host"], &line["error"], &line["source"], &line["message"], &line["span"]["user"]];
+                assert_eq!(as_it_is, [NASTY; 5].map(Value::from).each_ref(), "it says the same");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_for_a_person_has_its_message_its_fields_and_its_span() {
+        let logged = logged(Format::Human, || {
+            let _entered = tracing::info_span!("message", kind = "k", host = None::<&str>).entered();
+            tracing::warn!(target: "tokenkeeper", tries = 3, cause = %"no route", "it failed");
+        });
+        let (_date, line) = logged.split_once(' ').expect("a date and the rest");
+        assert_eq!(line.trim(), r#"WARN message{kind="k"}: tokenkeeper: it failed tries=3 cause=no route"#);
+    }
+
     /// What a line says of the span that it is written in.
     fn logged_span(span: impl FnOnce() -> tracing::Span) -> Value {
-        let lines = Lines::default();
-        let writer = lines.clone();
-        let subscriber = subscriber(LevelFilter::INFO, Format::Json, move || writer.clone());
-        tracing::subscriber::with_default(subscriber, || {
+        let logged = logged(Format::Json, || {
             let _entered = span().entered();
             tracing::info!(target: "tokenkeeper", "a line");
         });
-        let lines = lines.0.lock().expect("no panic");
-        let line: Value = serde_json::from_slice(&lines).expect("a line of JSON");
+        let line: Value = serde_json::from_str(&logged).expect("a line of JSON");
         line["span"].clone()
+    }
+
+    fn logged(format: Format, log: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(LevelFilter::INFO, format, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, log);
+        let lines = lines.0.lock().expect("no panic");
+        String::from_utf8(lines.clone()).expect("UTF-8")
     }
 
     #[derive(Clone, Default)]

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::json;
 use tokenkeeper_testkit::queues::WORKSPACE_START;
 use tokenkeeper_testkit::scm::{CloneError, HoldPoint, Pace, git_clone};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::harness::{
@@ -121,6 +123,35 @@ async fn a_slow_clone_survives_requests_that_come_all_the_time() {
     cloned.unwrap_or_else(|error| panic!("the clone died: {error}"));
     assert_whole(&clone).await;
     assert!(competitors >= 10, "{competitors} requests came while the clone was running");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_names_another_host_does_not_take_the_clone_there() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.scm.create_repo(PROJECT, REPOSITORY, 200_000).await;
+    let worker = world.start_worker().await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let value = format!("x@{}/", elsewhere.local_addr().unwrap());
+    world.store_pair(&world.scm.authorize_with("jdoe", &value)).await;
+    let reply = world.request("jdoe").await;
+    let token = &reply["token"];
+    assert_eq!(token["value"], value, "{reply}");
+    let folder = tempfile::tempdir().unwrap();
+
+    let url = world.scm.clone_url_with_userinfo(PROJECT, REPOSITORY, token["userinfo"].as_str().unwrap());
+    let clone = folder.path().join("clone");
+    git_clone(&url, &clone).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_whole(&clone).await;
+    assert!(elsewhere.accept().now_or_never().is_none(), "nobody was there");
+
+    // And as it is it does: else this proves nothing.
+    let url = world.scm.clone_url_with_token(PROJECT, REPOSITORY, &value);
+    let elsewhere_too = folder.path().join("elsewhere");
+    tokio::select! {
+        cloned = git_clone(&url, &elsewhere_too) => panic!("it did not go elsewhere: {cloned:?}"),
+        accepted = elsewhere.accept() => drop(accepted.unwrap()),
+    }
     worker.stop().await;
 }
 

@@ -2,9 +2,11 @@
 //! nobody sees the difference.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::FutureExt;
+use futures_util::future::{join_all, select_all};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
@@ -44,14 +46,15 @@ fn issued(entry: &Entry) -> NewPair {
     }
 }
 
-/// Reserves a token for longer and longer, with a pause in between.
-async fn hold_on(store: &Store, user: &str, provider_id: i64) -> Infallible {
+/// Reserves a token for longer and longer, with a pause in between, and counts how often.
+async fn hold_on(store: &Store, user: &str, provider_id: i64, rounds: &AtomicUsize) -> Infallible {
     const PAUSE: Duration = Duration::from_millis(5);
     let mut until = at(5);
     loop {
         until = until.plus(Duration::from_millis(1));
         let (user_id, until) = (user.to_owned(), Some(until));
         store.claim(Claim { user_id, provider_id, until, only_if_held: false, now: at(0) }).await.unwrap();
+        rounds.fetch_add(1, Ordering::Relaxed);
         sleep(PAUSE).await;
     }
 }
@@ -147,20 +150,28 @@ on_every_database! {
             make_reservations_slow(&world).await;
         }
         let (holding, refreshing) = entries.split_at(4);
-        let holding = join_all(users[..holding.len()].iter().enumerate().map(async |(place, user)| {
-            // While the statement for some runs the others come: there is always a next group.
-            sleep(Duration::from_millis(if place % 2 == 0 { 0 } else { 10 })).await;
-            hold_on(&store, user, provider.id).await
+        let rounds = AtomicUsize::new(0);
+        let holding = select_all(users[..holding.len()].iter().enumerate().map(|(place, user)| {
+            let (store, rounds) = (&store, &rounds);
+            async move {
+                // While the statement for some runs the others come: there is always a next group.
+                sleep(Duration::from_millis(if place % 2 == 0 { 0 } else { 10 })).await;
+                hold_on(store, user, provider.id, rounds).await
+            }
+            .boxed()
         }));
         let refreshing = join_all(refreshing.iter().map(async |entry| {
             let taken = store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await;
             let stored = store.store_refreshed(entry, &issued(entry), &holder(entry), at(1)).await;
-            assert!(taken.is_ok() && stored.is_ok_and(|stored| stored.is_some()));
+            assert_eq!(taken.unwrap(), Guarded::Done);
+            assert!(stored.unwrap().is_some(), "nothing newer is there");
         }));
         tokio::select! {
             refreshed = timeout(PATIENCE, refreshing) => drop(refreshed.expect("they come to their turn")),
-            never = holding => assert!(never.is_empty(), "they hold on and on"),
+            (never, ..) = holding => match never {},
         }
+        // Else there was nobody to come to a turn beside.
+        assert!(rounds.load(Ordering::Relaxed) > 0, "somebody held on meanwhile");
     }
 
     async fn a_flight_that_asks_for_its_lease_once_more_has_it_and_no_other_does(kind: Kind) {

@@ -12,6 +12,7 @@ use super::replay::REPLAY_COUNT_HEADER;
 use crate::broker::outgoing::{DETAIL_HEADER, PUBLISHER_HEADER, REASON_HEADER, TIME_HEADER};
 use crate::broker::{Feed, Names};
 use crate::clock::Timestamp;
+use crate::escape::is_printable;
 use crate::message::MessageKind;
 
 /// What the broker writes when it gives up on a message: an array, its own last death first.
@@ -44,7 +45,7 @@ impl Letter {
     /// `message_id` have the same name.
     pub fn id(&self) -> String {
         match self.properties().message_id().as_ref().map(ShortString::as_str) {
-            Some(id) if !id.is_empty() && !id.chars().any(char::is_control) => id.to_owned(),
+            Some(id) if !id.is_empty() && is_printable(id) => id.to_owned(),
             _ => self.fingerprint(),
         }
     }

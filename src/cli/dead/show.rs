@@ -166,10 +166,7 @@ fn rows(shown: &Shown, now: Timestamp) -> Table {
     let Shown { summary, properties, headers, body, body_hint } = shown;
     let mut rows = key_value_table();
     let mut add = |name: &str, value: String| {
-        // A body has several lines, each of them a row.
-        for (number, line) in value.lines().enumerate() {
-            rows.add_row([cell(if number == 0 { name } else { "" }), cell(line)]);
-        }
+        rows.add_row([cell(name), cell(value)]);
     };
     add("id", summary.id.clone());
     add("when", or_nothing(summary.at.map(|at| date_and_distance(at, now))));
@@ -188,14 +185,18 @@ fn rows(shown: &Shown, now: Timestamp) -> Table {
         add(&format!("header {name}"), plain(value));
     }
     add("body size", format!("{} bytes", summary.bytes));
-    add("body", body.as_ref().map_or_else(|| or_nothing(body_hint.as_ref()), |body| format!("{body:#}")));
+    let body = body.as_ref().map_or_else(|| or_nothing(body_hint.as_ref()), |body| format!("{body:#}"));
+    // The only value of several lines, each of them a row.
+    for (number, line) in body.lines().enumerate() {
+        add(if number == 0 { "body" } else { "" }, line.to_owned());
+    }
     rows
 }
 
-/// A text without its quotes, anything else as JSON. In one line.
+/// A text without its quotes, anything else as JSON.
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.replace(['\n', '\r'], " "),
+        Value::String(text) => text.clone(),
         other => other.to_string(),
     }
 }

@@ -63,7 +63,7 @@ impl Printer {
     fn begin(&self, output: &mut Output) -> anyhow::Result<()> {
         match self {
             Self::Table => Ok(()),
-            Self::Json { .. } => output.bytes(b"["),
+            Self::Json { .. } => output.json_text("["),
         }
     }
 
@@ -77,7 +77,7 @@ impl Printer {
                     text.push_str(&serde_json::to_string(identity)?);
                     *first = false;
                 }
-                output.bytes(text.as_bytes())
+                output.json_text(&text)
             }
         }
     }
@@ -85,7 +85,7 @@ impl Printer {
     fn end(&self, output: &mut Output) -> anyhow::Result<()> {
         match self {
             Self::Table => Ok(()),
-            Self::Json { .. } => output.bytes(b"\n]\n"),
+            Self::Json { .. } => output.json_text("\n]\n"),
         }
     }
 }

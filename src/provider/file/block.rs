@@ -8,7 +8,8 @@ use toml::{Table, Value};
 use url::Url;
 
 use super::{Problem, SecretSource};
-use crate::message::ShortText;
+use crate::escape::is_printable;
+use crate::message::Username;
 use crate::provider::{ClientAuth, ProviderKind, RequiredWhileReserved, is_safe_token_url};
 use crate::secret::SecretString;
 use crate::store::ProviderRecord;
@@ -246,11 +247,12 @@ const REDIRECT_URI: &str =
     "an absolute URI without fragment (RFC 6749, section 3.1.2), as it was at authorisation";
 
 fn is_redirect_uri(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| url.fragment().is_none()) && text.trim() == text
+    // `Url` passes over line breaks and tabs.
+    Url::parse(text).is_ok_and(|url| url.fragment().is_none()) && text.trim() == text && is_printable(text)
 }
 
-const USERNAME: &str = "1 to 255 characters, none of them a control character";
+const USERNAME: &str = "1 to 255 characters, none of them a blank or a control character";
 
 fn is_username(text: &str) -> bool {
-    ShortText::try_from(text).is_ok()
+    Username::try_from(text).is_ok()
 }

@@ -186,7 +186,7 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
         ),
         (
             block("git.example.org", "username = \"\""),
-            "provider 1 (git.example.org): `username` must be 1 to 255 characters, none of them a control character".into(),
+            "provider 1 (git.example.org): `username` must be 1 to 255 characters, none of them a blank or a control character".into(),
         ),
         (
             block("git.example.org", "redirect = \"https://app.example.org\""),

@@ -141,8 +141,10 @@ async fn no_statement_is_for_more_rows_than_pay() {
     let counter = Counter::new(true);
     let many = 3 * u32::try_from(LARGEST_GROUP).unwrap();
     let answers = join_all((100..100 + many).map(|number| counter.ask(number))).await;
-    assert!(answers.iter().all(Result::is_ok));
+    let answers: Vec<u32> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, (100..100 + many).map(|number| 10 * number).collect::<Vec<_>>());
     assert!(counter.ran().iter().all(|group| group.len() <= LARGEST_GROUP));
+    assert_eq!(counter.ran().concat().len(), 3 * LARGEST_GROUP, "each of them once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,6 +180,7 @@ async fn a_statement_for_many_that_hangs_is_done_again_for_each() {
         counter.statements.gate.add_permits(1);
     };
     let (answers, ()) = tokio::join!(join_all([1, 2].map(|number| counter.ask(number))), open_later);
-    assert!(answers.iter().all(Result::is_ok));
+    let answers: Vec<u32> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, [10, 20]);
     assert_eq!(counter.ran(), [vec![1, 2], vec![1], vec![2]]);
 }

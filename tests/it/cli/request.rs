@@ -19,8 +19,8 @@ async fn a_git_clone_with_the_token_of_a_request_works() {
 
     assert!(reply.stderr.is_empty(), "{reply:?}");
     let reply = reply.json();
-    let token = reply["token"]["value"].as_str().unwrap();
-    let url = world.scm.clone_url_with_token("proj", "repo", token);
+    let userinfo = reply["token"]["userinfo"].as_str().unwrap();
+    let url = world.scm.clone_url_with_userinfo("proj", "repo", userinfo);
     git_clone(&url, &cli.folder.path().join("clone")).await.expect("the clone works");
     worker.stop().await;
 }
@@ -67,6 +67,7 @@ async fn the_token_is_shown_only_where_it_is_asked_for() {
     );
     let shown = cli.run(&[&request[..], &["--show-token"]].concat()).await.good();
     assert_eq!(shown.value("token"), pair.access_token);
+    assert_eq!(shown.value("userinfo"), format!("x-access-token:{}", pair.access_token));
 
     let hidden = cli.run(&start).await.good().keeps_secrets_of(&world);
     assert_eq!(hidden.table()[1][..3], [&host, "ok", "none"]);

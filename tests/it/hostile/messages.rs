@@ -103,7 +103,13 @@ impl Generator {
         let number = i64::try_from(number).unwrap();
         let (properties, id, to) = self.properties(number);
         let needs_reply_to = body.routing_key != TOKEN_STORE;
-        let is_refused = !is_right || (needs_reply_to && matches!(to, ReplyTo::Missing));
+        // It is not repeated either: the reply has no id then.
+        let (properties, id, steers) = match self.pick(0..20_u8) {
+            0 => (properties.with_correlation_id("c\u{1b}[2J\n".into()), String::new(), true),
+            1 => (properties.with_message_id("m\u{9b}2J\u{202e}".into()), String::new(), true),
+            _ => (properties, id, false),
+        };
+        let is_refused = !is_right || steers || (needs_reply_to && matches!(to, ReplyTo::Missing));
         let answer = if is_refused { Answer::Invalid } else { Answer::Other };
         let reply = matches!(to, ReplyTo::Us).then_some((id, answer));
         let Body { what, routing_key, bytes: body, .. } = body;

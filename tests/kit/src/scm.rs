@@ -86,10 +86,15 @@ impl SimulatedScm {
         self.scm.url(&format!("/scm/{project}/{repository}.git"))
     }
 
-    /// The same with a token in it, as a workspace's git uses it.
+    /// The same with a token in it, as it is: a test's own tokens are letters and digits.
     pub fn clone_url_with_token(&self, project: &str, repository: &str, access_token: &str) -> String {
-        let credentials = format!("http://{}:{access_token}@", self.scm.options.dialect.username());
-        self.clone_url(project, repository).replacen("http://", &credentials, 1)
+        let userinfo = format!("{}:{access_token}", self.scm.options.dialect.username());
+        self.clone_url_with_userinfo(project, repository, &userinfo)
+    }
+
+    /// The same with the `userinfo` of a reply in it, as a workspace's git uses it.
+    pub fn clone_url_with_userinfo(&self, project: &str, repository: &str, userinfo: &str) -> String {
+        self.clone_url(project, repository).replacen("http://", &format!("http://{userinfo}@"), 1)
     }
 
     /// The OAuth client id.
@@ -144,6 +149,12 @@ impl SimulatedScm {
     pub fn authorize_until(&self, user: &str, expires_at_ms: i64) -> IssuedPair {
         let dialect = self.scm.options.dialect;
         self.scm.ledger().authorize(dialect, user, self.now_ms(), expires_at_ms)
+    }
+
+    /// Issues a pair with this access token: providers choose what their tokens look like.
+    pub fn authorize_with(&self, user: &str, access_token: &str) -> IssuedPair {
+        let pair = IssuedPair { access_token: access_token.to_owned(), ..self.authorize(user) };
+        self.scm.ledger().enter(pair)
     }
 
     /// The pair that was issued last to `user`, by a login or a refresh.

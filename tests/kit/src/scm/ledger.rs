@@ -174,7 +174,8 @@ impl Ledger {
         }
     }
 
-    fn enter(&mut self, pair: IssuedPair) -> IssuedPair {
+    /// Enters a pair, in place of what its user had last.
+    pub(super) fn enter(&mut self, pair: IssuedPair) -> IssuedPair {
         self.issued = pair.number;
         let access_token = AccessToken {
             number: pair.number,

@@ -1,0 +1,37 @@
+//! Lines of JSON on their way out. The serializer has escaped what JSON cannot hold, which is C0 alone.
+
+use std::io;
+
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::escape;
+
+/// Makes writers that escape what is unprintable in a line of JSON, which says the same afterwards.
+pub(super) struct EscapedLines<M>(pub(super) M);
+
+/// One line, which comes in one piece.
+pub(super) struct EscapedLine<W>(W);
+
+impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for EscapedLines<M> {
+    type Writer = EscapedLine<M::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        EscapedLine(self.0.make_writer())
+    }
+
+    fn make_writer_for(&'w self, about: &Metadata<'_>) -> Self::Writer {
+        EscapedLine(self.0.make_writer_for(about))
+    }
+}
+
+impl<W: io::Write> io::Write for EscapedLine<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(escape::json(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
