@@ -102,8 +102,12 @@ impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
         let Incoming { kind, request, envelope, redelivered } = incoming;
+        if let Some(unanswerable) = envelope.unanswerable {
+            return Outcome::Unanswerable { reason: unanswerable.to_string() };
+        }
         let request = match request {
             Ok(request) => request,
+            Err(invalid) if !invalid.is_request => return Outcome::Unanswerable { reason: invalid.reason },
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
         if kind.needs_reply_to() && envelope.reply_to.is_none() {

@@ -10,17 +10,19 @@ mod envelope;
 mod event;
 mod redacted;
 mod reply;
+mod reply_to;
 mod request;
 
 pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
-pub use envelope::{DIRECT_REPLY_TO, Envelope};
+pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use redacted::RedactedBody;
 pub use reply::{
     ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, Refresh, Reply, Status, StoreReply,
     TokenGrant, TokenReply, TokenValue, Warning, WorkspaceStartReply,
 };
+pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
     Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,
     WorkspaceStartRequest,

@@ -25,6 +25,7 @@ use self::partitions::Partitions;
 use self::restore::Restorer;
 use self::settle::Settler;
 use crate::admin::{self, Health};
+use crate::broker::dead_letters::Sealer;
 use crate::broker::{Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
@@ -37,7 +38,8 @@ use crate::oauth::TokenClient;
 use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
-use crate::settings::Settings;
+use crate::secret::KeyRing;
+use crate::settings::{Broker, Settings};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -88,10 +90,10 @@ impl Worker {
         metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
         stop: Stop,
     ) -> anyhow::Result<Self> {
-        let keys = settings.key_ring()?;
+        let keys = Arc::new(settings.key_ring()?);
         let db = database::open_migrated(&settings.database).await?;
         let urgent = database::open_urgent(&settings.database, &db).await?;
-        let store = Store::new(db, keys).with_urgent(urgent);
+        let store = Store::new(db, KeyRing::clone(&keys)).with_urgent(urgent);
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let (messages, flights, services) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -103,13 +105,7 @@ impl Worker {
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
         let (closed, drain_events) = (CancellationToken::new(), CancellationToken::new());
-        let (publisher, keep_publishing) = Publisher::new(
-            Arc::clone(&broker),
-            format!("{instance} publish"),
-            stop.hard.clone(),
-            closed.clone(),
-        );
-        services.spawn(keep_publishing);
+        let publisher = publisher(&broker, keys, &instance, &services, &stop, &closed);
         let (events, outbox) = events::queue();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = open_spool(&settings).await;
@@ -237,6 +233,29 @@ impl Worker {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// The publisher, whose connection is kept up until `closed` fires; and whoever seals what the broker itself lays into the
+/// dead letters.
+fn publisher(
+    broker: &Arc<Broker>,
+    keys: Arc<KeyRing>,
+    instance: &str,
+    services: &TaskTracker,
+    stop: &Stop,
+    closed: &CancellationToken,
+) -> Publisher {
+    let (publisher, keep_publishing) = Publisher::new(
+        Arc::clone(broker),
+        Arc::clone(&keys),
+        format!("{instance} publish"),
+        stop.hard.clone(),
+        closed.clone(),
+    );
+    services.spawn(keep_publishing);
+    let sealer = Sealer { settings: Arc::clone(broker), keys, publisher: publisher.clone() };
+    services.spawn(until(stop.soft.clone(), async { match sealer.run().await {} }));
+    publisher
 }
 
 /// Opens the port of the admin endpoint.

@@ -175,6 +175,7 @@ impl Replies {
 mod tests {
     use std::collections::HashMap;
 
+    use lapin::BasicProperties;
     use tokenkeeper_testkit::queues::TestBroker;
 
     use super::*;
@@ -191,8 +192,9 @@ mod tests {
 
     /// To nobody: what it comes to is said by the broker all the same.
     async fn publish(replies: &Replies) -> Result<(), Unanswered> {
-        let envelope = Envelope::default();
-        let reply = OutgoingReply { reply_to: "nobody", reply_type: "token.reply", envelope: &envelope };
+        let envelope = Envelope::read(&BasicProperties::default().with_reply_to("nobody".into()), "a-test");
+        let reply_to = envelope.reply_to.as_ref().unwrap();
+        let reply = OutgoingReply { reply_to, reply_type: "token.reply", envelope: &envelope };
         replies.publish(&reply, b"{}").await
     }
 

@@ -282,7 +282,7 @@ impl Consumers {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
-                let received = Received::new(kind, delivery, replies, acks);
+                let received = Received::new(kind, delivery, &self.settings.prefix, replies, acks);
                 in_hand.take(Arc::clone(&self.settler).process(received));
             }
             Feed::ParkedPairs => {

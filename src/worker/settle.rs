@@ -14,7 +14,7 @@ use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unan
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome};
 use crate::lifecycle::Stop;
-use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Request, decode};
+use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
 use crate::telemetry::{self, MessageOutcome};
 
 /// What a message needs on its way.
@@ -50,9 +50,15 @@ struct Replied {
 
 impl Received {
     /// A message that is replied to with `replies` and settled with `acks`.
-    pub(super) fn new(kind: MessageKind, delivery: Delivery, replies: Arc<Replies>, acks: Acks) -> Box<Self> {
+    pub(super) fn new(
+        kind: MessageKind,
+        delivery: Delivery,
+        prefix: &str,
+        replies: Arc<Replies>,
+        acks: Acks,
+    ) -> Box<Self> {
         telemetry::message_received(kind);
-        let envelope = Envelope::read(&delivery.properties);
+        let envelope = Envelope::read(&delivery.properties, prefix);
         Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, acks })
     }
 
@@ -68,10 +74,10 @@ impl Received {
         )
     }
 
-    async fn publish_reply(&self, reply_to: &str, outcome: &Outcome) -> Result<(), Unanswered> {
+    async fn publish_reply(&self, reply_to: &ReplyTo, reply: &Reply) -> Result<(), Unanswered> {
         let reply_type = self.kind.reply_type();
-        let reply = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
-        self.replies.publish(&reply, &outcome.reply().encode()).await
+        let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
+        self.replies.publish(&outgoing, &reply.encode()).await
     }
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
@@ -136,20 +142,18 @@ impl Settler {
 
     async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Unanswered)> {
         let Handled { received, outcome } = handled;
-        let published = match (&received.envelope.reply_to, &outcome) {
-            (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {
-                received.publish_reply(reply_to, &outcome).await
-            }
-            (None, Outcome::Answered(_) | Outcome::Invalid { .. }) => Ok(()),
+        let published = match (&received.envelope.reply_to, outcome.reply()) {
+            (Some(reply_to), Some(reply)) => received.publish_reply(reply_to, reply).await,
+            (None, _) | (_, None) => Ok(()),
         };
         if let Err(unanswered) = published {
             return Err((received, unanswered));
         }
-        let code = outcome.reply().error_code();
+        let code = outcome.error_code();
         let settled = match &outcome {
             Outcome::Answered(_) if code.is_none() => MessageOutcome::Ok,
             Outcome::Answered(_) => MessageOutcome::Error,
-            Outcome::Invalid { reason, .. } => {
+            Outcome::Invalid { reason, .. } | Outcome::Unanswerable { reason } => {
                 match Box::pin(self.lay_into_dead_letters(&received, reason)).await {
                     Ok(()) => MessageOutcome::DeadLettered,
                     Err(stopped) => return Err((received, stopped.into())),

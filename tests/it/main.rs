@@ -36,6 +36,7 @@ mod partitions;
 mod refresh_failures;
 mod refresh_once;
 mod replies;
+mod reply_to;
 mod token_request;
 mod token_store;
 mod topology;

@@ -50,7 +50,7 @@ impl Upstream {
         let (jobs, waiting) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(waiting));
         let mut tasks = JoinSet::new();
-        let replies = format!("{prefix}.replies");
+        let replies = format!("{prefix}-replies");
         let links = Links::start(url, &mut tasks);
         tasks.spawn(read_answers(url.to_owned(), Queue::quorum(&replies), Arc::clone(&book)));
         for _ in 0..PUBLISHERS {
