@@ -115,8 +115,12 @@ impl Handler {
         let Incoming { kind, request, envelope, time, redelivered } = incoming;
         // Also what is refused for something else counts.
         let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
+        if let Some(unanswerable) = envelope.unanswerable {
+            return Outcome::Unanswerable { reason: unanswerable.to_string() };
+        }
         let request = match request {
             Ok(request) => request,
+            Err(invalid) if !invalid.is_request => return Outcome::Unanswerable { reason: invalid.reason },
             Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
         };
         if let Some(reason) = envelope.unusable {

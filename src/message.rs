@@ -11,11 +11,12 @@ mod event;
 mod granted_token;
 mod redacted;
 mod reply;
+mod reply_to;
 mod request;
 
 pub use clone_url::{CloneUrl, CloneUrlError};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
-pub use envelope::{DIRECT_REPLY_TO, Envelope};
+pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, TokenValue};
 pub use redacted::RedactedBody;
@@ -23,6 +24,7 @@ pub use reply::{
     ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, Status, StoreReply, TokenGrant,
     TokenReply, Warning, WorkspaceStartReply,
 };
+pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
     Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,
     Username, WorkspaceStartRequest,

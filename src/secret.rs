@@ -8,8 +8,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chacha20poly1305::aead::{Aead, Generate, KeyInit, Payload};
-use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::{Aead, AeadInOut, Generate, KeyInit, Payload};
+use chacha20poly1305::{Key, Tag, XChaCha20Poly1305, XNonce};
 pub use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -20,6 +20,8 @@ const FORMAT: u8 = 1;
 const NONCE_LEN: usize = 24;
 /// Bytes of a key.
 const KEY_LEN: usize = 32;
+/// Bytes of a Poly1305 tag.
+const TAG_LEN: usize = 16;
 /// Longest key id: what the `key_id` columns take.
 const KEY_ID_MAX: usize = 64;
 
@@ -43,6 +45,9 @@ pub struct Sealed {
     /// Format byte, nonce, ciphertext and tag.
     pub bytes: Vec<u8>,
 }
+
+/// What opens a sealed body beside its key, which is kept apart from it: format byte, nonce and tag.
+pub type BodySeal = [u8; 1 + NONCE_LEN + TAG_LEN];
 
 /// Why a key ring could not be read. Never holds key material.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -134,11 +139,7 @@ impl KeyRing {
     /// # Errors
     /// [`OpenError`]: the key is missing, or the bytes are not what was sealed for this place.
     pub fn open(&self, key_id: &str, sealed: &[u8], bound_to: &str) -> Result<SecretString, OpenError> {
-        let key = self
-            .keys
-            .iter()
-            .find(|key| key.id == key_id)
-            .ok_or_else(|| OpenError::UnknownKey(key_id.into()))?;
+        let key = self.key(key_id)?;
         let tampered = || OpenError::Tampered(key_id.into());
         let (&FORMAT, rest) = sealed.split_first().ok_or_else(tampered)? else { return Err(tampered()) };
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(tampered)?;
@@ -146,6 +147,45 @@ impl KeyRing {
         let plain = key.cipher.decrypt(nonce.into(), payload).map_err(|_| tampered())?;
         let text = String::from_utf8(plain).map_err(|_| tampered())?;
         Ok(text.into())
+    }
+
+    /// Encrypts a body where it lies, with the first key: it keeps its length, whatever that is. Gives back the key's id
+    /// and what opens it again. `bound_to` is what [`KeyRing::seal`] calls so.
+    #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "the cipher refuses only over 256 GiB")]
+    pub fn seal_body(&self, body: &mut [u8], bound_to: &[u8]) -> (&str, BodySeal) {
+        let RingKey { id, cipher } = &self.keys[0];
+        let nonce = XNonce::generate();
+        let tag =
+            cipher.encrypt_inout_detached(&nonce, bound_to, body.into()).expect("it is shorter than 256 GiB");
+        let mut seal = [FORMAT; 1 + NONCE_LEN + TAG_LEN];
+        seal[1..=NONCE_LEN].copy_from_slice(&nonce);
+        seal[1 + NONCE_LEN..].copy_from_slice(&tag);
+        (id, seal)
+    }
+
+    /// Decrypts where it lies what [`KeyRing::seal_body`] made for the same `bound_to`.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the body is then of no use.
+    pub fn open_body(
+        &self,
+        key_id: &str,
+        seal: &BodySeal,
+        body: &mut [u8],
+        bound_to: &[u8],
+    ) -> Result<(), OpenError> {
+        let key = self.key(key_id)?;
+        let tampered = || OpenError::Tampered(key_id.into());
+        let (&FORMAT, rest) = seal.split_first().ok_or_else(tampered)? else { return Err(tampered()) };
+        let (nonce, tag) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(tampered)?;
+        let tag = <&[u8; TAG_LEN]>::try_from(tag).map_err(|_| tampered())?;
+        key.cipher
+            .decrypt_inout_detached(nonce.into(), bound_to, body.into(), <&Tag>::from(tag))
+            .map_err(|_| tampered())
+    }
+
+    fn key(&self, key_id: &str) -> Result<&RingKey, OpenError> {
+        self.keys.iter().find(|key| key.id == key_id).ok_or_else(|| OpenError::UnknownKey(key_id.into()))
     }
 }
 
@@ -165,7 +205,8 @@ pub fn fingerprint(secret: &SecretString) -> String {
     format!("{:032x}", u128::from_be_bytes(*digest.0.first_chunk().unwrap_or(&[0; 16])))
 }
 
-fn is_key_id(id: &str) -> bool {
+/// Whether this can be the id of a key.
+pub(crate) fn is_key_id(id: &str) -> bool {
     (1..=KEY_ID_MAX).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

@@ -79,6 +79,10 @@ pub struct Broker {
     pub topology: Topology,
     /// How many partitions each kind of message has, so that one user's messages meet in one worker; 0: none.
     pub partitions: u16,
+    /// How many dead letters there may be; the oldest give way. 0: any number.
+    pub dead_letters_max_length: u32,
+    /// How long a dead letter is kept. Zero: for ever.
+    pub dead_letters_max_age: Duration,
     /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
     pub delivery_limit: u32,
     /// Limit for connecting, TLS and the AMQP handshake included.
@@ -242,6 +246,9 @@ impl Broker {
             // Each one is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. 256 of
             // them block every new connection of a broker that may open 1,024 files; 64 leave it a third of these.
             partitions: from.integer("broker.partitions", 0..=64, 0),
+            dead_letters_max_length: from.integer("broker.dead_letters_max_length", 0..=1_000_000_000, 0),
+            // As long as the broker counts, in milliseconds of 32 bits.
+            dead_letters_max_age: from.seconds("broker.dead_letters_max_age_secs", 0..=4_294_967, 0),
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
             connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
             operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),

@@ -14,6 +14,7 @@ use crate::message::MessageKind;
 use crate::store::{FailureKind, StoreError};
 
 mod database;
+mod dead_letters;
 mod events;
 mod hosts;
 mod housekeeping;
@@ -30,6 +31,10 @@ mod statements;
 mod suspects;
 
 pub use self::database::*;
+pub use self::dead_letters::{
+    dead_letter_sealed, dead_letters_in_use, dead_letters_left_unsealed, dead_letters_not_sealed,
+    dead_letters_sealed,
+};
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
     circuit_changed, circuit_known, crowded_out, host_refusing, refresh_not_begun, refusal_forgiven,
@@ -309,6 +314,7 @@ pub fn describe() {
     hosts::describe();
     parking::describe();
     database::describe();
+    dead_letters::describe();
     housekeeping::describe();
     panics::describe();
     partitions::describe();

@@ -31,6 +31,7 @@ pub use self::services::Services;
 use self::settle::Settler;
 use self::suspects::Tier;
 use crate::admin::{self, Health};
+use crate::broker::dead_letters::Sealer;
 use crate::broker::{Aside, Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
@@ -120,8 +121,8 @@ impl Worker {
         services: &Services,
         closed: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let keys = settings.key_ring()?;
-        let store = open_store(&settings, keys.clone()).await?;
+        let keys = Arc::new(settings.key_ring()?);
+        let store = open_store(&settings, &keys).await?;
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let (messages, flights) = (TaskTracker::new(), TaskTracker::new());
@@ -135,11 +136,16 @@ impl Worker {
         let drain_events = CancellationToken::new();
         let (publisher, keep_publishing) = Publisher::new(
             Arc::clone(&broker),
+            Arc::clone(&keys),
             format!("{instance} publish"),
             stop.hard.clone(),
             closed.clone(),
         );
         services.spawn("the publishing connection", keep_publishing);
+        let sealer =
+            Sealer { settings: Arc::clone(&broker), keys: Arc::clone(&keys), publisher: publisher.clone() };
+        services
+            .spawn_until("sealing dead letters", stop.soft.clone(), async { match sealer.run().await {} });
         let (events, outbox) = events::queue();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = open_spool(&settings).await;
@@ -198,8 +204,14 @@ impl Worker {
             names: Names::new(&broker.prefix),
             soft_stop: stop.soft.clone(),
         });
-        let settler =
-            Arc::new(Settler { handler, publisher, database: database.clone(), keys, stop: stop.clone() });
+        let settler = Arc::new(Settler {
+            handler,
+            publisher,
+            database: database.clone(),
+            keys,
+            prefix: broker.prefix.clone(),
+            stop: stop.clone(),
+        });
         let aside = Arc::new(Aside::new(Arc::clone(&broker), format!("{instance} reply")));
         let mut partitions = Some(partitions);
         let consumers = Tier::ALL.map(|tier| {
@@ -311,10 +323,10 @@ impl TimeSource {
     }
 }
 
-async fn open_store(settings: &Settings, keys: KeyRing) -> anyhow::Result<Store> {
+async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store> {
     let db = database::open_migrated(&settings.database).await?;
     let urgent = database::open_urgent(&settings.database, &db).await?;
-    Ok(Store::new(db, keys).with_urgent(urgent))
+    Ok(Store::new(db, keys.clone()).with_urgent(urgent))
 }
 
 /// `holder` is the worker's name.

@@ -10,6 +10,8 @@
 
 mod letter;
 mod replay;
+mod seal;
+mod sealer;
 
 use std::mem;
 use std::time::Duration;
@@ -23,6 +25,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use self::letter::{Destination, Letter, is_ours};
 pub use self::replay::{REPLAY_COUNT_HEADER, Replayer, Unreplayed};
+pub(super) use self::seal::{Sealed, without_seal};
+pub use self::seal::{Unopened, open};
+pub use self::sealer::Sealer;
 use super::topology::{short, text};
 use super::{BrokerError, Names, connect, within};
 use crate::settings::Broker;
@@ -51,7 +56,10 @@ pub enum DeadLettersError {
         broker: String,
     },
     /// Somebody else has them.
-    #[error("another `tokenkeeper dead` command has had {queue} for {} s; try again when it has ended", after.as_secs())]
+    #[error(
+        "another `tokenkeeper dead` command, or a worker that seals them, has had {queue} for {} s; try again when it has ended",
+        after.as_secs()
+    )]
     Busy {
         /// The queue's name.
         queue: String,

@@ -4,11 +4,13 @@ use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::dead_letters::{Sealed, without_seal};
 use super::topology::text;
 use super::{BrokerError, Feed};
 use crate::clock::Timestamp;
 use crate::escape;
-use crate::message::{DIRECT_REPLY_TO, Envelope};
+use crate::message::{Envelope, MessageKind, ReplyTo};
+use crate::secret::KeyRing;
 
 /// Header that says, in a word, why a message is in the dead letters.
 pub(super) const REASON_HEADER: &str = "x-tokenkeeper-reason";
@@ -29,8 +31,8 @@ pub(super) const PERSISTENT: u8 = 2;
 /// A reply, ready to be published.
 #[derive(Debug, Clone)]
 pub struct OutgoingReply<'a> {
-    /// The requester's queue.
-    pub reply_to: &'a str,
+    /// Where it goes.
+    pub reply_to: &'a ReplyTo,
     /// AMQP `type`.
     pub reply_type: &'static str,
     /// The request's properties.
@@ -45,11 +47,14 @@ impl OutgoingReply<'_> {
 
     /// Whether it goes to a direct reply-to, which only the broker can judge.
     pub(super) fn is_direct(&self) -> bool {
-        self.reply_to.starts_with(DIRECT_REPLY_TO)
+        match self.reply_to {
+            ReplyTo::Queue(_) => false,
+            ReplyTo::Direct(_) => true,
+        }
     }
 
     pub(super) fn routing_key(&self) -> Result<ShortString, BrokerError> {
-        short(self.reply_to, "reply_to")
+        short(self.reply_to.as_str(), "reply_to")
     }
 
     pub(super) fn properties(&self) -> Result<BasicProperties, BrokerError> {
@@ -68,7 +73,7 @@ impl OutgoingReply<'_> {
     }
 }
 
-/// A message that goes to the dead letters as it came, with the reason in its headers.
+/// A message that goes to the dead letters as it came, with the reason in its headers; sealed, where it may hold a token.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
     /// The routing key it came with.
@@ -86,14 +91,24 @@ pub struct DeadLetter<'a> {
 impl DeadLetter<'_> {
     /// The properties it is published with, in a frame of at most `frame_max` bytes: the broker closes the connection
     /// over a larger one. The message may have filled its own to the last byte; then its headers give way.
-    pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
-        let headers = self.properties.headers().clone().unwrap_or_default();
-        let whole = self.with_headers(headers, self.detail);
-        if header_frame_len(&whole) <= u64::from(frame_max) {
+    pub(super) fn properties(&self, sealed: Option<&Sealed>, frame_max: u32) -> BasicProperties {
+        let marked = |properties| match sealed {
+            Some(sealed) => sealed.mark(properties),
+            None => properties,
+        };
+        let headers = without_seal(self.properties.headers().clone().unwrap_or_default());
+        let whole = marked(self.with_headers(headers, self.detail));
+        if fits(&whole, frame_max) {
             return whole;
         }
         let detail = format!("{} (its own headers were too large to be kept beside this)", self.detail);
-        self.with_headers(FieldTable::default(), &detail)
+        marked(self.with_headers(FieldTable::default(), &detail))
+    }
+
+    /// The body that it is published with, where that may not be the one it came with.
+    pub(super) fn sealed(&self, keys: &KeyRing, body: &[u8]) -> Option<Sealed> {
+        let kind = MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == self.routing_key);
+        Sealed::of(keys, kind, self.routing_key, self.properties, body)
     }
 
     fn with_headers(&self, headers: FieldTable, detail: &str) -> BasicProperties {
@@ -101,8 +116,7 @@ impl DeadLetter<'_> {
         headers.insert(REASON_HEADER.into(), text(self.reason));
         headers.insert(DETAIL_HEADER.into(), text(&escape::line(detail)));
         headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
-        let to = carried_on(self.properties, headers);
-        copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
+        carried_on_with_time(self.properties, headers)
     }
 }
 
@@ -123,7 +137,7 @@ impl MovedMessage<'_> {
     pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let whole = self.with_headers(headers);
-        if header_frame_len(&whole) <= u64::from(frame_max) {
+        if fits(&whole, frame_max) {
             return whole;
         }
         self.with_headers(FieldTable::default())
@@ -137,6 +151,11 @@ impl MovedMessage<'_> {
         let to = copy(to, self.properties.expiration().as_ref(), BasicProperties::with_expiration);
         copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
     }
+}
+
+/// Whether a frame of at most `frame_max` bytes carries these properties.
+pub(super) fn fits(properties: &BasicProperties, frame_max: u32) -> bool {
+    header_frame_len(properties) <= u64::from(frame_max)
 }
 
 /// The bytes of the frame that carries these properties.
@@ -153,13 +172,22 @@ fn header_frame_len(properties: &BasicProperties) -> u64 {
 /// Copied one by one: `user_id` must stay behind, since the broker compares it with our own (the header says
 /// who it was), and so must `expiration`, by which the message would be gone before anybody looks.
 pub(super) fn carried_on(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    carried_on_as(from, from.content_type().clone(), headers)
+}
+
+/// The same with this content type.
+pub(super) fn carried_on_as(
+    from: &BasicProperties,
+    content_type: Option<ShortString>,
+    headers: FieldTable,
+) -> BasicProperties {
     // By these the broker would route it to further queues, with our permissions.
     let mut headers = without(headers, &["CC", "BCC"]);
     if let Some(publisher) = from.user_id() {
         headers.insert(PUBLISHER_HEADER.into(), text(&escape::line(publisher.as_str())));
     }
     let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-    to = copy(to, from.content_type().as_ref(), BasicProperties::with_content_type);
+    to = copy(to, content_type.as_ref(), BasicProperties::with_content_type);
     to = copy(to, from.content_encoding().as_ref(), BasicProperties::with_content_encoding);
     to = copy(to, from.correlation_id().as_ref(), BasicProperties::with_correlation_id);
     to = copy(to, from.reply_to().as_ref(), BasicProperties::with_reply_to);
@@ -179,6 +207,11 @@ fn without(headers: FieldTable, names: &[&str]) -> FieldTable {
         }
     }
     kept
+}
+
+/// The same of a message that stays a dead letter: it keeps the time when it was published.
+pub(super) fn carried_on_with_time(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
+    copy(carried_on(from, headers), from.timestamp().as_ref(), BasicProperties::with_timestamp)
 }
 
 fn copy<T: Clone>(

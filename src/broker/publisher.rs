@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::types::ShortString;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, Event};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -20,8 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::events::EventFate;
 use super::confirmed::{Publish, confirmed, confirming_channel};
+use super::dead_letters::Sealed;
 use super::outgoing::PERSISTENT;
 use super::{AGAIN, BrokerError, DeadLetter, MovedMessage, Names, connect, take_leave, within};
+use crate::message::PARKED_PAIR_TYPE;
+use crate::secret::KeyRing;
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 
@@ -29,6 +33,8 @@ use crate::telemetry::{self, Link};
 #[derive(Debug, Clone)]
 pub struct Publisher {
     settings: Arc<Broker>,
+    /// What dead letters are sealed with.
+    keys: Arc<KeyRing>,
     dead_letters: Arc<str>,
     wire: watch::Receiver<Option<Arc<Wire>>>,
     /// Tells the supervisor that a publish failed and the connection wants a look.
@@ -70,6 +76,7 @@ impl Publisher {
     /// nothing any more.
     pub fn new(
         settings: Arc<Broker>,
+        keys: Arc<KeyRing>,
         name: String,
         hard_stop: CancellationToken,
         closed: CancellationToken,
@@ -78,7 +85,7 @@ impl Publisher {
         let suspicion = Arc::new(Notify::new());
         let supervisor = supervise(Arc::clone(&settings), name, up, Arc::clone(&suspicion), closed);
         let dead_letters = Names::new(&settings.prefix).dead_letters().into();
-        (Self { settings, dead_letters, wire, suspicion, hard_stop }, supervisor)
+        (Self { settings, keys, dead_letters, wire, suspicion, hard_stop }, supervisor)
     }
 
     /// Whether the connection is up and not blocked.
@@ -87,12 +94,33 @@ impl Publisher {
     }
 
     /// Lays a message into the dead letters and waits for the broker's confirm, for as long as that takes: over a new
-    /// connection where this one breaks, and until an alarm is over where the broker blocks it.
+    /// connection where this one breaks, and until an alarm is over where the broker blocks it. What may hold a token is
+    /// sealed.
     ///
     /// # Errors
     /// [`Stopped`] when the worker stops first.
     pub async fn dead_letter(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), Stopped> {
-        self.insist(|wire| self.try_dead_letter(wire, letter, body)).await
+        let sealed = letter.sealed(&self.keys, body);
+        let body = sealed.as_ref().map_or(body, |sealed| &sealed.body);
+        self.insist(|wire| self.try_dead_letter(wire, letter, sealed.as_ref(), body)).await
+    }
+
+    /// How many dead letters are in nobody's hands. Waits until the connection is up.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: the broker does not say, or there is no such queue.
+    pub async fn dead_letters_ready(&self) -> Result<u32, BrokerError> {
+        let queue = &self.dead_letters;
+        let wire = self.wire.clone().wait_for(Option::is_some).await.ok().and_then(|wire| wire.clone());
+        // Only the end of the worker comes here.
+        let Some(wire) = wire else { return Ok(0) };
+        let limit = self.settings.operation_timeout;
+        let channel = within(limit, || "open a channel".to_owned(), wire.connection.create_channel()).await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declare = channel.queue_declare(short_name(queue)?, passive, FieldTable::default());
+        let found = within(limit, || format!("find queue {queue}"), declare).await?;
+        within(limit, || "close a channel".to_owned(), channel.close(200, "done".into())).await?;
+        Ok(found.message_count())
     }
 
     /// Parks a pair and waits for the broker's confirm, also after the hard stop, but no longer than `patience`.
@@ -127,7 +155,9 @@ impl Publisher {
     /// # Errors
     /// [`NotMoved`].
     pub async fn dead_letter_of_suspect(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), NotMoved> {
-        self.try_twice(|wire| self.try_dead_letter(wire, letter, body)).await
+        let sealed = letter.sealed(&self.keys, body);
+        let body = sealed.as_ref().map_or(body, |sealed| &sealed.body);
+        self.try_twice(|wire| self.try_dead_letter(wire, letter, sealed.as_ref(), body)).await
     }
 
     async fn try_twice<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), NotMoved>
@@ -176,6 +206,7 @@ impl Publisher {
         &self,
         wire: Arc<Wire>,
         letter: &DeadLetter<'_>,
+        sealed: Option<&Sealed>,
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let exchange = self.dead_letters.to_string();
@@ -183,7 +214,7 @@ impl Publisher {
             exchange: short_name(&exchange)?,
             routing_key: short_name(letter.routing_key)?,
             mandatory: true,
-            properties: letter.properties(wire.connection.configuration().frame_max()),
+            properties: letter.properties(sealed, wire.connection.configuration().frame_max()),
         };
         let channel = wire.exact.lock().await;
         let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
@@ -200,7 +231,7 @@ impl Publisher {
             routing_key: short_name(&queue)?,
             mandatory: true,
             properties: BasicProperties::default()
-                .with_type("parked.pair".into())
+                .with_type(PARKED_PAIR_TYPE.into())
                 .with_content_type("application/json".into())
                 .with_delivery_mode(PERSISTENT),
         };

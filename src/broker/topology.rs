@@ -157,7 +157,8 @@ async fn with_declarer(
         within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await?;
     let delivery_limit = i64::from(settings.delivery_limit);
     let names = Names::new(&settings.prefix);
-    let declarer = Declarer { channel, limit, passive, names, delivery_limit };
+    let dead_letters = dead_letter_arguments(settings);
+    let declarer = Declarer { channel, limit, passive, names, delivery_limit, dead_letters };
     work(&declarer).await?;
     let close = declarer.channel.close(200, "topology is there".into());
     within(limit, || "close the channel of the topology".to_owned(), close).await
@@ -169,6 +170,8 @@ struct Declarer {
     passive: bool,
     names: Names,
     delivery_limit: i64,
+    /// Arguments of the dead-letter queue.
+    dead_letters: FieldTable,
 }
 
 impl Declarer {
@@ -176,7 +179,7 @@ impl Declarer {
     async fn contract(&self) -> Result<(), BrokerError> {
         let dead_letters = self.names.dead_letters();
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
-        self.queue(&dead_letters, keeping_arguments()).await?;
+        self.queue(&dead_letters, self.dead_letters.clone()).await?;
         self.bind(&dead_letters, &dead_letters, "").await?;
         // Published to by its name, so it needs no binding.
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
@@ -245,6 +248,21 @@ fn keeping_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(KEEPING_DELIVERY_LIMIT));
+    arguments
+}
+
+/// Nothing is behind the dead letters: what their bounds drop is gone.
+fn dead_letter_arguments(settings: &Broker) -> FieldTable {
+    let mut arguments = keeping_arguments();
+    if settings.dead_letters_max_length > 0 {
+        arguments
+            .insert("x-max-length".into(), AMQPValue::LongLongInt(settings.dead_letters_max_length.into()));
+        arguments.insert("x-overflow".into(), text("drop-head"));
+    }
+    if !settings.dead_letters_max_age.is_zero() {
+        let millis = i64::try_from(settings.dead_letters_max_age.as_millis()).unwrap_or(i64::MAX);
+        arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
+    }
     arguments
 }
 

@@ -29,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// one by its ID is done to each.
 ///
 /// Looking takes nothing away and keeps the order. Only one of these commands is at work at a time; another one waits
-/// for it. Works without encryption keys and without a database.
+/// for it. Works without a database. A body that may hold a token lies there sealed with the encryption keys: without them
+/// `list` cannot say whose it is, `show` shows it without its body, and `replay` leaves it where it is. What the broker
+/// itself laid there is sealed by a worker within a minute; a letter that has no `message_id` has another ID from then on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead list
@@ -50,17 +52,19 @@ enum Command {
 }
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
-    let broker = &settings.broker;
+    let (broker, keys) = (&settings.broker, settings.encryption.keys);
     match arguments.command {
-        Command::List(arguments) => list::run(broker, &arguments).await,
-        Command::Show(arguments) => show::run(broker, &arguments).await,
-        Command::Replay(arguments) => replay::run(broker, arguments).await,
+        Command::List(arguments) => list::run(broker, keys.as_ref(), &arguments).await,
+        Command::Show(arguments) => show::run(broker, keys.as_ref(), &arguments).await,
+        Command::Replay(arguments) => replay::run(broker, keys, arguments).await,
         Command::Drop(arguments) => drop::run(broker, arguments).await,
     }
 }
 
 async fn open(settings: &Broker) -> Result<DeadLetters, Failure> {
-    let on_wait = || note("Another `tokenkeeper dead` command is at work; waiting for it to end.");
+    let on_wait = || {
+        note("Another `tokenkeeper dead` command, or a worker, has the dead letters; waiting for it to end.")
+    };
     Ok(DeadLetters::open(settings, PATIENCE, on_wait).await?)
 }
 

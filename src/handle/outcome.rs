@@ -17,6 +17,11 @@ pub enum Outcome {
         /// Which field is wrong. Repeats nothing the publisher sent.
         reason: String,
     },
+    /// Lay the message into the dead letters, then ack. Nobody is told: a reply could do harm where it goes, or come back.
+    Unanswerable {
+        /// Why. Repeats nothing the publisher sent.
+        reason: String,
+    },
 }
 
 impl Outcome {
@@ -43,10 +48,19 @@ impl Outcome {
         Self::Answered(Reply::Store(reply))
     }
 
-    /// The reply.
-    pub const fn reply(&self) -> &Reply {
+    /// The reply, where there may be one.
+    pub const fn reply(&self) -> Option<&Reply> {
         match self {
-            Self::Answered(reply) | Self::Invalid { reply, .. } => reply,
+            Self::Answered(reply) | Self::Invalid { reply, .. } => Some(reply),
+            Self::Unanswerable { .. } => None,
+        }
+    }
+
+    /// The first error in it; none: all went well.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Answered(reply) | Self::Invalid { reply, .. } => reply.error_code(),
+            Self::Unanswerable { .. } => Some(ErrorCode::InvalidRequest),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::lifecycle::Stop;
 use crate::oauth::TokenClient;
 use crate::parking::{Parking, Spool};
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
+use crate::secret::KeyRing;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -28,16 +29,17 @@ pub async fn pass_alone(
     own: Arc<dyn Clock>,
     stop: &Stop,
 ) -> anyhow::Result<Option<Pass>> {
-    let keys = settings.key_ring()?;
+    let keys = Arc::new(settings.key_ring()?);
     let db = database::open_migrated(&settings.database).await?;
     let urgent = database::open_urgent(&settings.database, &db).await?;
-    let store = Store::new(db, keys).with_urgent(urgent);
+    let store = Store::new(db, KeyRing::clone(&keys)).with_urgent(urgent);
     let clock = Arc::new(DatabaseClock::new(own));
     clock_sync::set(&clock, &store, settings.database.max_clock_offset).await?;
 
     let (flights, closed, drained) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let (publisher, keep_publishing) = Publisher::new(
         Arc::new(settings.broker.clone()),
+        keys,
         "tokenkeeper housekeeping".to_owned(),
         stop.hard.clone(),
         closed.clone(),

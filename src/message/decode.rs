@@ -2,11 +2,15 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
+use serde_json::{Map, Value};
 
-use super::request::{Host, MessageKind, Request, UserId, WorkspaceId};
+use super::request::{Host, MessageKind, NoStatus, Request, UserId, WorkspaceId};
 
 /// Largest body, in bytes.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The field that every reply has, and no request.
+const STATUS: &str = "status";
 
 /// A body that breaks the contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +20,15 @@ pub struct InvalidRequest {
     pub reason: String,
     /// What could be read nevertheless.
     pub echo: Box<Echo>,
+    /// Whether it was meant as a request. What was not may be a reply of ours that came back, and gets none.
+    pub is_request: bool,
+}
+
+impl InvalidRequest {
+    /// Of a body in which nothing can be read.
+    fn unreadable(reason: String) -> Self {
+        Self { reason, echo: Box::default(), is_request: true }
+    }
 }
 
 /// The fields that a reply repeats, so that the requester knows what it is about.
@@ -46,13 +59,11 @@ impl Echo {
     /// What can be read of a body, whatever else is wrong with it. Only what is a user, a host and a workspace:
     /// anything else in their places may be a secret.
     pub fn read(body: &[u8]) -> Self {
-        if body.len() > MAX_BODY_BYTES {
-            return Self::default();
-        }
-        let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(body) else {
-            return Self::default();
-        };
-        let text = |name: &str| fields.get(name).and_then(serde_json::Value::as_str);
+        Self::of_fields(&fields(body))
+    }
+
+    fn of_fields(fields: &Map<String, Value>) -> Self {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
         Self {
             user_id: text("user_id").filter(|&text| UserId::try_from(text).is_ok()).map(str::to_owned),
             host: text("host").filter(|&text| Host::try_from(text).is_ok()).map(str::to_owned),
@@ -63,6 +74,14 @@ impl Echo {
     }
 }
 
+/// The fields of a body; none where it is no JSON object, or too large to be looked at.
+fn fields(body: &[u8]) -> Map<String, Value> {
+    if body.len() > MAX_BODY_BYTES {
+        return Map::default();
+    }
+    serde_json::from_slice(body).unwrap_or_default()
+}
+
 /// Reads the body of a message of this kind.
 ///
 /// # Errors
@@ -70,26 +89,32 @@ impl Echo {
 pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest> {
     if body.len() > MAX_BODY_BYTES {
         let reason = format!("the body has {} bytes; at most {MAX_BODY_BYTES} are taken", body.len());
-        return Err(InvalidRequest { reason, echo: Box::default() });
+        return Err(InvalidRequest::unreadable(reason));
     }
     // Whole: serde does not look into what it skips.
     let Ok(body) = std::str::from_utf8(body) else {
         let reason = "the body is not UTF-8".to_owned();
-        return Err(InvalidRequest { reason, echo: Box::default() });
+        return Err(InvalidRequest::unreadable(reason));
     };
     // Serde also reads a struct from an array; the contract knows objects alone.
     if !matches!(body.trim_ascii_start().bytes().next(), None | Some(b'{')) {
         let reason = "the body must be a JSON object".to_owned();
-        return Err(InvalidRequest { reason, echo: Box::default() });
+        return Err(InvalidRequest::unreadable(reason));
     }
     let request = match kind {
         MessageKind::TokenRequest => serde_json::from_str(body).map(Request::Token),
         MessageKind::WorkspaceStart => serde_json::from_str(body).map(Request::WorkspaceStart),
         MessageKind::TokenStore => serde_json::from_str(body).map(Request::Store),
     };
-    request.map_err(|error| InvalidRequest {
-        reason: if error.classify() == Category::Data { wrong_field(kind, body) } else { not_json(&error) },
-        echo: Box::new(Echo::read(body.as_bytes())),
+    request.map_err(|error| {
+        let fields = fields(body.as_bytes());
+        let is_request = !fields.contains_key(STATUS);
+        let reason = match error.classify() {
+            _ if !is_request => format!("{STATUS}: {}", NoStatus::REFUSAL),
+            Category::Data => wrong_field(kind, body),
+            Category::Io | Category::Syntax | Category::Eof => not_json(&error),
+        };
+        InvalidRequest { reason, echo: Box::new(Echo::of_fields(&fields)), is_request }
     })
 }
 
@@ -224,6 +249,31 @@ mod tests {
             let error = decode(MessageKind::TokenRequest, body).unwrap_err();
             assert_eq!(error.reason, "the body is not UTF-8");
         }
+    }
+
+    #[test]
+    fn a_body_that_has_a_status_is_a_reply_and_no_request_whatever_else_is_in_it() {
+        for body in [
+            r#"{"status":"ok","user_id":"u","host":"h","token":{"value":"t"}}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"t"},"status":null}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"t"},"st\u0061tus":{"later":[1]}}"#,
+            r#"{"status":"error","user_id":7,"workspace_id":"w","repositories":["https://h/r"]}"#,
+            r#"{"workspace_id":"w","user_id":"u","repositories":["https://h/r"],"status":"ok","status":"ok"}"#,
+            r#"{"status":"ok"}"#,
+        ] {
+            for kind in MessageKind::ALL {
+                let refused = decode(kind, body.as_bytes()).unwrap_err();
+                assert!(!refused.is_request, "{kind}: {body}");
+                assert_eq!(refused.reason, "status: stands in replies alone, so this is no request");
+            }
+        }
+        for body in [
+            r#"{"user_id":"u","host":"h","token":{"value":"t","status":"ok"}}"#,
+            r#"{"user_id":"u","host":"h","token":{"value":"t"},"Status":1}"#,
+        ] {
+            assert!(decode(MessageKind::TokenStore, body.as_bytes()).is_ok(), "{body}");
+        }
+        assert!(decode(MessageKind::TokenRequest, br#"{"user_id":7,"host":"h"}"#).unwrap_err().is_request);
     }
 
     #[test]

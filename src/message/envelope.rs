@@ -5,18 +5,22 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ShortString};
 
+use super::event::Event;
+use super::reply_to::{ReplyTo, UnfitReplyTo};
+use super::request::MessageKind;
 use crate::clock::Timestamp;
 use crate::escape::is_printable;
 
-/// A `reply_to` that starts so is RabbitMQ's direct reply-to: no queue, and never published to as `mandatory`,
-/// because up to 4.1 the broker returns such a message although it arrives.
-pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// The AMQP `type` of a refreshed pair that its worker could not store.
+pub const PARKED_PAIR_TYPE: &str = "parked.pair";
 
 /// What the properties of a request say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// The queue the reply goes to.
-    pub reply_to: Option<String>,
+    /// Where the reply goes. Nowhere, also, where it could do harm: see `unanswerable`.
+    pub reply_to: Option<ReplyTo>,
+    /// Why this message gets no reply, whatever else it says.
+    pub unanswerable: Option<Unanswerable>,
     /// Copied to the reply: `correlation_id`, else `message_id`.
     pub correlation_id: Option<String>,
     /// W3C trace context, copied to the reply.
@@ -31,14 +35,34 @@ pub struct Envelope {
     pub unusable: Option<&'static str>,
 }
 
+/// Why a message gets no reply, as its properties tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswerable {
+    /// A reply there could be taken for a request, or break what it goes over.
+    #[error("property reply_to: {0}")]
+    ReplyTo(UnfitReplyTo),
+    /// It is a message of ours that came back: a reply to it could come back as well.
+    #[error("property type: names a reply, an event or a parked pair, so this is no request")]
+    NoRequest,
+}
+
 impl Envelope {
-    /// Reads the properties. One that is empty counts as absent.
-    pub fn read(properties: &BasicProperties) -> Self {
+    /// Reads the properties; `prefix` is what the names of our own queues begin with. One that is empty counts as absent.
+    pub fn read(properties: &BasicProperties, prefix: &str) -> Self {
         let correlation_id =
             text(properties.correlation_id().as_ref()).or_else(|| text(properties.message_id().as_ref()));
+        let reply_to =
+            text(properties.reply_to().as_ref()).map(|name| ReplyTo::read(name, prefix)).transpose();
+        let is_ours = text(properties.kind().as_ref()).is_some_and(is_type_of_ours);
+        let (reply_to, unanswerable) = match reply_to {
+            _ if is_ours => (None, Some(Unanswerable::NoRequest)),
+            Ok(reply_to) => (reply_to, None),
+            Err(unfit) => (None, Some(Unanswerable::ReplyTo(unfit))),
+        };
         let unusable = unusable(properties);
         Self {
-            reply_to: text(properties.reply_to().as_ref()).map(str::to_owned),
+            reply_to,
+            unanswerable,
             // What is refused is not repeated.
             correlation_id: correlation_id.filter(|_| unusable.is_none()).map(str::to_owned),
             traceparent: traceparent(properties),
@@ -65,6 +89,13 @@ fn unusable(properties: &BasicProperties) -> Option<&'static str> {
     ];
     let wrong = |text: &Option<ShortString>| text.as_ref().is_some_and(|text| !is_printable(text.as_str()));
     checked.into_iter().find(|(text, _)| wrong(text)).map(|(_, reason)| reason)
+}
+
+/// Whether a worker publishes messages with this AMQP `type`.
+fn is_type_of_ours(name: &str) -> bool {
+    MessageKind::ALL.iter().any(|kind| kind.reply_type() == name)
+        || Event::NAMES.contains(&name)
+        || name == PARKED_PAIR_TYPE
 }
 
 fn text(property: Option<&ShortString>) -> Option<&str> {

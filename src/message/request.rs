@@ -110,7 +110,7 @@ impl Request {
 
 /// `token.request`: hand out a user's token for a host.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "token.request")]
+#[schemars(title = "token.request", extend("not" = {"required": ["status"]}))]
 pub struct TokenRequest {
     /// The platform's user.
     pub user_id: UserId,
@@ -118,11 +118,15 @@ pub struct TokenRequest {
     pub host: Host,
     /// How long from now the token must work; 300 where left out.
     pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
 }
 
 /// `workspace.start`: hand out the tokens that a workspace needs to clone its repositories.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "workspace.start")]
+#[schemars(title = "workspace.start", extend("not" = {"required": ["status"]}))]
 pub struct WorkspaceStartRequest {
     /// The workspace; echoed in the reply.
     pub workspace_id: WorkspaceId,
@@ -134,6 +138,10 @@ pub struct WorkspaceStartRequest {
     pub repositories: Vec<CloneUrl>,
     /// How long from now the tokens must work; where left out the user's feature flag decides.
     pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
 }
 
 impl WorkspaceStartRequest {
@@ -151,7 +159,7 @@ impl WorkspaceStartRequest {
 
 /// `token.store`: a user has authorised; tokenkeeper owns the pair from here on.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "token.store")]
+#[schemars(title = "token.store", extend("not" = {"required": ["status"]}))]
 pub struct StoreRequest {
     /// The platform's user.
     pub user_id: UserId,
@@ -164,6 +172,25 @@ pub struct StoreRequest {
     /// The pair.
     #[serde(deserialize_with = "object")]
     pub token: StoredPair,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// Stands where a reply has its `status`. A request cannot have one: what does is a reply that came back, and all of its
+/// other fields could be those of a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NoStatus;
+
+impl NoStatus {
+    pub(super) const REFUSAL: &str = "stands in replies alone, so this is no request";
+}
+
+impl<'de> Deserialize<'de> for NoStatus {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(de::Error::custom(Self::REFUSAL))
+    }
 }
 
 /// A pair as a login flow obtained it.

@@ -346,7 +346,7 @@ impl Consumers {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
                 match self.tier.next(ends(&delivery), self.settings.delivery_limit) {
                     Next::Work => {
-                        let received = Received::new(kind, delivery, replies, acks);
+                        let received = Received::new(kind, delivery, &self.settings.prefix, replies, acks);
                         in_hand.take(Arc::clone(&self.settler).process(received));
                     }
                     Next::MoveTo(_) | Next::GiveUp => {

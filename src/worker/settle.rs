@@ -17,7 +17,7 @@ use crate::bulkhead::{Bulkhead, STALLED_AFTER, Seat, Thing, Waiter};
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome, TimeFrame};
 use crate::lifecycle::Stop;
-use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Request, decode};
+use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
 use crate::secret::KeyRing;
 use crate::telemetry::{self, InFlight, MessageOutcome};
 
@@ -27,7 +27,9 @@ pub(super) struct Settler {
     pub(super) publisher: Publisher,
     pub(super) database: Availability,
     /// For what suspects say of where they come from.
-    pub(super) keys: KeyRing,
+    pub(super) keys: Arc<KeyRing>,
+    /// What the names of our queues begin with.
+    pub(super) prefix: String,
     pub(super) stop: Stop,
 }
 
@@ -58,8 +60,14 @@ struct Replied {
 
 impl Received {
     /// A message that is replied to with `replies` and settled with `acks`.
-    pub(super) fn new(kind: MessageKind, delivery: Delivery, replies: Arc<Replies>, acks: Acks) -> Box<Self> {
-        let envelope = Envelope::read(&delivery.properties);
+    pub(super) fn new(
+        kind: MessageKind,
+        delivery: Delivery,
+        prefix: &str,
+        replies: Arc<Replies>,
+        acks: Acks,
+    ) -> Box<Self> {
+        let envelope = Envelope::read(&delivery.properties, prefix);
         let settlement = Settlement::new(acks, delivery.delivery_tag);
         let in_flight = InFlight::count(kind);
         Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, settlement, in_flight })
@@ -69,10 +77,11 @@ impl Received {
     pub(super) fn from_origin(
         Origin { kind, publisher }: Origin,
         delivery: Delivery,
+        prefix: &str,
         replies: Arc<Replies>,
         acks: Acks,
     ) -> Box<Self> {
-        let mut received = Self::new(kind, delivery, replies, acks);
+        let mut received = Self::new(kind, delivery, prefix, replies, acks);
         received.envelope.publisher = publisher;
         received
     }
@@ -91,13 +100,13 @@ impl Received {
 
     async fn publish_reply(
         &self,
-        reply_to: &str,
-        outcome: &Outcome,
+        reply_to: &ReplyTo,
+        reply: &Reply,
         time: TimeFrame,
         bulkhead: &Bulkhead,
     ) -> Result<(), Unanswered> {
         let reply_type = self.kind.reply_type();
-        let reply = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
+        let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
         // The answer to a request whose time is over is still worth a moment.
         let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
         let mut seat: Option<Seat> = None;
@@ -105,13 +114,14 @@ impl Received {
             if seat.is_none() {
                 let waiter =
                     Waiter { kind: self.kind, publisher: self.envelope.publisher.as_deref(), user_id: None };
-                seat = bulkhead.enter(Thing::ReplyQueue(reply_to.to_owned()), waiter, now).ok();
+                let queue = Thing::ReplyQueue(reply_to.as_str().to_owned());
+                seat = bulkhead.enter(queue, waiter, now).ok();
             }
             let patient_until = seat.as_mut()?.patience(now).ok()?;
             let until = patient_until.map_or(until, |patient_until| patient_until.min(until));
             (now < until).then_some(until)
         };
-        self.replies.publish(&reply, &outcome.reply().encode(), patience).await
+        self.replies.publish(&outgoing, &reply.encode(), patience).await
     }
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
@@ -180,20 +190,20 @@ impl Settler {
 
     async fn reply(&self, handled: Handled) -> Result<Replied, (Box<Received>, Unanswered)> {
         let Handled { received, outcome, time } = handled;
-        let published = match (&received.envelope.reply_to, &outcome) {
-            (Some(reply_to), Outcome::Answered(_) | Outcome::Invalid { .. }) => {
-                received.publish_reply(reply_to, &outcome, time, self.handler.refresher.bulkhead()).await
+        let published = match (&received.envelope.reply_to, outcome.reply()) {
+            (Some(reply_to), Some(reply)) => {
+                received.publish_reply(reply_to, reply, time, self.handler.refresher.bulkhead()).await
             }
-            (None, Outcome::Answered(_) | Outcome::Invalid { .. }) => Ok(()),
+            (None, _) | (_, None) => Ok(()),
         };
         if let Err(unanswered) = published {
             return Err((received, unanswered));
         }
-        let code = outcome.reply().error_code();
+        let code = outcome.error_code();
         let settled = match &outcome {
             Outcome::Answered(_) if code.is_none() => MessageOutcome::Ok,
             Outcome::Answered(_) => MessageOutcome::Error,
-            Outcome::Invalid { reason, .. } => {
+            Outcome::Invalid { reason, .. } | Outcome::Unanswerable { reason } => {
                 match Box::pin(self.lay_into_dead_letters(&received, reason)).await {
                     Ok(()) => MessageOutcome::DeadLettered,
                     Err(stopped) => return Err((received, stopped.into())),

@@ -3,6 +3,7 @@
 mod interrupted;
 mod looking;
 mod replaying;
+mod sealed;
 
 use std::collections::BTreeSet;
 

@@ -18,6 +18,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::Value;
+use tokenkeeper::broker::dead_letters;
 use tokenkeeper_testkit::wait::{eventually, within};
 use tokio::time::Instant;
 
@@ -117,7 +118,7 @@ impl fmt::Debug for Expected {
 async fn collect_replies(world: &World) -> (String, Replies) {
     let channel = world.broker.channel().await;
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let queue = world.broker.name("hostile-replies");
+    let queue = format!("{}-hostile-replies", world.broker.prefix());
     channel.queue_declare(queue.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let consume = channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default());
@@ -220,12 +221,15 @@ fn is_invalid(reply: &Value) -> bool {
 
 async fn check_dead_letters(world: &World, expected: &BTreeMap<i64, Expected>) {
     let mut seen = BTreeSet::new();
+    let keys = world.settings().key_ring().unwrap();
     for letter in all_dead_letters(world).await {
         let number = number_of(&letter);
         let message = &expected[&number];
         let body = message.dead_letter.as_ref();
         let body = body.unwrap_or_else(|| panic!("{} {number} does not belong here", message.what));
-        assert!(letter.data == *body, "{} {number}: the body as it came", message.what);
+        let opened =
+            dead_letters::open(Some(&keys), letter.routing_key.as_str(), &letter.properties, &letter.data);
+        assert!(opened.unwrap() == *body, "{} {number}: the body as it came", message.what);
         let reason = letter.properties.headers().as_ref().unwrap().inner().get("x-tokenkeeper-reason");
         let reason = reason.unwrap_or_else(|| panic!("{} {number} has no reason", message.what));
         assert_eq!(reason, &AMQPValue::LongString("invalid_request".into()), "{} {number}", message.what);

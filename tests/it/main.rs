@@ -41,6 +41,7 @@ mod refresh_failures;
 mod refresh_once;
 mod refused_replies;
 mod replies;
+mod reply_to;
 mod texts;
 mod token_request;
 mod token_store;

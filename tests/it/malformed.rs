@@ -3,6 +3,7 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
+use tokenkeeper::broker::dead_letters;
 use tokenkeeper_testkit::queues::{BasicProperties, DeadLetter, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 
 use crate::harness::logs::captured;
@@ -242,6 +243,7 @@ fn letter_of<'a>(letters: &'a [DeadLetter], correlation_id: &str) -> &'a DeadLet
 async fn each_is_refused_by_the_name_of_its_field_and_laid_into_the_dead_letters_as_it_came() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
+    let keys = world.settings().key_ring().unwrap();
     let malformed = all();
     let mut sent = Vec::new();
     for message in &malformed {
@@ -261,7 +263,13 @@ async fn each_is_refused_by_the_name_of_its_field_and_laid_into_the_dead_letters
                 assert_eq!(reply[field], value, "{}", message.shown());
             }
         }
-        assert_eq!(letter.body, message.body, "{}", message.shown());
+        let properties = letter.properties.clone().with_headers(letter.headers.clone());
+        let opened = dead_letters::open(Some(&keys), &letter.routing_key, &properties, &letter.body).unwrap();
+        assert_eq!(opened, message.body, "{}", message.shown());
+        if message.routing_key == TOKEN_STORE {
+            let shows = letter.body.windows(MISPLACED.len()).any(|word| word == MISPLACED.as_bytes());
+            assert!(!shows, "{}: a token in clear", message.shown());
+        }
         assert_eq!(header(letter, "x-tokenkeeper-reason").as_deref(), Some("invalid_request"));
         assert_eq!(header(letter, "x-tokenkeeper-detail").as_deref(), Some(told));
         let public = format!("{reply} {:?} {:?}", texts(letter), letter.properties);

@@ -54,6 +54,8 @@ async fn an_eventful_life(world: &World, proxy: &FaultProxy) {
         &[MISPLACED_TOKEN.to_owned()],
         "a dead letter",
     );
+    let body = String::from_utf8_lossy(&letters[0].body);
+    assert_holds_none_of(&body, &[MISPLACED_TOKEN.to_owned()], "the body of a dead letter");
     proxy.cut_all();
     assert_eq!(world.request("alice").await["status"], "ok");
 }

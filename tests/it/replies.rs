@@ -33,7 +33,7 @@ async fn reply_queue(world: &World, name: &str) -> Channel {
 
 /// Publishes a request for `user` whose reply goes to a queue that is not there.
 async fn ask_and_leave(world: &World, user: &str) {
-    let nobody = to(&world.broker.name("nobody-waits-here"));
+    let nobody = to(&format!("{}-nobody-waits-here", world.broker.prefix()));
     world.broker.publish(TOKEN_REQUEST, world.token_request(user).to_string(), nobody).await;
 }
 
@@ -169,7 +169,7 @@ async fn a_request_with_neither_is_answered_without() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
-    let queue = world.broker.name("other-replies");
+    let queue = format!("{}-other-replies", world.broker.prefix());
     let channel = reply_queue(&world, &queue).await;
 
     world.broker.publish(TOKEN_REQUEST, world.token_request("jdoe").to_string(), to(&queue)).await;
@@ -245,7 +245,7 @@ async fn a_requester_that_leaves_during_its_refresh_leaves_the_new_pair_behind()
     let worker = world.spawn_worker().await;
     let old = world.user_with_expired_token("jdoe").await;
     let gate = world.scm.hold_refreshes();
-    let queue = world.broker.name("other-replies");
+    let queue = format!("{}-other-replies", world.broker.prefix());
     let channel = reply_queue(&world, &queue).await;
     world.broker.publish(TOKEN_REQUEST, world.token_request("jdoe").to_string(), to(&queue)).await;
     gate.wait_for_parked(1).await;

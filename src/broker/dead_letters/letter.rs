@@ -1,5 +1,6 @@
 //! What a dead letter says of itself. It may be anything: every part of it may be missing, or be nonsense.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use lapin::BasicProperties;
@@ -9,11 +10,13 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use sha2::{Digest, Sha256};
 
 use super::replay::REPLAY_COUNT_HEADER;
+use super::seal::{self, Sealed, Unopened};
 use crate::broker::outgoing::{DETAIL_HEADER, PUBLISHER_HEADER, REASON_HEADER, TIME_HEADER};
 use crate::broker::{Feed, Names};
 use crate::clock::Timestamp;
 use crate::escape::is_printable;
 use crate::message::MessageKind;
+use crate::secret::KeyRing;
 
 /// What the broker writes when it gives up on a message: an array, its own last death first.
 const DEATHS_HEADER: &str = "x-death";
@@ -103,9 +106,30 @@ impl Letter {
         &self.delivery.properties
     }
 
-    /// The body. May hold a token.
+    /// The routing key it was published with.
+    pub(super) fn routing_key(&self) -> &str {
+        self.delivery.routing_key.as_str()
+    }
+
+    /// The body as it lies here: sealed, or in clear, and then it may hold a token.
     pub fn body(&self) -> &[u8] {
         &self.delivery.data
+    }
+
+    /// The body as it was published. May hold a token.
+    ///
+    /// # Errors
+    /// [`Unopened`], where it is sealed.
+    pub fn open(&self, keys: Option<&KeyRing>) -> Result<Cow<'_, [u8]>, Unopened> {
+        seal::open(keys, self.routing_key(), self.properties(), self.body())
+    }
+
+    /// Sealed, where it lies here in clear and may hold a token. A seal that a publisher made up is none.
+    pub(super) fn sealed(&self, keys: &KeyRing) -> Option<Sealed> {
+        let in_clear = !seal::is_sealed(self.properties())
+            || matches!(self.open(Some(keys)), Err(Unopened::Tampered(_)));
+        let seal = || Sealed::of(keys, self.kind(), self.routing_key(), self.properties(), self.body());
+        in_clear.then(seal).flatten()
     }
 
     /// Whether the broker was there to be told.
@@ -167,9 +191,10 @@ impl fmt::Debug for Letter {
     }
 }
 
-/// Whether this header says why a message died and was written by us or by the broker.
+/// Whether this header says why a message died, or how it is sealed, and was written by us or by the broker.
 pub fn is_ours(header: &str) -> bool {
-    matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER | DEATHS_HEADER)
+    seal::is_of_seal(header)
+        || matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER | DEATHS_HEADER)
         || header.starts_with("x-first-death-")
         || header.starts_with("x-last-death-")
 }
@@ -213,7 +238,7 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
-fn text_in(table: &FieldTable, name: &str) -> Option<String> {
+pub(super) fn text_in(table: &FieldTable, name: &str) -> Option<String> {
     match table.inner().get(name)? {
         AMQPValue::LongString(text) => Some(text.to_string()),
         AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),

@@ -5,10 +5,12 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 
 use super::letter::{Destination, Letter, is_ours};
+use super::seal::{Unopened, content_type_before};
 use crate::broker::confirmed::confirming_channel;
-use crate::broker::outgoing::carried_on;
+use crate::broker::outgoing::carried_on_as;
 use crate::broker::topology::short;
 use crate::broker::{BrokerError, Names, connect, within};
+use crate::secret::KeyRing;
 use crate::settings::Broker;
 
 /// Header that counts how often a message was replayed.
@@ -19,6 +21,8 @@ pub const REPLAY_COUNT_HEADER: &str = "x-tokenkeeper-replay-count";
 #[derive(Debug)]
 pub struct Replayer {
     settings: Broker,
+    /// What opens sealed letters.
+    keys: Option<KeyRing>,
     names: Names,
     connection: Connection,
     /// One publish at a time, so that a message that comes back is the one that was published.
@@ -31,6 +35,9 @@ pub enum Unreplayed {
     /// Nothing in it tells.
     #[error("nothing in it tells which queue it came from")]
     NoDestination,
+    /// It is sealed.
+    #[error(transparent)]
+    Sealed(#[from] Unopened),
     /// It would have been dropped.
     #[error(
         "no queue takes it from exchange `{exchange}` with the routing key {routing_key}: run a worker, which declares it"
@@ -50,14 +57,14 @@ pub enum Unreplayed {
 }
 
 impl Replayer {
-    /// Connects.
+    /// Connects. Without keys, letters that are sealed are not replayed.
     ///
     /// # Errors
     /// [`BrokerError`].
-    pub async fn connect(settings: &Broker) -> Result<Self, BrokerError> {
+    pub async fn connect(settings: &Broker, keys: Option<KeyRing>) -> Result<Self, BrokerError> {
         let connection = connect(settings, "tokenkeeper dead replay").await?;
         let names = Names::new(&settings.prefix);
-        Ok(Self { settings: settings.clone(), names, connection, channel: None })
+        Ok(Self { settings: settings.clone(), keys, names, connection, channel: None })
     }
 
     /// Publishes a letter to where it came from. When this comes back well, the broker has put it into a queue.
@@ -70,6 +77,7 @@ impl Replayer {
             Destination::Kind(kind) => (self.names.exchange(), kind.routing_key()),
             Destination::Queue(queue) => ("", queue.as_str()),
         };
+        let body = letter.open(self.keys.as_ref())?;
         let unroutable =
             || Unreplayed::Unroutable { exchange: exchange.to_owned(), routing_key: routing_key.to_owned() };
         let names = short(exchange).and_then(|exchange| Ok((exchange, short(routing_key)?)));
@@ -78,7 +86,7 @@ impl Replayer {
             Some(channel) if channel.status().connected() => channel,
             _ => confirming_channel(&self.connection, &self.settings).await.map_err(Unreplayed::Broken)?,
         };
-        let confirmed = publish(&channel, to_exchange, with_key, letter);
+        let confirmed = publish(&channel, to_exchange, with_key, &body, properties(letter));
         let limit = self.settings.operation_timeout;
         let confirmation = within(limit, || format!("publish to exchange {exchange}"), confirmed).await;
         match confirmation {
@@ -118,10 +126,11 @@ async fn publish(
     channel: &Channel,
     exchange: ShortString,
     routing_key: ShortString,
-    letter: &Letter,
+    body: &[u8],
+    properties: BasicProperties,
 ) -> lapin::Result<Confirmation> {
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let published = channel.basic_publish(exchange, routing_key, options, letter.body(), properties(letter));
+    let published = channel.basic_publish(exchange, routing_key, options, body, properties);
     published.await?.await
 }
 
@@ -140,5 +149,5 @@ pub(super) fn properties(letter: &Letter) -> BasicProperties {
     }
     let count = i64::try_from(letter.replay_count()).unwrap_or(i64::MAX).saturating_add(1);
     headers.insert(REPLAY_COUNT_HEADER.into(), AMQPValue::LongLongInt(count));
-    carried_on(letter.properties(), headers)
+    carried_on_as(letter.properties(), content_type_before(letter.properties()), headers)
 }

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, Table};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::summary::Summary;
@@ -12,7 +13,8 @@ use crate::cli::{Ending, Failure};
 
 /// Lists the dead letters: when, why, what, whose; never their bodies
 ///
-/// The oldest first. One that nobody can read is listed too, with what there is of it.
+/// The oldest first. One that nobody can read is listed too, with what there is of it. Whose a sealed one is, is known
+/// with the encryption keys.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead list
@@ -23,12 +25,16 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Ending, Failure> {
+pub(super) async fn run(
+    settings: &Broker,
+    keys: Option<&KeyRing>,
+    arguments: &Arguments,
+) -> Result<Ending, Failure> {
     let mut letters = open(settings).await?;
     let bar = progress(&letters);
     let mut summaries = Vec::new();
     while let Some(letter) = letters.next().await? {
-        summaries.push(Summary::of(&letter));
+        summaries.push(Summary::of(&letter, letter.open(keys).ok().as_deref()));
         bar.inc(1);
     }
     bar.finish_and_clear();

@@ -1,6 +1,7 @@
 //! `tokenkeeper dead replay`
 
 use tokenkeeper::broker::dead_letters::{Letter, Replayer, Unreplayed};
+use tokenkeeper::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::open;
@@ -23,6 +24,8 @@ use crate::cli::{Ending, Failure};
 /// access rules, its publisher is unknown and the worker answers `forbidden`. Who it was stays in the header
 /// x-tokenkeeper-publisher. `CC` and the headers that tell of its death are left out too.
 ///
+/// A body that lies there sealed is published as it was before; without the key that takes, the letter stays.
+///
 /// A token.store counts as a login of now: it replaces the pair that a user has stored since.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -33,9 +36,13 @@ pub(crate) struct Arguments {
     selection: Selection,
 }
 
-pub(super) async fn run(settings: &Broker, arguments: Arguments) -> Result<Ending, Failure> {
+pub(super) async fn run(
+    settings: &Broker,
+    keys: Option<KeyRing>,
+    arguments: Arguments,
+) -> Result<Ending, Failure> {
     let letters = open(settings).await?;
-    let mut replaying = Replaying(Replayer::connect(settings).await?);
+    let mut replaying = Replaying(Replayer::connect(settings, keys).await?);
     let ended = sweep(letters, &arguments.selection, &mut replaying).await;
     replaying.0.close().await;
     ended
@@ -48,9 +55,10 @@ impl Treatment for Replaying {
 
     async fn treat(&mut self, letter: &Letter) -> Result<(), Untreated> {
         self.0.replay(letter).await.map_err(|unreplayed| match unreplayed {
-            Unreplayed::NoDestination | Unreplayed::Unroutable { .. } | Unreplayed::Refused(_) => {
-                Untreated::Stays(chain(&unreplayed.into()))
-            }
+            Unreplayed::NoDestination
+            | Unreplayed::Sealed(_)
+            | Unreplayed::Unroutable { .. }
+            | Unreplayed::Refused(_) => Untreated::Stays(chain(&unreplayed.into())),
             Unreplayed::Broken(error) if self.0.is_blocked() => Untreated::Stop(
                 anyhow::Error::from(error)
                     .context("the broker takes no messages at present: its memory or disk is full"),

@@ -1,14 +1,17 @@
 //! `tokenkeeper dead show`
 
+use std::borrow::Cow;
+
 use anyhow::anyhow;
 use comfy_table::Table;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokenkeeper::broker::dead_letters::{Letter, is_ours};
+use tokenkeeper::broker::dead_letters::{Letter, Unopened, is_ours};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::message::RedactedBody;
+use tokenkeeper::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::summary::Summary;
@@ -47,7 +50,11 @@ struct Shown {
     body_hint: Option<String>,
 }
 
-pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Ending, Failure> {
+pub(super) async fn run(
+    settings: &Broker,
+    keys: Option<&KeyRing>,
+    arguments: &Arguments,
+) -> Result<Ending, Failure> {
     let Arguments { id, json } = arguments;
     let mut letters = open(settings).await?;
     let bar = progress(&letters);
@@ -56,7 +63,7 @@ pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Endi
         bar.inc(1);
         if letter.id() == *id {
             match shown {
-                None => shown = Some(Shown::of(&letter)),
+                None => shown = Some(Shown::of(&letter, letter.open(keys))),
                 Some(_) => twins += 1,
             }
         }
@@ -64,7 +71,7 @@ pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Endi
     bar.finish_and_clear();
     letters.close().await?;
     let missing = || anyhow!("no dead letter has the ID {id}; `tokenkeeper dead list` shows those there are");
-    let shown = shown.ok_or_else(missing)?;
+    let (shown, unopened) = shown.ok_or_else(missing)?;
     let mut output = Output::new();
     if *json {
         output.json(&shown)?;
@@ -74,22 +81,31 @@ pub(super) async fn run(settings: &Broker, arguments: &Arguments) -> Result<Endi
     if twins > 0 {
         note(format_args!("This is the oldest; {twins} more have the same ID."));
     }
+    if let Some(unopened) = unopened {
+        return Err(anyhow!(unopened).context("all but its body is shown").into());
+    }
     Ok(Ending::Good)
 }
 
 impl Shown {
-    fn of(letter: &Letter) -> Self {
-        let (body, body_hint) = match RedactedBody::of(letter.body()) {
+    fn of(letter: &Letter, body: Result<Cow<'_, [u8]>, Unopened>) -> (Self, Option<Unopened>) {
+        let summary = Summary::of(letter, body.as_deref().ok());
+        let (shown, unopened) = match body {
+            Ok(body) => (RedactedBody::of(&body), None),
+            Err(unopened) => (RedactedBody::Other("sealed".to_owned()), Some(unopened)),
+        };
+        let (body, body_hint) = match shown {
             RedactedBody::Object(body) => (Some(body), None),
             RedactedBody::Other(hint) => (None, Some(hint)),
         };
-        Self {
-            summary: Summary::of(letter),
+        let shown = Self {
+            summary,
             properties: properties(letter.properties()),
             headers: headers(letter.properties().headers().as_ref()),
             body,
             body_hint,
-        }
+        };
+        (shown, unopened)
     }
 }
 

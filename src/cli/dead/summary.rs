@@ -25,8 +25,10 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    pub(super) fn of(letter: &Letter) -> Self {
-        let echo = Echo::read(letter.body());
+    /// Of a letter and of its body, where that can be opened.
+    pub(super) fn of(letter: &Letter, body: Option<&[u8]>) -> Self {
+        let body = body.unwrap_or_default();
+        let echo = Echo::read(body);
         Self {
             id: letter.id(),
             at: letter.died_at(),
@@ -37,7 +39,7 @@ impl Summary {
                 Destination::Queue(queue) => queue.clone(),
             }),
             user_id: echo.user_id,
-            hosts: echo.host.map_or_else(|| hosts_of_start(letter), |host| vec![host]),
+            hosts: echo.host.map_or_else(|| hosts_of_start(body), |host| vec![host]),
             workspace_id: echo.workspace_id,
             publisher: letter.publisher(),
             replays: letter.replay_count(),
@@ -50,8 +52,8 @@ impl Summary {
     }
 }
 
-fn hosts_of_start(letter: &Letter) -> Vec<String> {
-    match decode(MessageKind::WorkspaceStart, letter.body()) {
+fn hosts_of_start(body: &[u8]) -> Vec<String> {
+    match decode(MessageKind::WorkspaceStart, body) {
         Ok(Request::WorkspaceStart(start)) => start.hosts().into_iter().map(ToString::to_string).collect(),
         Ok(Request::Token(_) | Request::Store(_)) | Err(_) => Vec::new(),
     }

@@ -45,6 +45,9 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
     for (kind, body) in [
         (TokenRequest, request(json!({}))),
         (TokenRequest, request(json!({"later": [1]}))),
+        (TokenRequest, request(json!({"status": "ok"}))),
+        (WorkspaceStart, start(json!({"status": "error"}))),
+        (TokenStore, merged(login(json!({})), json!({"status": {}}))),
         (TokenRequest, json!({"user_id": "u-1", "host": "h", "requested_lifetime_secs": null})),
         (TokenRequest, request(json!({"requested_lifetime_secs": 1}))),
         (TokenRequest, request(json!({"requested_lifetime_secs": 86_400}))),

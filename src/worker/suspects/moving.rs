@@ -50,7 +50,8 @@ impl Settler {
     ) {
         match (next, Origin::open(&self.keys, &delivery)) {
             (Next::Work, Some(origin)) => {
-                self.process(Received::from_origin(origin, delivery, replies, acks)).await;
+                let received = Received::from_origin(origin, delivery, &self.prefix, replies, acks);
+                self.process(received).await;
             }
             (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => {
                 self.move_suspect(delivery, acks, lifeline, next).await;

@@ -88,9 +88,10 @@ impl Generator {
         let consuming = Connection::connect(url, properties()).await.context("connect to consume")?;
         let requests = publishing.create_channel().await.context("open a channel for requests")?;
         let channel = consuming.create_channel().await.context("open a channel for replies")?;
-        // The broker makes up its name, and deletes it with this connection.
+        // A worker does not reply to a queue that the broker named. Deleted with this connection.
+        let name = format!("bench-replies-{prefix}-{}", std::process::id());
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await;
+        let queue = channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await;
         let queue = queue.context("declare a queue for replies")?.name().clone();
         let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let replies =

@@ -63,7 +63,7 @@ fn measured(case: fn(&Stage), stage: &Stage) {
 }
 
 fn token_request_served(stage: &Stage) {
-    let envelope = Envelope::read(&stage.properties);
+    let envelope = Envelope::read(&stage.properties, "tokenkeeper");
     let Ok(Request::Token(request)) = decode(MessageKind::TokenRequest, &stage.token_request) else {
         unreachable!("the request is good")
     };
@@ -73,7 +73,7 @@ fn token_request_served(stage: &Stage) {
 }
 
 fn token_request_refused(stage: &Stage) {
-    let envelope = Envelope::read(&stage.properties);
+    let envelope = Envelope::read(&stage.properties, "tokenkeeper");
     let Ok(Request::Token(request)) = decode(MessageKind::TokenRequest, &stage.token_request) else {
         unreachable!("the request is good")
     };
@@ -90,7 +90,7 @@ fn token_request_refused(stage: &Stage) {
 }
 
 fn workspace_start_three_hosts(stage: &Stage) {
-    let envelope = Envelope::read(&stage.properties);
+    let envelope = Envelope::read(&stage.properties, "tokenkeeper");
     let Ok(Request::WorkspaceStart(request)) = decode(MessageKind::WorkspaceStart, &stage.workspace_start)
     else {
         unreachable!("the request is good")
@@ -111,7 +111,7 @@ fn workspace_start_three_hosts(stage: &Stage) {
 }
 
 fn malformed_message(stage: &Stage) {
-    let envelope = Envelope::read(&stage.properties);
+    let envelope = Envelope::read(&stage.properties, "tokenkeeper");
     let Err(invalid) = decode(MessageKind::TokenRequest, &stage.malformed) else {
         unreachable!("the request is malformed")
     };

@@ -55,6 +55,8 @@ struct Body {
 enum ReplyTo {
     Us,
     NoQueue,
+    /// Where no reply may go.
+    Unfit,
     Missing,
 }
 
@@ -109,7 +111,11 @@ impl Generator {
             1 => (properties.with_message_id("m\u{9b}2J\u{202e}".into()), String::new(), true),
             _ => (properties, id, false),
         };
-        let is_refused = !is_right || steers || (needs_reply_to && matches!(to, ReplyTo::Missing));
+        let is_refused = match to {
+            ReplyTo::Us | ReplyTo::NoQueue => !is_right || steers,
+            ReplyTo::Unfit => true,
+            ReplyTo::Missing => !is_right || steers || needs_reply_to,
+        };
         let answer = if is_refused { Answer::Invalid } else { Answer::Other };
         let reply = matches!(to, ReplyTo::Us).then_some((id, answer));
         let Body { what, routing_key, bytes: body, .. } = body;
@@ -318,14 +324,18 @@ impl Generator {
         let to = match self.pick(0..20_u8) {
             0 => ReplyTo::Missing,
             1 => ReplyTo::NoQueue,
+            2 => ReplyTo::Unfit,
             _ => ReplyTo::Us,
         };
         properties = match to {
             ReplyTo::Us => properties.with_reply_to(self.reply_to.as_str().into()),
             ReplyTo::NoQueue => {
-                let nowhere = ["amq.rabbitmq.reply-to.g1h2AA", "nowhere\0\n", &"n".repeat(255)];
-                properties
-                    .with_reply_to(self.pick(select(nowhere.map(str::to_owned).to_vec())).as_str().into())
+                let nowhere = ["nowhere", "/queues/nowhere", &"n".repeat(255)].map(str::to_owned);
+                properties.with_reply_to(self.pick(select(nowhere.to_vec())).as_str().into())
+            }
+            ReplyTo::Unfit => {
+                let unfit = ["amq.rabbitmq.reply-to.g1h2AA", "amq.gen-x", "nowhere\0\n", "a\u{202e}b"];
+                properties.with_reply_to(self.pick(select(unfit.to_vec())).into())
             }
             ReplyTo::Missing if self.pick(any::<bool>()) => properties.with_reply_to("".into()),
             ReplyTo::Missing => properties,

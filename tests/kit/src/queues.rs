@@ -76,6 +76,8 @@ pub struct TestBroker {
 /// A message that a worker gave up on.
 #[derive(Debug)]
 pub struct DeadLetter {
+    /// The routing key it was published with.
+    pub routing_key: String,
     /// Its properties, without the headers.
     pub properties: BasicProperties,
     /// Its headers, those of the dead-lettering among them.
@@ -243,7 +245,8 @@ impl TestBroker {
         let delivery = taken.expect("take a dead letter")?.delivery;
         let headers = delivery.properties.headers().clone().unwrap_or_default();
         let properties = delivery.properties.with_headers(FieldTable::default());
-        Some(DeadLetter { properties, headers, body: delivery.data })
+        let routing_key = delivery.routing_key.to_string();
+        Some(DeadLetter { routing_key, properties, headers, body: delivery.data })
     }
 
     /// `None` where there is no such queue, which closes the channel that asked.

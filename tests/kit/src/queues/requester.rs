@@ -71,7 +71,7 @@ impl Requester {
     /// Replies come to an exclusive queue.
     pub(super) async fn with_queue(connection: &Connection, prefix: &str) -> Self {
         let channel = confirming_channel(connection).await;
-        let reply_to = format!("{prefix}.replies");
+        let reply_to = format!("{prefix}-replies");
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let declared =
             channel.queue_declare(reply_to.as_str().into(), exclusive, FieldTable::default()).await;

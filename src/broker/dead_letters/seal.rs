@@ -1,0 +1,287 @@
+//! Dead letters that may hold a token are sealed with the key ring before they are laid there (invariant 6): whoever may
+//! read the queue, its backup or the broker's disk reads none.
+//!
+//! A body keeps its length, since it may be as long as the broker takes at all. What opens it beside the key stands in a
+//! header. It opens as the body of the very message that it came with, and of no other.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use lapin::BasicProperties;
+use lapin::types::{FieldTable, ShortString};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::letter::text_in;
+use crate::broker::topology::text;
+use crate::message::MessageKind;
+use crate::secret::{BodySeal, KeyRing, OpenError, is_key_id};
+
+/// Header of a sealed letter: the id of the key, a colon, and in base64 what opens the body beside that key.
+const SEALED_HEADER: &str = "x-tokenkeeper-sealed";
+/// Header with the content type that a sealed body came with, where it had one.
+const CONTENT_TYPE_HEADER: &str = "x-tokenkeeper-content-type";
+/// Content type of a sealed letter.
+const SEALED_CONTENT_TYPE: &str = "application/vnd.tokenkeeper.sealed";
+
+/// Why a letter cannot be read. It stays as it is.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Unopened {
+    /// There is no key ring.
+    #[error(
+        "its body is sealed with key `{0}`, and there are no encryption keys here: set `encryption.keys` (TOKENKEEPER_KEYS)"
+    )]
+    NoKeys(String),
+    /// There is one, without this key.
+    #[error("its body is sealed with key `{0}`, which is not among the configured encryption keys")]
+    UnknownKey(String),
+    /// It is not what was sealed.
+    #[error(
+        "its body does not open with key `{0}`: another key has the same id, or the letter or its headers were changed"
+    )]
+    Tampered(String),
+}
+
+/// A body that was sealed.
+pub(in crate::broker) struct Sealed {
+    /// What is published in the place of the body.
+    pub(in crate::broker) body: Vec<u8>,
+    note: String,
+}
+
+impl Sealed {
+    /// Seals the body of a message, where it may hold a token.
+    pub(in crate::broker) fn of(
+        keys: &KeyRing,
+        kind: Option<MessageKind>,
+        routing_key: &str,
+        properties: &BasicProperties,
+        body: &[u8],
+    ) -> Option<Self> {
+        may_hold_token(kind, body).then(|| {
+            let mut body = body.to_vec();
+            let (key_id, seal) = keys.seal_body(&mut body, &bound_to(routing_key, properties));
+            Self { body, note: format!("{key_id}:{}", BASE64.encode(seal)) }
+        })
+    }
+
+    /// What its properties become.
+    pub(in crate::broker) fn mark(&self, properties: BasicProperties) -> BasicProperties {
+        let mut headers = properties.headers().clone().unwrap_or_default();
+        headers.insert(SEALED_HEADER.into(), text(&self.note));
+        if let Some(content_type) = properties.content_type() {
+            headers.insert(CONTENT_TYPE_HEADER.into(), text(content_type.as_str()));
+        }
+        properties.with_headers(headers).with_content_type(SEALED_CONTENT_TYPE.into())
+    }
+}
+
+/// Whether this header speaks of a seal: a publisher's own counts for nothing.
+pub(in crate::broker) fn is_of_seal(header: &str) -> bool {
+    matches!(header, SEALED_HEADER | CONTENT_TYPE_HEADER)
+}
+
+/// The content type of the body before it was sealed.
+pub(super) fn content_type_before(properties: &BasicProperties) -> Option<ShortString> {
+    if note_of(properties).is_none() {
+        return properties.content_type().clone();
+    }
+    ShortString::try_new(text_in(properties.headers().as_ref()?, CONTENT_TYPE_HEADER)?).ok()
+}
+
+/// Whether this message is sealed, as far as its headers tell.
+pub(super) fn is_sealed(properties: &BasicProperties) -> bool {
+    note_of(properties).is_some()
+}
+
+/// The body of a dead letter as it was before it was sealed; as it is, where it is not.
+///
+/// # Errors
+/// [`Unopened`], which names the key that is missing.
+pub fn open<'a>(
+    keys: Option<&KeyRing>,
+    routing_key: &str,
+    properties: &BasicProperties,
+    body: &'a [u8],
+) -> Result<Cow<'a, [u8]>, Unopened> {
+    let Some((key_id, seal)) = note_of(properties) else { return Ok(Cow::Borrowed(body)) };
+    let Some(keys) = keys else { return Err(Unopened::NoKeys(key_id)) };
+    let mut opened = body.to_vec();
+    match keys.open_body(&key_id, &seal, &mut opened, &bound_to(routing_key, properties)) {
+        Ok(()) => Ok(Cow::Owned(opened)),
+        Err(OpenError::UnknownKey(key_id)) => Err(Unopened::UnknownKey(key_id)),
+        Err(OpenError::Tampered(key_id)) => Err(Unopened::Tampered(key_id)),
+    }
+}
+
+/// What the header says, where it is one that we could have written.
+fn note_of(properties: &BasicProperties) -> Option<(String, BodySeal)> {
+    let note = text_in(properties.headers().as_ref()?, SEALED_HEADER)?;
+    let (key_id, seal) = note.split_once(':').filter(|(key_id, _)| is_key_id(key_id))?;
+    Some((key_id.to_owned(), BASE64.decode(seal).ok()?.try_into().ok()?))
+}
+
+/// What identifies a message, in a form that no two of them share.
+fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
+    let of = |property: &Option<ShortString>| property.as_ref().map_or("", ShortString::as_str).to_owned();
+    let parts = [
+        "dead_letter".to_owned(),
+        routing_key.to_owned(),
+        of(properties.message_id()),
+        of(properties.correlation_id()),
+        of(properties.kind()),
+    ];
+    parts.iter().flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat()).collect()
+}
+
+/// Whether a body is one that may hold a token: a `token.store` whatever it looks like, and whatever else has a field for
+/// one, as a reply of ours has. Of what cannot be read, whatever speaks of one.
+fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
+    /// Not read into memory: a body may be large.
+    #[derive(Deserialize)]
+    struct Fields {
+        token: Option<IgnoredAny>,
+        tokens: Option<IgnoredAny>,
+    }
+    match kind {
+        Some(MessageKind::TokenStore) => true,
+        Some(MessageKind::TokenRequest | MessageKind::WorkspaceStart) | None => {
+            match serde_json::from_slice::<Fields>(body) {
+                Ok(Fields { token, tokens }) => token.is_some() || tokens.is_some(),
+                Err(_) => body.windows(5).any(|word| word.eq_ignore_ascii_case(b"token")),
+            }
+        }
+    }
+}
+
+/// Headers without those of a seal, which are a publisher's own as long as we have not written them.
+pub(in crate::broker) fn without_seal(headers: FieldTable) -> FieldTable {
+    if !headers.inner().keys().any(|name| is_of_seal(name.as_str())) {
+        return headers;
+    }
+    let mut kept = FieldTable::default();
+    for (name, value) in headers.inner().iter().filter(|(name, _)| !is_of_seal(name.as_str())) {
+        kept.insert(name.clone(), value.clone());
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::ExposeSecret;
+
+    fn ring(id: &str) -> KeyRing {
+        KeyRing::parse(KeyRing::generate(id).expose_secret()).unwrap()
+    }
+
+    fn came_with() -> BasicProperties {
+        BasicProperties::default()
+            .with_message_id("m-1".into())
+            .with_correlation_id("c-1".into())
+            .with_content_type("application/json".into())
+    }
+
+    const BODY: &[u8] = br#"{"token":{"value":"s3cret"}}"#;
+
+    #[test]
+    fn a_sealed_body_opens_as_the_body_of_its_own_message_alone() {
+        let keys = ring("k1");
+        let sealed = Sealed::of(&keys, None, "token.request", &came_with(), BODY).expect("it has a token");
+        let properties = sealed.mark(came_with());
+        assert_eq!(sealed.body.len(), BODY.len(), "as long as it was");
+        assert!(!sealed.body.windows(6).any(|word| word == b"s3cret"));
+        assert_eq!(properties.content_type().as_ref().unwrap().as_str(), SEALED_CONTENT_TYPE);
+        assert_eq!(content_type_before(&properties), Some("application/json".into()));
+        let opened = |key: &str, properties: &BasicProperties, body: &[u8]| {
+            open(Some(&keys), key, properties, body).map(Cow::into_owned)
+        };
+        assert_eq!(opened("token.request", &properties, &sealed.body).as_deref(), Ok(BODY));
+        let tampered = Err(Unopened::Tampered("k1".into()));
+        assert_eq!(opened("token.store", &properties, &sealed.body), tampered);
+        assert_eq!(
+            opened("token.request", &properties.clone().with_message_id("m-2".into()), &sealed.body),
+            tampered
+        );
+        assert_eq!(
+            opened("token.request", &properties.clone().with_correlation_id("c".into()), &sealed.body),
+            tampered
+        );
+        assert_eq!(
+            opened("token.request", &properties.clone().with_type("t".into()), &sealed.body),
+            tampered
+        );
+        for position in 0..sealed.body.len() {
+            let mut changed = sealed.body.clone();
+            changed[position] ^= 1;
+            assert_eq!(opened("token.request", &properties, &changed), tampered, "byte {position}");
+        }
+        assert_eq!(opened("token.request", &properties, &sealed.body[1..]), tampered);
+        assert_eq!(open(None, "token.request", &properties, BODY), Err(Unopened::NoKeys("k1".into())));
+        assert_eq!(
+            open(Some(&ring("k2")), "token.request", &properties, BODY),
+            Err(Unopened::UnknownKey("k1".into()))
+        );
+    }
+
+    #[test]
+    fn a_body_of_nothing_is_sealed_and_opened_too() {
+        let keys = ring("k1");
+        let sealed =
+            Sealed::of(&keys, Some(MessageKind::TokenStore), "token.store", &came_with(), b"").unwrap();
+        let properties = sealed.mark(BasicProperties::default().with_message_id("m-1".into()));
+        let elsewhere = open(Some(&keys), "token.store", &properties, &sealed.body);
+        assert_eq!(elsewhere, Err(Unopened::Tampered("k1".into())));
+        let properties = sealed.mark(came_with());
+        assert_eq!(open(Some(&keys), "token.store", &properties, &sealed.body).as_deref(), Ok(&b""[..]));
+    }
+
+    #[test]
+    fn what_may_hold_a_token_is_sealed_and_nothing_else() {
+        use MessageKind::{TokenRequest, TokenStore, WorkspaceStart};
+        for (kind, body) in [
+            (Some(TokenStore), "{}"),
+            (Some(TokenStore), "\u{0}"),
+            (Some(TokenRequest), r#"{"user_id":"u","token":"t"}"#),
+            (Some(TokenRequest), r#"{"\u0074oken":"t"}"#),
+            (Some(WorkspaceStart), r#"{"status":"ok","tokens":[{"token":{"value":"t"}}]}"#),
+            (Some(TokenRequest), r#"{"token":1,"token":{"value":"t"}}"#),
+            (Some(TokenRequest), r#"{"token":{"value":"cut of"#),
+            (None, r#"{"Access_Token":"t" and no JSON"#),
+            (None, r#"{"token":{}}"#),
+        ] {
+            assert!(may_hold_token(kind, body.as_bytes()), "{body}");
+        }
+        for (kind, body) in [
+            (Some(TokenRequest), "{}"),
+            (Some(TokenRequest), "not JSON"),
+            (Some(TokenRequest), r#"{"user_id":"token","token":null}"#),
+            (None, r#"{"host":"h","entry_id":1,"key_id":"k","sealed":"…"}"#),
+            (None, ""),
+        ] {
+            assert!(!may_hold_token(kind, body.as_bytes()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_we_could_not_have_written_says_nothing() {
+        for note in [
+            "",
+            "k1",
+            "k1:",
+            "k 1:AAAA",
+            "k1:AAAA",
+            &format!("{}:{}", "k".repeat(65), BASE64.encode([0; 41])),
+        ] {
+            let mut headers = FieldTable::default();
+            headers.insert(SEALED_HEADER.into(), text(note));
+            headers.insert("kept".into(), text("x"));
+            let properties = came_with().with_headers(headers.clone());
+            assert!(!is_sealed(&properties), "{note}");
+            assert_eq!(open(None, "token.store", &properties, BODY).as_deref(), Ok(BODY));
+            let kept = without_seal(headers);
+            assert!(kept.contains_key("kept") && !kept.contains_key(SEALED_HEADER));
+        }
+    }
+}

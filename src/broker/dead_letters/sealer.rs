@@ -1,0 +1,169 @@
+//! What the broker itself moves to the dead letters (what expired, what was delivered too often) arrives there as it was
+//! published. This seals it afterwards, letter by letter: published sealed and confirmed, and only then taken out. However
+//! it ends nothing is lost; a letter that it was at work on may be there twice.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::BasicGetOptions;
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
+use tokio::time::sleep;
+
+use super::letter::{Letter, is_ours};
+use super::seal::{Sealed, without_seal};
+use super::{DeadLetters, DeadLettersError};
+use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
+use crate::broker::outgoing::{carried_on_with_time, fits};
+use crate::broker::topology::short;
+use crate::broker::{BrokerError, Publisher, within};
+use crate::secret::KeyRing;
+use crate::settings::Broker;
+use crate::telemetry;
+
+/// The pause before the first look: by then the worker has declared what there is to look at.
+const AFTER_START: Duration = Duration::from_secs(2);
+/// The pause between two looks.
+const EVERY: Duration = Duration::from_mins(1);
+/// Every so many looks the letters are gone through although there are no more of them: one may have come for one that left.
+const UNASKED: u32 = 60;
+/// More are left alone: nobody else has the dead letters meanwhile.
+const AT_MOST: u32 = 10_000;
+
+/// Seals what the broker laid into the dead letters.
+#[derive(Debug)]
+pub struct Sealer {
+    /// Where they are.
+    pub settings: Arc<Broker>,
+    /// What seals them.
+    pub keys: Arc<KeyRing>,
+    /// Whose connection says how many there are.
+    pub publisher: Publisher,
+}
+
+/// What became of a turn.
+enum Turn {
+    /// There are no more than there were.
+    NothingNew,
+    /// An operator or another worker has them.
+    InUse,
+    /// There are so many that they are left alone.
+    TooMany,
+    /// Every one of so many was looked at.
+    Done(u32),
+}
+
+impl Sealer {
+    /// Looks at start and every minute.
+    pub async fn run(self) -> Infallible {
+        let (mut known, mut looks) = (None, 0_u32);
+        sleep(AFTER_START).await;
+        loop {
+            looks = looks.wrapping_add(1);
+            let expected = known.filter(|_| !looks.is_multiple_of(UNASKED));
+            match self.take_turn(expected).await {
+                Ok((_, Turn::Done(count))) => known = Some(count),
+                Ok((count, Turn::NothingNew)) => known = Some(count),
+                Ok((_, Turn::InUse)) => telemetry::dead_letters_in_use(),
+                Ok((count, Turn::TooMany)) => telemetry::dead_letters_left_unsealed(count, AT_MOST),
+                // A worker that has just started declares it in a moment.
+                Err(DeadLettersError::NoQueue { .. }) => {}
+                Err(error) => telemetry::dead_letters_not_sealed(&error),
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    /// Goes through the letters where there are more than `known`; says how many there are.
+    async fn take_turn(&self, known: Option<u32>) -> Result<(u32, Turn), DeadLettersError> {
+        let count = match self.publisher.dead_letters_ready().await {
+            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => {
+                return Ok((0, Turn::NothingNew));
+            }
+            count => count?,
+        };
+        let turn = match known {
+            _ if count == 0 => Turn::NothingNew,
+            Some(known) if count <= known => Turn::NothingNew,
+            _ if count > AT_MOST => Turn::TooMany,
+            _ => match DeadLetters::open(&self.settings, Duration::ZERO, || ()).await {
+                Ok(letters) => letters.seal(&self.keys).await.map(Turn::Done)?,
+                Err(DeadLettersError::Busy { .. }) => Turn::InUse,
+                Err(error) => return Err(error),
+            },
+        };
+        Ok((count, turn))
+    }
+}
+
+impl DeadLetters {
+    /// Seals those that are to be sealed, and says how many were looked at.
+    async fn seal(mut self, keys: &KeyRing) -> Result<u32, DeadLettersError> {
+        let channel = self.channel().await?;
+        let sealed = self.seal_one_by_one(&channel, keys).await;
+        // The others go back with their channel. Whoever comes next shall find all of them.
+        let given_back = async {
+            self.give_back(&channel).await?;
+            self.until_ready(self.seen - self.acked).await.map(drop)
+        };
+        let given_back = given_back.await;
+        let close = self.connection.close(200, "done".into());
+        let closed =
+            within(self.settings.operation_timeout, || "close the connection".to_owned(), close).await;
+        if self.acked > 0 {
+            telemetry::dead_letters_sealed(self.acked);
+        }
+        sealed?;
+        given_back?;
+        closed?;
+        Ok(self.seen - self.acked)
+    }
+
+    /// One after the other, by `basic.get`: a consumer would be sent hundreds at once, and each may be as large as the broker
+    /// takes.
+    async fn seal_one_by_one(&mut self, channel: &Channel, keys: &KeyRing) -> Result<(), BrokerError> {
+        let limit = self.settings.operation_timeout;
+        let confirming = confirming_channel(&self.connection, &self.settings).await?;
+        // Those that are sealed come again, behind the others: then it is over soon.
+        while self.seen < 2 * AT_MOST {
+            let get = channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
+            let got = within(limit, || format!("read queue {}", self.queue), get).await?;
+            let Some(got) = got else { break };
+            self.seen += 1;
+            let letter = Letter::new(got.delivery, &self.names);
+            let Some(sealed) = letter.sealed(keys) else { continue };
+            let frame_max = self.connection.configuration().frame_max();
+            let message = Publish {
+                exchange: short(&self.names.dead_letters())?,
+                routing_key: short(letter.routing_key())?,
+                mandatory: true,
+                properties: properties(&letter, &sealed, frame_max),
+            };
+            let publishing = pin!(message.over(&confirming, &sealed.body));
+            if confirmed(&self.connection, publishing, "a sealed dead letter", limit).await?.is_some() {
+                return Err(BrokerError::NoDeadLetters { exchange: self.names.dead_letters() });
+            }
+            self.take_out(&letter).await?;
+            telemetry::dead_letter_sealed();
+        }
+        Ok(())
+    }
+}
+
+/// As it lies there, with the broker's headers, by which it is known why it died and where. Where the seal has no place beside
+/// the publisher's headers, those give way.
+fn properties(letter: &Letter, sealed: &Sealed, frame_max: u32) -> BasicProperties {
+    let headers = without_seal(letter.properties().headers().clone().unwrap_or_default());
+    let whole = sealed.mark(carried_on_with_time(letter.properties(), headers.clone()));
+    if fits(&whole, frame_max) {
+        return whole;
+    }
+    let mut brokers = FieldTable::default();
+    for (name, value) in headers.inner().iter().filter(|(name, _)| is_ours(name.as_str())) {
+        brokers.insert(name.clone(), value.clone());
+    }
+    sealed.mark(carried_on_with_time(letter.properties(), brokers))
+}
