@@ -12,6 +12,7 @@ use crate::flags::FlagsEvent;
 use crate::message::MessageKind;
 use crate::store::{FailureKind, StoreError};
 
+mod admin;
 mod database;
 mod events;
 mod hosts;
@@ -24,10 +25,12 @@ pub mod recorder;
 mod requests;
 mod statements;
 
+pub use self::admin::{admin_crowded, admin_not_accepted};
 pub use self::database::*;
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    circuit_changed, circuit_known, crowded_out, host_refusing, refusal_forgiven, refusal_not_judged,
+    circuit_changed, circuit_known, could_not_ask, crowded_out, host_refusing, refusal_forgiven,
+    refusal_not_judged,
 };
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
@@ -283,6 +286,7 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     counter!(UNROUTABLE).absolute(0);
+    admin::describe();
     events::describe();
     hosts::describe();
     parking::describe();

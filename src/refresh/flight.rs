@@ -302,7 +302,9 @@ fn verdict(error: &CallError) -> Verdict {
         CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
             Verdict::After(*wait)
         }
-        CallError::Provider(RefreshError::Unavailable { retry_after: None, .. }) => Verdict::Transient,
+        CallError::Provider(
+            RefreshError::Unavailable { retry_after: None, .. } | RefreshError::Local { .. },
+        ) => Verdict::Transient,
     }
 }
 
@@ -339,6 +341,7 @@ fn failed_call(
         RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+        RefreshError::Local { .. } => (FailureKind::Unavailable, None),
         RefreshError::Unavailable { retry_after, .. } => {
             (FailureKind::Unavailable, retry_after.or_else(|| no_entry.and_then(NoEntry::retry_after)))
         }

@@ -215,8 +215,9 @@ impl NoEntry {
 impl Pass<'_> {
     /// Takes note of how the call went that was made at `at`.
     pub(super) fn settle<T>(mut self, answer: &Result<T, RefreshError>, now: Instant, at: Timestamp) {
+        // Dropped as it is where this machine could not ask: the host was not called.
+        let Some(end) = call_end(answer, self.gate.retry_after_cap) else { return };
         let Some(ticket) = self.ticket.take() else { return };
-        let end = call_end(answer, self.gate.retry_after_cap);
         let Some(turn) = self.gate.settle(self.host, ticket, end, now) else { return };
         let host = self.host.to_owned();
         self.gate.events.emit(match turn {
@@ -240,12 +241,14 @@ impl Drop for Pass<'_> {
     }
 }
 
-fn call_end<T>(answer: &Result<T, RefreshError>, retry_after_cap: Duration) -> CallEnd {
-    match answer {
+/// None: the call did not leave this machine.
+fn call_end<T>(answer: &Result<T, RefreshError>, retry_after_cap: Duration) -> Option<CallEnd> {
+    Some(match answer {
         Ok(_) | Err(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => CallEnd::Answered,
         Err(RefreshError::Unavailable { retry_after: Some(wish), .. }) if *wish > retry_after_cap => {
             CallEnd::StayAway(*wish)
         }
         Err(RefreshError::Unavailable { .. }) => CallEnd::Unavailable,
-    }
+        Err(RefreshError::Local { .. }) => return None,
+    })
 }
