@@ -1,27 +1,22 @@
 //! The admin endpoint: `/metrics`, `/healthz`, `/readyz`.
 
+mod connections;
+mod serve;
+mod tls;
+mod token;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::interval;
-use tokio_util::sync::CancellationToken;
 
+pub use self::serve::Endpoint;
 use crate::broker::Feed;
 use crate::broker::Publisher;
 use crate::database::Availability;
 use crate::message::MessageKind;
 use crate::partitions::Share;
-use crate::telemetry::recorder::UPKEEP_INTERVAL;
 
 /// Whether this worker does its job, and if not, why.
 #[derive(Debug)]
@@ -137,53 +132,6 @@ impl Drop for Mark {
             Self::Count(count) => {
                 count.fetch_sub(1, Ordering::Relaxed);
             }
-        }
-    }
-}
-
-/// Serves the endpoint until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    metrics: Option<PrometheusHandle>,
-    stop: CancellationToken,
-) {
-    let upkeep = keep_up(metrics.clone());
-    let router = Router::new()
-        .route(
-            "/metrics",
-            get(move || async move { metrics.map_or_else(String::new, |metrics| metrics.render()) }),
-        )
-        .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(readyz))
-        .with_state(health);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        ended = server => if let Err(error) = ended {
-            tracing::error!(%error, "the admin endpoint ended");
-        },
-        () = upkeep => {}
-        // A scraper that holds its connection open does not hold the process.
-        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await } => {}
-    }
-}
-
-async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let problems = health.problems();
-    if problems.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
-    }
-}
-
-/// Drains histograms; without it the recorder keeps every sample.
-async fn keep_up(metrics: Option<PrometheusHandle>) {
-    let mut ticks = interval(UPKEEP_INTERVAL);
-    loop {
-        ticks.tick().await;
-        if let Some(metrics) = &metrics {
-            metrics.run_upkeep();
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod housekeeping;
 pub mod lifecycle;
 pub mod message;
 pub mod oauth;
+pub mod open_files;
 pub mod parking;
 pub mod partitions;
 pub mod provider;

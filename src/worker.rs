@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,7 +23,7 @@ use self::consume::{Consumers, Drained};
 use self::partitions::Partitions;
 use self::restore::Restorer;
 use self::settle::Settler;
-use crate::admin::{self, Health};
+use crate::admin::{Endpoint, Health};
 use crate::broker::{Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
@@ -155,8 +154,8 @@ impl Worker {
 
         let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);
         let health = Arc::new(Health::new(database.clone(), publisher.clone(), share));
-        let listener = listen(&settings, &health).await?;
-        services.spawn(admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone()));
+        let endpoint = open_admin(&settings, &health).await?;
+        services.spawn(endpoint.serve(Arc::clone(&health), metrics, stop.hard.clone()));
 
         let restorer = Arc::new(Restorer {
             store,
@@ -240,14 +239,12 @@ impl Worker {
 }
 
 /// Opens the port of the admin endpoint.
-async fn listen(settings: &Settings, health: &Health) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(settings.admin.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.admin.listen))?;
-    let address = listener.local_addr()?;
+async fn open_admin(settings: &Settings, health: &Health) -> anyhow::Result<Endpoint> {
+    let endpoint = Endpoint::open(&settings.admin).await?;
+    let address = endpoint.address()?;
     health.set_address(address);
     tracing::info!(%address, "admin endpoint is up");
-    Ok(listener)
+    Ok(endpoint)
 }
 
 impl TimeSource {
