@@ -1,33 +1,26 @@
 //! The admin endpoint: `/metrics`, `/healthz`, `/readyz`.
 
+mod connections;
+mod progress;
+mod serve;
+mod tls;
+mod token;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
+pub(crate) use self::progress::Progress;
+pub use self::serve::Endpoint;
 use crate::broker::Feed;
 use crate::broker::Publisher;
 use crate::database::Availability;
-use crate::escape;
 use crate::message::MessageKind;
 use crate::partitions::Share;
-use crate::telemetry::recorder::UPKEEP_INTERVAL;
 use crate::worker::Services;
-
-mod progress;
-
-pub(crate) use self::progress::Progress;
 
 /// Whether this worker does its job, and if not, why.
 #[derive(Debug)]
@@ -166,72 +159,4 @@ impl Drop for Mark {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Serves the endpoint until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    metrics: Option<PrometheusHandle>,
-    stop: CancellationToken,
-) {
-    let upkeep = keep_up(metrics.clone());
-    let router = Router::new()
-        .route(
-            "/metrics",
-            get(move || async move { metrics.map_or_else(String::new, |metrics| rendered(&metrics)) }),
-        )
-        .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(readyz))
-        .with_state(health);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        ended = server => if let Err(error) = ended {
-            tracing::error!(%error, "the admin endpoint ended");
-        },
-        () = upkeep => {}
-        // A scraper that holds its connection open does not hold the process.
-        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_millis(100)).await } => {}
-    }
-}
-
-async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let problems = health.problems();
-    if problems.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, a_line_each(&problems))
-    }
-}
-
-/// They quote what the database and the broker say.
-fn a_line_each(problems: &[String]) -> String {
-    problems.iter().map(|problem| escape::line(problem) + "\n").collect()
-}
-
-/// The exposition format has escapes for line breaks and quotes alone; a host in a label is a database's text.
-fn rendered(metrics: &PrometheusHandle) -> String {
-    escape::lines_without_escapes(&metrics.render()).into_owned()
-}
-
-/// Drains histograms; without it the recorder keeps every sample.
-async fn keep_up(metrics: Option<PrometheusHandle>) {
-    let mut ticks = interval(UPKEEP_INTERVAL);
-    loop {
-        ticks.tick().await;
-        if let Some(metrics) = &metrics {
-            metrics.run_upkeep();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_problem_is_one_line_whatever_it_quotes() {
-        let problems = ["database: \u{1b}[2J\u{9b}\nready".to_owned(), "broker: away".to_owned()];
-        assert_eq!(a_line_each(&problems), "database: \\u001b[2J\\u009b\\u000aready\nbroker: away\n");
-    }
 }

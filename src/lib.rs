@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod message;
 pub mod oauth;
+pub mod open_files;
 pub mod parking;
 pub mod partitions;
 pub mod provider;

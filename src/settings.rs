@@ -7,6 +7,7 @@
 //! keys is what the sections below asked for.
 
 mod access;
+mod admin;
 mod circuit;
 mod error;
 mod housekeeping;
@@ -20,13 +21,13 @@ mod work;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
 pub use self::access::{Access, AccessRule};
+pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
 pub use self::circuit::CircuitSettings;
 pub use self::error::{Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
@@ -123,13 +124,6 @@ pub struct Database {
 pub struct Encryption {
     /// None: commands that read or write tokens refuse to run ([`Settings::key_ring`]).
     pub keys: Option<KeyRing>,
-}
-
-/// The endpoint for metrics and health.
-#[derive(Debug, Clone)]
-pub struct Admin {
-    /// Address and port it listens on; port 0 takes a free one.
-    pub listen: SocketAddr,
 }
 
 /// Feature flags.
@@ -284,12 +278,6 @@ impl Encryption {
             from.problem("encryption.keys_file", "is set beside `encryption.keys`; set one of the two");
         }
         Self { keys: keys.or(keys_of_file) }
-    }
-}
-
-impl Admin {
-    fn read(from: &mut Reader) -> Self {
-        Self { listen: from.address("admin.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))) }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::limits::TooOften;
 use crate::message::MessageKind;
 use crate::store::{FailureKind, StoreError};
 
+mod admin;
 mod database;
 mod dead_letters;
 mod events;
@@ -30,6 +31,7 @@ mod seldom;
 mod statements;
 mod suspects;
 
+pub use self::admin::{admin_crowded, admin_not_accepted};
 pub use self::database::*;
 pub use self::dead_letters::{
     dead_letter_sealed, dead_letters_in_use, dead_letters_left_unsealed, dead_letters_not_sealed,
@@ -37,8 +39,8 @@ pub use self::dead_letters::{
 };
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    circuit_changed, circuit_known, crowded_out, host_refusing, refresh_not_begun, refusal_forgiven,
-    refusal_not_judged,
+    circuit_changed, circuit_known, could_not_ask, crowded_out, host_refusing, refresh_not_begun,
+    refusal_forgiven, refusal_not_judged,
 };
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
@@ -310,6 +312,7 @@ pub fn describe() {
     for outcome in ["ok", "error"] {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
+    admin::describe();
     events::describe();
     hosts::describe();
     parking::describe();

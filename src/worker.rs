@@ -18,19 +18,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::{join_all, try_join_all};
-use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use self::consume::{Consumers, Drained};
+use self::consume::{Common, Consumers, Drained};
 use self::partitions::Partitions;
 use self::restore::Restorer;
 pub use self::services::Services;
 use self::settle::Settler;
 use self::suspects::Tier;
-use crate::admin::{self, Health};
+use crate::admin::{Endpoint, Health};
 use crate::broker::dead_letters::Sealer;
 use crate::broker::{Aside, Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
@@ -72,7 +72,7 @@ pub struct Worker {
     stop: Stop,
     health: Arc<Health>,
     /// One for each tier of messages.
-    consumers: Vec<tokio::task::JoinHandle<Option<Drained>>>,
+    consumers: Vec<JoinHandle<Option<Drained>>>,
     /// Replies beside those connections.
     aside: Arc<Aside>,
     /// Messages in hand.
@@ -80,7 +80,7 @@ pub struct Worker {
     /// Refreshes under way; they outlive the requests that started them.
     flights: TaskTracker,
     /// The task that publishes events, and what tells it that there will be no more.
-    publish_events: tokio::task::JoinHandle<()>,
+    publish_events: JoinHandle<()>,
     drain_events: CancellationToken,
     /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
     services: Services,
@@ -156,12 +156,13 @@ impl Worker {
             settings.refresh.total_timeout,
             Arc::clone(&clock),
         )?;
+        let outlets = Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events };
         let refresher = Arc::new(Refresher::new(
             store.clone(),
             client,
             Arc::clone(&clock),
             RefreshOptions::new(&settings.refresh, &settings.worker),
-            Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events },
+            outlets,
             flights.clone(),
             stop.hard.clone(),
         ));
@@ -177,24 +178,15 @@ impl Worker {
             budgets: Budgets::from(&settings.worker),
         };
 
-        if settings.housekeeping.enabled {
-            let housekeeper = Housekeeper {
-                store: store.clone(),
-                refresher: Arc::clone(&handler.refresher),
-                clock: Arc::clone(&clock),
-                settings: settings.housekeeping.clone(),
-            };
-            let run = keep_house(housekeeper, instance.clone());
-            services.spawn_until("housekeeping", stop.soft.clone(), run);
-        }
+        keep_house(&settings, &handler, &instance, services, stop);
         services.spawn_until("feature flags", stop.hard.clone(), async move {
             match reload_flags.run(telemetry::flags_reloaded).await {}
         });
 
         let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);
         let health = Arc::new(Health::new(database.clone(), publisher.clone(), services.clone(), share));
-        let listener = listen(&settings, &health).await?;
-        let serve = admin::serve(listener, Arc::clone(&health), metrics, stop.hard.clone());
+        let endpoint = open_admin(&settings, &health).await?;
+        let serve = endpoint.serve(Arc::clone(&health), metrics, stop.hard.clone());
         services.spawn("the admin endpoint", serve);
 
         let restorer = Arc::new(Restorer {
@@ -213,30 +205,25 @@ impl Worker {
             stop: stop.clone(),
         });
         let aside = Arc::new(Aside::new(Arc::clone(&broker), format!("{instance} reply")));
-        let mut partitions = Some(partitions);
-        let consumers = Tier::ALL.map(|tier| {
-            let consumers = Consumers {
-                settings: Arc::clone(&broker),
-                tier,
-                prefetch: settings.worker.clone(),
-                instance: instance.clone(),
-                settler: Arc::clone(&settler),
-                restorer: Arc::clone(&restorer),
-                database: database.clone(),
-                partitions: partitions.take_if(|_| tier == Tier::Ordinary),
-                aside: Arc::clone(&aside),
-                messages: messages.clone(),
-                health: Arc::clone(&health),
-                stop: stop.clone(),
-            };
-            tokio::spawn(consumers.run())
-        });
+        let common = Common {
+            settings: broker,
+            prefetch: settings.worker.clone(),
+            instance,
+            settler,
+            restorer,
+            database,
+            aside: Arc::clone(&aside),
+            messages: messages.clone(),
+            health: Arc::clone(&health),
+            stop: stop.clone(),
+        };
+        let consumers = consume(&common, partitions);
         let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
         Ok(Self {
             settings,
             stop,
             health,
-            consumers: consumers.into(),
+            consumers,
             aside,
             messages,
             flights,
@@ -291,14 +278,12 @@ impl Worker {
 }
 
 /// Opens the port of the admin endpoint.
-async fn listen(settings: &Settings, health: &Health) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(settings.admin.listen)
-        .await
-        .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.admin.listen))?;
-    let address = listener.local_addr()?;
+async fn open_admin(settings: &Settings, health: &Health) -> anyhow::Result<Endpoint> {
+    let endpoint = Endpoint::open(&settings.admin).await?;
+    let address = endpoint.address()?;
     health.set_address(address);
     tracing::info!(%address, "admin endpoint is up");
-    Ok(listener)
+    Ok(endpoint)
 }
 
 impl TimeSource {
@@ -329,9 +314,30 @@ async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store
     Ok(Store::new(db, keys.clone()).with_urgent(urgent))
 }
 
-/// `holder` is the worker's name.
-async fn keep_house(housekeeper: Housekeeper, holder: String) {
-    match housekeeper.run(holder).await {}
+/// Where it is switched on. `instance` is the worker's name.
+fn keep_house(settings: &Settings, handler: &Handler, instance: &str, services: &Services, stop: &Stop) {
+    if !settings.housekeeping.enabled {
+        return;
+    }
+    let housekeeper = Housekeeper {
+        store: handler.store.clone(),
+        refresher: Arc::clone(&handler.refresher),
+        clock: Arc::clone(&handler.clock),
+        settings: settings.housekeeping.clone(),
+    };
+    let holder = instance.to_owned();
+    let run = async move { match housekeeper.run(holder).await {} };
+    services.spawn_until("housekeeping", stop.soft.clone(), run);
+}
+
+/// Consumes every tier of messages. The ordinary ones come from partitions too.
+fn consume(common: &Common, partitions: Partitions) -> Vec<JoinHandle<Option<Drained>>> {
+    let mut partitions = Some(partitions);
+    let of_tier = |tier| {
+        let partitions = partitions.take_if(|_| tier == Tier::Ordinary);
+        tokio::spawn(Consumers { tier, partitions, common: common.clone() }.run())
+    };
+    Tier::ALL.map(of_tier).into()
 }
 
 /// The spool folder. That it cannot be written to is said while there is time to mend it.

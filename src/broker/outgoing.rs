@@ -172,13 +172,13 @@ fn header_frame_len(properties: &BasicProperties) -> u64 {
 /// Copied one by one: `user_id` must stay behind, since the broker compares it with our own (the header says
 /// who it was), and so must `expiration`, by which the message would be gone before anybody looks.
 pub(super) fn carried_on(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
-    carried_on_as(from, from.content_type().clone(), headers)
+    carried_on_as(from, from.content_type().as_ref(), headers)
 }
 
 /// The same with this content type.
 pub(super) fn carried_on_as(
     from: &BasicProperties,
-    content_type: Option<ShortString>,
+    content_type: Option<&ShortString>,
     headers: FieldTable,
 ) -> BasicProperties {
     // By these the broker would route it to further queues, with our permissions.
@@ -187,7 +187,7 @@ pub(super) fn carried_on_as(
         headers.insert(PUBLISHER_HEADER.into(), text(&escape::line(publisher.as_str())));
     }
     let mut to = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-    to = copy(to, content_type.as_ref(), BasicProperties::with_content_type);
+    to = copy(to, content_type, BasicProperties::with_content_type);
     to = copy(to, from.content_encoding().as_ref(), BasicProperties::with_content_encoding);
     to = copy(to, from.correlation_id().as_ref(), BasicProperties::with_correlation_id);
     to = copy(to, from.reply_to().as_ref(), BasicProperties::with_reply_to);
@@ -244,7 +244,7 @@ mod tests {
             detail: nasty,
             at: Timestamp::from_millis(0),
         };
-        let properties = letter.properties(u32::MAX);
+        let properties = letter.properties(None, u32::MAX);
         let headers = properties.headers().as_ref().expect("headers").inner();
         for name in [DETAIL_HEADER, PUBLISHER_HEADER] {
             assert_eq!(headers[name], text(r"x\u001b[2J\u000d\u000a\u009b\u202e"), "{name}");

@@ -251,6 +251,9 @@ impl Replies {
 mod tests {
     use std::collections::HashMap;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use futures_util::future::join_all;
     use lapin::BasicProperties;
     use tokenkeeper_testkit::queues::TestBroker;
 

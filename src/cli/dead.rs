@@ -63,7 +63,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
 
 async fn open(settings: &Broker) -> Result<DeadLetters, Failure> {
     let on_wait = || {
-        note("Another `tokenkeeper dead` command, or a worker, has the dead letters; waiting for it to end.")
+        note("Another `tokenkeeper dead` command, or a worker, has the dead letters; waiting for it to end.");
     };
     Ok(DeadLetters::open(settings, PATIENCE, on_wait).await?)
 }

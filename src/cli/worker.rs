@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokenkeeper::clock::SystemClock;
 use tokenkeeper::lifecycle::{Stop, StopSignals};
+use tokenkeeper::open_files;
 use tokenkeeper::settings::{LogFormat, Settings};
 use tokenkeeper::telemetry::{logs, recorder};
 use tokenkeeper::worker::{TimeSource, Worker};
@@ -41,6 +42,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
         database = settings.database.display_url(),
         "worker starts"
     );
+    open_files::raise_limit();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
     let time = TimeSource::Database { own: Arc::new(SystemClock) };
     let work = async { Worker::start(settings, time, Some(metrics), stop).await?.join().await };

@@ -4,30 +4,38 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, redirect, retry};
-use rustls::crypto::{CryptoProvider, ring};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
+use hyper::{Request, Response};
 use tokio::time::timeout;
+use url::Position;
 use url::form_urlencoded::{self, Serializer};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, Body, read_answer, read_retry_after};
+use super::connect::{ConnectError, Connector};
+use super::connection::{Connection, Pool, Post};
 use super::detail::{RefreshRequest, root_cause};
 use super::{Acted, IssuedPair, RefreshError};
 use crate::clock::Clock;
 use crate::provider::{ClientAuth, Provider, is_safe_token_url};
 use crate::secret::{ExposeSecret, SecretString};
+use crate::telemetry;
 
 /// Most bytes of an answer that are read: a pair of the longest tokens fits twice.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Most pieces that an answer may come in: each costs as much as a long one.
+const MAX_PIECES: usize = 1_024;
+
 /// Room for most answers. Wiping costs as much as there is room, whatever was written.
 const TYPICAL_ANSWER: usize = 2 * 1024;
-
-/// How long an unused connection is kept: shorter than any common server keeps it (Apache: 5 s). A connection
-/// that the server closes in the moment we use it leaves open whether the refresh was done.
-const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
 /// How long is looked for an answer when the time is over. A process that was frozen (SIGSTOP, a paused machine) finds its
 /// time over and the answer in the socket, and the pair in it must not be lost.
@@ -36,8 +44,8 @@ const AFTER_A_FREEZE: Duration = Duration::from_millis(250);
 /// Asks token endpoints. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct TokenClient {
-    https: Client,
-    loopback: Client,
+    connector: Arc<Connector>,
+    pool: Pool,
     clock: Arc<dyn Clock>,
     total_timeout: Duration,
 }
@@ -45,7 +53,7 @@ pub struct TokenClient {
 /// The HTTPS client could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("could not set up HTTPS for token endpoints; are the system's CA certificates installed?")]
-pub struct ClientError(#[source] reqwest::Error);
+pub struct ClientError(#[source] rustls::Error);
 
 impl TokenClient {
     /// A client that gives up connecting (name lookup and TLS included) after `connect_timeout`, and the whole
@@ -56,27 +64,8 @@ impl TokenClient {
         total_timeout: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ClientError> {
-        if CryptoProvider::get_default().is_none() {
-            // Fails where another thread was faster, which is as good.
-            let _ = ring::default_provider().install_default();
-        }
-        #[expect(clippy::disallowed_methods, reason = "the one home of HTTP clients")]
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")))
-                .redirect(redirect::Policy::none())
-                // By default a request is sent again after a GOAWAY, which a server may send after it acted on it.
-                .retry(retry::never())
-                .connect_timeout(connect_timeout)
-                .pool_idle_timeout(IDLE_CONNECTION)
-        };
-        Ok(Self {
-            https: builder().build().map_err(ClientError)?,
-            // What goes without TLS must not leave this machine, so not to a proxy either. It needs no certificates.
-            loopback: builder().no_proxy().tls_certs_only([]).build().map_err(ClientError)?,
-            clock,
-            total_timeout,
-        })
+        let connector = Connector::new(connect_timeout).map_err(ClientError)?;
+        Ok(Self { connector: Arc::new(connector), pool: Pool::default(), clock, total_timeout })
     }
 
     /// One `refresh_token` grant (RFC 6749, section 6): one request, no retries.
@@ -106,75 +95,113 @@ impl TokenClient {
     }
 
     async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
-        match self.post(request).send().await {
-            Ok(response) => self.read(request, response).await,
-            Err(error) => Err(unanswered(request, &error)),
+        let (connection, mut response) = self.send(request).await?;
+        let mut buffer = Zeroizing::new(Vec::with_capacity(TYPICAL_ANSWER));
+        let body = receive(response.body_mut(), &mut buffer).await;
+        if let Body::Whole(_) = body {
+            self.pool.put(request.provider.token_url.origin(), connection);
         }
+        let header = |name: HeaderName| response.headers().get(name)?.to_str().ok();
+        let retry_after = header(RETRY_AFTER).and_then(|value| read_retry_after(value, self.clock.now()));
+        let (status, content_type) = (response.status().as_u16(), header(CONTENT_TYPE));
+        read_answer(request, &Answer { status, content_type, retry_after, body })
     }
 
-    fn no_answer(&self, request: RefreshRequest<'_>) -> RefreshError {
-        let detail = request.tell(&format!("no answer within {:?}", self.total_timeout));
-        RefreshError::Unavailable { acted: Acted::Unknown, retry_after: None, detail }
-    }
-
-    fn post(&self, request: RefreshRequest<'_>) -> RequestBuilder {
-        let Provider { token_url, client_id, client_secret, client_auth, .. } = request.provider;
-        let client = if token_url.scheme() == "http" { &self.loopback } else { &self.https };
-        let post = client
-            .post(token_url.clone())
-            // GitHub answers in form encoding without it.
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(Bytes::from_owner(form(request)));
-        match client_auth {
-            ClientAuth::Body => post,
-            // RFC 6749, section 2.3.1: both are form-encoded before they are joined and base64-encoded.
-            ClientAuth::Basic => {
-                let secret = form_encoded(client_secret.expose_secret());
-                post.basic_auth(form_encoded(client_id).as_str(), Some(secret.as_str()))
+    /// Sends the request once, and again only where it is certain that nothing of it was sent: over a connection that the
+    /// server closed while nobody used it.
+    async fn send(
+        &self,
+        request: RefreshRequest<'_>,
+    ) -> Result<(Connection, Response<Incoming>), RefreshError> {
+        let mut post = post(request).map_err(|error| not_askable(request, &root_cause(&error)))?;
+        let origin = request.provider.token_url.origin();
+        loop {
+            let used_before = self.pool.take(&origin).await;
+            let is_new = used_before.is_none();
+            let mut connection = if let Some(connection) = used_before {
+                connection
+            } else {
+                let opened = self.connector.connect(&request.provider.token_url).await;
+                opened.map_err(|error| not_connected(request, error))?
+            };
+            match connection.send(post).await.map_err(|mut error| error.take_message()) {
+                Ok(response) => return Ok((connection, response)),
+                Err(Some(unsent)) if !is_new => post = unsent,
+                Err(Some(_)) => return Err(unavailable(request, Acted::No, "the connection broke at once")),
+                // Said in our words: the texts of HTTP errors may quote the server.
+                Err(None) => {
+                    let outcome = "the connection broke before an answer came";
+                    return Err(unavailable(request, Acted::Unknown, outcome));
+                }
             }
         }
     }
 
-    async fn read(
-        &self,
-        request: RefreshRequest<'_>,
-        mut response: Response,
-    ) -> Result<IssuedPair, RefreshError> {
-        let header = |name: HeaderName| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-        let content_type = header(CONTENT_TYPE);
-        let retry_after = header(RETRY_AFTER).and_then(|value| read_retry_after(&value, self.clock.now()));
-        let mut buffer = Zeroizing::new(Vec::with_capacity(TYPICAL_ANSWER));
-        let body = receive(&mut response, &mut buffer).await;
-        let status = response.status().as_u16();
-        read_answer(request, &Answer { status, content_type: content_type.as_deref(), retry_after, body })
+    fn no_answer(&self, request: RefreshRequest<'_>) -> RefreshError {
+        unavailable(request, Acted::Unknown, &format!("no answer within {:?}", self.total_timeout))
     }
 }
 
-/// What follows from a request without an answer. Said in our words once something was sent: the texts of HTTP errors
-/// may quote the server.
-fn unanswered(request: RefreshRequest<'_>, error: &reqwest::Error) -> RefreshError {
-    let (acted, outcome) = if error.is_connect() {
-        (Acted::No, format!("could not connect: {}", root_cause(error)))
-    } else if error.is_builder() {
-        let outcome = format!("could not be asked: {}; check the provider's token_url", root_cause(error));
-        return RefreshError::Misconfigured { detail: request.tell(&outcome) };
-    } else {
-        (Acted::Unknown, "the connection broke before an answer came".to_owned())
+fn post(request: RefreshRequest<'_>) -> Result<Post, hyper::http::Error> {
+    let Provider { token_url, client_id, client_secret, client_auth, .. } = request.provider;
+    let post = Request::post(&token_url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, &token_url[Position::BeforeHost..Position::AfterPort])
+        .header(USER_AGENT, concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")))
+        // GitHub answers in form encoding without it.
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    let post = match client_auth {
+        ClientAuth::Body => post,
+        ClientAuth::Basic => post.header(AUTHORIZATION, basic(client_id, client_secret)?),
     };
-    RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(&outcome) }
+    post.body(Full::new(Bytes::from_owner(form(request))))
+}
+
+/// RFC 6749, section 2.3.1: both are form-encoded before they are joined and base64-encoded.
+fn basic(client_id: &str, client_secret: &SecretString) -> Result<HeaderValue, hyper::http::Error> {
+    let (id, secret) = (form_encoded(client_id), form_encoded(client_secret.expose_secret()));
+    let pair = Zeroizing::new(format!("{}:{}", *id, *secret));
+    let header = Zeroizing::new(format!("Basic {}", *Zeroizing::new(BASE64.encode(pair.as_bytes()))));
+    let mut header = HeaderValue::from_str(&header)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+fn unavailable(request: RefreshRequest<'_>, acted: Acted, outcome: &str) -> RefreshError {
+    RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(outcome) }
+}
+
+fn not_askable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
+    let outcome = format!("could not be asked: {why}; check the provider's token_url");
+    RefreshError::Misconfigured { detail: request.tell(&outcome) }
+}
+
+fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshError {
+    match error {
+        ConnectError::Host { detail } => {
+            unavailable(request, Acted::No, &format!("could not connect: {detail}"))
+        }
+        ConnectError::Url { detail } => not_askable(request, &detail),
+        ConnectError::Local { cause, detail } => {
+            telemetry::could_not_ask(cause);
+            RefreshError::Local { detail: request.tell(&format!("this machine could not ask: {detail}")) }
+        }
+    }
 }
 
 /// Reads what comes, whatever length was announced.
-async fn receive<'a>(response: &mut Response, buffer: &'a mut Zeroizing<Vec<u8>>) -> Body<'a> {
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if buffer.len() + chunk.len() > MAX_ANSWER => return Body::TooLong,
-            Ok(Some(chunk)) => append(buffer, &chunk),
-            Ok(None) => return Body::Whole(buffer),
-            Err(_) => return Body::CutOff,
+async fn receive<'a>(body: &mut Incoming, buffer: &'a mut Zeroizing<Vec<u8>>) -> Body<'a> {
+    for _ in 0..MAX_PIECES {
+        match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
+            Some(Ok(Ok(chunk))) if buffer.len() + chunk.len() > MAX_ANSWER => return Body::TooLong,
+            Some(Ok(Ok(chunk))) => append(buffer, &chunk),
+            // Trailers, which nobody needs.
+            Some(Ok(Err(_))) => {}
+            None => return Body::Whole(buffer),
+            Some(Err(_)) => return Body::CutOff,
         }
     }
+    Body::TooLong
 }
 
 /// A buffer that is full is left for a larger one, and wiped: one that grows would leave a copy of a token behind.

@@ -5,13 +5,18 @@
 //! status 200, some rotate the pair and then lose the answer on the way. [`RefreshError`] keeps what follows
 //! from each, and [`Acted`] whether the old pair may be gone.
 //!
-//! In reading order: `client` sends and receives, `answer` says what came back, `issued` reads a new pair,
+//! In reading order: `client` sends and receives, over what `connect` opens, `connection` keeps and `budget` bounds;
+//! `local` tells this machine's failures from the host's; `answer` says what came back, `issued` reads a new pair,
 //! `detail` words it for people without telling a secret.
 
 mod answer;
+mod budget;
 mod client;
+mod connect;
+mod connection;
 mod detail;
 mod issued;
+mod local;
 #[cfg(test)]
 mod testing;
 
@@ -19,6 +24,7 @@ use std::time::Duration;
 
 pub use client::{ClientError, TokenClient};
 pub use issued::{MAX_TOKEN_LEN, is_usable_token};
+pub use local::LocalCause;
 
 use crate::secret::SecretString;
 
@@ -61,6 +67,12 @@ pub enum RefreshError {
         acted: Acted,
         /// How long the provider asked us to stay away, uncapped.
         retry_after: Option<Duration>,
+        /// For people.
+        detail: String,
+    },
+    /// This machine could not ask, so the provider did not act, and nothing is known about it. Worth another try.
+    #[error("{detail}")]
+    Local {
         /// For people.
         detail: String,
     },

@@ -46,6 +46,8 @@ pub(super) enum Reply {
     Endless(&'static [u8], &'static [u8]),
     /// Sends these bytes and then nothing, but keeps the connection.
     Stall(Vec<u8>),
+    /// Sends these bytes again and again, one at a time with a pause behind it.
+    Drip(Vec<u8>),
     /// Closes the connection.
     Close,
 }
@@ -129,20 +131,31 @@ async fn serve(mut connection: TcpStream, all: &Mutex<Vec<Seen>>, reply: impl Fn
             let _ = connection.write_all(&bytes).await;
         }
         Reply::Endless(head, more) => {
+            let more = more.repeat(4096_usize.div_ceil(more.len()));
             let mut open = connection.write_all(head).await;
             while open.is_ok() {
-                open = connection.write_all(more).await;
+                open = connection.write_all(&more).await;
             }
         }
         Reply::Stall(bytes) => {
             let _ = connection.write_all(&bytes).await;
             let _ = connection.read(&mut [0]).await;
         }
+        Reply::Drip(bytes) => {
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            for byte in bytes.into_iter().cycle() {
+                ticks.tick().await;
+                if connection.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+            }
+        }
         Reply::Close => {}
     }
 }
 
-async fn read_request(connection: &mut TcpStream) -> Option<Seen> {
+/// The next request of a connection; none: it is over.
+pub(super) async fn read_request(connection: &mut TcpStream) -> Option<Seen> {
     let mut bytes = Vec::new();
     loop {
         let mut chunk = [0; 4096];

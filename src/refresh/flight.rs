@@ -315,7 +315,9 @@ fn verdict(error: &CallError) -> Verdict {
         CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
             Verdict::After(*wait)
         }
-        CallError::Provider(RefreshError::Unavailable { retry_after: None, .. }) => Verdict::Transient,
+        CallError::Provider(
+            RefreshError::Unavailable { retry_after: None, .. } | RefreshError::Local { .. },
+        ) => Verdict::Transient,
     }
 }
 
@@ -352,6 +354,7 @@ fn failed_call(
         RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+        RefreshError::Local { .. } => (FailureKind::Unavailable, None),
         RefreshError::Unavailable { .. } => {
             (FailureKind::Unavailable, no_entry.and_then(NoEntry::retry_after))
         }

@@ -319,6 +319,8 @@ impl Pass<'_> {
             Err(RefreshError::Refused { .. }) => Answer::Refusal,
             Err(RefreshError::Misconfigured { .. }) => Answer::Misconfigured,
             Err(RefreshError::Unavailable { retry_after, .. }) => Answer::None { retry_after: *retry_after },
+            // Dropped as it is, where this machine could not ask: the host was not called.
+            Err(RefreshError::Local { .. }) => return,
         };
         let Some(permit) = self.permit.take() else { return };
         let Some(turn) = self.gate.settle(self.host, self.caller, permit, said, now) else { return };

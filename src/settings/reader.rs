@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::error::{Problem, SettingsError, Source};
 use super::sources::{Sources, variable_of};
 use super::url::ConnectionUrl;
-use crate::secret::KeyRing;
+use crate::secret::{KeyRing, SecretString};
 
 /// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
 ///
@@ -152,6 +152,20 @@ impl Reader {
             self.problem(key, expected);
             ConnectionUrl::refused()
         })
+    }
+
+    /// Text that `fits` and that no error repeats.
+    pub(super) fn secret(
+        &mut self,
+        key: &'static str,
+        fits: fn(&str) -> bool,
+        shape: &str,
+    ) -> Option<SecretString> {
+        let secret = self.found(key)?.text().filter(|text| fits(text)).map(SecretString::from);
+        if secret.is_none() {
+            self.problem(key, &format!("must be {shape}"));
+        }
+        secret
     }
 
     pub(super) fn key_ring(&mut self, key: &'static str) -> Option<KeyRing> {

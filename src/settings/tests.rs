@@ -87,8 +87,9 @@ fn the_example_file_is_right_where_its_comments_are_taken_out() {
         let is_key = code.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
         is_key || code.starts_with(['[', ']', '{'])
     };
-    let lines: Vec<&str> =
-        text.lines().filter(is_code).filter(|line| !line.starts_with("# keys = ")).collect();
+    // Each of these is one of two.
+    let is_doubled = |line: &&str| line.starts_with("# keys = ") || line.starts_with("# token = ");
+    let lines: Vec<&str> = text.lines().filter(is_code).filter(|line| !is_doubled(line)).collect();
     let path = folder.path().join("tokenkeeper.toml");
     fs::write(&path, lines.join("\n").replace("# ", "")).unwrap();
     let settings = Settings::load_from(Some(&path), HashMap::new()).unwrap();
@@ -271,6 +272,30 @@ fn keys_come_from_the_environment_the_settings_or_a_file_but_from_one_of_them() 
     fs::remove_file(folder.path().join("ring")).unwrap();
     let missing = problem(Settings::load_from(Some(&path), HashMap::new()));
     assert!(missing.text.contains("ring, which is wrong: cannot be read"), "{missing}");
+}
+
+#[test]
+fn the_admin_endpoints_token_and_files_are_checked_as_far_as_every_command_needs() {
+    let token = ("TOKENKEEPER__ADMIN__TOKEN", "0123456789abcdef");
+    let token_file = ("TOKENKEEPER__ADMIN__TOKEN_FILE", "nowhere/token");
+    let cert = ("TOKENKEEPER__ADMIN__TLS_CERT_FILE", "nowhere/cert.pem");
+    let key = ("TOKENKEEPER__ADMIN__TLS_KEY_FILE", "nowhere/key.pem");
+    let admin = from_environment(&[token, cert, key]).unwrap().admin;
+    assert!(matches!(admin.token, Some(AdminToken::Given(_))) && admin.tls.is_some());
+    assert!(!format!("{admin:?}").contains(token.1), "{admin:?}");
+    let admin = from_environment(&[token_file]).unwrap().admin;
+    assert!(matches!(admin.token, Some(AdminToken::File(_))), "only the worker reads it");
+    for (variables, wrong) in [
+        (&[token, token_file][..], "admin.token_file"),
+        (&[cert], "admin.tls_key_file"),
+        (&[key], "admin.tls_cert_file"),
+        (&[("TOKENKEEPER__ADMIN__TOKEN", "s3cret-too-sho")], "admin.token"),
+        (&[("TOKENKEEPER__ADMIN__TOKEN", "s3cret with blanks in it")], "admin.token"),
+    ] {
+        let found = problem(from_environment(variables));
+        assert_eq!(found.key, wrong);
+        assert!(!found.to_string().contains("s3cret"), "{found}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::clock::Timestamp;
 use crate::message::MessageKind;
+use crate::oauth::LocalCause;
 use crate::refresh::{HeldBack, NoEntry, Phase};
 use crate::store::StoreError;
 
@@ -12,6 +13,7 @@ const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";
 const REFUSING: &str = "tokenkeeper_provider_refusing";
 const HELD_BACK: &str = "tokenkeeper_refreshes_held_back_total";
 const CROWDED: &str = "tokenkeeper_bulkhead_refusals_total";
+const LOCAL_FAILURES: &str = "tokenkeeper_local_failures_total";
 
 /// A host is called for the first time.
 pub fn circuit_known(host: &str) {
@@ -76,6 +78,11 @@ pub fn crowded_out(host: &str, kind: MessageKind) {
     tracing::info!(host, "too many messages wait for this host already");
 }
 
+/// A provider was not called because of this machine, which is held against no host.
+pub fn could_not_ask(cause: LocalCause) {
+    counter!(LOCAL_FAILURES, "cause" => cause.name()).increment(1);
+}
+
 /// Describes these metrics.
 pub(super) fn describe() {
     describe_gauge!(CIRCUIT, "State of a host's circuit: 0 closed, 1 half open, 2 open.");
@@ -83,6 +90,10 @@ pub(super) fn describe() {
     describe_gauge!(REFUSING, "1 while a host refuses everybody's refresh token.");
     describe_counter!(HELD_BACK, "Refreshes that did not begin, by what holds them back.");
     describe_counter!(CROWDED, "Messages that might not wait for a host, because too many did.");
+    describe_counter!(LOCAL_FAILURES, "Calls of token endpoints that failed on this machine, by cause.");
+    for cause in LocalCause::ALL {
+        counter!(LOCAL_FAILURES, "cause" => cause.name()).absolute(0);
+    }
 }
 
 const fn level(phase: Phase) -> f64 {

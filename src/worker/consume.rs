@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
+use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,8 +35,16 @@ use crate::telemetry;
 
 /// Consumes the queues of a tier.
 pub(super) struct Consumers {
-    pub(super) settings: Arc<Broker>,
     pub(super) tier: Tier,
+    /// The ordinary messages' alone.
+    pub(super) partitions: Option<Partitions>,
+    pub(super) common: Common,
+}
+
+/// What all tiers have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) settings: Arc<Broker>,
     pub(super) prefetch: WorkerSettings,
     /// Names this worker at the broker.
     pub(super) instance: String,
@@ -43,12 +52,18 @@ pub(super) struct Consumers {
     pub(super) restorer: Arc<Restorer>,
     /// While it is away nothing new is taken.
     pub(super) database: Availability,
-    /// The ordinary messages' alone.
-    pub(super) partitions: Option<Partitions>,
     pub(super) aside: Arc<Aside>,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
     pub(super) stop: Stop,
+}
+
+impl Deref for Consumers {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
 }
 
 impl Consumers {

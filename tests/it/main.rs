@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod admin;
 mod broker_loss;
 mod bulkhead;
 mod circuit;
@@ -14,6 +15,7 @@ mod clock;
 mod crash;
 mod database_loss;
 mod dead_letters;
+mod endless_answers;
 mod errors;
 mod events;
 mod flags;
@@ -32,6 +34,7 @@ mod mixed_claims;
 mod no_secrets;
 mod nodelay;
 mod one_user;
+mod open_files;
 mod panics;
 mod parking;
 mod partitions;

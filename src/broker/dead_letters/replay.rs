@@ -149,5 +149,5 @@ pub(super) fn properties(letter: &Letter) -> BasicProperties {
     }
     let count = i64::try_from(letter.replay_count()).unwrap_or(i64::MAX).saturating_add(1);
     headers.insert(REPLAY_COUNT_HEADER.into(), AMQPValue::LongLongInt(count));
-    carried_on_as(letter.properties(), content_type_before(letter.properties()), headers)
+    carried_on_as(letter.properties(), content_type_before(letter.properties()).as_ref(), headers)
 }

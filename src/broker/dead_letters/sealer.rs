@@ -65,8 +65,7 @@ impl Sealer {
             looks = looks.wrapping_add(1);
             let expected = known.filter(|_| !looks.is_multiple_of(UNASKED));
             match self.take_turn(expected).await {
-                Ok((_, Turn::Done(count))) => known = Some(count),
-                Ok((count, Turn::NothingNew)) => known = Some(count),
+                Ok((_, Turn::Done(count)) | (count, Turn::NothingNew)) => known = Some(count),
                 Ok((_, Turn::InUse)) => telemetry::dead_letters_in_use(),
                 Ok((count, Turn::TooMany)) => telemetry::dead_letters_left_unsealed(count, AT_MOST),
                 // A worker that has just started declares it in a moment.

@@ -25,6 +25,7 @@ fn end(result: &Result<IssuedPair, RefreshError>) -> End {
         Err(RefreshError::Misconfigured { .. }) => End::Misconfigured,
         Err(RefreshError::Unavailable { acted: Acted::No, .. }) => End::Failed,
         Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) => End::Lost,
+        Err(RefreshError::Local { .. }) => unreachable!("an answer came"),
     }
 }
 
@@ -40,7 +41,8 @@ fn detail(result: Result<IssuedPair, RefreshError>) -> String {
     match result.expect_err("no pair") {
         RefreshError::Refused { detail }
         | RefreshError::Misconfigured { detail }
-        | RefreshError::Unavailable { detail, .. } => detail,
+        | RefreshError::Unavailable { detail, .. }
+        | RefreshError::Local { detail } => detail,
     }
 }
 

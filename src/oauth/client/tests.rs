@@ -2,12 +2,11 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use reqwest::header::AUTHORIZATION;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::super::testing::{Endpoint, Reply, http, provider};
+use super::super::testing::{Endpoint, Reply, http, provider, read_request};
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::provider::ProviderKind;
@@ -84,7 +83,7 @@ async fn basic_credentials_are_form_encoded_first_and_marked_sensitive() {
     assert_eq!(BASE64.decode(credentials).unwrap(), b"a+b%3Ac:s%25%2F%2B");
 
     let request = RefreshRequest { provider: &provider, refresh_token: &"old-r3fresh".into() };
-    let request = client(Duration::from_secs(10)).post(request).build().unwrap();
+    let request = post(request).unwrap();
     assert!(request.headers()[AUTHORIZATION].is_sensitive());
 }
 
@@ -141,18 +140,71 @@ async fn an_answer_that_does_not_come_in_time_may_have_been_a_new_pair() {
 
 #[tokio::test]
 async fn an_answer_without_end_is_not_read_to_its_end() {
-    let heads: [&'static [u8]; 2] = [
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"access_token\":\"a",
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9999999999\r\n\r\n{",
+    let answers: [(&'static [u8], &'static [u8]); 10] = [
+        (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"access_token\":\"a", &[b'a'; 4096]),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n{", &[b'a'; 4096]),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 102 Processing\r\nx: y\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nx: ", &[b'a'; 4096]),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", &[b'a'; 4096]),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n", b"x: y\r\n"),
     ];
-    for head in heads {
-        let mut endpoint = Endpoint::start(move |_| Reply::Endless(head, &[b'a'; 4096])).await;
+    for (head, more) in answers {
+        let mut endpoint = Endpoint::start(move |_| Reply::Endless(head, more)).await;
         let begin = Instant::now();
         let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
         assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
-        assert!(begin.elapsed() < Duration::from_secs(5), "only the timeout ended it");
+        let (head, more) =
+            (String::from_utf8_lossy(head), String::from_utf8_lossy(&more[..more.len().min(40)]));
+        assert!(begin.elapsed() < Duration::from_secs(5), "only the timeout ended {head} {more}");
         endpoint.client_left().await;
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_byte_by_byte_has_no_more_time_than_any_other() {
+    for sent in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nx: aaaaaaaaaa"] {
+        let mut endpoint = Endpoint::start(move |_| Reply::Drip(sent.into())).await;
+        let provider = endpoint.of(provider(ProviderKind::Github));
+        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into()).await;
+        assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
+        endpoint.client_left().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_have_hundreds_of_headers_and_interim_answers_before_it() {
+    let interim = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(50);
+    let headers = "x-request: 1\r\n".repeat(200);
+    let answer =
+        format!("{interim}HTTP/1.1 200 OK\r\n{JSON}{headers}content-length: {}\r\n\r\n{PAIR}", PAIR.len());
+    let endpoint = Endpoint::start(move |_| Reply::Bytes(answer.clone().into())).await;
+    let pair = refresh(&endpoint.of(provider(ProviderKind::Github))).await.unwrap();
+    assert_eq!(pair.access_token.expose_secret(), "new-access");
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_and_each_answer_has_the_whole_budget() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let token_url = Url::parse(&format!("http://{}/token", listener.local_addr().unwrap())).unwrap();
+    let body = format!("{PAIR}{}", " ".repeat(MAX_ANSWER - PAIR.len()));
+    let answer = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {}\r\n\r\n{body}", body.len());
+    let served = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        for _ in 0..20 {
+            read_request(&mut connection).await.expect("it comes over the same connection");
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let provider = Provider { token_url, ..provider(ProviderKind::Github) };
+    let client = client(Duration::from_secs(10));
+    for _ in 0..20 {
+        client.refresh(&provider, &"old-r3fresh".into()).await.unwrap();
+    }
+    served.await.unwrap();
 }
 
 #[tokio::test]
@@ -181,12 +233,19 @@ async fn a_provider_that_was_not_reached_did_not_act() {
             let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    for url in [refusing, mute_url, plain_url, "https://no-such-host.invalid/token".to_owned()] {
+    for url in [refusing, mute_url, plain_url] {
         let token_url = Url::parse(&url).unwrap();
         let result = refresh(&Provider { token_url, ..provider(ProviderKind::Github) }).await;
         assert_eq!(acted(&result), Acted::No, "{url}: {result:?}");
     }
     drop(mute);
+}
+
+#[tokio::test]
+async fn a_name_that_cannot_be_looked_up_is_held_against_no_host() {
+    let token_url = Url::parse("https://no-such-host.invalid/token").unwrap();
+    let result = refresh(&Provider { token_url, ..provider(ProviderKind::Github) }).await;
+    assert!(matches!(result, Err(RefreshError::Local { .. })), "{result:?}");
 }
 
 #[tokio::test]

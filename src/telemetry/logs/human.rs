@@ -34,7 +34,7 @@ impl Line<'_> {
         match field.name() {
             "message" => {}
             name if self.writer.has_ansi_escapes() => {
-                write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?
+                write!(self.writer, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?;
             }
             name => write!(self.writer, "{name}=")?,
         }

@@ -33,8 +33,23 @@ impl WorkerProcess {
 
     /// Starts it in this world and waits for its admin endpoint alone: what it needs to be ready may be away.
     pub(crate) async fn launch(world: &World) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"))
-            .arg("worker")
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"));
+        program.arg("worker");
+        Self::launch_by(program, world).await
+    }
+
+    /// Starts it in this world with these limits of open files, and waits until it is ready.
+    pub(crate) async fn spawn_with_open_files(world: &World, soft: u32, hard: u32) -> Self {
+        let mut program = Command::new("/bin/sh");
+        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" worker");
+        program.args(["-c", &script, env!("CARGO_BIN_EXE_tokenkeeper")]);
+        let worker = Self::launch_by(program, world).await;
+        worker.wait_until_ready().await;
+        worker
+    }
+
+    async fn launch_by(mut program: Command, world: &World) -> Self {
+        let mut child = program
             .current_dir(std::env::temp_dir())
             .env_clear()
             .envs(world.environment())
@@ -61,6 +76,18 @@ impl WorkerProcess {
             (self.get("readyz").await.0 == 200).then_some(())
         })
         .await;
+    }
+
+    /// Where its admin endpoint listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes how many files it may open (soft limit, Linux).
+    pub(crate) async fn limit_open_files(&self, soft: u32) {
+        let (pid, limit) = (format!("--pid={}", self.pid()), format!("--nofile={soft}:"));
+        let set = Command::new("prlimit").args([pid, limit]).status().await.expect("run prlimit");
+        assert!(set.success(), "set its limit of open files");
     }
 
     /// Status and body of a path of the admin endpoint.

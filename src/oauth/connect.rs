@@ -1,0 +1,301 @@
+//! Opens connections to token endpoints: name lookup, TCP, a proxy where the system has one, TLS, HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper::header::{HOST, PROXY_AUTHORIZATION};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::ServerName;
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
+
+use super::budget::{Allowance, Budgeted};
+use super::connection::Connection;
+use super::detail::root_cause;
+use super::local::LocalCause;
+
+/// How long the addresses of one family have before the other's are tried beside them (RFC 8305, section 8).
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Most name lookups at once: each keeps a thread for as long as the system's resolver takes, however soon the one who
+/// asked gives up. The runtime has 512 such threads, for files as well.
+const MAX_LOOKUPS: usize = 64;
+
+/// Opens connections.
+pub(super) struct Connector {
+    tls: TlsConnector,
+    proxies: Matcher,
+    lookups: Arc<Semaphore>,
+    patience: Duration,
+}
+
+/// There is no connection, so nothing was sent.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// This machine or its proxy failed.
+    Local { cause: LocalCause, detail: String },
+    /// The host failed, or did not answer in time.
+    Host { detail: String },
+    /// The URL names nothing that could be connected to.
+    Url { detail: String },
+}
+
+/// What TLS and HTTP run over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+type BoxedStream = Box<dyn Stream>;
+
+impl Connector {
+    /// Gives up after `patience`, name lookup and TLS included.
+    ///
+    /// # Errors
+    /// The system's certificates cannot be loaded.
+    pub(super) fn new(patience: Duration) -> Result<Self, rustls::Error> {
+        let crypto = CryptoProvider::get_default().cloned();
+        let crypto = crypto.unwrap_or_else(|| Arc::new(ring::default_provider()));
+        let mut config = ClientConfig::builder_with_provider(crypto)
+            .with_safe_default_protocol_versions()?
+            .with_platform_verifier()?
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            tls: TlsConnector::from(Arc::new(config)),
+            proxies: Matcher::from_system(),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            patience,
+        })
+    }
+
+    /// A connection to the server of this URL.
+    pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
+        let deadline = Instant::now() + self.patience;
+        let (stream, allowance) = if url.scheme() == "http" {
+            // What goes without TLS must not leave this machine, so not to a proxy either.
+            self.dial(host_of(url), port_of(url), deadline).await?
+        } else {
+            let (tcp, allowance) = match self.proxy(url)? {
+                None => self.dial(host_of(url), port_of(url), deadline).await?,
+                Some(proxy) => self.tunnel(&proxy, url, deadline).await?,
+            };
+            (self.encrypt(tcp, host_of(url), deadline).await?, allowance)
+        };
+        let opened = Connection::open(TokioIo::new(stream), allowance).await;
+        opened.map_err(|error| ConnectError::Host { detail: root_cause(&error) })
+    }
+
+    fn proxy(&self, url: &Url) -> Result<Option<Intercept>, ConnectError> {
+        let uri = Uri::try_from(url.as_str());
+        let uri = uri.map_err(|error| ConnectError::Url { detail: root_cause(&error) })?;
+        Ok(self.proxies.intercept(&uri))
+    }
+
+    /// TCP to a name or an address.
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<(BoxedStream, Allowance), ConnectError> {
+        let addresses = self.look_up(host, port, deadline).await?;
+        let tcp = within(deadline, dial(&addresses, deadline)).await?;
+        // Fails where the connection is over already, which is found out soon enough.
+        let _ = tcp.set_nodelay(true);
+        let (stream, allowance) = Budgeted::new(tcp);
+        Ok((Box::new(stream), allowance))
+    }
+
+    async fn look_up(
+        &self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Vec<SocketAddr>, ConnectError> {
+        let (lookups, name) = (Arc::clone(&self.lookups), host.to_owned());
+        // A task of its own: the resolver's thread is done no sooner, whoever waits for it.
+        let lookup = tokio::spawn(async move {
+            let _permit = lookups.acquire().await;
+            lookup_host((name.as_str(), port)).await.map(Vec::from_iter)
+        });
+        let outcome = match timeout_at(deadline, lookup).await {
+            Ok(Ok(Ok(addresses))) if !addresses.is_empty() => return Ok(addresses),
+            Ok(Ok(Ok(_))) => "no addresses".to_owned(),
+            Ok(Ok(Err(error))) => root_cause(&error),
+            Ok(Err(_)) => "the lookup ended".to_owned(),
+            Err(_) => "the resolver did not answer in time".to_owned(),
+        };
+        let detail = format!("cannot look up the name: {outcome}");
+        Err(ConnectError::Local { cause: LocalCause::NameLookup, detail })
+    }
+
+    /// A way to the URL's server through a proxy (CONNECT: RFC 9110, section 9.3.6).
+    async fn tunnel(
+        &self,
+        proxy: &Intercept,
+        url: &Url,
+        deadline: Instant,
+    ) -> Result<(BoxedStream, Allowance), ConnectError> {
+        let encrypted = match proxy.uri().scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(at_proxy("only http:// and https:// proxies are supported")),
+        };
+        let host = bare(proxy.uri().host().unwrap_or_default());
+        let port = proxy.uri().port_u16().unwrap_or(if encrypted { 443 } else { 80 });
+        let (tcp, allowance) = self.dial(host, port, deadline).await.map_err(ConnectError::of_proxy)?;
+        let stream = if encrypted {
+            self.encrypt(tcp, host, deadline).await.map_err(ConnectError::of_proxy)?
+        } else {
+            tcp
+        };
+        let authority = format!("{}:{}", url.host_str().unwrap_or_default(), port_of(url));
+        let mut request = Request::connect(&authority).header(HOST, &authority);
+        if let Some(credentials) = proxy.basic_auth() {
+            request = request.header(PROXY_AUTHORIZATION, credentials);
+        }
+        let request = request.body(Empty::new());
+        let request = request.map_err(|error| ConnectError::Url { detail: root_cause(&error) })?;
+        match timeout_at(deadline, ask_for_tunnel(stream, request)).await {
+            Ok(Ok(Ok(stream))) => Ok((stream, allowance)),
+            // The proxy's word that it did not get through to the host.
+            Ok(Ok(Err(status))) if status.is_server_error() => {
+                Err(ConnectError::Host { detail: format!("the proxy answered {status}") })
+            }
+            Ok(Ok(Err(status))) => Err(at_proxy(&format!("it answered {status}"))),
+            Ok(Err(error)) => Err(at_proxy(&root_cause(&error))),
+            Err(_) => Err(at_proxy("it did not answer in time")),
+        }
+    }
+
+    async fn encrypt(
+        &self,
+        stream: BoxedStream,
+        host: &str,
+        deadline: Instant,
+    ) -> Result<BoxedStream, ConnectError> {
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|error| ConnectError::Url { detail: root_cause(&error) })?;
+        Ok(Box::new(within(deadline, self.tls.connect(name, stream)).await?))
+    }
+}
+
+impl ConnectError {
+    /// Whatever keeps us from our own proxy says nothing about the host behind it.
+    fn of_proxy(self) -> Self {
+        match self {
+            Self::Local { .. } => self,
+            Self::Host { detail } | Self::Url { detail } => at_proxy(&detail),
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Self {
+        let detail = root_cause(error);
+        match LocalCause::of(error) {
+            Some(cause) => Self::Local { cause, detail },
+            None => Self::Host { detail },
+        }
+    }
+}
+
+fn at_proxy(outcome: &str) -> ConnectError {
+    let detail = format!("the proxy of this machine cannot be used: {outcome}");
+    ConnectError::Local { cause: LocalCause::Proxy, detail }
+}
+
+async fn within<T>(deadline: Instant, step: impl Future<Output = io::Result<T>>) -> Result<T, ConnectError> {
+    match timeout_at(deadline, step).await {
+        Ok(done) => done.map_err(|error| ConnectError::of_io(&error)),
+        Err(_) => Err(ConnectError::Host { detail: "it took too long".to_owned() }),
+    }
+}
+
+/// Connects to the first address that answers. The family that the system prefers has a head start (RFC 8305).
+async fn dial(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let is_preferred = |address: &&SocketAddr| address.is_ipv4() == addresses[0].is_ipv4();
+    let (preferred, others): (Vec<_>, Vec<_>) = addresses.iter().partition(is_preferred);
+    if others.is_empty() {
+        return one_by_one(&preferred, deadline).await;
+    }
+    let first = Box::pin(one_by_one(&preferred, deadline));
+    let second = Box::pin(async {
+        sleep(HEAD_START).await;
+        one_by_one(&others, deadline).await
+    });
+    match select(first, second).await {
+        Either::Left((Ok(tcp), _)) | Either::Right((Ok(tcp), _)) => Ok(tcp),
+        Either::Left((Err(error), second)) => second.await.map_err(|other| telling(error, other)),
+        Either::Right((Err(error), first)) => first.await.map_err(|other| telling(error, other)),
+    }
+}
+
+/// Each address has its part of the time that is left.
+async fn one_by_one(addresses: &[&SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (index, address) in addresses.iter().enumerate() {
+        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        let until = now + deadline.saturating_duration_since(now) / left;
+        let tried = timeout_at(until, TcpStream::connect(address)).await;
+        let error = match tried {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => error,
+            Err(_) => io::ErrorKind::TimedOut.into(),
+        };
+        failed = if index == 0 { error } else { telling(failed, error) };
+    }
+    Err(failed)
+}
+
+/// The one of two errors that is the host's, where one is: a machine without IPv6 fails for itself there, and the host is
+/// down all the same.
+fn telling(one: io::Error, other: io::Error) -> io::Error {
+    if LocalCause::of(&one).is_some() { other } else { one }
+}
+
+/// The tunnel, or what the proxy answered in its place.
+async fn ask_for_tunnel(
+    stream: BoxedStream,
+    request: Request<Empty<Bytes>>,
+) -> hyper::Result<Result<BoxedStream, StatusCode>> {
+    #[expect(clippy::disallowed_methods, reason = "the one home of HTTP clients")]
+    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let _task = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
+    let response = requests.send_request(request).await?;
+    if !response.status().is_success() {
+        return Ok(Err(response.status()));
+    }
+    Ok(Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?))))
+}
+
+fn host_of(url: &Url) -> &str {
+    bare(url.host_str().unwrap_or_default())
+}
+
+fn port_of(url: &Url) -> u16 {
+    url.port_or_known_default().unwrap_or_default()
+}
+
+/// An IPv6 address without its brackets.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests;
