@@ -134,10 +134,10 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
 
     progress.say("victims are refreshed once more, honest users asked for");
     let findings = Findings::of(&stage).await?;
-    let victims = judge::refresh_once_more(&stage, &target.victims).await;
+    let victims = progress.during(book, 0, judge::refresh_once_more(&stage, &target.victims)).await;
     let violence = Violence { kills: suffered.kills.clone(), ..Violence::default() };
     let asked: Vec<_> = honest.users().iter().step_by(options.scaled(1, 4)).cloned().collect();
-    let standing = Standing::look(&stage, &asked, &violence).await;
+    let standing = progress.during(book, 0, Standing::look(&stage, &asked, &violence)).await;
     let fault =
         format!("a hostile publisher for {} s: {}", attacked_secs(options), names(&options.attacks()));
     let load = format!("{} honest users, {}/s", honest.users().len(), honest.rate());

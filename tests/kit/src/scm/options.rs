@@ -50,6 +50,8 @@ pub struct ScmOptions {
     /// Lets refreshes act one at a time; one that waits longer than this for its turn is answered 500, as
     /// Bitbucket Data Center does. `None`: all at once.
     pub refresh_lock_timeout: Option<Duration>,
+    /// Whether a connection is used for more than one request. Some load balancers close it after each answer.
+    pub keeps_connections: bool,
     /// How fast `git` is served.
     pub pace: Pace,
     /// The clock that tokens expire by. A test with a manual clock gives it here.
@@ -84,6 +86,7 @@ impl ScmOptions {
             omit_expires_in: false,
             latency: Duration::ZERO,
             refresh_lock_timeout: (dialect == Dialect::BitbucketServer).then_some(Duration::from_secs(10)),
+            keeps_connections: true,
             pace: Pace::default(),
             clock: Arc::new(system_clock_ms),
         }

@@ -45,6 +45,8 @@ impl Place {
             token_lifetime: Duration::from_secs(lifetime_secs),
             latency: Duration::from_millis(latency_ms),
             spent_refresh_token: SpentRefreshToken::Accepted,
+            // So that a worker that has no file descriptor left cannot refresh.
+            keeps_connections: false,
             ..ScmOptions::new(dialect)
         }
     }
