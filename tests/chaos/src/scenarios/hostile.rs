@@ -60,6 +60,9 @@ const WARM_UP_SECS: u32 = 6;
 /// When the memory of workers is looked at that is not to grow from then on.
 const BASELINE: Duration = Duration::from_secs(60);
 
+/// A request is answered within thirty seconds. What is not by now is lost, and no slow end of a bad run is waited for.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long a worker may take to say that it is ready when all is over.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -129,7 +132,9 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let suffered = suffered.context("kill and start a worker")?;
     progress.say("the hostile publisher has gone");
     let ready = crew.is_ready(READY_WITHIN).await;
-    progress.during(book, 0, stage.upstream.settle(SETTLED_AFTER)).await;
+    let settling = timeout(SETTLE_WITHIN, stage.upstream.settle(SETTLED_AFTER));
+    // What is missing then is told with everything else.
+    let _ = progress.during(book, 0, settling).await;
     let memory = crew.memory(&suffered);
 
     progress.say("victims are refreshed once more, honest users asked for");
