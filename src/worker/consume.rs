@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use futures_util::StreamExt;
 use futures_util::future::try_join;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer, Event};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
-use super::suspects::{Lifeline, Next, Tier, ends};
+use super::suspects::{Next, Tier, ends};
 use crate::admin::{Health, Progress};
 use crate::broker::{
     AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
@@ -251,37 +251,6 @@ impl Consumers {
         Ok(Subscription { channel, replies: Arc::clone(replies), acks, before, consumer, tag, queue })
     }
 
-    /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand: one that ends the
-    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect.
-    async fn move_suspects_away(
-        &self,
-        feed: Feed,
-        queue: &str,
-        channel: &Arc<Channel>,
-        acks: &Acks,
-    ) -> Result<Option<Delivery>, BrokerError> {
-        let limit = self.settings.operation_timeout;
-        while !self.stop.soft.is_cancelled() {
-            let name = ShortString::try_new(queue)
-                .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
-            let get = channel.basic_get(name, BasicGetOptions::default());
-            let Some(got) = within(limit, || format!("look into queue {queue}"), get).await? else { break };
-            let delivery = got.delivery;
-            let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
-            let (settler, acks) = (Arc::clone(&self.settler), acks.clone());
-            match (feed, next) {
-                (Feed::ParkedPairs | Feed::Isolated, _) | (_, Next::Work) => return Ok(Some(delivery)),
-                (Feed::Messages(kind) | Feed::Partition(kind, _), Next::MoveTo(_) | Next::GiveUp) => {
-                    settler.move_away(kind, delivery, acks, self.lifeline(channel)).await;
-                }
-                (Feed::Suspects, Next::MoveTo(_) | Next::GiveUp) => {
-                    settler.move_suspect(delivery, acks, self.lifeline(channel), next).await;
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
     /// what the broker had sent already.
     async fn pump(
@@ -349,10 +318,6 @@ impl Consumers {
         let settled = in_hand.go_on(context);
         progress.note(in_hand.len(), settled);
         Poll::Pending
-    }
-
-    fn lifeline(&self, channel: &Arc<Channel>) -> Lifeline {
-        Lifeline { channel: Arc::clone(channel), limit: self.settings.operation_timeout }
     }
 
     fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed, in_hand: &mut InHand) {

@@ -7,6 +7,7 @@
 //! Whoever only stood beside it is answered there. One that goes on ending what works on it alone becomes a dead
 //! letter after as many deliveries as the delivery limit allows in all.
 
+mod front;
 mod moving;
 
 pub(super) use self::moving::Lifeline;

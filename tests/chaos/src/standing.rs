@@ -16,8 +16,9 @@ use crate::{
 /// How many users are asked for at once.
 const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// After this no answer that says "try again" is taken at its word any more: by then it has come again and again.
+/// After this, counted over everybody, nobody is patient any more: who has no token by then has none.
 const ALL_TRIES: Duration = Duration::from_secs(120);
+const IMPATIENCE: Duration = Duration::from_secs(5);
 /// How often an answer that says "try again" is taken at its word.
 const TRIES: usize = 20;
 /// A worker that is killed may have read the answer and not yet stored it.
@@ -114,7 +115,8 @@ async fn token(stage: &Stage, user: &User, until: Instant) -> Result<String, Str
     let mut why = "no answer".to_owned();
     for _ in 0..TRIES {
         let id = stage.upstream.send(stage.ask(user, 1));
-        match stage.upstream.answer(id, PATIENCE).await.map(|answer| answer.what) {
+        let patience = until.saturating_duration_since(Instant::now()).clamp(IMPATIENCE, PATIENCE);
+        match stage.upstream.answer(id, patience).await.map(|answer| answer.what) {
             Some(Answered::Granted(granted)) => return Ok(granted.token),
             Some(Answered::Failed(failed)) => {
                 why = format!("{}: {}", failed.code, failed.message);

@@ -38,7 +38,7 @@ pub use self::{
     gate::{GitGate, HoldPoint, RefreshGate},
     git::{CloneError, Pace, git_clone},
     ledger::IssuedPair,
-    options::{ScmOptions, SpentRefreshToken},
+    options::{Connections, ScmOptions, SpentRefreshToken},
     traffic::{Clock, RefreshEvent, RefreshOutcome},
 };
 use self::{

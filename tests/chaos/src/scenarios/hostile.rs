@@ -60,14 +60,17 @@ const WARM_UP_SECS: u32 = 6;
 /// When the memory of workers is looked at that is not to grow from then on.
 const BASELINE: Duration = Duration::from_secs(60);
 
+/// A request is answered within thirty seconds. What is not by now is lost, and no slow end of a bad run is waited for.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long a worker may take to say that it is ready when all is over.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// Whether the workers know the settings of [`LIMITS`]; a worker refuses settings that it does not know.
-const LIMITS_ARE_KNOWN: bool = false;
-
 /// What an operator sets who has publishers that do not trust each other.
-const LIMITS: [(&str, &str); 1] = [("TOKENKEEPER__LIMITS__PUBLISHER_REQUESTS_PER_SECOND", "300")];
+const LIMITS: [(&str, &str); 2] = [
+    ("TOKENKEEPER__LIMITS__PUBLISHER_REQUESTS_PER_SECOND", "300"),
+    ("TOKENKEEPER__REFRESH__IDENTITY_LIMIT_PER_MINUTE", "10"),
+];
 
 /// How many files a worker may open, itself being unable to change it: a limit that connections to its admin endpoint
 /// could use up.
@@ -78,8 +81,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let account = make_accounts(servers).await?;
     // The servers are needed for as long as the workers know them.
     let Hosts { blocks, servers: _servers } = Hosts::start().await?;
-    let limits: &[_] = if LIMITS_ARE_KNOWN { &LIMITS } else { &[] };
-    let mut stage = Stage::open_by(servers, Some(&account), folder, NAME, blocks, limits).await?;
+    let mut stage = Stage::open_by(servers, Some(&account), folder, NAME, blocks, &LIMITS).await?;
     stage.limit_open_files(OPEN_FILES);
     let mut honest = Honest::log_in(&mut stage, options).await?;
     let mut crew = Crew::start(&mut stage, &servers.rabbitmq.url()).await?;
@@ -129,15 +131,17 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let suffered = suffered.context("kill and start a worker")?;
     progress.say("the hostile publisher has gone");
     let ready = crew.is_ready(READY_WITHIN).await;
-    progress.during(book, 0, stage.upstream.settle(SETTLED_AFTER)).await;
+    let settling = timeout(SETTLE_WITHIN, stage.upstream.settle(SETTLED_AFTER));
+    // What is missing then is told with everything else.
+    let _ = progress.during(book, 0, settling).await;
     let memory = crew.memory(&suffered);
 
     progress.say("victims are refreshed once more, honest users asked for");
     let findings = Findings::of(&stage).await?;
-    let victims = judge::refresh_once_more(&stage, &target.victims).await;
+    let victims = progress.during(book, 0, judge::refresh_once_more(&stage, &target.victims)).await;
     let violence = Violence { kills: suffered.kills.clone(), ..Violence::default() };
     let asked: Vec<_> = honest.users().iter().step_by(options.scaled(1, 4)).cloned().collect();
-    let standing = Standing::look(&stage, &asked, &violence).await;
+    let standing = progress.during(book, 0, Standing::look(&stage, &asked, &violence)).await;
     let fault =
         format!("a hostile publisher for {} s: {}", attacked_secs(options), names(&options.attacks()));
     let load = format!("{} honest users, {}/s", honest.users().len(), honest.rate());

@@ -50,10 +50,21 @@ pub struct ScmOptions {
     /// Lets refreshes act one at a time; one that waits longer than this for its turn is answered 500, as
     /// Bitbucket Data Center does. `None`: all at once.
     pub refresh_lock_timeout: Option<Duration>,
+    /// What becomes of a connection of the token endpoint.
+    pub connections: Connections,
     /// How fast `git` is served.
     pub pace: Pace,
     /// The clock that tokens expire by. A test with a manual clock gives it here.
     pub clock: Clock,
+}
+
+/// What an SCM does with a connection whose request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// It may be used again.
+    Kept,
+    /// It ends, as at some load balancers.
+    Closed,
 }
 
 /// What an SCM does with a refresh token that was used already.
@@ -84,6 +95,7 @@ impl ScmOptions {
             omit_expires_in: false,
             latency: Duration::ZERO,
             refresh_lock_timeout: (dialect == Dialect::BitbucketServer).then_some(Duration::from_secs(10)),
+            connections: Connections::Kept,
             pace: Pace::default(),
             clock: Arc::new(system_clock_ms),
         }

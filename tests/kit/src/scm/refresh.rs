@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     body::{Body, Bytes},
     extract::{ConnectInfo, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use url::form_urlencoded;
@@ -19,7 +19,7 @@ use super::{
     fault::Fault,
     gate::Passage,
     ledger::{IssuedPair, Rotation},
-    options::SpentRefreshToken,
+    options::{Connections, SpentRefreshToken},
     traffic::RefreshOutcome,
 };
 
@@ -38,10 +38,14 @@ pub(super) async fn serve(
     let sent = scm.pair_of_refresh_token(request.field("refresh_token"));
     let user = sent.as_ref().map(|(user, _)| user.clone());
     let mut flight = scm.traffic.begin(sent);
+    let connections = scm.options.connections;
     let work = tokio::spawn(react(scm, request, user, flight.index()));
     match work.await.expect("the token endpoint's work") {
-        Reaction::Answer(outcome, response) => {
+        Reaction::Answer(outcome, mut response) => {
             flight.finish(outcome);
+            if connections == Connections::Closed {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             response
         }
         Reaction::Close => {

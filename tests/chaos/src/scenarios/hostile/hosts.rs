@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use tokenkeeper_testkit::scm::{Dialect, Fault, ScmOptions, SimulatedScm, SpentRefreshToken};
+use tokenkeeper_testkit::scm::{Connections, Dialect, Fault, ScmOptions, SimulatedScm, SpentRefreshToken};
 
 use super::servers::{RawServer, Speech};
 use crate::stage::Host;
@@ -45,6 +45,8 @@ impl Place {
             token_lifetime: Duration::from_secs(lifetime_secs),
             latency: Duration::from_millis(latency_ms),
             spent_refresh_token: SpentRefreshToken::Accepted,
+            // So that a worker that has no file descriptor left cannot refresh.
+            connections: Connections::Closed,
             ..ScmOptions::new(dialect)
         }
     }
