@@ -68,7 +68,7 @@ pub fn write_json(to: impl io::Write, value: &(impl Serialize + ?Sized)) -> serd
     value.serialize(&mut serde_json::Serializer::with_formatter(to, EscapedStrings))
 }
 
-/// Escapes what is written through it, as [`line`] does.
+/// Escapes what is written through it, as [`line()`] does.
 #[derive(Debug)]
 pub struct Escaping<W>(pub W);
 
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_is_formatted_is_escaped_on_its_way() {
         let mut text = String::new();
-        write!(Escaping(&mut text), "{}-{:?}", "\u{9b}2J", "\r\n").unwrap();
+        write!(Escaping(&mut text), "\u{9b}2J-{:?}", "\r\n").unwrap();
         assert_eq!(text, "\\u009b2J-\"\\r\\n\"");
     }
 }

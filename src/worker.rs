@@ -46,7 +46,7 @@ use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::secret::KeyRing;
-use crate::settings::Settings;
+use crate::settings::{Broker, Settings};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -134,18 +134,7 @@ impl Worker {
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
         let drain_events = CancellationToken::new();
-        let (publisher, keep_publishing) = Publisher::new(
-            Arc::clone(&broker),
-            Arc::clone(&keys),
-            format!("{instance} publish"),
-            stop.hard.clone(),
-            closed.clone(),
-        );
-        services.spawn("the publishing connection", keep_publishing);
-        let sealer =
-            Sealer { settings: Arc::clone(&broker), keys: Arc::clone(&keys), publisher: publisher.clone() };
-        services
-            .spawn_until("sealing dead letters", stop.soft.clone(), async { match sealer.run().await {} });
+        let publisher = publisher(&broker, &keys, &instance, services, stop, closed);
         let (events, outbox) = events::queue();
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
         let spool = open_spool(&settings).await;
@@ -312,6 +301,31 @@ async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store
     let db = database::open_migrated(&settings.database).await?;
     let urgent = database::open_urgent(&settings.database, &db).await?;
     Ok(Store::new(db, keys.clone()).with_urgent(urgent))
+}
+
+/// The publisher, whose connection is kept up until `closed` fires; and whoever seals what the broker itself lays into the
+/// dead letters.
+fn publisher(
+    broker: &Arc<Broker>,
+    keys: &Arc<KeyRing>,
+    instance: &str,
+    services: &Services,
+    stop: &Stop,
+    closed: &CancellationToken,
+) -> Publisher {
+    let (publisher, keep_publishing) = Publisher::new(
+        Arc::clone(broker),
+        Arc::clone(keys),
+        format!("{instance} publish"),
+        stop.hard.clone(),
+        closed.clone(),
+    );
+    services.spawn("the publishing connection", keep_publishing);
+    let sealer =
+        Sealer { settings: Arc::clone(broker), keys: Arc::clone(keys), publisher: publisher.clone() };
+    let seal = async { match sealer.run().await {} };
+    services.spawn_until("sealing dead letters", stop.soft.clone(), seal);
+    publisher
 }
 
 /// Where it is switched on. `instance` is the worker's name.

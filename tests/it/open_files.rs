@@ -27,7 +27,7 @@ async fn a_worker_raises_its_limit_of_open_files_as_far_as_it_may() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_without_a_file_left_says_so_and_holds_it_against_no_host() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
-    world.set("refresh.circuit_failures", 1);
+    world.set("refresh.circuit_failures", 2);
     for key in ["worker.request_budget_secs", "refresh.wait_secs", "refresh.opportunistic_budget_secs"] {
         world.set(key, 3);
     }
@@ -38,18 +38,20 @@ async fn a_worker_without_a_file_left_says_so_and_holds_it_against_no_host() {
     let stored = world.broker.request(TOKEN_STORE, other.token_store_body(&pair)).await;
     assert_eq!(stored.body, json!({"status": "ok"}));
     world.user_with_expired_token("jdoe").await;
+    world.user_with_expired_token("eve").await;
     world.user_with_token("bystander").await;
     // So that what a refresh needs of the database is open.
     let warm = world.broker.request("token.request", json!({"user_id": "warm", "host": other.host()})).await;
     assert_eq!(warm.body["refresh"], "required");
 
     worker.limit_open_files(3).await;
-    let failed = world.request("jdoe").await;
+    let (failed, too) = tokio::join!(world.request("jdoe"), world.request("eve"));
     let served = world.request("bystander").await;
     worker.limit_open_files(512).await;
 
     let message = error_message(&failed, "provider_unavailable");
     assert!(message.contains("this machine could not ask"), "{message}");
+    error_message(&too, "provider_unavailable");
     assert_eq!(served["status"], "ok");
     assert_eq!(world.scm.refresh_requests("jdoe"), 0);
     assert!(worker.count(r#"tokenkeeper_local_failures_total{cause="open_files"}"#).await > 0);

@@ -98,7 +98,7 @@ async fn a_worker_that_does_not_start_leaves_nothing_running() {
     let url = proxy.url(world.broker.url());
     world.set_broker_url(url).set("admin.listen", taken.local_addr().unwrap());
 
-    let error = world.try_start_worker().await.err().expect("the port is taken").to_string();
+    let error = world.try_start_worker().await.expect_err("the port is taken").to_string();
 
     assert!(error.contains("admin.listen"), "{error}");
     eventually("its connections to be closed", PATIENCE, async || (proxy.connections() == 0).then_some(()))

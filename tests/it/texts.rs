@@ -126,7 +126,8 @@ async fn a_property_that_is_copied_is_refused_and_not_repeated() {
 async fn raw_reply(world: &World, properties: BasicProperties) -> (BasicProperties, Vec<u8>) {
     let channel = world.broker.channel().await;
     let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await.unwrap();
+    let name = format!("{}-raw", world.broker.prefix());
+    let queue = channel.queue_declare(name.into(), exclusive, FieldTable::default()).await.unwrap();
     let properties = properties.with_reply_to(queue.name().clone());
     world.broker.publish(TOKEN_REQUEST, world.token_request("jdoe").to_string(), properties).await;
     eventually("the reply", PATIENCE, async || {
@@ -168,8 +169,8 @@ async fn spoil_rows(world: &World) {
 async fn add_nasty_names(world: &World) {
     world
         .apply_provider(|provider| {
-            provider.host = NASTY.to_owned();
-            provider.client_id = NASTY.to_owned();
+            NASTY.clone_into(&mut provider.host);
+            NASTY.clone_into(&mut provider.client_id);
             provider.username = Some(NASTY.to_owned());
             provider.redirect_uri = Some(NASTY.to_owned());
         })

@@ -52,6 +52,7 @@ async fn runs_as_written(kind: Kind, example: Example) {
             "token": {
                 "value": latest.access_token,
                 "username": example.dialect.username(),
+                "userinfo": format!("{}:{}", example.dialect.username(), latest.access_token),
                 "scopes": example.dialect.scopes(),
                 "updated_at": minutes(if refreshed { example.now } else { 0 }),
                 "expires_at": minutes(example.expires_at),

@@ -27,7 +27,7 @@ impl Consumers {
             let name = ShortString::try_new(queue)
                 .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
             let get = channel.basic_get(name, BasicGetOptions::default());
-            let Some(got) = within(limit, || format!("look into queue {queue}"), get).await? else { break };
+            let Some(got) = within(limit, || format!("consume queue {queue}"), get).await? else { break };
             let delivery = got.delivery;
             let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
             let (settler, acks) = (Arc::clone(&self.settler), acks.clone());

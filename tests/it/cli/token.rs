@@ -49,14 +49,14 @@ on_every_database! {
     async fn of_lines_about_the_same_identity_the_later_one_wins(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let lines: Vec<String> = (0..40)
-            .flat_map(|round| ["u-1", "u-2", "u-3"].map(|user| line(&world, user, &format!("{user} token {round}"))))
+            .flat_map(|round| ["u-1", "u-2", "u-3"].map(|user| line(&world, user, &format!("{user}-token-{round}"))))
             .collect();
 
         let ended = Cli::of(&world).run_with_input(&["token", "import", "-"], &lines.join("\n")).await.good();
 
         assert_eq!(ended.stdout, "imported 120, failed 0\n");
         for user in ["u-1", "u-2", "u-3"] {
-            assert_eq!(access_token(&world, user).await, format!("{user} token 39"));
+            assert_eq!(access_token(&world, user).await, format!("{user}-token-39"));
             assert_eq!(world.entry(user).await.generation, 40);
         }
     }
