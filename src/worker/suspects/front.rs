@@ -14,7 +14,9 @@ use crate::worker::consume::Consumers;
 
 impl Consumers {
     /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand: one that ends the
-    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect.
+    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect. Nothing is moved away
+    /// from parked pairs and from the isolated, and a delivery that was got does not count towards the prefetch: of the
+    /// isolated there would be two in hand.
     pub(in crate::worker) async fn move_suspects_away(
         &self,
         feed: Feed,
@@ -22,6 +24,9 @@ impl Consumers {
         channel: &Arc<Channel>,
         acks: &Acks,
     ) -> Result<Option<Delivery>, BrokerError> {
+        if matches!(feed, Feed::ParkedPairs | Feed::Isolated) {
+            return Ok(None);
+        }
         let limit = self.settings.operation_timeout;
         while !self.stop.soft.is_cancelled() {
             let name = ShortString::try_new(queue)

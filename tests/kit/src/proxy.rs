@@ -174,12 +174,12 @@ async fn connect(client: TcpStream, upstream: String, network: Arc<Network>) {
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
     // Of the connection alone that the marker came over.
-    let marker_cuts = CancellationToken::new();
-    let watching = Watching { network: &network, finder: None, cut: &marker_cuts };
+    let (marker_cuts, muted) = (CancellationToken::new(), CancellationToken::new());
+    let watching = Watching { network: &network, finder: None, cut: &marker_cuts, mute: &muted };
     let both_ways = async {
         tokio::join!(
-            pump(client_reads, server_writes, network.mode.subscribe(), None),
-            pump(server_reads, client_writes, network.mode.subscribe(), Some(watching)),
+            pump(client_reads, server_writes, network.mode.subscribe(), Side::Client { muted: &muted }),
+            pump(server_reads, client_writes, network.mode.subscribe(), Side::Server(watching)),
         )
     };
     tokio::select! {
@@ -194,22 +194,34 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
-    mut watching: Option<Watching<'_>>,
+    mut side: Side<'_>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if mode.wait_for(|mode| !mode.frozen).await.is_err() {
             break;
         }
-        if to.write_all(&buffer[..count]).await.is_err() {
+        let bytes = &buffer[..count];
+        let found = match &mut side {
+            Side::Client { muted } if muted.is_cancelled() => continue,
+            Side::Client { .. } => None,
+            Side::Server(watching) => watching.look(bytes),
+        };
+        if to.write_all(bytes).await.is_err() {
             break;
         }
-        if let Some(watching) = &mut watching {
-            watching.look(&buffer[..count]);
+        if let (Some(found), Side::Server(watching)) = (found, &side) {
+            watching.passed_on(found);
         }
     }
     // The other way may still have bytes to carry; an error here means that it has not.
     let _ = to.shutdown().await;
+}
+
+/// Who sends what is carried one way.
+enum Side<'a> {
+    Client { muted: &'a CancellationToken },
+    Server(Watching<'a>),
 }
 
 /// Looks for the marker in what goes to one client.
@@ -218,26 +230,41 @@ struct Watching<'a> {
     /// Of the marker that is looked for now.
     finder: Option<(Arc<Marker>, Finder)>,
     cut: &'a CancellationToken,
+    mute: &'a CancellationToken,
+}
+
+/// Markers in bytes that are on their way to the client.
+struct Found {
+    times: usize,
+    then: Then,
 }
 
 impl Watching<'_> {
-    /// Looks at bytes that the client has been sent: it has the marker before the connection ends for it.
-    fn look(&mut self, bytes: &[u8]) {
+    /// Looks at bytes that the client has not been sent yet.
+    fn look(&mut self, bytes: &[u8]) -> Option<Found> {
         {
             let marker = self.network.marker.borrow();
-            let Some(marker) = marker.as_ref() else { return };
+            let marker = marker.as_ref()?;
             if self.finder.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, marker)) {
                 self.finder = Some((Arc::clone(marker), Finder::of(marker)));
             }
         }
-        let Some((marker, finder)) = &mut self.finder else { return };
-        let found = finder.count_in(bytes);
-        if found == 0 {
-            return;
+        let (marker, finder) = self.finder.as_mut()?;
+        let found = Found { times: finder.count_in(bytes), then: marker.then };
+        if found.times == 0 {
+            return None;
         }
-        self.network.marked.send_modify(|marked| *marked += found);
-        match marker.then {
-            Then::PassOn => {}
+        if found.then == Then::Mute {
+            self.mute.cancel();
+        }
+        Some(found)
+    }
+
+    /// The client has the marker before its connection ends for it, and before anybody hears of it.
+    fn passed_on(&self, found: Found) {
+        self.network.marked.send_modify(|marked| *marked += found.times);
+        match found.then {
+            Then::Mute => {}
             Then::Cut => self.cut.cancel(),
         }
     }

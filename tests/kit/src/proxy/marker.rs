@@ -9,10 +9,11 @@ pub struct Marker {
 /// What the proxy does when a marker has gone to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// Nothing but count it.
-    PassOn,
     /// It ends the connection that the marker came over.
     Cut,
+    /// Nothing that the client sends over that connection from then on arrives: whoever is killed for the marker has
+    /// not acked it.
+    Mute,
 }
 
 impl Marker {
@@ -74,7 +75,7 @@ mod tests {
         let text = b"..aab.aabaab.aaab";
         for first in 0..=text.len() {
             for second in first..=text.len() {
-                let mut finder = Finder::of(&Marker::new("aab", Then::PassOn));
+                let mut finder = Finder::of(&Marker::new("aab", Then::Mute));
                 let chunks = [&text[..first], &text[first..second], &text[second..]];
                 let found: usize = chunks.into_iter().map(|chunk| finder.count_in(chunk)).sum();
                 assert_eq!(found, 4, "cut at {first} and {second}");
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_only_begins_like_a_marker_is_none() {
-        let mut finder = Finder::of(&Marker::new("abcabd", Then::PassOn));
+        let mut finder = Finder::of(&Marker::new("abcabd", Then::Mute));
         assert_eq!(finder.count_in(b"abcabcab"), 0);
         assert_eq!(finder.count_in(b"d"), 1, "the first half may be the beginning of another one");
     }

@@ -118,14 +118,19 @@ async fn a_marker_ends_the_connection_that_it_came_over_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_marker_that_is_passed_on_is_counted() {
+async fn who_got_a_marker_that_mutes_is_heard_no_more() {
     let proxy = FaultProxy::start(&start_echo().await).await;
-    let mut stream = connect(&proxy).await;
-    proxy.watch_for(Marker::new("marker", Then::PassOn));
+    let (mut hit, mut bystander) = (connect(&proxy).await, connect(&proxy).await);
+    proxy.watch_for(Marker::new("marker", Then::Mute));
     let mut marked = proxy.marked();
-    assert_eq!(echo(&mut stream, "marker, marker").await, "marker, marker");
+    assert_eq!(echo(&mut hit, "marker, marker").await, "marker, marker", "it has arrived");
     within("both to be counted", PATIENCE, marked.wait_for(|count| *count == 2))
         .await
         .expect("the proxy lives");
-    assert_eq!(echo(&mut stream, "one").await, "one");
+    hit.write_all(b"to nobody").await.expect("it is read");
+    assert_eq!(echo(&mut bystander, "two").await, "two");
+    hit.shutdown().await.expect("it can end");
+    let mut rest = Vec::new();
+    within("its end", PATIENCE, hit.read_to_end(&mut rest)).await.expect("it ends");
+    assert!(rest.is_empty(), "nothing comes back of what was said");
 }

@@ -49,7 +49,7 @@ impl Crew {
         let cutting = FaultProxy::start_for_url(url, 5672).await;
         let killing = FaultProxy::start_for_url(url, 5672).await;
         cutting.watch_for(Marker::new(poison::CUTS, Then::Cut));
-        killing.watch_for(Marker::new(poison::KILLS, Then::PassOn));
+        killing.watch_for(Marker::new(poison::KILLS, Then::Mute));
         let alone = stage.start_worker().await?;
         stage.set("AMQP_URL", cutting.url(url));
         let cut = stage.start_worker().await?;
