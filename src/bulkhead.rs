@@ -10,6 +10,9 @@
 //! Whoever waits for something that is stalled counts for their publisher and their user as well. A publisher has a
 //! quarter of the prefetch over everything that is stalled, and a user half of that, so that neither can fill a
 //! host's share with one token that is slow. Messages without a publisher share one.
+//!
+//! Suspects (`worker/suspects.rs`) have a queue of their own with a small prefetch, and a quarter of that. Of the isolated
+//! there is one in hand, and whoever is behind it would wait as well: none of them waits for anything that is stalled.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
@@ -25,13 +28,27 @@ use crate::settings::WorkerSettings;
 /// Something whose oldest wait or flight is older than this is stalled.
 pub const STALLED_AFTER: Duration = Duration::from_secs(2);
 
+/// The prefetch of suspects.
+pub const SUSPECTS_IN_HAND: u16 = 16;
+
 /// What part of a queue's prefetch may wait for one thing, or on behalf of one publisher.
 const SHARE: usize = 4;
 
 /// What part of that may wait on behalf of one user.
 const SHARE_OF_A_USER: usize = 2;
 
-/// How many messages of a queue may wait for one thing.
+/// Where a message came from: whose prefetch it takes a place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// The queue of its kind, or a partition.
+    Messages(MessageKind),
+    /// Suspects, a few at a time.
+    Suspects,
+    /// One at a time.
+    Isolated,
+}
+
+/// How many messages of a queue may wait for one thing. Of the isolated none may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
     /// Of `token.request`.
@@ -40,6 +57,8 @@ pub struct Quotas {
     pub workspace_starts: usize,
     /// Of `token.store`.
     pub token_stores: usize,
+    /// Of suspects, whatever their kind.
+    pub suspects: usize,
 }
 
 /// What messages wait for.
@@ -69,8 +88,8 @@ enum Party {
 /// A message that may have to wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiter<'a> {
-    /// What kind of message.
-    pub kind: MessageKind,
+    /// Where it came from.
+    pub queue: Queue,
     /// The AMQP user who published it.
     pub publisher: Option<&'a str>,
     /// The platform's user whom it is about.
@@ -89,7 +108,7 @@ pub struct Bulkhead {
 pub struct Seat {
     bulkhead: Bulkhead,
     thing: Thing,
-    kind: MessageKind,
+    queue: Queue,
     parties: Vec<Party>,
     number: u64,
     place: Place,
@@ -132,7 +151,7 @@ enum Place {
 #[derive(Debug, Default)]
 struct Waits {
     things: HashMap<Thing, WaitsForThing>,
-    parties: HashMap<(Party, MessageKind), usize>,
+    parties: HashMap<(Party, Queue), usize>,
     last: u64,
 }
 
@@ -141,7 +160,7 @@ struct Waits {
 struct WaitsForThing {
     /// When each wait and flight began. The numbers grow, so the first one is the oldest.
     outstanding: BTreeMap<u64, Instant>,
-    seated: HashMap<MessageKind, usize>,
+    seated: HashMap<Queue, usize>,
 }
 
 impl Quotas {
@@ -152,21 +171,24 @@ impl Quotas {
             token_requests: share(settings.prefetch_token_requests),
             workspace_starts: share(settings.prefetch_workspace_starts),
             token_stores: share(settings.prefetch_token_stores),
+            suspects: share(SUSPECTS_IN_HAND),
         }
     }
 
-    const fn of(self, kind: MessageKind) -> usize {
-        match kind {
-            MessageKind::TokenRequest => self.token_requests,
-            MessageKind::WorkspaceStart => self.workspace_starts,
-            MessageKind::TokenStore => self.token_stores,
+    const fn of(self, queue: Queue) -> usize {
+        match queue {
+            Queue::Messages(MessageKind::TokenRequest) => self.token_requests,
+            Queue::Messages(MessageKind::WorkspaceStart) => self.workspace_starts,
+            Queue::Messages(MessageKind::TokenStore) => self.token_stores,
+            Queue::Suspects => self.suspects,
+            Queue::Isolated => 0,
         }
     }
 
-    fn of_party(self, party: &Party, kind: MessageKind) -> usize {
+    fn of_party(self, party: &Party, queue: Queue) -> usize {
         match party {
-            Party::Publisher(_) => self.of(kind),
-            Party::User(_) => self.of(kind).div_ceil(SHARE_OF_A_USER),
+            Party::Publisher(_) => self.of(queue),
+            Party::User(_) => self.of(queue).div_ceil(SHARE_OF_A_USER),
         }
     }
 }
@@ -190,7 +212,7 @@ impl Bulkhead {
         let mut seat = Seat {
             bulkhead: self.clone(),
             thing,
-            kind: waiter.kind,
+            queue: waiter.queue,
             parties: parties.into_iter().flatten().collect(),
             number,
             place: Place::StandsBy,
@@ -220,10 +242,10 @@ impl Waits {
     }
 
     /// Ends a wait or a flight. What nobody waits for is forgotten: outsiders choose the names.
-    fn end(&mut self, thing: &Thing, number: u64, seat_of: Option<MessageKind>) {
+    fn end(&mut self, thing: &Thing, number: u64, seat_of: Option<Queue>) {
         let Some(waits) = self.things.get_mut(thing) else { return };
         waits.outstanding.remove(&number);
-        if let Some(seated) = seat_of.and_then(|kind| waits.seated.get_mut(&kind)) {
+        if let Some(seated) = seat_of.and_then(|queue| waits.seated.get_mut(&queue)) {
             *seated -= 1;
         }
         if waits.outstanding.is_empty() {
@@ -237,29 +259,29 @@ impl Waits {
         oldest.copied().unwrap_or(now) + STALLED_AFTER
     }
 
-    fn sit_down(&mut self, thing: &Thing, kind: MessageKind, quota: usize) -> bool {
+    fn sit_down(&mut self, thing: &Thing, queue: Queue, quota: usize) -> bool {
         let Some(waits) = self.things.get_mut(thing) else { return false };
-        let seated = waits.seated.entry(kind).or_default();
+        let seated = waits.seated.entry(queue).or_default();
         let free = *seated < quota;
         *seated += usize::from(free);
         free
     }
 
     /// Counts a seat for all of its parties, or for none.
-    fn hold(&mut self, parties: &[Party], kind: MessageKind, quotas: Quotas) -> bool {
-        let held = |party: &Party| self.parties.get(&(party.clone(), kind)).copied().unwrap_or(0);
-        if parties.iter().any(|party| held(party) >= quotas.of_party(party, kind)) {
+    fn hold(&mut self, parties: &[Party], queue: Queue, quotas: Quotas) -> bool {
+        let held = |party: &Party| self.parties.get(&(party.clone(), queue)).copied().unwrap_or(0);
+        if parties.iter().any(|party| held(party) >= quotas.of_party(party, queue)) {
             return false;
         }
         for party in parties {
-            *self.parties.entry((party.clone(), kind)).or_default() += 1;
+            *self.parties.entry((party.clone(), queue)).or_default() += 1;
         }
         true
     }
 
-    fn let_go(&mut self, parties: Vec<Party>, kind: MessageKind) {
+    fn let_go(&mut self, parties: Vec<Party>, queue: Queue) {
         for party in parties {
-            if let Slot::Occupied(mut held) = self.parties.entry((party, kind)) {
+            if let Slot::Occupied(mut held) = self.parties.entry((party, queue)) {
                 *held.get_mut() -= 1;
                 if *held.get() == 0 {
                     held.remove();
@@ -296,20 +318,20 @@ impl Seat {
     /// # Errors
     /// [`Crowded`]: no longer.
     pub fn patience(&mut self, now: Instant) -> Result<Option<Instant>, Crowded> {
-        let Self { bulkhead, thing, kind, parties, place, .. } = self;
+        let Self { bulkhead, thing, queue, parties, place, .. } = self;
         let quotas = bulkhead.quotas;
         let mut waits = bulkhead.waits.lock().unwrap_or_else(PoisonError::into_inner);
         if *place == Place::Held {
             return Ok(None);
         }
         let stalled_at = waits.stalled_at(thing, now);
-        if *place == Place::StandsBy && waits.sit_down(thing, *kind, quotas.of(*kind)) {
+        if *place == Place::StandsBy && waits.sit_down(thing, *queue, quotas.of(*queue)) {
             *place = Place::Seated;
         }
         if now < stalled_at {
             return Ok(Some(stalled_at));
         }
-        if *place == Place::Seated && waits.hold(parties, *kind, quotas) {
+        if *place == Place::Seated && waits.hold(parties, *queue, quotas) {
             *place = Place::Held;
             return Ok(None);
         }
@@ -322,11 +344,11 @@ impl Drop for Seat {
         let mut waits = self.bulkhead.waits.lock().unwrap_or_else(PoisonError::into_inner);
         let seat_of = match self.place {
             Place::StandsBy => None,
-            Place::Seated | Place::Held => Some(self.kind),
+            Place::Seated | Place::Held => Some(self.queue),
         };
         waits.end(&self.thing, self.number, seat_of);
         if self.place == Place::Held {
-            waits.let_go(std::mem::take(&mut self.parties), self.kind);
+            waits.let_go(std::mem::take(&mut self.parties), self.queue);
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 pub use self::outcome::Outcome;
 pub use self::store_pair::Login;
 use self::token::Ask;
+use crate::bulkhead::Queue;
 use crate::clock::{Clock, Timestamp};
 use crate::database::Availability;
 use crate::flags::Flags;
@@ -86,6 +87,8 @@ pub struct Incoming<'a> {
     pub envelope: &'a Envelope,
     /// When it came, and when its requester stops waiting.
     pub time: TimeFrame,
+    /// Whose prefetch it takes a place of.
+    pub queue: Queue,
     /// Whether the broker delivers it again.
     pub redelivered: bool,
 }
@@ -112,7 +115,7 @@ impl TimeFrame {
 impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
-        let Incoming { kind, request, envelope, time, redelivered } = incoming;
+        let Incoming { kind, request, envelope, time, queue, redelivered } = incoming;
         // Also what is refused for something else counts.
         let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
         if let Some(unanswerable) = envelope.unanswerable {
@@ -159,12 +162,13 @@ impl Handler {
                     time,
                     publisher,
                     kind,
+                    queue,
                 };
                 Outcome::token(self.token_reply(ask).await)
             }
-            Request::WorkspaceStart(request) => {
-                Outcome::workspace_start(Box::pin(self.start_workspace(&request, time, publisher)).await)
-            }
+            Request::WorkspaceStart(request) => Outcome::workspace_start(
+                Box::pin(self.start_workspace(&request, time, publisher, queue)).await,
+            ),
             Request::Store(request) => {
                 Outcome::store(Box::pin(self.store_pair(*request, time, publisher, redelivered)).await)
             }

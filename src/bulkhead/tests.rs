@@ -1,9 +1,9 @@
 use super::*;
 
-const KIND: MessageKind = MessageKind::TokenRequest;
+const REQUESTS: Queue = Queue::Messages(MessageKind::TokenRequest);
 
 fn bulkhead(quota: usize) -> (Bulkhead, Instant) {
-    let quotas = Quotas { token_requests: quota, workspace_starts: 1, token_stores: 1 };
+    let quotas = Quotas { token_requests: quota, workspace_starts: 1, token_stores: 1, suspects: 1 };
     (Bulkhead::new(quotas), Instant::now())
 }
 
@@ -12,7 +12,7 @@ fn host() -> Thing {
 }
 
 fn waiter<'a>(publisher: &'a str, user_id: &'a str) -> Waiter<'a> {
-    Waiter { kind: KIND, publisher: Some(publisher), user_id: Some(user_id) }
+    Waiter { queue: REQUESTS, publisher: Some(publisher), user_id: Some(user_id) }
 }
 
 /// Each on behalf of a party of its own.
@@ -43,7 +43,7 @@ fn those_over_the_quota_stand_by_until_the_oldest_wait_is_old_enough() {
     assert_eq!(enter(&bulkhead, 3, stalled).err(), Some(Crowded));
     let elsewhere = Thing::Host("elsewhere.example.org".to_owned());
     assert!(bulkhead.enter(elsewhere, waiter("4", "4"), stalled).is_ok());
-    let start = Waiter { kind: MessageKind::WorkspaceStart, ..waiter("5", "5") };
+    let start = Waiter { queue: Queue::Messages(MessageKind::WorkspaceStart), ..waiter("5", "5") };
     assert!(bulkhead.enter(host(), start, stalled).is_ok(), "another queue has a share of its own");
     drop((seated, standing));
     assert!(nobody_is_left(&bulkhead));
@@ -89,6 +89,18 @@ fn one_user_holds_half_of_a_stalled_hosts_share_and_the_other_half_is_for_others
 }
 
 #[test]
+fn an_isolated_message_waits_for_nothing_that_is_stalled() {
+    let (bulkhead, begin) = bulkhead(4);
+    let isolated = Waiter { queue: Queue::Isolated, ..waiter("ci", "jdoe") };
+    let suspect = Waiter { queue: Queue::Suspects, ..waiter("ci", "jdoe") };
+    let mut waiting = bulkhead.enter(host(), isolated, begin).expect("nothing is stalled yet");
+    let mut beside = bulkhead.enter(host(), suspect, begin).expect("nothing is stalled yet");
+    let stalled = begin + STALLED_AFTER;
+    assert_eq!((waiting.patience(stalled), beside.patience(stalled)), (Err(Crowded), Ok(None)));
+    assert_eq!(bulkhead.enter(host(), isolated, stalled).err(), Some(Crowded));
+}
+
+#[test]
 fn one_publisher_holds_one_share_of_all_that_is_stalled() {
     let (bulkhead, begin) = bulkhead(2);
     let at = |name: &str| Thing::ReplyQueue(name.to_owned());
@@ -111,7 +123,7 @@ fn one_publisher_holds_one_share_of_all_that_is_stalled() {
 #[test]
 fn messages_without_a_publisher_share_one() {
     let (bulkhead, begin) = bulkhead(1);
-    let nobody = Waiter { kind: KIND, publisher: None, user_id: None };
+    let nobody = Waiter { queue: REQUESTS, publisher: None, user_id: None };
     let mut first = bulkhead.enter(host(), nobody, begin).unwrap();
     let other = Thing::ReplyQueue("replies".to_owned());
     let mut second = bulkhead.enter(other, nobody, begin).unwrap();

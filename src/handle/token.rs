@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::grant::{Grant, Way, refused};
 use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
 use super::{Handler, TimeFrame};
-use crate::bulkhead::{Seat, Waiter};
+use crate::bulkhead::{Queue, Seat, Waiter};
 use crate::clock::Timestamp;
 use crate::decide::{Decision, Demand, Policy, decide};
 use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
@@ -46,11 +46,12 @@ pub(super) struct Ask<'a> {
     pub(super) time: TimeFrame,
     pub(super) publisher: Option<&'a str>,
     pub(super) kind: MessageKind,
+    pub(super) queue: Queue,
 }
 
 impl Ask<'_> {
     fn waiter(&self) -> Waiter<'_> {
-        Waiter { kind: self.kind, publisher: self.publisher, user_id: Some(self.user_id) }
+        Waiter { queue: self.queue, publisher: self.publisher, user_id: Some(self.user_id) }
     }
 
     fn demand(&self) -> Demand {

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 
 use super::token::Ask;
 use super::{Handler, TimeFrame};
+use crate::bulkhead::Queue;
 use crate::message::{MessageKind, Status, WorkspaceStartReply, WorkspaceStartRequest};
 
 impl Handler {
@@ -13,6 +14,7 @@ impl Handler {
         request: &WorkspaceStartRequest,
         time: TimeFrame,
         publisher: Option<&str>,
+        queue: Queue,
     ) -> WorkspaceStartReply {
         let user_id = request.user_id.as_str();
         let lifetime = match request.requested_lifetime_secs {
@@ -27,6 +29,7 @@ impl Handler {
                 time,
                 publisher,
                 kind: MessageKind::WorkspaceStart,
+                queue,
             })
         }))
         .await;

@@ -340,8 +340,8 @@ impl Consumers {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
                 let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
                 let lifeline = self.lifeline(&subscription.channel);
-                in_hand
-                    .take(Arc::clone(&self.settler).process_suspect(delivery, replies, acks, lifeline, next));
+                let settler = Arc::clone(&self.settler);
+                in_hand.take(settler.process_suspect(self.tier, delivery, replies, acks, lifeline, next));
             }
             Feed::ParkedPairs => {
                 let settlement = Settlement::new(subscription.acks.clone(), delivery.delivery_tag);

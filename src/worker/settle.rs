@@ -11,9 +11,9 @@ use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Verdict};
 use super::settlement::Settlement;
-use super::suspects::Origin;
+use super::suspects::{Origin, Tier};
 use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unanswered};
-use crate::bulkhead::{Bulkhead, STALLED_AFTER, Seat, Thing, Waiter};
+use crate::bulkhead::{Bulkhead, Queue, STALLED_AFTER, Seat, Thing, Waiter};
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome, TimeFrame};
 use crate::lifecycle::Stop;
@@ -36,6 +36,8 @@ pub(super) struct Settler {
 /// A message in hand. In a box from step to step: it is a kilobyte.
 pub(super) struct Received {
     kind: MessageKind,
+    /// Whose prefetch it takes a place of.
+    queue: Queue,
     delivery: Delivery,
     envelope: Envelope,
     since: Instant,
@@ -70,12 +72,14 @@ impl Received {
         let envelope = Envelope::read(&delivery.properties, prefix);
         let settlement = Settlement::new(acks, delivery.delivery_tag);
         let in_flight = InFlight::count(kind);
-        Box::new(Self { kind, delivery, envelope, since: Instant::now(), replies, settlement, in_flight })
+        let (queue, since) = (Queue::Messages(kind), Instant::now());
+        Box::new(Self { kind, queue, delivery, envelope, since, replies, settlement, in_flight })
     }
 
     /// A message that another queue than that of its kind brought, as it was there.
     pub(super) fn from_origin(
         Origin { kind, publisher }: Origin,
+        tier: Tier,
         delivery: Delivery,
         prefix: &str,
         replies: Arc<Replies>,
@@ -83,6 +87,7 @@ impl Received {
     ) -> Box<Self> {
         let mut received = Self::new(kind, delivery, prefix, replies, acks);
         received.envelope.publisher = publisher;
+        received.queue = tier.queue(kind);
         received
     }
 
@@ -112,8 +117,11 @@ impl Received {
         let mut seat: Option<Seat> = None;
         let patience = |now: Instant| {
             if seat.is_none() {
-                let waiter =
-                    Waiter { kind: self.kind, publisher: self.envelope.publisher.as_deref(), user_id: None };
+                let waiter = Waiter {
+                    queue: self.queue,
+                    publisher: self.envelope.publisher.as_deref(),
+                    user_id: None,
+                };
                 let queue = Thing::ReplyQueue(reply_to.as_str().to_owned());
                 seat = bulkhead.enter(queue, waiter, now).ok();
             }
@@ -163,6 +171,7 @@ impl Settler {
             request,
             envelope: &received.envelope,
             time,
+            queue: received.queue,
             redelivered: received.delivery.redelivered,
         };
         let outcome = tokio::select! {

@@ -19,12 +19,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::broker::{Feed, ORIGIN_HEADER};
+use crate::bulkhead::{Queue, SUSPECTS_IN_HAND};
 use crate::message::MessageKind;
 use crate::secret::{ExposeSecret, KeyRing};
 use crate::telemetry::{Link, SuspectMoved};
-
-/// Suspects in hand at once.
-const FEW: u16 = 16;
 
 /// A message that was in hand at so many ends is a suspect.
 const ENDS_OF_A_SUSPECT: u64 = 2;
@@ -75,8 +73,17 @@ impl Tier {
     /// How many of its suspects may be in hand at once.
     pub(super) const fn prefetch(self) -> u16 {
         match self {
-            Self::Ordinary | Self::Suspects => FEW,
+            Self::Ordinary | Self::Suspects => SUSPECTS_IN_HAND,
             Self::Isolated => 1,
+        }
+    }
+
+    /// Whose prefetch a message of this kind takes a place of.
+    pub(super) const fn queue(self, kind: MessageKind) -> Queue {
+        match self {
+            Self::Ordinary => Queue::Messages(kind),
+            Self::Suspects => Queue::Suspects,
+            Self::Isolated => Queue::Isolated,
         }
     }
 

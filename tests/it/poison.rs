@@ -46,6 +46,19 @@ async fn all_answered(bystanders: Vec<PendingReply>, expected: &str) {
     }
 }
 
+/// Suspects wait for a stalled host in small numbers; who finds no place is told so.
+async fn all_served_or_told_to_come_back(waiting: Vec<PendingReply>) {
+    let mut served = 0;
+    for request in waiting {
+        let body = request.reply().await.body;
+        match body["status"].as_str() {
+            Some("ok") => served += 1,
+            _ => assert_eq!(body["error"]["code"], "provider_unavailable", "{body}"),
+        }
+    }
+    assert!(served > 0, "those who found a place are served");
+}
+
 fn reason(headers: &lapin::types::FieldTable) -> String {
     match headers.inner().get("x-tokenkeeper-reason") {
         Some(AMQPValue::LongString(text)) => text.to_string(),
@@ -107,9 +120,7 @@ async fn a_message_that_waits_while_another_ends_the_connection_again_and_again_
 
     the_poison_alone_dies(&world).await;
     gate.release();
-    for request in waiting {
-        assert_eq!(request.reply().await.body["status"], "ok");
-    }
+    all_served_or_told_to_come_back(waiting).await;
     worker.stop(&world).await;
 }
 
@@ -184,9 +195,7 @@ async fn who_was_in_hand_at_two_ends_is_answered_where_few_are_worked_on_at_a_ti
 
     gate.release();
 
-    for request in waiting {
-        assert_eq!(request.reply().await.body["status"], "ok");
-    }
+    all_served_or_told_to_come_back(waiting).await;
     assert!(world.broker.dead_letters().await.is_empty());
     worker.stop(&world).await;
 }

@@ -7,7 +7,7 @@ use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::ConfirmSelectOptions;
 
-use super::{Next, Origin, moved_to};
+use super::{Next, Origin, Tier, moved_to};
 use crate::broker::{DeadLetter, Feed, MovedMessage, NotMoved, Replies, within};
 use crate::message::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
@@ -42,6 +42,7 @@ impl Settler {
     /// Takes a delivery from a queue of suspects all the way.
     pub(in crate::worker) async fn process_suspect(
         self: Arc<Self>,
+        tier: Tier,
         delivery: Delivery,
         replies: Arc<Replies>,
         acks: Acks,
@@ -50,7 +51,7 @@ impl Settler {
     ) {
         match (next, Origin::open(&self.keys, &delivery)) {
             (Next::Work, Some(origin)) => {
-                let received = Received::from_origin(origin, delivery, &self.prefix, replies, acks);
+                let received = Received::from_origin(origin, tier, delivery, &self.prefix, replies, acks);
                 self.process(received).await;
             }
             (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => {
