@@ -184,8 +184,11 @@ impl Handler {
         };
         let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(LONGEST_BUDGET));
         let received_at = self.clock.now();
+        // Frameworks write `timestamp` unasked, and nobody gives a login up because it waited: only its publisher's own
+        // `expiration` ages it.
+        let ages = kind != MessageKind::TokenStore || envelope.time_to_live.is_some();
         // A publisher whose clock is ahead does not get more time.
-        let published_at = envelope.published_at.map(|at| at.plus(REST_OF_THE_SECOND));
+        let published_at = envelope.published_at.filter(|_| ages).map(|at| at.plus(REST_OF_THE_SECOND));
         let counted_from = published_at.map_or(received_at, |at| at.min(received_at));
         let deadline = counted_from.plus(budget);
         TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }

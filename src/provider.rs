@@ -106,12 +106,22 @@ pub struct Profile {
     pub max_concurrent_refreshes: usize,
     /// Whether a refresh without `redirect_uri` is refused although the refresh token is good.
     pub wants_redirect_uri: bool,
-    /// How long an access token lives of which the token endpoint does not say (`expires_in` left out). None: as
-    /// long as the one before, or for ever.
+    /// How long an access token lives of which the token endpoint does not say (`expires_in` left out), and the one before
+    /// it neither. None: not known.
     pub unstated_lifetime: Option<Duration>,
     /// How long a refresh token lives that nobody uses, where the token endpoint does not say
     /// (`refresh_token_expires_in`). None: not known, or for ever.
     pub refresh_token_idle_lifetime: Option<Duration>,
+}
+
+impl Profile {
+    /// Whether it answers a wrong client secret or redirect URI as it answers a refresh token that is no good
+    /// (`invalid_grant`). Only there may the refusal of everybody be the operator's affair. Elsewhere it is a mass
+    /// revocation, as GitHub's in April 2022, and all of them have to log in again.
+    pub const fn refuses_for_settings(self) -> bool {
+        // The same two kinds do both.
+        self.wants_redirect_uri
+    }
 }
 
 impl ProviderKind {
@@ -178,7 +188,8 @@ impl ProviderKind {
                 max_concurrent_refreshes: 2,
                 wants_redirect_uri: true,
                 unstated_lifetime: None,
-                refresh_token_idle_lifetime: None,
+                // The installation's …oauth2.provider.refresh.token.expiration.seconds, 7776000 unless it is set.
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 90)),
             },
             Self::Generic => Profile {
                 token_path: None,

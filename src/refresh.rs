@@ -10,6 +10,7 @@ mod flight;
 mod flights;
 mod gate;
 mod keep;
+mod lifetime;
 mod no_entry;
 mod pace;
 mod permits;

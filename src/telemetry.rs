@@ -206,6 +206,15 @@ pub fn lease_not_kept(error: &StoreError) {
     tracing::warn!(%error, "cannot keep a refresh lease");
 }
 
+/// A provider did not say how long its new token is good for, and nothing else is known of it.
+pub fn lifetime_assumed(host: &str, lifetime: Duration) {
+    tracing::warn!(
+        host,
+        lifetime_secs = lifetime.as_secs(),
+        "the provider tells no lifetime of its token: assumed"
+    );
+}
+
 /// The database failed a request, which is tried again or answered with `internal`.
 pub fn store_failed(error: &StoreError) {
     tracing::error!(%error, "the database failed a request");

@@ -1,6 +1,7 @@
 //! Clone URLs, of which a workspace start needs the host.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -51,7 +52,7 @@ impl TryFrom<Cow<'_, str>> for CloneUrl {
 
 fn http_host(text: &str) -> Option<String> {
     let url = Url::parse(text).ok()?;
-    let name = url.host_str()?.to_owned();
+    let name = url.host_str()?.trim_end_matches('.').to_owned();
     if url.path().len() < 2 {
         return None;
     }
@@ -70,17 +71,36 @@ fn http_host(text: &str) -> Option<String> {
 fn ssh_host(rest: &str) -> Option<String> {
     // Not a special scheme to the URL standard, so its host is neither checked nor lower-cased there.
     let url = Url::parse(&format!("https://{rest}")).ok()?;
-    if url.path().len() < 2 { None } else { url.host_str().map(str::to_owned) }
+    if url.path().len() < 2 { None } else { url.host_str().map(web_host) }
 }
 
-/// `[user@]host:path`, as git reads it: a colon before the first slash.
+/// `[user@]host:path`, as git reads it: a colon before the first slash. In brackets stands an IPv6 address, or
+/// `[user@]host:port`.
 fn scp_host(text: &str) -> Option<String> {
-    let (before, path) = text.split_once(':')?;
-    let name = before.rsplit('@').next()?;
-    if before.contains('/') || path.is_empty() || name.is_empty() {
-        return None;
+    let (authority, path) = match text.split_once('[') {
+        Some((user, rest)) if user.is_empty() || user.ends_with('@') => rest.split_once("]:")?,
+        _ => text.split_once(':').filter(|(before, _)| !before.contains('/'))?,
+    };
+    let name = authority.rsplit('@').next().filter(|name| !name.is_empty() && !path.is_empty())?;
+    let name = match name.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => name.to_owned(),
+    };
+    Url::parse(&format!("https://{name}/")).ok()?.host_str().map(web_host)
+}
+
+/// The host that the tokens of an ssh host are for: some have ssh at a name of its own, or beside it at one whose port
+/// no firewall blocks.
+fn web_host(ssh_host: &str) -> String {
+    match ssh_host.trim_end_matches('.') {
+        "ssh.dev.azure.com" => "dev.azure.com",
+        // https://docs.github.com/authentication/troubleshooting-ssh/using-ssh-over-the-https-port
+        "ssh.github.com" => "github.com",
+        "altssh.gitlab.com" => "gitlab.com",
+        "altssh.bitbucket.org" => "bitbucket.org",
+        name => name,
     }
-    Url::parse(&format!("https://{name}/")).ok()?.host_str().map(str::to_owned)
+    .to_owned()
 }
 
 #[cfg(test)]
@@ -101,6 +121,8 @@ mod tests {
             ("https://jdoe:pass@git.example.org:8443/p/r", "git.example.org:8443"),
             ("https://git.example.org:443/p/r", "git.example.org:443"),
             ("https://GIT.Example.org/p/r", "git.example.org"),
+            ("https://git.example.org./p/r", "git.example.org"),
+            ("https://git.example.org.:8443/p/r", "git.example.org:8443"),
             ("https://[::1]:7990/p/r", "[::1]:7990"),
             ("https://[2001:db8::1]/p/r", "[2001:db8::1]"),
         ] {
@@ -116,6 +138,14 @@ mod tests {
             ("git@github.com:owner/repo.git", "github.com"),
             ("github.com:owner/repo.git", "github.com"),
             ("git@GitHub.com:owner/repo.git", "github.com"),
+            ("git@[2001:db8::1]:owner/repo.git", "[2001:db8::1]"),
+            ("[2001:db8::1]:owner/repo.git", "[2001:db8::1]"),
+            ("git@[bitbucket.example.org:7999]:proj/repo.git", "bitbucket.example.org"),
+            ("[git@bitbucket.example.org:7999]:proj/repo.git", "bitbucket.example.org"),
+            ("git@ssh.dev.azure.com:v3/org/project/repo", "dev.azure.com"),
+            ("ssh://git@ssh.github.com:443/owner/repo.git", "github.com"),
+            ("git@github.com.:owner/repo.git", "github.com"),
+            ("git@bücher.example.org:owner/repo.git", "xn--bcher-kva.example.org"),
         ] {
             assert_eq!(host(text).as_deref(), Some(expected), "{text}");
         }
@@ -136,6 +166,11 @@ mod tests {
             "https://example.org/",
             "git@:path",
             "git@host:",
+            "git@[host:7999]",
+            "git@[host:7999]:",
+            "git@[]:path",
+            "git@[::1:path",
+            "x/[::1]:path",
             "https://example.org:99999/p",
             "ssh://",
             "https://exa mple.org/r",

@@ -165,10 +165,16 @@ mod tests {
 
     #[test]
     fn a_good_request_is_read_and_unknown_fields_are_ignored() {
-        let body = br#"{"user_id":"u-1","host":"h.example.org","requested_lifetime_secs":86400,"later":[1]}"#;
-        let Ok(Request::Token(request)) = decode(MessageKind::TokenRequest, body) else { panic!("not read") };
-        assert_eq!(request.user_id.as_str(), "u-1");
-        assert_eq!(request.requested_lifetime_secs.unwrap().duration().as_secs(), 86400);
+        for whole in ["86400", "86400.0", "8.64e4"] {
+            let body = format!(
+                r#"{{"user_id":"u-1","host":"h.example.org","requested_lifetime_secs":{whole},"later":[1]}}"#
+            );
+            let Ok(Request::Token(request)) = decode(MessageKind::TokenRequest, body.as_bytes()) else {
+                panic!("{whole} is not read")
+            };
+            assert_eq!(request.user_id.as_str(), "u-1");
+            assert_eq!(request.requested_lifetime_secs.unwrap().duration().as_secs(), 86400);
+        }
     }
 
     #[test]
@@ -207,12 +213,22 @@ mod tests {
             (
                 TokenRequest,
                 r#"{"user_id":"u","host":"h","requested_lifetime_secs":-1}"#,
-                "requested_lifetime_secs: must be u64",
+                "requested_lifetime_secs: must be 1 to 86400 seconds",
             ),
             (
                 TokenRequest,
                 r#"{"user_id":"u","host":"h","requested_lifetime_secs":"5m"}"#,
-                "requested_lifetime_secs: must be u64",
+                "requested_lifetime_secs: must be a whole number",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":300.5}"#,
+                "requested_lifetime_secs: must be a whole number",
+            ),
+            (
+                TokenRequest,
+                r#"{"user_id":"u","host":"h","requested_lifetime_secs":1e300}"#,
+                "requested_lifetime_secs: must be 1 to 86400 seconds",
             ),
             (TokenRequest, r#"{"user_id":"u","host":"h","user_id":"v"}"#, "duplicate field `user_id`"),
             (
@@ -228,7 +244,7 @@ mod tests {
             (
                 TokenStore,
                 r#"{"user_id":"u","host":"h","token":{"value":""}}"#,
-                "token.value: must be 1 to 16384 bytes",
+                "token.value: must be 1 to 32768 bytes",
             ),
             (
                 TokenStore,
@@ -315,10 +331,10 @@ mod tests {
     fn a_pair_of_sixteen_kib_is_taken_and_a_larger_one_is_not() {
         let body =
             |len: usize| format!(r#"{{"user_id":"u","host":"h","token":{{"value":"{}"}}}}"#, "t".repeat(len));
-        assert!(decode(MessageKind::TokenStore, body(16 * 1024).as_bytes()).is_ok());
+        assert!(decode(MessageKind::TokenStore, body(32 * 1024).as_bytes()).is_ok());
         assert_eq!(
-            reason(MessageKind::TokenStore, &body(16 * 1024 + 1)),
-            "token.value: must be 1 to 16384 bytes"
+            reason(MessageKind::TokenStore, &body(32 * 1024 + 1)),
+            "token.value: must be 1 to 32768 bytes"
         );
     }
 }

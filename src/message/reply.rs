@@ -34,16 +34,20 @@ impl Reply {
     }
 
     /// The first error in it; none: all went well.
-    pub fn error_code(&self) -> Option<ErrorCode> {
+    pub fn error(&self) -> Option<&ErrorBody> {
         match self {
-            Self::Token(reply) => reply.error_code(),
+            Self::Token(reply) => reply.error(),
             Self::Store(StoreReply::Ok) => None,
-            Self::Store(StoreReply::Error(reply)) => Some(reply.error.code),
+            Self::Store(StoreReply::Error(reply)) => Some(&reply.error),
             Self::WorkspaceStart(reply) => {
-                let whole = reply.error.as_ref().map(|error| error.code);
-                whole.or_else(|| reply.tokens.iter().find_map(TokenReply::error_code))
+                reply.error.as_ref().or_else(|| reply.tokens.iter().find_map(TokenReply::error))
             }
         }
+    }
+
+    /// Its code.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.error().map(|error| error.code)
     }
 }
 
@@ -60,11 +64,16 @@ pub enum TokenReply {
 
 impl TokenReply {
     /// Why no token was handed out; none: one was.
-    pub const fn error_code(&self) -> Option<ErrorCode> {
+    pub const fn error(&self) -> Option<&ErrorBody> {
         match self {
             Self::Ok(_) => None,
-            Self::Error(reply) => Some(reply.error.code),
+            Self::Error(reply) => Some(&reply.error),
         }
+    }
+
+    /// Its code.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.error().map(|error| error.code)
     }
 }
 

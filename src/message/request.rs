@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::{self, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::clone_url::CloneUrl;
@@ -198,11 +198,11 @@ impl<'de> Deserialize<'de> for NoStatus {
 pub struct StoredPair {
     /// The access token.
     #[serde(deserialize_with = "token_value")]
-    #[schemars(with = "String", length(min = 1, max = 16384), regex(pattern = "^[!-~]*$"))]
+    #[schemars(with = "String", length(min = 1, max = 32768), regex(pattern = "^[!-~]*$"))]
     pub value: SecretString,
     /// The refresh token; left out: the pair cannot be refreshed.
     #[serde(default, deserialize_with = "optional_token_value")]
-    #[schemars(with = "Option<String>", length(min = 1, max = 16384), regex(pattern = "^[!-~]*$"))]
+    #[schemars(with = "Option<String>", length(min = 1, max = 32768), regex(pattern = "^[!-~]*$"))]
     pub refresh_token: Option<SecretString>,
     /// Git user name that goes with the token; the provider's where left out.
     pub username: Option<Username>,
@@ -215,8 +215,7 @@ pub struct StoredPair {
 }
 
 /// A lifetime that may be asked for: 1 to 86400 seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "u64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "u64", extend("minimum" = 1, "maximum" = Self::MAX))]
 pub struct LifetimeSecs(u32);
 
@@ -229,6 +228,37 @@ impl LifetimeSecs {
     /// As a duration.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0 as u64)
+    }
+}
+
+/// `300` and `300.0`: for JSON Schema both are integers, and some languages write the second.
+impl<'de> Deserialize<'de> for LifetimeSecs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seconds;
+        impl Visitor<'_> for Seconds {
+            type Value = LifetimeSecs;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a whole number")
+            }
+
+            fn visit_u64<E: de::Error>(self, secs: u64) -> Result<LifetimeSecs, E> {
+                LifetimeSecs::try_from(secs).map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, secs: i64) -> Result<LifetimeSecs, E> {
+                self.visit_u64(u64::try_from(secs).unwrap_or(0))
+            }
+
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
+            fn visit_f64<E: de::Error>(self, secs: f64) -> Result<LifetimeSecs, E> {
+                if secs.trunc().total_cmp(&secs).is_ne() {
+                    return Err(E::invalid_type(Unexpected::Float(secs), &self));
+                }
+                self.visit_u64(secs as u64)
+            }
+        }
+        deserializer.deserialize_u64(Seconds)
     }
 }
 
@@ -354,7 +384,7 @@ fn check_host(text: &str) -> Result<(), &'static str> {
 fn check_token(token: &SecretString) -> Result<(), &'static str> {
     let token = token.expose_secret();
     if !(1..=MAX_TOKEN_LEN).contains(&token.len()) {
-        return Err("must be 1 to 16384 bytes");
+        return Err("must be 1 to 32768 bytes");
     }
     if !is_usable_token(token) || token.contains(' ') {
         return Err("must be printable ASCII without blanks");

@@ -1,58 +1,53 @@
 //! What an answer of a token endpoint means: status, content type and body together, per kind of provider.
 //!
-//! Pure: [`read_answer`] gets all that came over the wire as values.
+//! Pure: [`read_answer`] gets all that came over the wire as values. `content` reads the body, `members` takes an object
+//! apart.
+
+mod content;
+mod members;
 
 use std::time::Duration;
 
-use chrono::DateTime;
-use serde_json::{Map, Value};
-use url::form_urlencoded;
-
+use self::content::{Content, read_content};
+pub(super) use self::members::End;
 use super::detail::RefreshRequest;
 use super::issued::take_pair;
+use super::pause::Pause;
 use super::{Acted, IssuedPair, RefreshError};
-use crate::clock::Timestamp;
 use crate::provider::ProviderKind;
 
 /// What came back for a [`RefreshRequest`].
 pub(super) struct Answer<'a> {
     pub(super) status: u16,
-    pub(super) content_type: Option<&'a str>,
-    pub(super) retry_after: Option<Duration>,
+    pub(super) pause: Pause,
     pub(super) body: Body<'a>,
 }
 
 /// How much of the body came.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Body<'a> {
     Whole(&'a [u8]),
     /// More than we read.
     TooLong,
     /// The connection broke, or the time ran out, before its end.
-    CutOff,
+    CutOff(&'a [u8]),
 }
+
+/// How long a provider is left alone that limits us and does not say for how long: GitHub asks for a minute at least.
+const UNTOLD_PAUSE: Duration = Duration::from_secs(60);
 
 /// The new pair, or why there is none.
 pub(super) fn read_answer(
     request: RefreshRequest<'_>,
     answer: &Answer<'_>,
 ) -> Result<IssuedPair, RefreshError> {
-    let mut content = read_content(answer);
+    let mut content = read_content(answer.body);
     if let (200..=299, Content::Object(fields)) = (answer.status, &mut content)
         && let Some(pair) = take_pair(fields, request.refresh_token)
     {
         return Ok(pair);
     }
     Err(Failure { request, answer, content: &content, error: ProviderError::read(&content) }.read())
-}
-
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date, of which the obsolete forms are not read.
-pub(super) fn read_retry_after(header: &str, now: Timestamp) -> Option<Duration> {
-    let header = header.trim();
-    if let Ok(seconds) = header.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(header).ok()?;
-    Some(Timestamp::from_millis(date.timestamp_millis()).since(now))
 }
 
 /// An answer without a new pair.
@@ -81,18 +76,20 @@ impl Failure<'_> {
         }
     }
 
-    /// A 2xx: an error all the same, as GitHub does it, or a page that is no token endpoint's. Where it is neither,
-    /// the provider may have rotated the pair: it said that it succeeded.
+    /// A 2xx: an error all the same, as GitHub does it. Where it is none, the provider may have rotated the pair: it said
+    /// that it succeeded, and a page may come from something that stands before it.
     fn read_success(&self) -> RefreshError {
-        let lost = |why| self.unavailable(Acted::Unknown, why);
-        match self.content {
-            Content::Object(_) if self.error.code.is_some() => self.refusal(),
-            Content::Object(_) => lost("the answer has no usable access_token"),
-            Content::Garbled => lost("the answer is no readable JSON object"),
-            Content::TooLong => lost("the answer is too long to be a token"),
-            Content::CutOff => lost("the answer broke off"),
-            Content::Page => self.no_token_endpoint("that is a page, not the answer of a token endpoint"),
-        }
+        let why = match self.content {
+            Content::Object(_) if self.error.code.is_some() => return self.refusal(),
+            Content::Object(_) => "the answer has no usable access_token",
+            Content::Garbled => "the answer is no readable JSON object",
+            Content::TooLong => "the answer is too long to be a token",
+            Content::CutOff => "the answer broke off",
+            Content::Page => {
+                "that is a page, not the answer of a token endpoint; check the provider's token_url"
+            }
+        };
+        RefreshError::Unreadable { detail: self.tell(why) }
     }
 
     /// A 4xx. What broke off may have been a refusal of the refresh token: ask again rather than guess.
@@ -106,15 +103,24 @@ impl Failure<'_> {
     fn refusal(&self) -> RefreshError {
         let (kind, status) = (self.request.provider.kind, self.answer.status);
         match meaning(kind, &self.error) {
+            _ if self.is_rate_limited() => self.unavailable(Acted::No, ""),
             Some(Meaning::Refused) => RefreshError::Refused { detail: self.tell(self.refused_hint()) },
             Some(Meaning::Unavailable) => self.unavailable(Acted::No, ""),
-            // GitHub's secondary rate limit:
-            // https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
-            None if status == 403 && self.answer.retry_after.is_some() => self.unavailable(Acted::No, ""),
             Some(Meaning::Misconfigured) | None => {
                 RefreshError::Misconfigured { detail: self.tell(misconfigured_hint(status, &self.error)) }
             }
         }
+    }
+
+    /// GitHub's limits, of which the secondary one says so in words alone:
+    /// <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
+    fn is_rate_limited(&self) -> bool {
+        let Pause { retry_after, exhausted } = self.answer.pause;
+        self.answer.status == 403
+            && (exhausted
+                || self.error.code.is_none() && retry_after.is_some()
+                || self.error.says("rate limit")
+                || self.error.says("abuse detection"))
     }
 
     fn no_token_endpoint(&self, why: &str) -> RefreshError {
@@ -122,13 +128,14 @@ impl Failure<'_> {
     }
 
     fn unavailable(&self, acted: Acted, why: &str) -> RefreshError {
-        RefreshError::Unavailable { acted, retry_after: self.answer.retry_after, detail: self.tell(why) }
+        let retry_after = self.answer.pause.retry_after.or(self.is_rate_limited().then_some(UNTOLD_PAUSE));
+        RefreshError::Unavailable { acted, retry_after, detail: self.tell(why) }
     }
 
     /// `answered 400 invalid_grant "The refresh token is invalid"; what to do`.
     fn tell(&self, hint: &str) -> String {
         let quote = |text| self.request.quote(text);
-        let code = self.error.code.map(|code| format!(" {}", quote(code))).unwrap_or_default();
+        let code = self.error.code.as_deref().map(|code| format!(" {}", quote(code))).unwrap_or_default();
         let description =
             self.error.description.map(|text| format!(" \"{}\"", quote(text))).unwrap_or_default();
         let hint = if hint.is_empty() { String::new() } else { format!("; {hint}") };
@@ -157,21 +164,34 @@ enum Meaning {
     Unavailable,
 }
 
-/// The table of dialects: RFC 6749, section 5.2, and what kinds say in its place. None: the status decides.
+/// The table of dialects: RFC 6749, section 5.2, and what providers say in its place, in lower case. None: the status decides.
 fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
-    Some(match (kind, error.code?) {
-        // The second is GitHub's, with status 200:
-        // https://docs.github.com/apps/oauth-apps/maintaining-oauth-apps/troubleshooting-oauth-app-access-token-request-errors
-        (_, "invalid_grant" | "bad_refresh_token") => Meaning::Refused,
-        (ProviderKind::Bitbucket, "invalid_request") if error.says("invalid refresh_token") => {
-            Meaning::Refused
-        }
-        // Gitea and Forgejo: a rotated refresh token, and one that they did not sign.
-        (ProviderKind::Generic, "unauthorized_client")
-            if error.says("token was already used") || error.says("unable to parse refresh token") =>
-        {
-            Meaning::Refused
-        }
+    use ProviderKind::{Bitbucket, Generic};
+    Some(match (kind, error.code.as_deref()?) {
+        (
+            _,
+            "invalid_grant"
+            // GitHub's, with status 200:
+            // https://docs.github.com/apps/oauth-apps/maintaining-oauth-apps/troubleshooting-oauth-app-access-token-request-errors
+            | "bad_refresh_token"
+            // OpenID Connect Core, section 3.1.2.6: the user has to be there. Entra answers a refresh with them:
+            // https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+            | "interaction_required"
+            | "consent_required"
+            | "login_required"
+            | "account_selection_required"
+            // Names of the same thing that are reported of several servers, and have no specification.
+            | "invalid_refresh_token"
+            | "refresh_token_reused"
+            | "refresh_token_expired"
+            | "expired_token"
+            // RFC 6750, section 3.1: of the only token in the request.
+            | "invalid_token",
+        ) => Meaning::Refused,
+        (Bitbucket, "invalid_request") if error.says("invalid refresh_token") => Meaning::Refused,
+        // Gitea and Forgejo (a rotated refresh token, and one that they did not sign), and Atlassian. A client that may
+        // not refresh at all hears another text.
+        (Generic | Bitbucket, "unauthorized_client") if error.names_a_bad_refresh_token() => Meaning::Refused,
         (
             _,
             "invalid_client"
@@ -189,7 +209,7 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
 }
 
 fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
-    match (error.code, status) {
+    match (error.code.as_deref(), status) {
         (Some("invalid_client" | "incorrect_client_credentials"), _) | (None, 401) => {
             "check the provider's client_id, client_secret and client_auth"
         }
@@ -205,63 +225,62 @@ fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
 /// What the provider says went wrong.
 #[derive(Default)]
 struct ProviderError<'a> {
-    code: Option<&'a str>,
+    /// In lower case: RFC 6749 has no other, and some providers do.
+    code: Option<String>,
     description: Option<&'a str>,
 }
 
 impl<'a> ProviderError<'a> {
-    /// RFC 6749, section 5.2; descriptions also as the REST envelopes of Bitbucket and GitHub have them.
+    /// RFC 6749, section 5.2; else what is nested in an object or a list, as REST envelopes have it.
     fn read(content: &'a Content) -> Self {
         let Content::Object(fields) = content else { return Self::default() };
-        let text = |pointer| fields.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text = |pointer: &&str| fields.pointer(pointer)?.as_str().filter(|text| !text.is_empty());
+        let code = [
+            "/error",
+            "/error/code",
+            "/error/type",
+            "/error/error",
+            "/errors/0",
+            "/errors/0/code",
+            "/errors/0/error",
+            "/errors/0/type",
+            "/error_code",
+            "/code",
+        ];
+        let description = [
+            "/error_description",
+            "/error/message",
+            "/error/error_description",
+            "/error/description",
+            "/errors/0/message",
+            "/errors/0/error_description",
+            "/errors/0/description",
+            "/errors/0/detail",
+            "/message",
+        ];
         Self {
-            code: text("/error"),
-            description: ["/error_description", "/error/message", "/errors/0/message", "/message"]
-                .into_iter()
-                .find_map(text),
+            code: code.iter().find_map(text).map(str::to_ascii_lowercase),
+            description: description.iter().find_map(text),
         }
     }
 
     fn says(&self, phrase: &str) -> bool {
         self.description.is_some_and(|text| text.to_ascii_lowercase().contains(phrase))
     }
-}
 
-/// What a body turned out to be.
-enum Content {
-    /// A JSON object, or a form read as one.
-    Object(Value),
-    /// Meant to be a JSON object.
-    Garbled,
-    /// Something else.
-    Page,
-    TooLong,
-    CutOff,
-}
-
-/// The body counts more than its label: a pair under the label `text/plain` is still a pair.
-fn read_content(answer: &Answer<'_>) -> Content {
-    let body = match answer.body {
-        Body::Whole(body) => body,
-        Body::TooLong => return Content::TooLong,
-        Body::CutOff => return Content::CutOff,
-    };
-    let label = answer.content_type.unwrap_or_default().to_ascii_lowercase();
-    // GitHub's default, where something on the way took the Accept header off.
-    if label.starts_with("application/x-www-form-urlencoded") {
-        return Content::Object(read_form(body));
+    fn names_a_bad_refresh_token(&self) -> bool {
+        [
+            "token was already used",
+            "unable to parse refresh token",
+            "refresh_token is invalid",
+            "refresh token is invalid",
+            "invalid refresh_token",
+            "invalid refresh token",
+            "unknown or invalid refresh token",
+        ]
+        .iter()
+        .any(|phrase| self.says(phrase))
     }
-    match serde_json::from_slice::<Value>(body) {
-        Ok(fields) if fields.is_object() => Content::Object(fields),
-        _ if label.contains("json") => Content::Garbled,
-        _ if matches!(body.trim_ascii_start().first(), None | Some(b'{')) => Content::Garbled,
-        _ => Content::Page,
-    }
-}
-
-fn read_form(body: &[u8]) -> Value {
-    let fields = form_urlencoded::parse(body).into_owned();
-    fields.map(|(name, value)| (name, Value::String(value))).collect::<Map<_, _>>().into()
 }
 
 #[cfg(test)]

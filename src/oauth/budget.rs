@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most bytes that are read for one exchange, of TLS and HTTP together: four times the longest answer, since its escapes,
 /// chunks and headers, and the certificates of a handshake, are bytes too.
-pub(super) const EXCHANGE_BUDGET: usize = 256 * 1024;
+pub(super) const EXCHANGE_BUDGET: usize = 512 * 1024;
 
 /// Bytes that are read in a row, before other tasks have their turn. Most answers are shorter.
 const STRETCH: usize = 4 * 1024;

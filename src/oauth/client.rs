@@ -7,35 +7,26 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Frame, Incoming};
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
-};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
 use tokio::time::timeout;
 use url::Position;
 use url::form_urlencoded::{self, Serializer};
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, Body, read_answer, read_retry_after};
+use super::answer::{Answer, read_answer};
+use super::body::receive;
 use super::connect::{ConnectError, Connector};
 use super::connection::{Connection, Pool, Post};
 use super::detail::{RefreshRequest, root_cause};
+use super::pause::Pause;
 use super::{Acted, IssuedPair, RefreshError};
 use crate::clock::Clock;
 use crate::provider::{ClientAuth, Provider, is_safe_token_url};
 use crate::secret::{ExposeSecret, SecretString};
 use crate::telemetry;
-
-/// Most bytes of an answer that are read: a pair of the longest tokens fits twice.
-const MAX_ANSWER: usize = 64 * 1024;
-
-/// Most pieces that an answer may come in: each costs as much as a long one.
-const MAX_PIECES: usize = 1_024;
-
-/// Room for most answers. Wiping costs as much as there is room, whatever was written.
-const TYPICAL_ANSWER: usize = 2 * 1024;
 
 /// How long is looked for an answer when the time is over. A process that was frozen (SIGSTOP, a paused machine) finds its
 /// time over and the answer in the socket, and the pair in it must not be lost.
@@ -95,16 +86,15 @@ impl TokenClient {
     }
 
     async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
-        let (connection, mut response) = self.send(request).await?;
-        let mut buffer = Zeroizing::new(Vec::with_capacity(TYPICAL_ANSWER));
-        let body = receive(response.body_mut(), &mut buffer).await;
-        if let Body::Whole(_) = body {
+        let (connection, response) = self.send(request).await?;
+        let (head, mut body) = response.into_parts();
+        let received = receive(&head.headers, &mut body).await;
+        if received.leaves_connection_usable() {
             self.pool.put(request.provider.token_url.origin(), connection);
         }
-        let header = |name: HeaderName| response.headers().get(name)?.to_str().ok();
-        let retry_after = header(RETRY_AFTER).and_then(|value| read_retry_after(value, self.clock.now()));
-        let (status, content_type) = (response.status().as_u16(), header(CONTENT_TYPE));
-        read_answer(request, &Answer { status, content_type, retry_after, body })
+        let status = head.status.as_u16();
+        let pause = Pause::read(&head.headers, status, self.clock.now());
+        read_answer(request, &Answer { status, pause, body: received.body() })
     }
 
     /// Sends the request once, and again only where it is certain that nothing of it was sent: over a connection that the
@@ -187,32 +177,6 @@ fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshErr
             RefreshError::Local { detail: request.tell(&format!("this machine could not ask: {detail}")) }
         }
     }
-}
-
-/// Reads what comes, whatever length was announced.
-async fn receive<'a>(body: &mut Incoming, buffer: &'a mut Zeroizing<Vec<u8>>) -> Body<'a> {
-    for _ in 0..MAX_PIECES {
-        match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
-            Some(Ok(Ok(chunk))) if buffer.len() + chunk.len() > MAX_ANSWER => return Body::TooLong,
-            Some(Ok(Ok(chunk))) => append(buffer, &chunk),
-            // Trailers, which nobody needs.
-            Some(Ok(Err(_))) => {}
-            None => return Body::Whole(buffer),
-            Some(Err(_)) => return Body::CutOff,
-        }
-    }
-    Body::TooLong
-}
-
-/// A buffer that is full is left for a larger one, and wiped: one that grows would leave a copy of a token behind.
-fn append(buffer: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
-    let length = buffer.len() + chunk.len();
-    if length > buffer.capacity() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
-        larger.extend_from_slice(buffer);
-        *buffer = larger;
-    }
-    buffer.extend_from_slice(chunk);
 }
 
 fn form(request: RefreshRequest<'_>) -> Zeroizing<String> {

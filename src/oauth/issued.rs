@@ -9,7 +9,7 @@ use crate::escape::is_printable;
 use crate::secret::{ExposeSecret, SecretString};
 
 /// Most bytes of a token: far above what any provider issues, and what the database is made for.
-pub const MAX_TOKEN_LEN: usize = 16 * 1024;
+pub const MAX_TOKEN_LEN: usize = 32 * 1024;
 
 /// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
 const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
@@ -29,11 +29,11 @@ pub(super) fn take_pair(answer: &mut Value, sent: &SecretString) -> Option<Issue
     Some(IssuedPair {
         access_token,
         refresh_token,
-        expires_in: answer.get("expires_in").and_then(access_token_life),
+        expires_in: answer.get("expires_in").and_then(life),
         // GitHub's name, and Keycloak's.
         refresh_token_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
             .into_iter()
-            .find_map(|name| answer.get(name).and_then(refresh_token_life)),
+            .find_map(|name| answer.get(name).and_then(life)),
         // RFC 6749's name, and Bitbucket Cloud's.
         scopes: ["scope", "scopes"]
             .into_iter()
@@ -48,17 +48,11 @@ fn take_token(answer: &mut Value, name: &str) -> Option<SecretString> {
     }
 }
 
-/// Zero or less means "over already", as RFC 6749 (section 5.1) reads: taken for "never expires", a dead token
-/// would be handed out for ever; taken literally, at worst it is refreshed for every request.
-fn access_token_life(value: &Value) -> Option<Duration> {
-    let life = Duration::try_from_secs_f64(seconds(value)?.max(0.0)).ok()?;
-    (life <= LONGEST_LIFE).then_some(life)
-}
-
-/// Zero means "never expires" here, as Keycloak writes it for offline tokens: a refresh token that was dead when
-/// it was issued makes no sense, and trying it costs one request.
-fn refresh_token_life(value: &Value) -> Option<Duration> {
-    access_token_life(value).filter(|life| !life.is_zero())
+/// A token that was dead when it was issued makes no sense, so zero or less tells nothing of its life. For refresh tokens
+/// Keycloak writes zero for "never expires" (offline tokens).
+fn life(value: &Value) -> Option<Duration> {
+    let life = Duration::try_from_secs_f64(seconds(value)?).ok()?;
+    (!life.is_zero() && life <= LONGEST_LIFE).then_some(life)
 }
 
 /// A number of seconds: `7200`, `7200.0`, and as some write it, `"7200"`.
@@ -111,10 +105,11 @@ mod tests {
         for spelling in [json!(7200), json!(7200.0), json!("7200"), json!(" 7200 "), json!("7200.0")] {
             assert_eq!(life(spelling.clone()), two_hours, "{spelling}");
         }
-        for over in [json!(0), json!("0"), json!(-1), json!(-3.5)] {
-            assert_eq!(life(over.clone()), Some(Duration::ZERO), "{over}");
-        }
         for untold in [
+            json!(0),
+            json!("0"),
+            json!(-1),
+            json!(-3.5),
             json!(null),
             json!("soon"),
             json!(""),

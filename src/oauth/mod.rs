@@ -6,10 +6,11 @@
 //! from each, and [`Acted`] whether the old pair may be gone.
 //!
 //! In reading order: `client` sends and receives, over what `connect` opens, `connection` keeps and `budget` bounds;
-//! `local` tells this machine's failures from the host's; `answer` says what came back, `issued` reads a new pair,
+//! `local` tells this machine's failures from the host's; `body` and `pause` read what came, `answer` says what came back, `issued` reads a new pair,
 //! `detail` words it for people without telling a secret.
 
 mod answer;
+mod body;
 mod budget;
 mod client;
 mod connect;
@@ -17,6 +18,7 @@ mod connection;
 mod detail;
 mod issued;
 mod local;
+mod pause;
 #[cfg(test)]
 mod testing;
 
@@ -36,7 +38,7 @@ pub struct IssuedPair {
     /// The new refresh token; none: the provider did not rotate it, the old one stays good.
     pub refresh_token: Option<SecretString>,
     /// How long the access token lives, from the time of the answer. None: the provider did not say (GitLab has
-    /// left it out), which is not the same as "for ever"; the caller decides. Zero: it is over already.
+    /// left it out; some write zero), which is not the same as "for ever"; the caller decides.
     pub expires_in: Option<Duration>,
     /// How long the refresh token lives; none: not told, or for ever.
     pub refresh_token_expires_in: Option<Duration>,
@@ -67,6 +69,13 @@ pub enum RefreshError {
         acted: Acted,
         /// How long the provider asked us to stay away, uncapped.
         retry_after: Option<Duration>,
+        /// For people.
+        detail: String,
+    },
+    /// The provider said that it succeeded, and there is no pair in what came: the old one is most likely dead. To send
+    /// its refresh token once more at once helps nobody, and a provider that looks out for spent ones revokes the grant.
+    #[error("the provider's answer cannot be read: {detail}")]
+    Unreadable {
         /// For people.
         detail: String,
     },

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flights::Passengers;
 use super::gate::{Gate, Pass};
+use super::lifetime::{Lifetime, lifetime};
 use super::no_entry::NoEntry;
 use super::permits::HostPermits;
 use super::tenure::Tenure;
@@ -204,7 +205,10 @@ impl Crew {
                 let answer = self.client.refresh(provider, refresh_token).await;
                 calls.fetch_add(1, Ordering::Relaxed);
                 pass.settle(&answer, Instant::now(), asked_at);
-                if let Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) = answer {
+                if let Err(
+                    RefreshError::Unavailable { acted: Acted::Unknown, .. } | RefreshError::Unreadable { .. },
+                ) = answer
+                {
                     answer_lost.store(true, Ordering::Relaxed);
                 }
                 answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
@@ -221,9 +225,14 @@ impl Crew {
         let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
         end.map_err(|end| {
             let now = Instant::now();
-            if let RetryEnd::GaveUp(CallError::Provider(RefreshError::Unavailable { retry_after, .. })) = &end
-            {
-                self.gate.back_off(&order.entry, *retry_after, now);
+            match &end {
+                RetryEnd::GaveUp(CallError::Provider(RefreshError::Unavailable { retry_after, .. })) => {
+                    self.gate.back_off(&order.entry, *retry_after, now);
+                }
+                RetryEnd::GaveUp(CallError::Provider(RefreshError::Unreadable { .. })) => {
+                    self.gate.back_off(&order.entry, None, now);
+                }
+                RetryEnd::GaveUp(_) | RetryEnd::Cancelled(_) => {}
             }
             let no_entry = self.gate.look(&order.entry, provider, now).err();
             failed_call(end, answer_lost.load(Ordering::Relaxed), order, no_entry)
@@ -309,9 +318,11 @@ fn verdict(error: &CallError) -> Verdict {
     match error {
         CallError::LeaseLost
         | CallError::NotLetThrough(_)
-        | CallError::Provider(RefreshError::Refused { .. } | RefreshError::Misconfigured { .. }) => {
-            Verdict::Permanent
-        }
+        | CallError::Provider(
+            RefreshError::Refused { .. }
+            | RefreshError::Misconfigured { .. }
+            | RefreshError::Unreadable { .. },
+        ) => Verdict::Permanent,
         CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
             Verdict::After(*wait)
         }
@@ -354,7 +365,7 @@ fn failed_call(
         RefreshError::Refused { .. } if answer_lost => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
-        RefreshError::Local { .. } => (FailureKind::Unavailable, None),
+        RefreshError::Local { .. } | RefreshError::Unreadable { .. } => (FailureKind::Unavailable, None),
         RefreshError::Unavailable { .. } => {
             (FailureKind::Unavailable, no_entry.and_then(NoEntry::retry_after))
         }
@@ -367,8 +378,11 @@ fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPai
     let Order { entry, provider, until, .. } = order;
     let Issue { pair, asked_at } = issue;
     let origin = entry.origin_of_successor(asked_at);
-    let unstated = || entry.state.granted_lifetime.or(provider.kind.profile().unstated_lifetime);
-    let granted_lifetime = pair.expires_in.or_else(unstated);
+    let lifetime = lifetime(pair.expires_in, &entry.state, provider.kind.profile().unstated_lifetime);
+    if let Lifetime::Assumed(assumed) = lifetime {
+        telemetry::lifetime_assumed(&provider.host, assumed);
+    }
+    let granted_lifetime = lifetime.duration();
     let rotated = pair.refresh_token.is_some();
     let kept_refresh_expiry = if rotated { None } else { entry.refresh_token_expires_at };
     NewPair {

@@ -319,6 +319,7 @@ impl Pass<'_> {
             Err(RefreshError::Refused { .. }) => Answer::Refusal,
             Err(RefreshError::Misconfigured { .. }) => Answer::Misconfigured,
             Err(RefreshError::Unavailable { retry_after, .. }) => Answer::None { retry_after: *retry_after },
+            Err(RefreshError::Unreadable { .. }) => Answer::None { retry_after: None },
             // Dropped as it is, where this machine could not ask: the host was not called.
             Err(RefreshError::Local { .. }) => return,
         };

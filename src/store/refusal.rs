@@ -62,7 +62,7 @@ impl Store {
                 self.forget_refusal(entry, failure).await?;
                 return Ok(Judgement::Providers { since, first: false });
             }
-            if failure.kind != FailureKind::Refused {
+            if failure.kind != FailureKind::Refused || !provider.kind.profile().refuses_for_settings() {
                 return Ok(Judgement::Users);
             }
             let Some(since) = self.refusing_since(provider).await? else { return Ok(Judgement::Users) };

@@ -210,10 +210,23 @@ impl Settler {
         }
         let code = outcome.error_code();
         let settled = match &outcome {
-            Outcome::Answered(_) if code.is_none() => MessageOutcome::Ok,
-            Outcome::Answered(_) => MessageOutcome::Error,
+            Outcome::Answered(reply) => match reply.error() {
+                None => MessageOutcome::Ok,
+                Some(_) if received.envelope.reply_to.is_some() => MessageOutcome::Error,
+                // Nobody is told, so it must not be gone.
+                Some(error) if is_worth_another_delivery(error.code) => {
+                    return Err((received, Unanswered::NobodyIsTold));
+                }
+                Some(error) => {
+                    match Box::pin(self.lay_into_dead_letters(&received, error.code, &error.message)).await {
+                        Ok(()) => MessageOutcome::DeadLettered,
+                        Err(stopped) => return Err((received, stopped.into())),
+                    }
+                }
+            },
             Outcome::Invalid { reason, .. } | Outcome::Unanswerable { reason } => {
-                match Box::pin(self.lay_into_dead_letters(&received, reason)).await {
+                let code = ErrorCode::InvalidRequest;
+                match Box::pin(self.lay_into_dead_letters(&received, code, reason)).await {
                     Ok(()) => MessageOutcome::DeadLettered,
                     Err(stopped) => return Err((received, stopped.into())),
                 }
@@ -222,17 +235,28 @@ impl Settler {
         Ok(Replied { received, outcome: settled, code })
     }
 
-    async fn lay_into_dead_letters(&self, received: &Received, detail: &str) -> Result<(), Stopped> {
+    async fn lay_into_dead_letters(
+        &self,
+        received: &Received,
+        code: ErrorCode,
+        detail: &str,
+    ) -> Result<(), Stopped> {
         telemetry::dead_lettered(received.kind, detail);
         let letter = DeadLetter {
             routing_key: received.kind.routing_key(),
             properties: &received.delivery.properties,
-            reason: ErrorCode::InvalidRequest.name(),
+            reason: code.name(),
             detail,
             at: self.handler.clock.now(),
         };
         self.publisher.dead_letter(&letter, &received.delivery.data).await
     }
+}
+
+/// Whether the same message may succeed when it is delivered again. Each delivery is tried for as long as a request has
+/// time, so the broker's delivery limit is minutes away. What is older than its `expiration` stays so.
+fn is_worth_another_delivery(code: ErrorCode) -> bool {
+    code.is_retryable() && code != ErrorCode::DeadlineExceeded
 }
 
 impl Replied {

@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use secrecy::ExposeSecret;
 use tokenkeeper_testkit::proxy::FaultProxy;
-use tokenkeeper_testkit::queues::PendingReply;
+use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_STORE};
 
 use crate::harness::reply::{error_message, token};
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
@@ -163,5 +163,30 @@ async fn requests_that_use_up_the_pool_hold_up_neither_a_heartbeat_nor_a_new_pai
         world.scm.latest_pair("jdoe").unwrap().access_token
     );
     holding.rollback().await.unwrap();
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_nobody_would_miss_comes_again_until_the_database_takes_it() {
+    let mut world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
+    world.set("refresh.opportunistic_budget_secs", 1);
+    let worker = world.spawn_worker().await;
+    world.user_with_token("jdoe").await;
+    let holding = hold_every_token(&world).await;
+    let pair = world.scm.authorize("jdoe");
+    let body = world.scm.token_store_body(&pair).to_string();
+
+    world.broker.publish(TOKEN_STORE, body, BasicProperties::default()).await;
+
+    worker.wait_for_log("nobody would hear of it", 1).await;
+    holding.rollback().await.unwrap();
+    eventually("the login to be stored", PATIENCE, async || {
+        let entry = world.entry("jdoe").await;
+        let stored = world.store.open_access_token(&entry).expect("it opens");
+        (stored.expose_secret() == pair.access_token).then_some(())
+    })
+    .await;
+    assert!(world.broker.dead_letters().await.is_empty());
     worker.stop(&world).await;
 }

@@ -144,7 +144,6 @@ fn wrong_token_requests() -> Vec<Malformed> {
         lifetime(json!(-1)),
         lifetime(json!(86_401)),
         lifetime(json!(1.5)),
-        lifetime(json!(300.0)),
         lifetime(json!("300")),
         lifetime(json!(MISPLACED)),
         lifetime(json!(u64::MAX)),
@@ -190,7 +189,7 @@ fn wrong_token_stores() -> Vec<Malformed> {
         pair("token.value", json!({"value": [MISPLACED]})),
         pair("token.value", json!({"value": format!("{MISPLACED}é")})),
         pair("token.value", json!({"value": format!("{MISPLACED}\n")})),
-        pair("token.value", json!({"value": MISPLACED.repeat(800)})),
+        pair("token.value", json!({"value": MISPLACED.repeat(1_600)})),
         pair("token.refresh_token", json!({"refresh_token": ""})),
         pair("token.refresh_token", json!({"refresh_token": {"value": MISPLACED}})),
         pair("token.username", json!({"username": "u".repeat(256)})),
@@ -313,7 +312,7 @@ async fn what_is_just_within_the_limits_is_taken() {
         token(&ask(TOKEN_REQUEST, body.to_string()).await);
     }
     let longest_user = "ü".repeat(255);
-    assert_eq!(ask(TOKEN_STORE, store(&longest_user, &"t".repeat(16 * 1024))).await, json!({"status": "ok"}));
+    assert_eq!(ask(TOKEN_STORE, store(&longest_user, &"t".repeat(32 * 1024))).await, json!({"status": "ok"}));
     token(&ask(TOKEN_REQUEST, json!({"user_id": longest_user, "host": host}).to_string()).await);
     let open = json!({"user_id": USER, "host": host}).to_string().replace('}', ",\"x\":\"");
     let largest = format!("{open}{}\"}}", "y".repeat(64 * 1024 - open.len() - 2));

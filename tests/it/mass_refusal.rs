@@ -53,6 +53,22 @@ async fn refuse_everybody(world: &World, users: &[String]) {
     error_message(&world.request(&users[4]).await, MISCONFIGURED);
 }
 
+/// Elsewhere a wrong secret has a name of its own, so it is the users who are refused: all of them must log in again.
+#[tokio::test]
+async fn where_a_refusal_says_nothing_of_the_settings_each_of_many_hears_that_a_login_is_needed() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    let users = expired_users(&world, 8).await;
+    world.scm.fail_always(Fault::InvalidGrant);
+    for user in &users {
+        error_message(&world.request(user).await, REAUTHORIZE);
+    }
+    assert_eq!(refusing_since(&world).await, None);
+    world.scm.heal();
+    error_message(&world.request(&users[0]).await, REAUTHORIZE);
+    worker.stop().await;
+}
+
 /// Waits until all workers know that a host refuses everybody, or that it does not.
 async fn wait_until_answered(world: &World, user: &str, code: &str) {
     eventually(&format!("{user} to be answered {code}"), PATIENCE, async || {

@@ -129,7 +129,7 @@ on_every_database! {
 
     async fn an_answer_that_was_lost_for_good_is_not_forgotten_with_its_request(kind: Kind) {
         for (fault, code, retryable) in
-            [(Fault::Status(503), "provider_unavailable", true), (Fault::Html, "provider_misconfigured", false)]
+            [(Fault::Status(503), "provider_unavailable", true), (Fault::Redirect, "provider_misconfigured", false)]
         {
             let (world, worker) = world_and_worker(kind, Dialect::BitbucketServer).await;
             let pair = world.user_with_token("jdoe").await;
@@ -208,7 +208,7 @@ async fn an_opportunistic_refresh_whose_answers_are_all_lost_serves_nothing_unce
 
 #[tokio::test]
 async fn a_provider_that_refuses_us_condemns_no_users_token() {
-    for fault in [Fault::InvalidClient, Fault::Html, Fault::Redirect, Fault::Status(404)] {
+    for fault in [Fault::InvalidClient, Fault::Redirect, Fault::Status(404)] {
         let (world, worker) = world_and_worker(Kind::Sqlite, Dialect::GitHub).await;
         world.user_with_expired_token("jdoe").await;
         world.scm.fail_always(fault.clone());
@@ -222,6 +222,23 @@ async fn a_provider_that_refuses_us_condemns_no_users_token() {
         assert_eq!(world.request("jdoe").await["status"], "ok", "after {fault:?} is mended");
         worker.stop().await;
     }
+}
+
+/// Something before the provider may have put it in the place of a new pair.
+#[tokio::test]
+async fn a_success_without_a_pair_is_not_asked_for_again_at_once_and_condemns_no_users_token() {
+    let (world, worker) = world_and_worker(Kind::Sqlite, Dialect::GitHub).await;
+    world.user_with_expired_token("jdoe").await;
+    world.scm.fail_always(Fault::Html);
+
+    let reply = world.request("jdoe").await;
+    assert_error(&reply, "provider_unavailable", true);
+    assert_eq!(world.scm.refresh_requests("jdoe"), 1, "the refresh token may be spent");
+    assert!(world.entry("jdoe").await.is_in_doubt());
+
+    world.scm.heal();
+    assert_eq!(world.request("jdoe").await["status"], "ok", "it was not");
+    worker.stop().await;
 }
 
 #[tokio::test]

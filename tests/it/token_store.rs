@@ -1,6 +1,7 @@
 //! `token.store`: what a login flow publishes is the user's pair from then on.
 
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
+use lapin::types::AMQPValue;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -287,5 +288,36 @@ async fn a_pair_for_a_host_without_provider_is_refused_and_not_kept() {
     let identities = identity::Entity::find().all(&world.connection().await).await.unwrap();
     assert!(identities.is_empty());
     assert!(world.broker.dead_letters().await.is_empty(), "nothing is wrong with the message itself");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_waited_is_stored_however_old_its_timestamp_is() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    let an_hour_ago = u64::try_from(world.scm.now_ms() / 1_000 - 3_600).unwrap();
+    let properties = BasicProperties::default().with_timestamp(an_hour_ago);
+    let body = bare(&world, "jdoe", "a-token").to_string();
+
+    let reply = world.broker.send(TOKEN_STORE, body, properties).await.reply().await.body;
+
+    assert_eq!(reply, json!({"status": "ok"}));
+    assert_eq!(stored_token(&world, "jdoe").await, "a-token");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_is_refused_for_good_without_anybody_to_be_told_lies_sealed_in_the_dead_letters() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    let mut body = bare(&world, "jdoe", "a-token-to-be-kept");
+    body["host"] = "nowhere.example.org".into();
+
+    world.broker.publish(TOKEN_STORE, body.to_string(), BasicProperties::default()).await;
+
+    let letters = world.broker.wait_for_dead_letters(1).await;
+    assert!(!String::from_utf8_lossy(&letters[0].body).contains("a-token-to-be-kept"), "it is sealed");
+    let reason = letters[0].headers.inner().get("x-tokenkeeper-reason");
+    assert_eq!(reason, Some(&AMQPValue::LongString("unknown_host".into())));
     worker.stop().await;
 }

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use url::Url;
 
+use super::super::body::MAX_ANSWER;
 use super::super::testing::{Endpoint, Reply, http, provider, read_request};
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
@@ -26,6 +27,7 @@ async fn refresh(provider: &Provider) -> Result<IssuedPair, RefreshError> {
 fn acted(result: &Result<IssuedPair, RefreshError>) -> Acted {
     match result {
         Err(RefreshError::Unavailable { acted, .. }) => *acted,
+        Err(RefreshError::Unreadable { .. }) => Acted::Unknown,
         other => panic!("not unavailable: {other:?}"),
     }
 }
@@ -101,10 +103,10 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn the_answer_of_a_lost_connection_may_have_been_a_new_pair() {
-    let longer = PAIR.len() + 1;
-    let cut_by_length = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {longer}\r\n\r\n{PAIR}");
+    let half = &PAIR[..PAIR.len() - 1];
+    let cut_by_length = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {}\r\n\r\n{half}", PAIR.len());
     let cut_by_chunk =
-        format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n{:x}\r\n{PAIR}\r\n", PAIR.len());
+        format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n", half.len());
     for reply in [
         Reply::Close,
         Reply::Bytes(b"HTTP/1.1 200 O".to_vec()),
@@ -117,6 +119,75 @@ async fn the_answer_of_a_lost_connection_may_have_been_a_new_pair() {
         assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
         assert_eq!(endpoint.seen().len(), 1, "asked again without being told to");
     }
+}
+
+#[tokio::test]
+async fn a_pair_is_complete_with_its_last_brace_whatever_comes_behind_it() {
+    let longer = PAIR.len() + 20;
+    let head = format!("HTTP/1.1 200 OK\r\n{JSON}");
+    let size = PAIR.len();
+    for reply in [
+        Reply::Bytes(format!("{head}content-length: {longer}\r\n\r\n{PAIR}").into()),
+        Reply::Bytes(format!("{head}transfer-encoding: chunked\r\n\r\n{size:x}\r\n{PAIR}\r\n").into()),
+        Reply::Stall(format!("{head}content-length: {longer}\r\n\r\n{PAIR}").into()),
+        Reply::Stall(format!("{head}\r\n{PAIR}").into()),
+        Reply::Bytes(format!("{head}\r\n{PAIR}{}", " ".repeat(2 * MAX_ANSWER)).into()),
+    ] {
+        let endpoint = Endpoint::start(move |_| reply.clone()).await;
+        let begin = Instant::now();
+        let pair = refresh(&endpoint.of(provider(ProviderKind::Github))).await.unwrap();
+        assert_eq!(pair.access_token.expose_secret(), "new-access");
+        assert!(begin.elapsed() < Duration::from_secs(5), "it waited for what does not come");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_decompressed_though_it_was_not_asked_for() {
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    let level = Compression::default();
+    let [mut gzip, mut half] = [(); 2].map(|()| GzEncoder::new(Vec::new(), level));
+    let (mut zlib, mut deflate) =
+        (ZlibEncoder::new(Vec::new(), level), DeflateEncoder::new(Vec::new(), level));
+    for encoder in [&mut gzip as &mut dyn std::io::Write, &mut zlib, &mut deflate] {
+        encoder.write_all(PAIR.as_bytes()).unwrap();
+    }
+    std::io::Write::write_all(&mut half, &PAIR.as_bytes()[..20]).unwrap();
+    for (label, bytes, is_pair) in [
+        ("content-encoding: gzip\r\n", gzip.finish().unwrap(), true),
+        ("content-encoding: deflate\r\n", zlib.finish().unwrap(), true),
+        ("content-encoding: Deflate\r\n", deflate.finish().unwrap(), true),
+        ("content-encoding: gzip\r\n", PAIR.into(), true),
+        ("content-encoding: gzip\r\n", half.finish().unwrap(), false),
+        ("content-encoding: gzip\r\n", b"\x1f\x8b no gzip".to_vec(), false),
+        ("content-encoding: br\r\n", vec![0x8b, 0x02, 0x80], false),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\n{JSON}{label}content-length: {}\r\n\r\n", bytes.len());
+        let answer = [head.into_bytes(), bytes].concat();
+        let endpoint = Endpoint::start(move |_| Reply::Bytes(answer.clone())).await;
+        let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
+        assert_eq!(result.is_ok(), is_pair, "{label}: {result:?}");
+        if !is_pair {
+            assert!(matches!(result, Err(RefreshError::Unreadable { .. })), "{label}: {result:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_small_when_compressed_is_read_no_further_than_any_other_answer() {
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let filler = vec![b' '; 1024 * 1024];
+    for _ in 0..64 {
+        std::io::Write::write_all(&mut bomb, &filler).unwrap();
+    }
+    let bytes = bomb.finish().unwrap();
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bytes.len());
+    let answer = [head.into_bytes(), bytes].concat();
+    let endpoint = Endpoint::start(move |_| Reply::Bytes(answer.clone())).await;
+    let result = refresh(&endpoint.of(provider(ProviderKind::Github))).await;
+    let Err(RefreshError::Unreadable { detail }) = &result else { panic!("{result:?}") };
+    assert!(detail.contains("too long"), "{detail}");
 }
 
 #[tokio::test]
@@ -190,7 +261,7 @@ async fn an_answer_may_have_hundreds_of_headers_and_interim_answers_before_it() 
 async fn a_connection_is_used_again_and_each_answer_has_the_whole_budget() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let token_url = Url::parse(&format!("http://{}/token", listener.local_addr().unwrap())).unwrap();
-    let body = format!("{PAIR}{}", " ".repeat(MAX_ANSWER - PAIR.len()));
+    let body = filled(MAX_ANSWER);
     let answer = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {}\r\n\r\n{body}", body.len());
     let served = tokio::spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
@@ -207,9 +278,13 @@ async fn a_connection_is_used_again_and_each_answer_has_the_whole_budget() {
     served.await.unwrap();
 }
 
+/// A pair in an object of so many bytes.
+fn filled(length: usize) -> String {
+    format!("{{{}{}", " ".repeat(length - PAIR.len()), &PAIR[1..])
+}
+
 #[tokio::test]
-async fn an_answer_is_read_up_to_64_kib() {
-    let filled = |length: usize| format!("{PAIR}{}", " ".repeat(length - PAIR.len()));
+async fn an_answer_is_read_up_to_128_kib() {
     let endpoint = Endpoint::answering("200 OK", JSON, &filled(MAX_ANSWER)).await;
     assert!(refresh(&endpoint.of(provider(ProviderKind::Github))).await.is_ok());
     let endpoint = Endpoint::answering("200 OK", JSON, &filled(MAX_ANSWER + 1)).await;

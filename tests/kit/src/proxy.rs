@@ -234,6 +234,7 @@ struct Watching<'a> {
 }
 
 /// Markers in bytes that are on their way to the client.
+#[derive(Clone, Copy)]
 struct Found {
     times: usize,
     then: Then,

@@ -1,0 +1,76 @@
+//! How long a new access token is good for, where the answer may not say.
+
+use std::time::Duration;
+
+use crate::decide::TokenState;
+
+/// The life of an access token of which nothing is known.
+const ASSUMED: Duration = Duration::from_hours(1);
+
+/// How long an access token is good for, from when it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// Said by the answer, by the one before or by the kind of provider.
+    Known(Duration),
+    /// Nobody says.
+    Assumed(Duration),
+    /// It never expires, as the one before.
+    Unlimited,
+}
+
+impl Lifetime {
+    /// None: for ever.
+    pub(super) const fn duration(self) -> Option<Duration> {
+        match self {
+            Self::Known(duration) | Self::Assumed(duration) => Some(duration),
+            Self::Unlimited => None,
+        }
+    }
+}
+
+/// As the answer tells, else as long as the one before, else as its kind says (`unstated`). For ever only where the one
+/// before had no end either: a token that has died must not be handed out.
+pub(super) fn lifetime(told: Option<Duration>, before: &TokenState, unstated: Option<Duration>) -> Lifetime {
+    if let Some(told) = told {
+        // Some count milliseconds: a thousand times the lifetime before, give or take a tenth.
+        let is_millis =
+            before.granted_lifetime.is_some_and(|before| before * 900 <= told && told <= before * 1_100);
+        return Lifetime::Known(if is_millis { told / 1_000 } else { told });
+    }
+    match before.granted_lifetime.or(unstated) {
+        Some(known) => Lifetime::Known(known),
+        None if before.expires_at.is_some() => Lifetime::Assumed(ASSUMED),
+        None => Lifetime::Unlimited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    #[test]
+    fn what_the_answer_leaves_out_is_taken_from_the_pair_before_then_from_the_kind_then_assumed() {
+        let secs = Duration::from_secs;
+        let before = |granted_lifetime, expires: bool| TokenState {
+            granted_lifetime,
+            expires_at: expires.then(|| Timestamp::from_millis(1)),
+            reserved_until: None,
+            refreshable: true,
+            in_doubt: false,
+        };
+        for (told, granted, expires, unstated, expected) in [
+            (Some(60), Some(7_200), true, Some(3_600), Lifetime::Known(secs(60))),
+            (None, Some(7_200), true, Some(3_600), Lifetime::Known(secs(7_200))),
+            (None, None, true, Some(3_600), Lifetime::Known(secs(3_600))),
+            (None, None, true, None, Lifetime::Assumed(ASSUMED)),
+            (None, None, false, None, Lifetime::Unlimited),
+            (Some(7_199_000), Some(7_200), true, None, Lifetime::Known(secs(7_199))),
+            (Some(5_184_000), Some(7_200), true, None, Lifetime::Known(secs(5_184_000))),
+            (Some(7_200_000), None, true, None, Lifetime::Known(secs(7_200_000))),
+        ] {
+            let found = lifetime(told.map(secs), &before(granted.map(secs), expires), unstated.map(secs));
+            assert_eq!(found, expected, "{told:?} {granted:?} {expires} {unstated:?}");
+        }
+    }
+}
