@@ -2,6 +2,7 @@
 
 use super::refusal::Refusal;
 use super::{Handler, TimeFrame};
+use crate::clock::Timestamp;
 use crate::message::{
     Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, ShortText, StoreReply, StoreRequest,
 };
@@ -75,12 +76,17 @@ impl From<StoreRequest> for Login {
             refresh_token: request.token.refresh_token,
             username: request.token.username.map(|username| username.to_string()),
             scopes: scopes.iter().map(ShortText::to_string).collect(),
-            expires_at: request.token.expires_at,
-            refresh_token_expires_at: request.token.refresh_token_expires_at,
+            expires_at: request.token.expires_at.filter(|at| is_told(*at)),
+            refresh_token_expires_at: request.token.refresh_token_expires_at.filter(|at| is_told(*at)),
             source: PairSource::Login,
         };
         Self { user_id, host: request.host.to_string(), account, pair }
     }
+}
+
+/// Whether somebody set this date. Unset it is the first second of the year 1 in Go, and the epoch elsewhere.
+const fn is_told(at: Timestamp) -> bool {
+    at.as_millis() > 0
 }
 
 impl Refusal {

@@ -125,11 +125,17 @@ on_every_database! {
         let db = world.connection().await;
         let row = token_entry::Entity::find_by_id(world.entry("jdoe").await.id).one(&db).await.unwrap().unwrap();
         let until = at(5);
+        // What the next tokens are like is guessed from the last ones, so one that can be reserved goes before each.
+        put_token(&world, "plain", at(60)).await;
+        let mut until_of_plain = until;
         let (mut reserved, mut left) = (0, 0);
         for only_if_held in [false, true] {
             for state in states(&row) {
                 state.clone().into_active_model().reset_all().update(&db).await.unwrap();
                 let before = world.entry("jdoe").await;
+                until_of_plain = until_of_plain.plus(Duration::from_millis(1));
+                let of_plain = Claim { until: Some(until_of_plain), ..claim(&world, "plain", 5).await };
+                found(world.store.claim(of_plain).await);
                 let claim = Claim { only_if_held, ..claim(&world, "jdoe", 5).await };
                 let plain = kind == Kind::Postgres && claim.is_plain(&before);
                 let after = found(world.store.claim(claim).await);

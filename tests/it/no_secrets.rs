@@ -29,7 +29,7 @@ async fn an_eventful_life(world: &World, proxy: &FaultProxy) {
         ("erin", Fault::Html, "error"),
         ("frank", Fault::CloseAfter, "error"),
         ("grace", Fault::Truncated, "error"),
-        ("heidi", Fault::Oversized, "ok"),
+        ("heidi", Fault::Oversized, "error"),
         ("ivan", Fault::Redirect, "error"),
     ] {
         world.user_with_expired_token(user).await;

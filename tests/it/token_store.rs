@@ -275,6 +275,22 @@ async fn a_pair_without_refresh_token_is_served_while_it_lasts_and_refused_after
 }
 
 #[tokio::test]
+async fn a_date_that_nobody_set_is_none() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    for unset in ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"] {
+        let mut body = bare(&world, "jdoe", "a-token");
+        body["token"]["expires_at"] = unset.into();
+        body["token"]["refresh_token_expires_at"] = unset.into();
+        assert_eq!(store(&world, body).await, json!({"status": "ok"}), "{unset}");
+        let entry = world.entry("jdoe").await;
+        assert_eq!((entry.state.expires_at, entry.refresh_token_expires_at), (None, None), "{unset}");
+        assert_eq!(token(&world.request("jdoe").await)["value"], "a-token", "{unset}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
 async fn a_pair_for_a_host_without_provider_is_refused_and_not_kept() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;

@@ -61,6 +61,8 @@ impl End {
     }
 
     fn is_at(&mut self, byte: u8) -> bool {
+        // A zero is no part of UTF-8 text. In UTF-16 what looks like the last brace is half of it.
+        self.is_none |= byte == 0;
         if self.is_none {
             return false;
         }
@@ -223,6 +225,7 @@ mod tests {
             assert_eq!(object(text), None, "{text}");
             assert!(!End::default().is_in(text.as_bytes()), "{text}");
         }
+        assert!(!End::default().is_in(b"{\0}\0"), "UTF-16, of which a brace is half a sign");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
