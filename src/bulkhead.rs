@@ -11,8 +11,8 @@
 //! quarter of the prefetch over everything that is stalled, and a user half of that, so that neither can fill a
 //! host's share with one token that is slow. Messages without a publisher share one.
 //!
-//! Suspects (`worker/suspects.rs`) have a queue of their own with a small prefetch, and a quarter of that. Of the isolated
-//! there is one in hand, and whoever is behind it would wait as well: none of them waits for anything that is stalled.
+//! Suspects (`worker/suspects.rs`) have a queue of their own with a small prefetch, and a quarter of that. Isolated messages
+//! are in hand one at a time, and those behind would wait as well. So an isolated message waits for nothing that is stalled.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
@@ -48,7 +48,7 @@ pub enum Queue {
     Isolated,
 }
 
-/// How many messages of a queue may wait for one thing. Of the isolated none may.
+/// How many messages of a queue may wait for one thing. Isolated ones may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
     /// Of `token.request`.

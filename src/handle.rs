@@ -184,8 +184,8 @@ impl Handler {
         };
         let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(LONGEST_BUDGET));
         let received_at = self.clock.now();
-        // Frameworks write `timestamp` unasked, and nobody gives a login up because it waited: only its publisher's own
-        // `expiration` ages it.
+        // Frameworks set `timestamp` unasked, and a login stays good while it waits. Only the publisher's own `expiration`
+        // ages it.
         let ages = kind != MessageKind::TokenStore || envelope.time_to_live.is_some();
         // A publisher whose clock is ahead does not get more time.
         let published_at = envelope.published_at.filter(|_| ages).map(|at| at.plus(REST_OF_THE_SECOND));

@@ -54,9 +54,9 @@ pub enum Unanswered {
     /// What it came over is gone, and with it the means to ack it. The broker delivers it again by itself.
     #[error("the connection that it came over is gone")]
     ConnectionGone,
-    /// It failed for now, and nobody is told: it has nowhere to send a reply to.
-    #[error("it failed for now, and nobody would hear of it")]
-    NobodyIsTold,
+    /// It failed, may succeed later, and names no queue for a reply that says so.
+    #[error("it failed, may succeed later, and has no reply_to")]
+    NoReplyTo,
 }
 
 impl From<Stopped> for Unanswered {

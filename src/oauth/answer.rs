@@ -33,7 +33,7 @@ pub(super) enum Body<'a> {
     CutOff(&'a [u8]),
 }
 
-/// How long a provider is left alone that limits us and does not say for how long: GitHub asks for a minute at least.
+/// The pause after a rate limit that names none. GitHub asks for a minute at least.
 const UNTOLD_PAUSE: Duration = Duration::from_secs(60);
 
 /// The new pair, or why there is none.
@@ -76,8 +76,8 @@ impl Failure<'_> {
         }
     }
 
-    /// A 2xx: an error all the same, as GitHub does it. Where it is none, the provider may have rotated the pair: it said
-    /// that it succeeded, and a page may come from something that stands before it.
+    /// A 2xx can be an error all the same, as GitHub does it. Otherwise the provider may have rotated the pair: it said that
+    /// it succeeded. A page may come from a proxy in front of it.
     fn read_success(&self) -> RefreshError {
         let why = match self.content {
             Content::Object(_) if self.error.code.is_some() => return self.refusal(),
@@ -180,7 +180,7 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
             | "consent_required"
             | "login_required"
             | "account_selection_required"
-            // Names of the same thing that are reported of several servers, and have no specification.
+            // Other servers use these names; no specification has them.
             | "invalid_refresh_token"
             | "refresh_token_reused"
             | "refresh_token_expired"

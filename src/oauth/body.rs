@@ -36,7 +36,7 @@ pub(super) struct Received {
 enum BodyEnd {
     /// The body is over.
     Reached,
-    /// The object in it is.
+    /// The object in it is complete, and what follows is not awaited.
     NotAwaited,
     TooLong,
     CutOff,

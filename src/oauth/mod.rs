@@ -6,8 +6,8 @@
 //! from each, and [`Acted`] whether the old pair may be gone.
 //!
 //! In reading order: `client` sends and receives, over what `connect` opens, `connection` keeps and `budget` bounds;
-//! `local` tells this machine's failures from the host's; `body` and `pause` read what came, `answer` says what came back, `issued` reads a new pair,
-//! `detail` words it for people without telling a secret.
+//! `local` tells this machine's failures from the host's; `body` and `pause` read what came, `answer` says what it means,
+//! `issued` reads a new pair, `detail` words it for people without telling a secret.
 
 mod answer;
 mod body;

@@ -134,8 +134,13 @@ impl Received {
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
         telemetry::message_requeued(&reason);
+        let verdict = match reason {
+            Unanswered::Stopped | Unanswered::ConnectionGone => Verdict::Nack,
+            // From RabbitMQ 4.3 on a nack does not count towards the delivery limit, and it would come again for ever.
+            Unanswered::NoReplyTo => Verdict::Reject,
+        };
         let Self { kind, since, settlement, in_flight, .. } = *self;
-        settlement.settle(Verdict::Nack);
+        settlement.settle(verdict);
         drop(in_flight);
         telemetry::message_settled(kind, MessageOutcome::Requeued, None, since.elapsed());
     }
@@ -213,9 +218,9 @@ impl Settler {
             Outcome::Answered(reply) => match reply.error() {
                 None => MessageOutcome::Ok,
                 Some(_) if received.envelope.reply_to.is_some() => MessageOutcome::Error,
-                // Nobody is told, so it must not be gone.
+                // Nobody can be told, so the message is kept.
                 Some(error) if is_worth_another_delivery(error.code) => {
-                    return Err((received, Unanswered::NobodyIsTold));
+                    return Err((received, Unanswered::NoReplyTo));
                 }
                 Some(error) => {
                     match Box::pin(self.lay_into_dead_letters(&received, error.code, &error.message)).await {

@@ -167,19 +167,23 @@ async fn requests_that_use_up_the_pool_hold_up_neither_a_heartbeat_nor_a_new_pai
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_nobody_would_miss_comes_again_until_the_database_takes_it() {
+async fn a_login_without_reply_to_comes_again_until_the_database_takes_it() {
     let mut world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
     world.set("refresh.opportunistic_budget_secs", 1);
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
-    let holding = hold_every_token(&world).await;
+    world.user_with_token("bystander").await;
+    let holding = world.connection().await.begin().await.unwrap();
+    let lock = "update token_entry set username = username where user_id = 'jdoe'";
+    holding.execute_unprepared(lock).await.unwrap();
     let pair = world.scm.authorize("jdoe");
     let body = world.scm.token_store_body(&pair).to_string();
 
     world.broker.publish(TOKEN_STORE, body, BasicProperties::default()).await;
 
-    worker.wait_for_log("nobody would hear of it", 1).await;
+    worker.wait_for_log("has no reply_to", 1).await;
+    token(&world.request("bystander").await);
     holding.rollback().await.unwrap();
     eventually("the login to be stored", PATIENCE, async || {
         let entry = world.entry("jdoe").await;

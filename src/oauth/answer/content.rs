@@ -54,9 +54,10 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
     let text = text.trim_start();
     if let Some(object) = object(text) {
         return match (object.is_whole, is_whole) {
-            (true, _) => Content::Object(fields(
-                object.members.iter().map(|member| (member.name, serde_json::from_str(member.value).ok())),
-            )),
+            (true, _) => {
+                let members = object.members.iter().map(|member| (member.name, member.value));
+                Content::Object(fields(members, |value| serde_json::from_str(value).ok()))
+            }
             (false, true) => Content::Garbled,
             (false, false) => Content::CutOff,
         };
@@ -78,15 +79,18 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
 
 /// GitHub's default, where something on the way took the Accept header off.
 fn read_form(text: &str) -> Value {
-    let form = form_urlencoded::parse(text.trim_end().as_bytes());
-    let values: Vec<_> = form.map(|(name, value)| (name, Some(Value::String(value.into_owned())))).collect();
-    fields(values.iter().map(|(name, value)| (name.as_ref(), value.clone())))
+    fields(form_urlencoded::parse(text.trim_end().as_bytes()), |value| {
+        Some(Value::String(value.into_owned()))
+    })
 }
 
-/// Of two fields of one name the last one that can be read counts.
-fn fields<'a>(all: impl Iterator<Item = (&'a str, Option<Value>)>) -> Value {
-    all.filter(|(name, _)| FIELDS.contains(name))
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+/// Nothing but the [`FIELDS`] is read. Of two fields of one name the last one that can be read counts.
+fn fields<N: AsRef<str> + Into<String>, V>(
+    all: impl Iterator<Item = (N, V)>,
+    read: impl Fn(V) -> Option<Value>,
+) -> Value {
+    all.filter(|(name, _)| FIELDS.contains(&name.as_ref()))
+        .filter_map(|(name, value)| Some((name.into(), read(value)?)))
         .collect::<Map<_, _>>()
         .into()
 }

@@ -14,9 +14,9 @@ use crate::worker::consume::Consumers;
 
 impl Consumers {
     /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand: one that ends the
-    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect. Nothing is moved away
-    /// from parked pairs and from the isolated, and a delivery that was got does not count towards the prefetch: of the
-    /// isolated there would be two in hand.
+    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect. Parked pairs
+    /// and isolated messages are never moved away. A delivery that was got does not count towards the prefetch either, so
+    /// two isolated messages would be in hand at once.
     pub(in crate::worker) async fn move_suspects_away(
         &self,
         feed: Feed,
