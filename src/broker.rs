@@ -21,9 +21,9 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
 pub use self::connection::{connect, take_leave};
-pub use self::outgoing::{DeadLetter, MovedMessage, ORIGIN_HEADER, OutgoingReply};
+pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};
 pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
-pub use self::replies::{Aside, Patience, Replies, Unanswered};
+pub use self::replies::{Aside, Patience, Replies, Told, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};
 use crate::retry::Backoff;
 

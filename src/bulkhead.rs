@@ -57,6 +57,8 @@ pub struct Quotas {
     pub workspace_starts: usize,
     /// Of `token.store`.
     pub token_stores: usize,
+    /// Of `token.report` messages.
+    pub token_reports: usize,
     /// Of suspects, whatever their kind.
     pub suspects: usize,
 }
@@ -171,6 +173,7 @@ impl Quotas {
             token_requests: share(settings.prefetch_token_requests),
             workspace_starts: share(settings.prefetch_workspace_starts),
             token_stores: share(settings.prefetch_token_stores),
+            token_reports: share(settings.prefetch_token_reports),
             suspects: share(SUSPECTS_IN_HAND),
         }
     }
@@ -180,6 +183,7 @@ impl Quotas {
             Queue::Messages(MessageKind::TokenRequest) => self.token_requests,
             Queue::Messages(MessageKind::WorkspaceStart) => self.workspace_starts,
             Queue::Messages(MessageKind::TokenStore) => self.token_stores,
+            Queue::Messages(MessageKind::TokenReport) => self.token_reports,
             Queue::Suspects => self.suspects,
             Queue::Isolated => 0,
         }

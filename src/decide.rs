@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::message::{Refresh, Warning};
-use crate::provider::{Provider, RequiredWhileReserved};
+use crate::provider::{Lifespan, Provider, RequiredWhileReserved};
 
 /// What is known about the stored token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct TokenState {
     pub refreshable: bool,
     /// Whether a refresh of this pair began of which nobody knows how it ended: the provider may have acted.
     pub in_doubt: bool,
+    /// Whether somebody reported that the host rejects the access token.
+    pub reported: bool,
 }
 
 /// What the provider and the flags say.
@@ -31,8 +33,9 @@ pub struct Policy {
     pub opportunistic: bool,
     /// Where set, an opportunistic refresh waits until the token expires within this window.
     pub opportunistic_window: Option<Duration>,
-    /// A refresh ends the old access token at once, so a pair whose refresh ended nobody knows how may be dead.
-    pub kills_old_token: bool,
+    /// How long the old access token works once it was refreshed. Where it ends, a pair whose refresh ended nobody knows how
+    /// may be dead.
+    pub old_token_grace: Lifespan,
     /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
     pub required_while_reserved: RequiredWhileReserved,
 }
@@ -43,13 +46,22 @@ impl Policy {
         Self {
             opportunistic: provider.opportunistic_refresh && opportunistic_flag,
             opportunistic_window: provider.opportunistic_refresh_window,
-            kills_old_token: provider.kills_old_token,
-            required_while_reserved: if provider.kills_old_token {
+            old_token_grace: provider.old_token_grace,
+            required_while_reserved: if provider.kills_old_token() {
                 provider.required_while_reserved
             } else {
                 RequiredWhileReserved::Refresh
             },
         }
+    }
+
+    /// From when on a reservation stands against a refresh that need not be: it outlasts the old access token.
+    pub fn reservations_stand_from(&self, now: Timestamp) -> Timestamp {
+        reservations_stand_from(self.old_token_grace, now)
+    }
+
+    const fn kills_old_token(&self) -> bool {
+        matches!(self.old_token_grace, Lifespan::Ends(_))
     }
 }
 
@@ -99,6 +111,8 @@ pub enum Cause {
     Opportunistic,
     /// It does not live as long as requested.
     Required,
+    /// Somebody reported that the host rejects it, and nobody holds it.
+    Reported,
 }
 
 impl Cause {
@@ -106,19 +120,41 @@ impl Cause {
     pub const fn refresh(self) -> Refresh {
         match self {
             Self::Opportunistic => Refresh::Opportunistic,
-            Self::Required => Refresh::Required,
+            Self::Required | Self::Reported => Refresh::Required,
         }
+    }
+
+    /// Whether a reservation stands against it, also one that is made while it begins.
+    pub const fn respects_reservations(self) -> bool {
+        match self {
+            Self::Opportunistic | Self::Reported => true,
+            Self::Required => false,
+        }
+    }
+}
+
+/// From when on a reservation stands against an opportunistic refresh: one that ends before is served by the old access
+/// token, which works for this grace once it was refreshed. Where that lives on for ever no reservation could be broken, and
+/// nothing is to be won by a refresh before it ends: all of them stand.
+pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Timestamp {
+    match old_token_grace {
+        Lifespan::Ends(grace) => now.plus(grace),
+        Lifespan::Unlimited => now,
     }
 }
 
 /// Decides. The rows of the design's table, from top to bottom.
 pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
     let Some(token) = token else { return Decision::TokenNotFound };
-    let reserved = token.reserved_until.is_some_and(|until| until > now);
+    let reserved = token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now));
+    // Not in the table either: whoever reports a token must not end it under somebody for whom it works.
+    if token.reported && !(reserved && policy.kills_old_token()) {
+        return if token.refreshable { Decision::Refresh(Cause::Reported) } else { Decision::NotRefreshable };
+    }
     if is_valid(token, now, demand) {
         let due = opportunistic_due(token, now, policy);
         // Not in the table: a pair that may be dead is tried before it is handed out, by the first one who may.
-        let doubtful = token.in_doubt && policy.kills_old_token;
+        let doubtful = token.in_doubt && policy.kills_old_token();
         return if due && reserved {
             serve(token, demand, Refresh::Reserved)
         } else if (due || doubtful) && !reserved && token.refreshable {
@@ -174,7 +210,12 @@ fn opportunistic_due(token: &TokenState, now: Timestamp, policy: &Policy) -> boo
 }
 
 fn serve(token: &TokenState, demand: &Demand, refresh: Refresh) -> Decision {
-    Decision::Serve { refresh, warnings: clamp_warning(token.granted_lifetime, demand).into_iter().collect() }
+    Decision::Serve { refresh, warnings: warnings(token, demand).collect() }
+}
+
+fn warnings(token: &TokenState, demand: &Demand) -> impl Iterator<Item = Warning> {
+    let reported = token.reported.then_some(Warning::TokenReported);
+    clamp_warning(token.granted_lifetime, demand).into_iter().chain(reported)
 }
 
 fn required_while_reserved(
@@ -190,10 +231,7 @@ fn required_while_reserved(
         }
         RequiredWhileReserved::Wait | RequiredWhileReserved::GrantRemaining => Decision::Serve {
             refresh: Refresh::None,
-            warnings: clamp_warning(token.granted_lifetime, demand)
-                .into_iter()
-                .chain([Warning::LifetimeShort])
-                .collect(),
+            warnings: warnings(token, demand).chain([Warning::LifetimeShort]).collect(),
         },
     }
 }

@@ -6,6 +6,7 @@
 mod grant;
 mod outcome;
 mod refusal;
+mod report;
 mod store_pair;
 mod token;
 mod workspace_start;
@@ -64,7 +65,7 @@ const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
 /// How much time a request has, where its `expiration` does not say.
 #[derive(Debug, Clone, Copy)]
 pub struct Budgets {
-    /// `token.request` and `token.store`.
+    /// `token.request`, `token.store` and `token.report`.
     pub request: Duration,
     /// `workspace.start`.
     pub workspace_start: Duration,
@@ -105,6 +106,11 @@ impl TimeFrame {
     /// When its requester stops waiting.
     pub const fn give_up_at(&self) -> Instant {
         self.give_up_at
+    }
+
+    /// The same by the clock that workers share.
+    pub const fn deadline(&self) -> Timestamp {
+        self.deadline
     }
 
     fn is_over(&self) -> bool {
@@ -172,14 +178,24 @@ impl Handler {
             Request::Store(request) => {
                 Outcome::store(Box::pin(self.store_pair(*request, time, publisher, redelivered)).await)
             }
+            Request::Report(request) => {
+                Outcome::report(Box::pin(self.report(&request, time, publisher, queue)).await)
+            }
         }
     }
 
-    /// When the request came and when its requester stops waiting: counted from its `timestamp` where it has one
-    /// (a message may have waited in the queue), else from now.
-    pub fn time_frame(&self, kind: MessageKind, envelope: &Envelope) -> TimeFrame {
+    /// When the request came and when its requester stops waiting: at the `deadline` that it came with before it was put
+    /// off, else counted from its `timestamp` where it has one (a message may have waited in the queue), else from now.
+    pub fn time_frame(
+        &self,
+        kind: MessageKind,
+        envelope: &Envelope,
+        deadline: Option<Timestamp>,
+    ) -> TimeFrame {
         let budget = match kind {
-            MessageKind::TokenRequest | MessageKind::TokenStore => self.budgets.request,
+            MessageKind::TokenRequest | MessageKind::TokenStore | MessageKind::TokenReport => {
+                self.budgets.request
+            }
             MessageKind::WorkspaceStart => self.budgets.workspace_start,
         };
         let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(LONGEST_BUDGET));
@@ -190,7 +206,7 @@ impl Handler {
         // A publisher whose clock is ahead does not get more time.
         let published_at = envelope.published_at.filter(|_| ages).map(|at| at.plus(REST_OF_THE_SECOND));
         let counted_from = published_at.map_or(received_at, |at| at.min(received_at));
-        let deadline = counted_from.plus(budget);
+        let deadline = deadline.unwrap_or_else(|| counted_from.plus(budget));
         TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
     }
 

@@ -13,19 +13,21 @@ mod redacted;
 mod reply;
 mod reply_to;
 mod request;
+mod text;
 
-pub use clone_url::{CloneUrl, CloneUrlError};
-pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode};
+pub use clone_url::{CloneUrl, CloneUrlError, Repository};
+pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, TokenValue};
 pub use redacted::RedactedBody;
 pub use reply::{
-    ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, Status, StoreReply, TokenGrant,
-    TokenReply, Warning, WorkspaceStartReply,
+    ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status,
+    StoreReply, TokenGrant, TokenReply, Warning, WorkspaceStartReply,
 };
 pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
-    Host, LifetimeSecs, MessageKind, Request, ShortText, StoreRequest, StoredPair, TokenRequest, UserId,
-    Username, WorkspaceStartRequest,
+    LifetimeSecs, MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest,
+    Wanted, WorkspaceStartRequest,
 };
+pub use text::{Host, ShortText, UserId, Username, WorkspaceId};

@@ -5,6 +5,7 @@
 //! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
 
 mod aftermath;
+mod call;
 mod circuit;
 mod flight;
 mod flights;

@@ -86,6 +86,11 @@ pub struct Broker {
     pub dead_letters_max_age: Duration,
     /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
     pub delivery_limit: u32,
+    /// How long a message waits that failed, may succeed later, and of which nobody can be told. Zero: the broker delays it
+    /// by itself, as RabbitMQ does from 4.3 on where the queue has a delayed retry.
+    pub retry_delay: Duration,
+    /// How often such a message is tried again before it goes to the dead letters.
+    pub retry_limit: u32,
     /// Limit for connecting, TLS and the AMQP handshake included.
     pub connect_timeout: Duration,
     /// Limit for every single AMQP operation: on a blocked connection they wait for ever otherwise.
@@ -244,6 +249,8 @@ impl Broker {
             // As long as the broker counts, in milliseconds of 32 bits.
             dead_letters_max_age: from.seconds("broker.dead_letters_max_age_secs", 0..=4_294_967, 0),
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
+            retry_delay: from.seconds("broker.retry_delay_secs", 0..=3_600, 5),
+            retry_limit: from.integer("broker.retry_limit", 1..=1_000_000, 100),
             connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
             operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),
         }

@@ -20,6 +20,7 @@ mod parked;
 mod provider;
 mod refusal;
 mod replica;
+mod report;
 mod reserve;
 mod store_refreshed;
 mod take_lease;
@@ -42,7 +43,7 @@ pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken,
 pub use self::login::AccountNames;
 pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
-pub use self::provider::{ProviderChange, ProviderRecord, RemoveProvider};
+pub use self::provider::{ProviderChange, RemoveProvider};
 pub use self::refusal::Judgement;
 pub use self::replica::Replica;
 use self::reserve::Reservation;

@@ -45,16 +45,16 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
-pub use self::messages::{InFlight, message_settled};
+pub use self::messages::{InFlight, message_settled, put_off};
 pub use self::panics::{Panicking, panicked, service_ended};
 pub use self::parking::*;
 pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
 pub use self::replies::{
     ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
 };
-pub use self::requests::{Opportunism, TokenResult, token_requested};
+pub use self::requests::{Opportunism, TokenResult, token_reported, token_requested};
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
-pub use self::suspects::{SuspectMoved, suspect_moved, suspect_not_moved};
+pub use self::suspects::{SuspectMoved, message_not_moved, suspect_moved};
 
 /// Seconds a refresh takes, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
@@ -83,10 +83,12 @@ pub enum MessageOutcome {
     DeadLettered,
     /// Given back to the broker.
     Requeued,
+    /// Failed with nobody to be told, and waits to be tried again.
+    PutOff,
 }
 
 impl MessageOutcome {
-    const ALL: [Self; 4] = [Self::Ok, Self::Error, Self::DeadLettered, Self::Requeued];
+    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::DeadLettered, Self::Requeued, Self::PutOff];
 
     /// The label's value.
     pub const fn name(self) -> &'static str {
@@ -95,6 +97,7 @@ impl MessageOutcome {
             Self::Error => "error",
             Self::DeadLettered => "dead_lettered",
             Self::Requeued => "requeued",
+            Self::PutOff => "put_off",
         }
     }
 }
@@ -213,6 +216,11 @@ pub fn lifetime_assumed(host: &str, lifetime: Duration) {
         lifetime_secs = lifetime.as_secs(),
         "the provider tells no lifetime of its token: assumed"
     );
+}
+
+/// A provider does not accept a token that it issued a while ago.
+pub fn token_not_accepted(host: &str) {
+    tracing::warn!(host, "the provider's validate_url does not accept a new token: handed out all the same");
 }
 
 /// The database failed a request, which is tried again or answered with `internal`.

@@ -7,6 +7,7 @@ mod acks;
 mod consume;
 mod in_hand;
 mod partitions;
+mod put_off;
 mod restore;
 mod services;
 mod settle;
@@ -191,6 +192,7 @@ impl Worker {
             database: database.clone(),
             keys,
             prefix: broker.prefix.clone(),
+            retry_limit: (!broker.retry_delay.is_zero()).then_some(broker.retry_limit),
             stop: stop.clone(),
         });
         let aside = Arc::new(Aside::new(Arc::clone(&broker), format!("{instance} reply")));

@@ -14,13 +14,15 @@ pub struct Model {
     pub id: i64,
     /// As it stands in clone URLs, with a port where there is one. Unique.
     pub host: String,
-    /// `github`, `gitlab`, `bitbucket`, `bitbucket_server` or `generic`.
+    /// `github`, `gitlab`, `bitbucket`, `bitbucket_server`, `gitea`, `azure_devops` or `generic`.
     pub kind: String,
     /// OAuth client id.
     pub client_id: String,
     /// OAuth client secret, encrypted.
     pub client_secret_sealed: Vec<u8>,
-    /// Which key sealed `client_secret_sealed`.
+    /// Other client secrets that are tried after it, as a JSON array, encrypted; none: there are none.
+    pub spare_client_secrets_sealed: Option<Vec<u8>>,
+    /// Which key sealed the secrets.
     pub key_id: String,
     /// Token endpoint, where it is not the kind's.
     #[sea_orm(column_type = "Text", nullable)]
@@ -40,6 +42,9 @@ pub struct Model {
     pub required_while_reserved: Option<String>,
     /// Refreshes in flight at once in one worker, where it is not the kind's.
     pub max_concurrent_refreshes: Option<i32>,
+    /// What else the operator overrides, as a JSON object; none: nothing.
+    #[sea_orm(column_type = "Text", nullable)]
+    pub overrides: Option<String>,
     /// Since when it has refused the refresh tokens of everybody, in ms since the epoch; none: it does not.
     pub refusing_since: Option<i64>,
     /// When it was first applied, in ms since the epoch.

@@ -41,6 +41,10 @@ pub struct Model {
     /// Fingerprint of the refresh token that a refresh sends, from before the provider is asked until it is known
     /// what came of it. Left behind by a worker that died, or got no answer: the provider may have acted.
     pub attempt_fingerprint: Option<String>,
+    /// When that refresh token was sent first, in ms since the epoch; says nothing without `attempt_fingerprint`.
+    pub attempted_at: Option<i64>,
+    /// When somebody reported that the host rejects the access token, in ms since the epoch; none: nobody did.
+    pub reported_at: Option<i64>,
     /// The error code of the last refresh that failed, as in replies.
     pub failure_code: Option<String>,
     /// What it was, in words; never a secret.

@@ -19,6 +19,7 @@ mod m20261123_000031_leave_room_for_reservations;
 mod m20261123_000032_index_identities_with_their_id;
 mod m20261123_000033_index_dates_that_are_there;
 mod m20261128_000034_find_entries_by_user;
+mod m20261129_000035_add_overrides_attempts_and_reports;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000032_index_identities_with_their_id::Migration),
             Box::new(m20261123_000033_index_dates_that_are_there::Migration),
             Box::new(m20261128_000034_find_entries_by_user::Migration),
+            Box::new(m20261129_000035_add_overrides_attempts_and_reports::Migration),
         ]
     }
 }

@@ -37,6 +37,8 @@ pub struct OutgoingReply<'a> {
     pub reply_type: &'static str,
     /// The request's properties.
     pub envelope: &'a Envelope,
+    /// Whether it must be known that somebody gets it: then nothing else is published beside it, so that a return is exact.
+    pub exact: bool,
 }
 
 impl OutgoingReply<'_> {
@@ -120,11 +122,20 @@ impl DeadLetter<'_> {
     }
 }
 
+/// Where a message is moved to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MovedTo {
+    /// To a queue that is consumed.
+    Queue(Feed),
+    /// To where it waits, before it goes back to the queue of its kind.
+    Again(MessageKind),
+}
+
 /// A message that is moved on to another queue of ours, to be worked on from there.
 #[derive(Debug, Clone)]
 pub struct MovedMessage<'a> {
-    /// Which queue.
-    pub to: Feed,
+    /// Where.
+    pub to: MovedTo,
     /// The properties it came with.
     pub properties: &'a BasicProperties,
     /// What its headers say of where it came from.
@@ -133,7 +144,7 @@ pub struct MovedMessage<'a> {
 
 impl MovedMessage<'_> {
     /// As it came, `expiration` and `timestamp` included, in a frame of at most `frame_max` bytes. Where its own headers
-    /// leave no room they give way.
+    /// leave no room they give way. Where it waits, `expiration` would end that early, and is taken off by the broker.
     pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let whole = self.with_headers(headers);
@@ -145,10 +156,15 @@ impl MovedMessage<'_> {
 
     fn with_headers(&self, headers: FieldTable) -> BasicProperties {
         // What the broker counted in the queue that it leaves says nothing in the next one.
-        let mut headers = without(headers, &["x-delivery-count"]);
+        let mut headers = without(headers, &["x-delivery-count", "x-death"]);
         headers.insert(ORIGIN_HEADER.into(), text(self.origin));
         let to = carried_on(self.properties, headers);
-        let to = copy(to, self.properties.expiration().as_ref(), BasicProperties::with_expiration);
+        let to = match self.to {
+            MovedTo::Queue(_) => {
+                copy(to, self.properties.expiration().as_ref(), BasicProperties::with_expiration)
+            }
+            MovedTo::Again(_) => to,
+        };
         copy(to, self.properties.timestamp().as_ref(), BasicProperties::with_timestamp)
     }
 }

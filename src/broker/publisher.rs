@@ -23,7 +23,9 @@ pub use self::events::EventFate;
 use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::dead_letters::Sealed;
 use super::outgoing::PERSISTENT;
-use super::{AGAIN, BrokerError, DeadLetter, MovedMessage, Names, connect, take_leave, within};
+use super::{
+    AGAIN, BrokerError, DeadLetter, Feed, MovedMessage, MovedTo, Names, connect, take_leave, within,
+};
 use crate::message::PARKED_PAIR_TYPE;
 use crate::secret::KeyRing;
 use crate::settings::Broker;
@@ -47,7 +49,7 @@ pub struct Publisher {
 #[error("the worker is stopping")]
 pub struct Stopped;
 
-/// A suspect is where it was.
+/// A message is where it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the broker did not take it, twice")]
 pub struct NotMoved;
@@ -141,7 +143,7 @@ impl Publisher {
             .unwrap_or_else(|_| Err(BrokerError::Timeout { action: action(), after: patience }))
     }
 
-    /// Moves a suspect on to a queue of ours and waits for the broker's confirm. It is not insisted on, because a suspect
+    /// Moves a message on to a queue of ours and waits for the broker's confirm. It is not insisted on, because a suspect
     /// may end this connection too, and others wait behind it.
     ///
     /// # Errors
@@ -171,7 +173,7 @@ impl Publisher {
             match publish(Arc::clone(&up)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    telemetry::suspect_not_moved(&error);
+                    telemetry::message_not_moved(&error);
                     self.suspicion.notify_one();
                     // A wire that is gone is not tried again.
                     let _ = timeout(SUPERVISED, wire.wait_for(|now| !is_same(now.as_ref(), &up))).await;
@@ -187,16 +189,20 @@ impl Publisher {
         moved: &MovedMessage<'_>,
         body: &[u8],
     ) -> Result<(), BrokerError> {
-        let queue = Names::new(&self.settings.prefix).queue(moved.to);
+        let names = Names::new(&self.settings.prefix);
+        let (exchange, queue) = match moved.to {
+            MovedTo::Queue(feed) => (String::new(), names.queue(feed)),
+            MovedTo::Again(kind) => (names.again(), names.queue(Feed::Messages(kind))),
+        };
         let message = Publish {
-            exchange: ShortString::default(),
+            exchange: short_name(&exchange)?,
             routing_key: short_name(&queue)?,
             mandatory: true,
             properties: moved.properties(wire.connection.configuration().frame_max()),
         };
         let channel = wire.moving.lock().await;
         let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
-        match confirmed(&wire.connection, publishing, "a suspect", limit).await? {
+        match confirmed(&wire.connection, publishing, "a message that is moved", limit).await? {
             None => Ok(()),
             Some(_) => Err(BrokerError::NoQueue { queue }),
         }

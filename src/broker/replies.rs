@@ -54,9 +54,18 @@ pub enum Unanswered {
     /// What it came over is gone, and with it the means to ack it. The broker delivers it again by itself.
     #[error("the connection that it came over is gone")]
     ConnectionGone,
-    /// It failed, may succeed later, and names no queue for a reply that says so.
-    #[error("it failed, may succeed later, and has no reply_to")]
-    NoReplyTo,
+    /// It failed, may succeed later, nobody can be told so, and there is no place for it to wait.
+    #[error("it failed, may succeed later, and nobody can be told")]
+    NobodyToTell,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The broker has put it into its queue.
+    Yes,
+    /// It was given up: there is no such queue, or it takes nothing.
+    No,
 }
 
 impl From<Stopped> for Unanswered {
@@ -119,7 +128,7 @@ impl Replies {
         reply: &OutgoingReply<'_>,
         body: &[u8],
         mut patience: impl Patience,
-    ) -> Result<(), Unanswered> {
+    ) -> Result<Told, Unanswered> {
         tokio::select! {
             biased;
             published = self.try_until_settled(reply, body, &mut patience) => published,
@@ -138,9 +147,13 @@ impl Replies {
         reply: &OutgoingReply<'_>,
         body: &[u8],
         patience: &mut impl Patience,
-    ) -> Result<(), Unanswered> {
+    ) -> Result<Told, Unanswered> {
         let mut delays = AGAIN.delays();
-        let mut way = if reply.is_direct() { Way::Aside } else { Way::Home };
+        let mut way = match (reply.exact, reply.is_direct()) {
+            (true, _) => Way::Alone,
+            (false, true) => Way::Aside,
+            (false, false) => Way::Home,
+        };
         loop {
             if !self.is_alive() {
                 return Err(Unanswered::ConnectionGone);
@@ -151,7 +164,9 @@ impl Replies {
                 Way::Alone => Box::pin(self.aside.publish_alone(reply, body, patience)).await,
             };
             let given_up = match tried {
-                Tried::Taken => return Ok(()),
+                Tried::Taken => return Ok(Told::Yes),
+                // Beside others it may have been one of theirs.
+                Tried::Returned => return Ok(if way == Way::Alone { Told::No } else { Told::Yes }),
                 Tried::GivenUp(reason) => Some(reason),
                 Tried::Broken(error) => {
                     telemetry::reply_tried_again(&error);
@@ -167,7 +182,7 @@ impl Replies {
             };
             if let Some(reason) = given_up {
                 telemetry::reply_given_up(reason, reply.reply_type);
-                return Ok(());
+                return Ok(Told::No);
             }
         }
     }
@@ -274,10 +289,10 @@ mod tests {
     }
 
     /// To nobody: what it comes to is said by the broker all the same.
-    async fn publish(replies: &Replies) -> Result<(), Unanswered> {
+    async fn publish(replies: &Replies) -> Result<Told, Unanswered> {
         let envelope = Envelope::read(&BasicProperties::default().with_reply_to("nobody".into()), "a-test");
         let reply_to = envelope.reply_to.as_ref().unwrap();
-        let reply = OutgoingReply { reply_to, reply_type: "token.reply", envelope: &envelope };
+        let reply = OutgoingReply { reply_to, reply_type: "token.reply", envelope: &envelope, exact: false };
         replies.publish(&reply, b"{}", |_| None).await
     }
 
@@ -287,8 +302,18 @@ mod tests {
         let replies = replies(&broker, &CancellationToken::new()).await;
         let closed = Arc::clone(&replies.channel());
         closed.close(200, "for a test".into()).await.unwrap();
-        assert_eq!(publish(&replies).await, Ok(()));
+        assert_eq!(publish(&replies).await, Ok(Told::Yes));
         assert!(!closed.status().connected() && replies.channel().status().connected());
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_somebody_must_get_is_known_to_get_nowhere() {
+        let broker = TestBroker::connect().await;
+        let replies = replies(&broker, &CancellationToken::new()).await;
+        let envelope = Envelope::read(&BasicProperties::default().with_reply_to("nobody".into()), "a-test");
+        let reply_to = envelope.reply_to.as_ref().unwrap();
+        let reply = OutgoingReply { reply_to, reply_type: "token.reply", envelope: &envelope, exact: true };
+        assert_eq!(replies.publish(&reply, b"{}", |_| None).await, Ok(Told::No));
     }
 
     #[tokio::test]
@@ -316,12 +341,14 @@ mod tests {
         let poison = of_another_cluster();
         let published = join_all((0..10).map(|_| {
             let reply_to = poison.reply_to.as_ref().expect("a well-formed name");
-            let reply = OutgoingReply { reply_to, reply_type: "token.reply", envelope: &poison };
+            let reply =
+                OutgoingReply { reply_to, reply_type: "token.reply", envelope: &poison, exact: false };
             let replies = &replies;
             async move { replies.publish(&reply, b"{}", |_| None).await }
         }));
         let (published, plain) = tokio::join!(published, join_all((0..10).map(|_| publish(&replies))));
-        assert!(published.into_iter().chain(plain).all(|published| published == Ok(())));
+        assert!(published.into_iter().all(|published| published == Ok(Told::No)));
+        assert!(plain.into_iter().all(|published| published == Ok(Told::Yes)));
         assert!(replies.connection().status().connected(), "the requests' connection never carried it");
     }
 }

@@ -34,11 +34,12 @@ pub enum Feed {
 
 impl Feed {
     /// What every worker consumes. Parked pairs come first: a request may need one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ParkedPairs,
         Self::Messages(MessageKind::TokenRequest),
         Self::Messages(MessageKind::WorkspaceStart),
         Self::Messages(MessageKind::TokenStore),
+        Self::Messages(MessageKind::TokenReport),
         Self::Suspects,
         Self::Isolated,
     ];
@@ -104,6 +105,12 @@ impl Names {
         format!("{}.parked-pairs", self.prefix)
     }
 
+    /// The exchange of messages that wait before they are tried again, and the queue bound to it. The routing key is the queue
+    /// that they go back to.
+    pub fn again(&self) -> String {
+        format!("{}.again", self.prefix)
+    }
+
     /// The topic exchange that events are published to.
     pub fn events(&self) -> String {
         format!("{}.events", self.prefix)
@@ -158,7 +165,8 @@ async fn with_declarer(
     let delivery_limit = i64::from(settings.delivery_limit);
     let names = Names::new(&settings.prefix);
     let dead_letters = dead_letter_arguments(settings);
-    let declarer = Declarer { channel, limit, passive, names, delivery_limit, dead_letters };
+    let retry_delay = settings.retry_delay;
+    let declarer = Declarer { channel, limit, passive, names, delivery_limit, dead_letters, retry_delay };
     work(&declarer).await?;
     let close = declarer.channel.close(200, "topology is there".into());
     within(limit, || "close the channel of the topology".to_owned(), close).await
@@ -172,6 +180,7 @@ struct Declarer {
     delivery_limit: i64,
     /// Arguments of the dead-letter queue.
     dead_letters: FieldTable,
+    retry_delay: Duration,
 }
 
 impl Declarer {
@@ -185,6 +194,12 @@ impl Declarer {
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
         for feed in [Feed::Suspects, Feed::Isolated] {
             self.queue(&self.names.queue(feed), self.work_arguments()).await?;
+        }
+        if !self.retry_delay.is_zero() {
+            let again = self.names.again();
+            self.exchange(&again, ExchangeKind::Fanout).await?;
+            self.queue(&again, waiting_arguments(self.retry_delay)).await?;
+            self.bind(&again, &again, "").await?;
         }
         self.exchange(&self.names.events(), ExchangeKind::Topic).await?;
         self.exchange(self.names.exchange(), ExchangeKind::Direct).await?;
@@ -248,6 +263,18 @@ fn keeping_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(KEEPING_DELIVERY_LIMIT));
+    arguments
+}
+
+/// What has waited goes to the queue that its routing key names: the default exchange knows each by its name. None is
+/// lost on the way (at-least-once).
+fn waiting_arguments(delay: Duration) -> FieldTable {
+    let mut arguments = keeping_arguments();
+    let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
+    arguments.insert("x-dead-letter-exchange".into(), text(""));
+    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+    arguments.insert("x-overflow".into(), text("reject-publish"));
     arguments
 }
 

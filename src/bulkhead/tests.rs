@@ -3,7 +3,8 @@ use super::*;
 const REQUESTS: Queue = Queue::Messages(MessageKind::TokenRequest);
 
 fn bulkhead(quota: usize) -> (Bulkhead, Instant) {
-    let quotas = Quotas { token_requests: quota, workspace_starts: 1, token_stores: 1, suspects: 1 };
+    let quotas =
+        Quotas { token_requests: quota, workspace_starts: 1, token_stores: 1, token_reports: 1, suspects: 1 };
     (Bulkhead::new(quotas), Instant::now())
 }
 

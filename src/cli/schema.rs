@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use tokenkeeper::message::{
-    Event, StoreReply, StoreRequest, TokenReply, TokenRequest, WorkspaceStartReply, WorkspaceStartRequest,
+    Event, ReportReply, ReportRequest, StoreReply, StoreRequest, TokenReply, TokenRequest,
+    WorkspaceStartReply, WorkspaceStartRequest,
 };
 
 use super::output::Output;
@@ -34,12 +35,16 @@ enum Message {
     WorkspaceStart,
     #[value(name = "token.store")]
     TokenStore,
+    #[value(name = "token.report")]
+    TokenReport,
     #[value(name = "token.reply")]
     TokenReply,
     #[value(name = "workspace.start.reply")]
     WorkspaceStartReply,
     #[value(name = "token.store.reply")]
     TokenStoreReply,
+    #[value(name = "token.report.reply")]
+    TokenReportReply,
     #[value(name = "event")]
     Event,
 }
@@ -64,9 +69,11 @@ fn schema(message: Message) -> Schema {
         Message::TokenRequest => as_read::<TokenRequest>(),
         Message::WorkspaceStart => as_read::<WorkspaceStartRequest>(),
         Message::TokenStore => as_read::<StoreRequest>(),
+        Message::TokenReport => as_read::<ReportRequest>(),
         Message::TokenReply => as_written::<TokenReply>(),
         Message::WorkspaceStartReply => as_written::<WorkspaceStartReply>(),
         Message::TokenStoreReply => as_written::<StoreReply>(),
+        Message::TokenReportReply => as_written::<ReportReply>(),
         Message::Event => as_written::<Event>(),
     }
 }

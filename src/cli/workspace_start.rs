@@ -1,11 +1,13 @@
 //! `tokenkeeper workspace-start`
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use comfy_table::{Cell, Table};
 use serde_json::{Map, Value};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::message::MessageKind;
+use tokenkeeper::message::{CloneUrl, MessageKind};
 use tokenkeeper::settings::Settings;
 
 use super::exchange::{Options, exchange, patience};
@@ -49,6 +51,11 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { user, workspace, repositories, timeout, options } = arguments;
+    // A worker would answer it alone with an error, which is of no use to somebody who can mend it.
+    for (place, repository) in repositories.iter().enumerate() {
+        CloneUrl::try_from(Cow::Borrowed(repository.as_str()))
+            .map_err(|error| Failure::Usage(anyhow!("repositories[{place}]: {error}")))?;
+    }
     let fields = Map::from_iter([
         ("user_id".into(), Value::from(user)),
         ("workspace_id".into(), workspace.into()),

@@ -23,6 +23,7 @@ fn token(expires_at: impl Into<Option<i64>>, reserved_until: impl Into<Option<i6
         granted_lifetime: None,
         refreshable: true,
         in_doubt: false,
+        reported: false,
     }
 }
 
@@ -35,7 +36,7 @@ fn policy(opportunistic: bool) -> Policy {
     Policy {
         opportunistic,
         opportunistic_window: None,
-        kills_old_token: true,
+        old_token_grace: Lifespan::NONE,
         required_while_reserved: RequiredWhileReserved::Refresh,
     }
 }
@@ -89,7 +90,7 @@ fn every_row_of_the_table() {
 fn a_pair_that_may_be_dead_is_refreshed_before_it_is_handed_out_unless_somebody_holds_it() {
     let doubtful = |token: TokenState| TokenState { in_doubt: true, ..token };
     let unrefreshable = TokenState { refreshable: false, ..doubtful(token(60, None)) };
-    let lives_on = Policy { kills_old_token: false, ..policy(false) };
+    let lives_on = Policy { old_token_grace: Lifespan::Unlimited, ..policy(false) };
     let refreshed = Decision::Refresh(Cause::Opportunistic);
     for (name, token, policy, expected) in [
         ("nobody holds it", doubtful(token(60, None)), policy(false), refreshed.clone()),
@@ -105,6 +106,44 @@ fn a_pair_that_may_be_dead_is_refreshed_before_it_is_handed_out_unless_somebody_
 }
 
 /// Issued at 00:00, expires at 02:00, default lifetime; minutes are counted from 00:00.
+#[test]
+fn a_reservation_that_the_old_token_outlives_stands_against_no_refresh() {
+    let ten_minutes = Policy { old_token_grace: Lifespan::secs(600), ..policy(true) };
+    let lives_on = Policy { old_token_grace: Lifespan::Unlimited, ..policy(true) };
+    let wait = Policy { required_while_reserved: RequiredWhileReserved::GrantRemaining, ..ten_minutes };
+    let refreshed = Decision::Refresh(Cause::Opportunistic);
+    let short = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeShort] };
+    for (name, token, policy, expected) in [
+        ("ends with the old token", token(60, 10), ten_minutes, refreshed.clone()),
+        ("ends before", token(60, 1), ten_minutes, refreshed),
+        ("ends after", token(60, 11), ten_minutes, served(Refresh::Reserved)),
+        ("nothing is to be won", token(60, 1), lives_on, served(Refresh::Reserved)),
+        ("too short, ends with the old token", token(4, 10), wait, Decision::Refresh(Cause::Required)),
+        ("too short, ends after", token(4, 11), wait, short),
+    ] {
+        assert_eq!(decide(Some(&token), at(0), &demand(), &policy), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_token_that_somebody_reported_is_refreshed_once_nobody_holds_it() {
+    let reported = |token: TokenState| TokenState { reported: true, ..token };
+    let unrefreshable = TokenState { refreshable: false, ..reported(token(None, None)) };
+    let lives_on = Policy { old_token_grace: Lifespan::Unlimited, ..policy(false) };
+    let refreshed = Decision::Refresh(Cause::Reported);
+    let warned = |refresh| Decision::Serve { refresh, warnings: vec![Warning::TokenReported] };
+    for (name, token, policy, expected) in [
+        ("nobody holds it", reported(token(60, None)), policy(false), refreshed.clone()),
+        ("it never expires", reported(token(None, 0)), policy(true), refreshed.clone()),
+        ("somebody holds it", reported(token(60, 1)), policy(false), warned(Refresh::None)),
+        ("somebody holds it, opportunism", reported(token(60, 1)), policy(true), warned(Refresh::Reserved)),
+        ("a refresh harms nobody", reported(token(60, 1)), lives_on, refreshed),
+        ("nothing to check it with", unrefreshable, policy(false), Decision::NotRefreshable),
+    ] {
+        assert_eq!(decide(Some(&token), at(0), &demand(), &policy), expected, "{name}");
+    }
+}
+
 #[test]
 fn every_worked_example() {
     let github = policy(false);
@@ -215,11 +254,14 @@ prop_compose! {
             Just(RequiredWhileReserved::Wait),
             Just(RequiredWhileReserved::GrantRemaining),
         ],
+        old_token_grace in prop_oneof![
+            Just(Lifespan::NONE), Just(Lifespan::secs(600)), Just(Lifespan::Unlimited),
+        ],
     ) -> Policy {
         Policy {
             opportunistic,
             opportunistic_window: window.map(minutes),
-            kills_old_token: true,
+            old_token_grace,
             required_while_reserved: rule,
         }
     }
@@ -227,13 +269,16 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn nothing_is_refreshed_opportunistically_while_it_is_reserved(
+    fn nothing_is_refreshed_opportunistically_while_it_is_reserved_for_longer_than_the_old_token_works(
         token in any_token(), waited in 0i64..10, demand in any_demand(), policy in any_policy(),
     ) {
         let now = at(waited);
         let decision = decide(Some(&token), now, &demand, &policy);
-        if token.reserved_until.is_some_and(|until| until > now) {
-            prop_assert_ne!(decision, Decision::Refresh(Cause::Opportunistic));
+        if token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now)) {
+            prop_assert_ne!(&decision, &Decision::Refresh(Cause::Opportunistic));
+            if policy.kills_old_token() {
+                prop_assert_ne!(&decision, &Decision::Refresh(Cause::Reported));
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Handler;
 use super::refusal::Refusal;
+use super::token::Ask;
 use crate::clock::Timestamp;
 use crate::message::{ErrorBody, ErrorCode, GrantedToken, Refresh, TokenGrant, TokenValue, Warning};
 use crate::provider::Provider;
@@ -51,7 +52,7 @@ impl Handler {
     /// The reply that hands out the token of an entry that is reserved until then.
     pub(super) fn grant(
         &self,
-        user_id: &str,
+        ask: &Ask<'_>,
         provider: &Provider,
         entry: &Entry,
         reserved_until: Timestamp,
@@ -64,12 +65,16 @@ impl Handler {
             scopes: entry.scopes.clone(),
             updated_at: entry.updated_at,
             expires_at: entry.state.expires_at,
-            reserved_until,
+            // A token is of no use to anybody once it has expired.
+            reserved_until: entry
+                .state
+                .expires_at
+                .map_or(reserved_until, |expires_at| expires_at.min(reserved_until)),
         };
         Ok(Grant {
             reply: TokenGrant {
-                user_id: user_id.to_owned(),
-                host: provider.host.clone(),
+                user_id: ask.user_id.to_owned(),
+                host: ask.host.to_owned(),
                 token,
                 refresh: way.refresh,
                 warnings,

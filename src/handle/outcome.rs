@@ -1,7 +1,7 @@
 //! What became of a request.
 
 use crate::message::{
-    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Reply, Status, StoreReply, TokenReply,
+    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Reply, ReportReply, Status, StoreReply, TokenReply,
     WorkspaceStartReply,
 };
 
@@ -48,6 +48,10 @@ impl Outcome {
         Self::Answered(Reply::Store(reply))
     }
 
+    pub(super) const fn report(reply: ReportReply) -> Self {
+        Self::Answered(Reply::Report(reply))
+    }
+
     /// The reply, where there may be one.
     pub const fn reply(&self) -> Option<&Reply> {
         match self {
@@ -69,6 +73,7 @@ fn error_reply(kind: MessageKind, echo: Echo, error: ErrorBody) -> Reply {
     match kind {
         MessageKind::TokenRequest => Reply::Token(TokenReply::Error(ErrorReply::new(echo, error))),
         MessageKind::TokenStore => Reply::Store(StoreReply::Error(ErrorReply::new(echo, error))),
+        MessageKind::TokenReport => Reply::Report(ReportReply::Error(ErrorReply::new(echo, error))),
         MessageKind::WorkspaceStart => Reply::WorkspaceStart(WorkspaceStartReply {
             status: Status::Error,
             workspace_id: echo.workspace_id,

@@ -36,12 +36,7 @@ impl Handler {
         publisher: Option<&str>,
         redelivered: bool,
     ) -> Result<(), Refusal> {
-        if !self.access.allows(publisher, MessageKind::TokenStore, &login.host) {
-            return Err(Refusal::forbidden());
-        }
-        let Some(provider) = self.providers.find(&login.host).await? else {
-            return Err(Refusal::unknown_host(&login.host));
-        };
+        let provider = self.allowed_provider(publisher, MessageKind::TokenStore, &login.host).await?;
         let now = self.clock.now();
         let Login { user_id, account, pair, .. } = login;
         self.store.put_login(user_id, provider.id, account, pair, redelivered, now).await?;

@@ -105,14 +105,31 @@ impl Handler {
         }
     }
 
-    async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {
-        if !self.access.allows(ask.publisher, ask.kind, ask.host) {
-            return Err(Refusal::forbidden());
-        }
-        self.providers.find(ask.host).await?.ok_or_else(|| Refusal::unknown_host(ask.host))
+    pub(super) async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {
+        self.allowed_provider(ask.publisher, ask.kind, ask.host).await
     }
 
-    async fn try_hand_out(&self, ask: &Ask<'_>, provider: Arc<Provider>) -> Result<Grant, Refusal> {
+    /// The provider of a host, if the publisher may have this of it. The rules are about its own host, whichever of its
+    /// hosts is asked for.
+    pub(super) async fn allowed_provider(
+        &self,
+        publisher: Option<&str>,
+        kind: MessageKind,
+        host: &str,
+    ) -> Result<Arc<Provider>, Refusal> {
+        let provider = self.providers.find(host).await?;
+        let own_host = provider.as_ref().map_or(host, |provider| &provider.host);
+        if !self.access.allows(publisher, kind, own_host) {
+            return Err(Refusal::forbidden());
+        }
+        provider.ok_or_else(|| Refusal::unknown_host(host))
+    }
+
+    pub(super) async fn try_hand_out(
+        &self,
+        ask: &Ask<'_>,
+        provider: Arc<Provider>,
+    ) -> Result<Grant, Refusal> {
         // The flag costs nothing where the provider does not need it.
         let flag =
             provider.opportunistic_refresh && self.flags.opportunistic_token_refresh(ask.user_id).await;
@@ -220,18 +237,19 @@ impl Attempt<'_> {
             },
             Decision::WaitForReservation(until) => Box::pin(self.wait_for_reservation(until, now)).await,
             Decision::TokenNotFound => Err(self.token_not_found().into()),
-            Decision::NotRefreshable => Err(self.not_refreshable().into()),
+            Decision::NotRefreshable => Err(self.not_refreshable(&entry).into()),
         }
     }
 
     /// The entry; reserved already where no decision could be against it.
     async fn load(&self) -> Result<Arc<Entry>, Refusal> {
+        let now = self.handler.clock.now();
         let claim = Claim {
             user_id: self.ask.user_id.to_owned(),
             provider_id: self.provider.id,
             until: Some(self.demand.until()),
-            only_if_held: self.policy.opportunistic,
-            now: self.handler.clock.now(),
+            only_if_held_beyond: self.policy.opportunistic.then(|| self.policy.reservations_stand_from(now)),
+            now,
         };
         let error = match self.handler.store.claim(claim).await? {
             Found::Entry(entry) => return Ok(entry),
@@ -271,12 +289,12 @@ impl Attempt<'_> {
         warnings: Vec<Warning>,
     ) -> Result<Round, Refusal> {
         let Self { handler, ask, provider, .. } = self;
-        handler.grant(ask.user_id, provider, entry, reserved_until, way, warnings).map(Round::Granted)
+        handler.grant(ask, provider, entry, reserved_until, way, warnings).map(Round::Granted)
     }
 
     /// Whether a failure of this kind says that the stored access token is dead as well.
     fn ends_old_token(&self, kind: FailureKind) -> bool {
-        kind == FailureKind::Interrupted && self.provider.kills_old_token
+        kind == FailureKind::Interrupted && self.provider.kills_old_token()
     }
 
     fn token_not_found(&self) -> ErrorBody {
@@ -284,12 +302,15 @@ impl Attempt<'_> {
         ErrorBody::new(ErrorCode::TokenNotFound, message)
     }
 
-    fn not_refreshable(&self) -> ErrorBody {
-        let message = format!(
-            "the token does not live until {}, and there is no refresh token; the user must log in at {} again",
-            self.demand.until(),
-            self.provider.host
-        );
+    fn not_refreshable(&self, entry: &Entry) -> ErrorBody {
+        let why = if entry.state.reported {
+            "was reported as rejected by its host".to_owned()
+        } else {
+            format!("does not live until {}", self.demand.until())
+        };
+        let host = &self.provider.host;
+        let message =
+            format!("the token {why}, and there is no refresh token; the user must log in at {host} again");
         ErrorBody::new(ErrorCode::NotRefreshable, message)
     }
 }

@@ -5,7 +5,10 @@ use futures_util::future::join_all;
 use super::token::Ask;
 use super::{Handler, TimeFrame};
 use crate::bulkhead::Queue;
-use crate::message::{MessageKind, Status, WorkspaceStartReply, WorkspaceStartRequest};
+use crate::message::{
+    CloneUrlError, ErrorBody, ErrorCode, ErrorReply, MessageKind, Status, TokenReply, Wanted,
+    WorkspaceStartReply, WorkspaceStartRequest,
+};
 
 impl Handler {
     /// Serves every host of a workspace start. One that fails does not hold the others up.
@@ -21,16 +24,11 @@ impl Handler {
             Some(lifetime) => lifetime.duration(),
             None => self.flags.workspace_start_lifetime(user_id).await,
         };
-        let tokens = join_all(request.hosts().into_iter().map(|host| {
-            self.token_reply(Ask {
-                user_id,
-                host: host.as_str(),
-                lifetime,
-                time,
-                publisher,
-                kind: MessageKind::WorkspaceStart,
-                queue,
-            })
+        let kind = MessageKind::WorkspaceStart;
+        let ask = |host| Ask { user_id, host, lifetime, time, publisher, kind, queue };
+        let tokens = join_all(request.wanted().into_iter().map(async |wanted| match wanted {
+            Wanted::TokenFor(host) => self.token_reply(ask(host.as_str())).await,
+            Wanted::Unreadable(place) => no_clone_url(user_id, place),
         }))
         .await;
         WorkspaceStartReply {
@@ -45,4 +43,10 @@ impl Handler {
             error: None,
         }
     }
+}
+
+/// The element of a repository that has no clone URL.
+fn no_clone_url(user_id: &str, place: usize) -> TokenReply {
+    let error = ErrorBody::new(ErrorCode::InvalidRequest, format!("repositories[{place}]: {CloneUrlError}"));
+    TokenReply::Error(ErrorReply { workspace_id: None, user_id: Some(user_id.to_owned()), host: None, error })
 }

@@ -1,11 +1,12 @@
 //! What there is to do: one look at the database.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Chore, ChoreKind, Dying};
 use crate::clock::Timestamp;
-use crate::provider::{Provider, ProviderKind};
+use crate::provider::Provider;
 use crate::settings::HousekeepingSettings;
 use crate::store::{IdleEntry, Store, StoreError};
 
@@ -75,10 +76,13 @@ impl Look<'_> {
         let batch = usize::from(self.settings.refresh_batch);
         let found = self.store.dying(now, u64::from(self.settings.refresh_batch)).await?;
         let mut dying: Vec<_> = found.into_iter().map(|idle| (idle, Dying::Expires)).collect();
-        for kind in ProviderKind::ALL {
-            let Some(idle_lifetime) = kind.profile().refresh_token_idle_lifetime else { continue };
-            let of_kind = providers.values().filter(|provider| provider.kind == kind);
-            let ids: Vec<i64> = of_kind.map(|provider| provider.id).collect();
+        let mut by_idle_lifetime: BTreeMap<Duration, Vec<i64>> = BTreeMap::new();
+        for provider in providers.values() {
+            if let Some(idle_lifetime) = provider.refresh_token_idle_lifetime {
+                by_idle_lifetime.entry(idle_lifetime).or_default().push(provider.id);
+            }
+        }
+        for (idle_lifetime, ids) in by_idle_lifetime {
             let room = u64::try_from(batch.saturating_sub(dying.len())).unwrap_or(0);
             let found = self.store.idle_for_long(&ids, idle_lifetime, now, room).await?;
             dying.extend(found.into_iter().map(|idle| (idle, Dying::Unused)));

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::request::Host;
+use super::text::Host;
 
 /// The clone URL of a repository, reduced to the host whose token it needs.
 ///
@@ -20,6 +20,23 @@ use super::request::Host;
 )]
 pub struct CloneUrl {
     host: Host,
+}
+
+/// A repository of a workspace start. One that cannot be read costs its own token, and not those of the others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(from = "Cow<'_, str>")]
+#[schemars(with = "CloneUrl")]
+pub enum Repository {
+    /// At this clone URL.
+    At(CloneUrl),
+    /// What stands there is no clone URL.
+    Unreadable,
+}
+
+impl From<Cow<'_, str>> for Repository {
+    fn from(text: Cow<'_, str>) -> Self {
+        CloneUrl::try_from(text).map_or(Self::Unreadable, Self::At)
+    }
 }
 
 /// Why a text is no clone URL. Does not repeat the text.

@@ -4,10 +4,20 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
-use super::request::{Host, MessageKind, NoStatus, Request, UserId, WorkspaceId};
+use super::request::{MessageKind, NoStatus, Request};
+use super::text::{Host, UserId, WorkspaceId};
+use crate::oauth::MAX_TOKEN_LEN;
 
-/// Largest body, in bytes.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Largest body of any message, in bytes: that of a `token.store` with a pair of the longest tokens.
+pub const MAX_BODY_BYTES: usize = 64 * 1024 + 2 * MAX_TOKEN_LEN;
+
+/// Largest body of a message of this kind, in bytes.
+pub const fn max_body_bytes(kind: MessageKind) -> usize {
+    match kind {
+        MessageKind::TokenStore => MAX_BODY_BYTES,
+        MessageKind::TokenRequest | MessageKind::WorkspaceStart | MessageKind::TokenReport => 64 * 1024,
+    }
+}
 
 /// The field that every reply has, and no request.
 const STATUS: &str = "status";
@@ -47,7 +57,7 @@ impl Echo {
     pub fn of(request: &Request) -> Self {
         let workspace_id = match request {
             Request::WorkspaceStart(request) => Some(request.workspace_id.to_string()),
-            Request::Token(_) | Request::Store(_) => None,
+            Request::Token(_) | Request::Store(_) | Request::Report(_) => None,
         };
         Self {
             user_id: Some(request.user_id().to_owned()),
@@ -87,8 +97,9 @@ fn fields(body: &[u8]) -> Map<String, Value> {
 /// # Errors
 /// [`InvalidRequest`], with a reason that names the field.
 pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest> {
-    if body.len() > MAX_BODY_BYTES {
-        let reason = format!("the body has {} bytes; at most {MAX_BODY_BYTES} are taken", body.len());
+    let most = max_body_bytes(kind);
+    if body.len() > most {
+        let reason = format!("the body has {} bytes; at most {most} are taken", body.len());
         return Err(InvalidRequest::unreadable(reason));
     }
     // Whole: serde does not look into what it skips.
@@ -105,6 +116,7 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
         MessageKind::TokenRequest => serde_json::from_str(body).map(Request::Token),
         MessageKind::WorkspaceStart => serde_json::from_str(body).map(Request::WorkspaceStart),
         MessageKind::TokenStore => serde_json::from_str(body).map(Request::Store),
+        MessageKind::TokenReport => serde_json::from_str(body).map(Request::Report),
     };
     request.map_err(|error| {
         let fields = fields(body.as_bytes());
@@ -120,11 +132,12 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
 
 /// Reads the body again, this time keeping track of where in it the reader is: only a bad message pays for that.
 fn wrong_field(kind: MessageKind, body: &str) -> String {
-    use super::request::{StoreRequest, TokenRequest, WorkspaceStartRequest};
+    use super::request::{ReportRequest, StoreRequest, TokenRequest, WorkspaceStartRequest};
     match kind {
         MessageKind::TokenRequest => place_of_error::<TokenRequest>(body),
         MessageKind::WorkspaceStart => place_of_error::<WorkspaceStartRequest>(body),
         MessageKind::TokenStore => place_of_error::<StoreRequest>(body),
+        MessageKind::TokenReport => place_of_error::<ReportRequest>(body),
     }
 }
 
@@ -238,8 +251,8 @@ mod tests {
             ),
             (
                 WorkspaceStart,
-                r#"{"workspace_id":"w","user_id":"u","repositories":["x"]}"#,
-                "repositories[0]: must be a clone URL: https://host/path, ssh://user@host/path or user@host:path",
+                r#"{"workspace_id":"w","user_id":"u","repositories":["x",7]}"#,
+                "repositories[1]: must be a string",
             ),
             (
                 TokenStore,
@@ -298,6 +311,12 @@ mod tests {
         assert_eq!(behind, "the body is not JSON (line 1, column 28)");
         let large = format!(r#"{{"user_id":"u","host":"h","x":"{}"}}"#, "y".repeat(MAX_BODY_BYTES));
         assert!(reason(MessageKind::TokenRequest, &large).contains("at most 65536"));
+        assert!(reason(MessageKind::TokenStore, &large).contains("at most 131072"));
+        let longest = "t".repeat(MAX_TOKEN_LEN);
+        let login = format!(
+            r#"{{"user_id":"u","host":"h","token":{{"value":"{longest}","refresh_token":"{longest}"}}}}"#
+        );
+        assert!(decode(MessageKind::TokenStore, login.as_bytes()).is_ok());
     }
 
     #[test]

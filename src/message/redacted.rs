@@ -5,7 +5,7 @@ use url::Url;
 
 use super::clone_url::CloneUrl;
 use super::decode::MAX_BODY_BYTES;
-use super::request::{Host, ShortText, UserId, Username, WorkspaceId};
+use super::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::clock::Timestamp;
 use crate::escape::is_printable;
 

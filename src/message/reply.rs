@@ -17,6 +17,8 @@ pub enum Reply {
     WorkspaceStart(WorkspaceStartReply),
     /// To `token.store`.
     Store(StoreReply),
+    /// To `token.report`.
+    Report(ReportReply),
 }
 
 impl Reply {
@@ -37,8 +39,10 @@ impl Reply {
     pub fn error(&self) -> Option<&ErrorBody> {
         match self {
             Self::Token(reply) => reply.error(),
-            Self::Store(StoreReply::Ok) => None,
-            Self::Store(StoreReply::Error(reply)) => Some(&reply.error),
+            Self::Store(StoreReply::Ok) | Self::Report(ReportReply::Ok { .. }) => None,
+            Self::Store(StoreReply::Error(reply)) | Self::Report(ReportReply::Error(reply)) => {
+                Some(&reply.error)
+            }
             Self::WorkspaceStart(reply) => {
                 reply.error.as_ref().or_else(|| reply.tokens.iter().find_map(TokenReply::error))
             }
@@ -117,6 +121,8 @@ pub enum Warning {
     LifetimeShort,
     /// An opportunistic refresh failed; this is the still valid token.
     RefreshFailed,
+    /// Somebody reported that the host rejects this token. It is refreshed as soon as nobody holds it.
+    TokenReported,
 }
 
 /// The answer where there is no token to hand out.
@@ -272,7 +278,7 @@ pub struct WorkspaceStartReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub user_id: Option<String>,
-    /// One a distinct host, in the order of first appearance.
+    /// One a distinct host, and one for each repository without a clone URL, in the order of first appearance.
     pub tokens: Vec<TokenReply>,
     /// What is wrong with the message as a whole; then there are no tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -289,6 +295,34 @@ pub enum StoreReply {
     Ok,
     /// It is not.
     Error(ErrorReply),
+}
+
+/// The answer to `token.report`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.report.reply")]
+pub enum ReportReply {
+    /// The report was taken.
+    Ok {
+        /// What came of it.
+        result: ReportResult,
+    },
+    /// It was not; or the token was checked, and there is no other one.
+    Error(ErrorReply),
+}
+
+/// What came of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportResult {
+    /// There is a new token: the next request gets it.
+    Refreshed,
+    /// Somebody holds the token. It is refreshed by the first request after that.
+    Held,
+    /// There is no refresh token to check it with. It is not handed out any more.
+    Withdrawn,
+    /// It is not the token that is handed out now.
+    NotCurrent,
 }
 
 /// Whether all went well.

@@ -1,6 +1,5 @@
 //! What upstream publishes. A value of these types is valid: the checks run while it is read.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -10,13 +9,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::clone_url::CloneUrl;
+use super::clone_url::Repository;
+use super::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::clock::Timestamp;
-use crate::escape::is_printable;
 use crate::oauth::{MAX_TOKEN_LEN, is_usable_token};
 
-/// The three kinds of message, each with its routing key, queue and type of reply.
+/// The kinds of message, each with its routing key, queue and type of reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MessageKind {
     /// One token of one user.
@@ -28,11 +28,15 @@ pub enum MessageKind {
     /// A pair that a login flow obtained.
     #[serde(rename = "token.store")]
     TokenStore,
+    /// A token that a host rejected.
+    #[serde(rename = "token.report")]
+    TokenReport,
 }
 
 impl MessageKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore];
+    pub const ALL: [Self; 4] =
+        [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore, Self::TokenReport];
 
     /// The routing key it is published with, and its name in logs and metrics.
     pub const fn routing_key(self) -> &'static str {
@@ -40,6 +44,7 @@ impl MessageKind {
             Self::TokenRequest => "token.request",
             Self::WorkspaceStart => "workspace.start",
             Self::TokenStore => "token.store",
+            Self::TokenReport => "token.report",
         }
     }
 
@@ -49,6 +54,7 @@ impl MessageKind {
             Self::TokenRequest => "token-requests",
             Self::WorkspaceStart => "workspace-starts",
             Self::TokenStore => "token-stores",
+            Self::TokenReport => "token-reports",
         };
         format!("{prefix}.{name}")
     }
@@ -59,6 +65,7 @@ impl MessageKind {
             Self::TokenRequest => "token.reply",
             Self::WorkspaceStart => "workspace.start.reply",
             Self::TokenStore => "token.store.reply",
+            Self::TokenReport => "token.report.reply",
         }
     }
 
@@ -66,7 +73,7 @@ impl MessageKind {
     pub const fn needs_reply_to(self) -> bool {
         match self {
             Self::TokenRequest | Self::WorkspaceStart => true,
-            Self::TokenStore => false,
+            Self::TokenStore | Self::TokenReport => false,
         }
     }
 }
@@ -86,6 +93,8 @@ pub enum Request {
     WorkspaceStart(WorkspaceStartRequest),
     /// `token.store`
     Store(Box<StoreRequest>),
+    /// `token.report`
+    Report(ReportRequest),
 }
 
 impl Request {
@@ -95,6 +104,7 @@ impl Request {
             Self::Token(request) => request.user_id.as_str(),
             Self::WorkspaceStart(request) => request.user_id.as_str(),
             Self::Store(request) => request.user_id.as_str(),
+            Self::Report(request) => request.user_id.as_str(),
         }
     }
 
@@ -104,6 +114,7 @@ impl Request {
             Self::Token(request) => Some(request.host.as_str()),
             Self::WorkspaceStart(_) => None,
             Self::Store(request) => Some(request.host.as_str()),
+            Self::Report(request) => Some(request.host.as_str()),
         }
     }
 }
@@ -135,7 +146,7 @@ pub struct WorkspaceStartRequest {
     /// Clone URLs; their distinct hosts decide which tokens are handed out.
     #[serde(deserialize_with = "repositories")]
     #[schemars(length(min = 1, max = 16))]
-    pub repositories: Vec<CloneUrl>,
+    pub repositories: Vec<Repository>,
     /// How long from now the tokens must work; where left out the user's feature flag decides.
     pub requested_lifetime_secs: Option<LifetimeSecs>,
     /// Never read.
@@ -144,16 +155,29 @@ pub struct WorkspaceStartRequest {
     _status: NoStatus,
 }
 
+/// What a workspace start asks for, once each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// A token for this host.
+    TokenFor(&'a Host),
+    /// Nobody knows what: the repository in this place, counted from zero, has no clone URL.
+    Unreadable(usize),
+}
+
 impl WorkspaceStartRequest {
-    /// The hosts of the repositories, each once, in the order of first appearance.
-    pub fn hosts(&self) -> Vec<&Host> {
-        let mut hosts: Vec<&Host> = Vec::new();
-        for repository in &self.repositories {
-            if !hosts.contains(&repository.host()) {
-                hosts.push(repository.host());
+    /// What it asks for, in the order of first appearance.
+    pub fn wanted(&self) -> Vec<Wanted<'_>> {
+        let mut all: Vec<Wanted<'_>> = Vec::new();
+        for (place, repository) in self.repositories.iter().enumerate() {
+            let wanted = match repository {
+                Repository::At(url) => Wanted::TokenFor(url.host()),
+                Repository::Unreadable => Wanted::Unreadable(place),
+            };
+            if !all.contains(&wanted) {
+                all.push(wanted);
             }
         }
-        hosts
+        all
     }
 }
 
@@ -176,6 +200,52 @@ pub struct StoreRequest {
     #[serde(default, rename = "status")]
     #[schemars(skip)]
     _status: NoStatus,
+}
+
+/// `token.report`: the host rejected a token that was handed out.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.report", extend("not" = {"required": ["status"]}))]
+pub struct ReportRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// SHA-256 of the access token, in hexadecimal digits: which one was rejected.
+    pub token_sha256: TokenDigest,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// SHA-256 of an access token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "&str")]
+#[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Whether it is that of this token.
+    pub fn is_of(&self, token: &SecretString) -> bool {
+        self.0 == <[u8; 32]>::from(Sha256::digest(token.expose_secret()))
+    }
+}
+
+impl TryFrom<&str> for TokenDigest {
+    type Error = &'static str;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        const SHAPE: &str = "must be the SHA-256 of the token: 64 hexadecimal digits";
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(SHAPE);
+        }
+        let mut digest = [0; 32];
+        for (place, byte) in digest.iter_mut().enumerate() {
+            let digits = text.get(2 * place..2 * place + 2).filter(|digits| !digits.starts_with('+'));
+            *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(SHAPE)?;
+        }
+        Ok(Self(digest))
+    }
 }
 
 /// Stands where a reply has its `status`. A request cannot have one: what does is a reply that came back, and all of its
@@ -273,111 +343,6 @@ impl TryFrom<u64> for LifetimeSecs {
     }
 }
 
-/// Texts that the messages carry: 1 to 255 characters, all of them printable (PostgreSQL cannot keep a NUL, a line break
-/// would forge a log line, and what turns the direction of writing makes one name look like another).
-macro_rules! text {
-    ($(#[$doc:meta])* $name:ident, $check:ident, $pattern:literal) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-        #[serde(try_from = "Cow<'_, str>")]
-        #[schemars(with = "String", extend("minLength" = 1, "maxLength" = 255, "pattern" = $pattern))]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl TryFrom<Cow<'_, str>> for $name {
-            type Error = &'static str;
-
-            fn try_from(text: Cow<'_, str>) -> Result<Self, Self::Error> {
-                $check(&text)?;
-                Ok(Self(text.into_owned()))
-            }
-        }
-
-        impl TryFrom<&str> for $name {
-            type Error = &'static str;
-
-            fn try_from(text: &str) -> Result<Self, Self::Error> {
-                Self::try_from(Cow::Borrowed(text))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-    };
-}
-
-text!(
-    /// A user of the platform. Compared byte for byte.
-    UserId,
-    check_text,
-    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
-);
-text!(
-    /// A provider's host as it stands in clone URLs, with a port where there is one. Compared byte for byte.
-    Host,
-    check_host,
-    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069 /@?#\\]*$"
-);
-text!(
-    /// A workspace of the platform.
-    WorkspaceId,
-    check_text,
-    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
-);
-text!(
-    /// Any other short text: a scope, an account and its name.
-    ShortText,
-    check_text,
-    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
-);
-text!(
-    /// A user name that git sends beside a token.
-    Username,
-    check_username,
-    r"^[^\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069 \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]*$"
-);
-
-fn check_text(text: &str) -> Result<(), &'static str> {
-    // Characters are counted only where bytes do not settle it: nearly every text is short ASCII.
-    if text.is_empty() || (text.len() > 255 && text.chars().count() > 255) {
-        return Err("must be 1 to 255 characters");
-    }
-    if !is_printable(text) {
-        return Err("must not contain control characters");
-    }
-    Ok(())
-}
-
-/// It stands in URLs and credential lines, which blanks would break.
-fn check_username(text: &str) -> Result<(), &'static str> {
-    check_text(text)?;
-    if text.contains(char::is_whitespace) {
-        return Err("must not contain blanks");
-    }
-    Ok(())
-}
-
-fn check_host(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() || text.len() > 255 {
-        return Err("must be 1 to 255 characters");
-    }
-    if !is_printable(text) || text.bytes().any(|byte| b" /@?#\\".contains(&byte)) {
-        return Err(
-            "must be a bare host name, with a port where there is one, like bitbucket.example.org:7990",
-        );
-    }
-    Ok(())
-}
-
 /// A token that a login flow stores must be what one that a refresh issues must be, and without blanks: no provider issues
 /// such a token, and a URL or a credential line would break at them. (One that a refresh did issue is kept: it is all that
 /// the user has.)
@@ -427,8 +392,8 @@ fn optional_token_value<'de, D: Deserializer<'de>>(
     Ok(Some(token))
 }
 
-fn repositories<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CloneUrl>, D::Error> {
-    let repositories = Vec::<CloneUrl>::deserialize(deserializer)?;
+fn repositories<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Repository>, D::Error> {
+    let repositories = Vec::<Repository>::deserialize(deserializer)?;
     if (1..=16).contains(&repositories.len()) {
         Ok(repositories)
     } else {

@@ -106,9 +106,10 @@ impl Failure<'_> {
             _ if self.is_rate_limited() => self.unavailable(Acted::No, ""),
             Some(Meaning::Refused) => RefreshError::Refused { detail: self.tell(self.refused_hint()) },
             Some(Meaning::Unavailable) => self.unavailable(Acted::No, ""),
-            Some(Meaning::Misconfigured) | None => {
-                RefreshError::Misconfigured { detail: self.tell(misconfigured_hint(status, &self.error)) }
-            }
+            Some(Meaning::Misconfigured) | None => RefreshError::Misconfigured {
+                client_refused: self.error.is_about_the_client(status),
+                detail: self.tell(misconfigured_hint(status, &self.error)),
+            },
         }
     }
 
@@ -124,7 +125,8 @@ impl Failure<'_> {
     }
 
     fn no_token_endpoint(&self, why: &str) -> RefreshError {
-        RefreshError::Misconfigured { detail: self.tell(&format!("{why}; check the provider's token_url")) }
+        let detail = self.tell(&format!("{why}; check the provider's token_url"));
+        RefreshError::Misconfigured { client_refused: false, detail }
     }
 
     fn unavailable(&self, acted: Acted, why: &str) -> RefreshError {
@@ -166,7 +168,7 @@ enum Meaning {
 
 /// The table of dialects: RFC 6749, section 5.2, and what providers say in its place, in lower case. None: the status decides.
 fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
-    use ProviderKind::{Bitbucket, Generic};
+    use ProviderKind::{Bitbucket, Generic, Gitea};
     Some(match (kind, error.code.as_deref()?) {
         (
             _,
@@ -191,7 +193,7 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
         (Bitbucket, "invalid_request") if error.says("invalid refresh_token") => Meaning::Refused,
         // Gitea and Forgejo (a rotated refresh token, and one that they did not sign), and Atlassian. A client that may
         // not refresh at all hears another text.
-        (Generic | Bitbucket, "unauthorized_client") if error.names_a_bad_refresh_token() => Meaning::Refused,
+        (Generic | Bitbucket | Gitea, "unauthorized_client") if error.names_a_bad_refresh_token() => Meaning::Refused,
         (
             _,
             "invalid_client"
@@ -210,7 +212,7 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
 
 fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
     match (error.code.as_deref(), status) {
-        (Some("invalid_client" | "incorrect_client_credentials"), _) | (None, 401) => {
+        _ if error.is_about_the_client(status) => {
             "check the provider's client_id, client_secret and client_auth"
         }
         (Some("unauthorized_client" | "unsupported_grant_type" | "application_suspended"), _) => {
@@ -262,6 +264,13 @@ impl<'a> ProviderError<'a> {
             code: code.iter().find_map(text).map(str::to_ascii_lowercase),
             description: description.iter().find_map(text),
         }
+    }
+
+    fn is_about_the_client(&self, status: u16) -> bool {
+        matches!(
+            (self.code.as_deref(), status),
+            (Some("invalid_client" | "incorrect_client_credentials"), _) | (None, 401)
+        )
     }
 
     fn says(&self, phrase: &str) -> bool {

@@ -12,14 +12,14 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
 use tokio::time::timeout;
-use url::Position;
 use url::form_urlencoded::{self, Serializer};
+use url::{Position, Url};
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, read_answer};
 use super::body::receive;
 use super::connect::{ConnectError, Connector};
-use super::connection::{Connection, Pool, Post};
+use super::connection::{Connection, Message, Pool};
 use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
 use super::{Acted, IssuedPair, RefreshError};
@@ -59,7 +59,10 @@ impl TokenClient {
         Ok(Self { connector: Arc::new(connector), pool: Pool::default(), clock, total_timeout })
     }
 
-    /// One `refresh_token` grant (RFC 6749, section 6): one request, no retries.
+    /// One `refresh_token` grant (RFC 6749, section 6): one request, no retries. Where the provider has spare client secrets,
+    /// they are tried in turn while it does not know us by the one before.
+    ///
+    /// `scopes` are those of the token, for the kinds that want to be told.
     ///
     /// Once polled it must be polled to its end: dropped half way, it loses the pair that the provider may have
     /// rotated meanwhile.
@@ -71,12 +74,25 @@ impl TokenClient {
         &self,
         provider: &Provider,
         refresh_token: &SecretString,
+        scopes: &[String],
     ) -> Result<IssuedPair, RefreshError> {
-        let request = RefreshRequest { provider, refresh_token };
+        let request =
+            RefreshRequest { provider, client_secret: &provider.client_secret, refresh_token, scopes };
         if !is_safe_token_url(&provider.token_url) {
             let detail = request.tell("not asked, since it is not https; correct the provider's token_url");
-            return Err(RefreshError::Misconfigured { detail });
+            return Err(RefreshError::Misconfigured { client_refused: false, detail });
         }
+        let mut answer = self.ask(request).await;
+        for client_secret in &provider.spare_client_secrets {
+            if !may_be_for_the_client(&answer, provider) {
+                break;
+            }
+            answer = self.ask(RefreshRequest { client_secret, ..request }).await;
+        }
+        answer
+    }
+
+    async fn ask(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
         // Not the HTTP client's own timeout: it looks at the time first and at the answer second.
         let mut exchange = pin!(self.exchange(request));
         if let Ok(answer) = timeout(self.total_timeout, exchange.as_mut()).await {
@@ -86,7 +102,11 @@ impl TokenClient {
     }
 
     async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
-        let (connection, response) = self.send(request).await?;
+        let post = post(request).map_err(|error| not_askable(request, &root_cause(&error)))?;
+        let (connection, response) = self
+            .send(&request.provider.token_url, post)
+            .await
+            .map_err(|error| not_answered(request, error))?;
         let (head, mut body) = response.into_parts();
         let received = receive(&head.headers, &mut body).await;
         if received.leaves_connection_usable() {
@@ -97,32 +117,27 @@ impl TokenClient {
         read_answer(request, &Answer { status, pause, body: received.body() })
     }
 
-    /// Sends the request once, and again only where it is certain that nothing of it was sent: over a connection that the
+    /// Sends a request once, and again only where it is certain that nothing of it was sent: over a connection that the
     /// server closed while nobody used it.
-    async fn send(
+    pub(super) async fn send(
         &self,
-        request: RefreshRequest<'_>,
-    ) -> Result<(Connection, Response<Incoming>), RefreshError> {
-        let mut post = post(request).map_err(|error| not_askable(request, &root_cause(&error)))?;
-        let origin = request.provider.token_url.origin();
+        url: &Url,
+        mut message: Message,
+    ) -> Result<(Connection, Response<Incoming>), SendError> {
+        let origin = url.origin();
         loop {
             let used_before = self.pool.take(&origin).await;
             let is_new = used_before.is_none();
             let mut connection = if let Some(connection) = used_before {
                 connection
             } else {
-                let opened = self.connector.connect(&request.provider.token_url).await;
-                opened.map_err(|error| not_connected(request, error))?
+                self.connector.connect(url).await.map_err(SendError::NotConnected)?
             };
-            match connection.send(post).await.map_err(|mut error| error.take_message()) {
+            match connection.send(message).await.map_err(|mut error| error.take_message()) {
                 Ok(response) => return Ok((connection, response)),
-                Err(Some(unsent)) if !is_new => post = unsent,
-                Err(Some(_)) => return Err(unavailable(request, Acted::No, "the connection broke at once")),
-                // Said in our words: the texts of HTTP errors may quote the server.
-                Err(None) => {
-                    let outcome = "the connection broke before an answer came";
-                    return Err(unavailable(request, Acted::Unknown, outcome));
-                }
+                Err(Some(unsent)) if !is_new => message = unsent,
+                Err(Some(_)) => return Err(SendError::BrokeUnsent),
+                Err(None) => return Err(SendError::Broke),
             }
         }
     }
@@ -132,8 +147,30 @@ impl TokenClient {
     }
 }
 
-fn post(request: RefreshRequest<'_>) -> Result<Post, hyper::http::Error> {
-    let Provider { token_url, client_id, client_secret, client_auth, .. } = request.provider;
+/// A request that brought no answer.
+pub(super) enum SendError {
+    NotConnected(ConnectError),
+    /// Nothing of it was sent.
+    BrokeUnsent,
+    /// It may have been sent.
+    Broke,
+}
+
+/// Whether another client secret may do better. Some kinds refuse the refresh token where the secret is wrong.
+fn may_be_for_the_client(answer: &Result<IssuedPair, RefreshError>, provider: &Provider) -> bool {
+    match answer {
+        Err(RefreshError::Misconfigured { client_refused, .. }) => *client_refused,
+        Err(RefreshError::Refused { .. }) => provider.kind.profile().refuses_for_settings(),
+        Ok(_)
+        | Err(
+            RefreshError::Unavailable { .. } | RefreshError::Unreadable { .. } | RefreshError::Local { .. },
+        ) => false,
+    }
+}
+
+fn post(request: RefreshRequest<'_>) -> Result<Message, hyper::http::Error> {
+    let client_secret = request.client_secret;
+    let Provider { token_url, client_id, client_auth, .. } = request.provider;
     let post = Request::post(&token_url[Position::BeforePath..Position::AfterQuery])
         .header(HOST, &token_url[Position::BeforeHost..Position::AfterPort])
         .header(USER_AGENT, concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")))
@@ -163,7 +200,18 @@ fn unavailable(request: RefreshRequest<'_>, acted: Acted, outcome: &str) -> Refr
 
 fn not_askable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
     let outcome = format!("could not be asked: {why}; check the provider's token_url");
-    RefreshError::Misconfigured { detail: request.tell(&outcome) }
+    RefreshError::Misconfigured { client_refused: false, detail: request.tell(&outcome) }
+}
+
+/// In our words: the texts of HTTP errors may quote the server.
+fn not_answered(request: RefreshRequest<'_>, error: SendError) -> RefreshError {
+    match error {
+        SendError::NotConnected(error) => not_connected(request, error),
+        SendError::BrokeUnsent => unavailable(request, Acted::No, "the connection broke at once"),
+        SendError::Broke => {
+            unavailable(request, Acted::Unknown, "the connection broke before an answer came")
+        }
+    }
 }
 
 fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshError {
@@ -180,24 +228,45 @@ fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshErr
 }
 
 fn form(request: RefreshRequest<'_>) -> Zeroizing<String> {
-    let Provider { client_id, client_secret, client_auth, redirect_uri, .. } = request.provider;
+    let Provider { client_id, client_auth, redirect_uri, refresh_parameters, .. } = request.provider;
+    let scope = scope(request);
     let mut fields =
         vec![("grant_type", "refresh_token"), ("refresh_token", request.refresh_token.expose_secret())];
     match client_auth {
         ClientAuth::Body => {
             fields.extend([
                 ("client_id", client_id.as_str()),
-                ("client_secret", client_secret.expose_secret()),
+                ("client_secret", request.client_secret.expose_secret()),
             ]);
         }
         ClientAuth::Basic => {}
     }
     fields.extend(redirect_uri.as_deref().map(|uri| ("redirect_uri", uri)));
+    fields.extend(scope.as_deref().map(|scope| ("scope", scope)));
+    fields.extend(refresh_parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
 
     let room = fields.iter().map(|(name, value)| name.len() + 3 * value.len() + 2).sum();
     let mut form = Zeroizing::new(String::with_capacity(room));
     Serializer::new(&mut *form).extend_pairs(fields).finish();
     form
+}
+
+/// What the kind has to be told: the token's scopes as they are known, else all that the user granted. Without
+/// `offline_access` (OpenID Connect Core, section 11) there may be no new refresh token. A parameter of the operator's wins.
+fn scope(request: RefreshRequest<'_>) -> Option<String> {
+    const OFFLINE_ACCESS: &str = "offline_access";
+    let default = request.provider.kind.profile().scope?;
+    if request.provider.refresh_parameters.iter().any(|(name, _)| name == "scope") {
+        return None;
+    }
+    let mut scopes: Vec<&str> = request.scopes.iter().map(String::as_str).collect();
+    if scopes.is_empty() {
+        return Some(default.to_owned());
+    }
+    if !scopes.contains(&OFFLINE_ACCESS) {
+        scopes.push(OFFLINE_ACCESS);
+    }
+    Some(scopes.join(" "))
 }
 
 fn form_encoded(text: &str) -> Zeroizing<String> {

@@ -24,7 +24,7 @@ use url::Origin;
 use super::budget::Allowance;
 
 /// A whole request, which the server gets in one piece.
-pub(super) type Post = Request<Full<Bytes>>;
+pub(super) type Message = Request<Full<Bytes>>;
 
 /// How long an unused connection is kept: shorter than any common server keeps it (Apache: 5 s). A connection
 /// that the server closes in the moment we use it leaves open whether the refresh was done.
@@ -67,15 +67,18 @@ impl Connection {
     }
 
     /// Sends a request. An error that has the request in it is certain: nothing of it was sent.
-    pub(super) async fn send(&mut self, mut post: Post) -> Result<Response<Incoming>, TrySendError<Post>> {
+    pub(super) async fn send(
+        &mut self,
+        mut message: Message,
+    ) -> Result<Response<Incoming>, TrySendError<Message>> {
         self.allowance.renew();
         let (allowance, interim_answers) = (self.allowance.clone(), AtomicUsize::new(0));
-        on_informational(&mut post, move |_| {
+        on_informational(&mut message, move |_| {
             if interim_answers.fetch_add(1, Ordering::Relaxed) >= MAX_INTERIM_ANSWERS {
                 allowance.end();
             }
         });
-        self.requests.try_send_request(post).await
+        self.requests.try_send_request(message).await
     }
 
     async fn is_ready(&mut self) -> bool {

@@ -19,7 +19,11 @@ const MAX_QUOTE: usize = 160;
 #[derive(Clone, Copy)]
 pub(super) struct RefreshRequest<'a> {
     pub(super) provider: &'a Provider,
+    /// The one that is sent: the provider may have several.
+    pub(super) client_secret: &'a SecretString,
     pub(super) refresh_token: &'a SecretString,
+    /// What the token may do as far as is known.
+    pub(super) scopes: &'a [String],
 }
 
 impl RefreshRequest<'_> {
@@ -33,7 +37,7 @@ impl RefreshRequest<'_> {
     /// Quotes what the provider wrote. It may have echoed what we sent, or any token: the secrets we know are
     /// cut out, and then every word that is not a plain word, which a random token never is.
     pub(super) fn quote(&self, text: &str) -> String {
-        let mut secrets = [&self.provider.client_secret, self.refresh_token].map(ExposeSecret::expose_secret);
+        let mut secrets = [self.client_secret, self.refresh_token].map(ExposeSecret::expose_secret);
         // The longer one first: cutting out a part of it would leave the rest standing.
         secrets.sort_by_key(|secret| Reverse(secret.len()));
         let text = secrets
@@ -83,9 +87,13 @@ mod tests {
     use crate::oauth::testing::provider;
     use crate::provider::ProviderKind;
 
+    fn request<'a>(provider: &'a Provider, refresh_token: &'a SecretString) -> RefreshRequest<'a> {
+        RefreshRequest { provider, client_secret: &provider.client_secret, refresh_token, scopes: &[] }
+    }
+
     fn quoted(text: &str, client_secret: &str, refresh_token: &str) -> String {
         let provider = Provider { client_secret: client_secret.into(), ..provider(ProviderKind::Generic) };
-        RefreshRequest { provider: &provider, refresh_token: &refresh_token.into() }.quote(text)
+        request(&provider, &refresh_token.into()).quote(text)
     }
 
     #[test]
@@ -139,8 +147,7 @@ mod tests {
     fn the_place_is_told_without_user_info_and_query() {
         let mut provider = provider(ProviderKind::Generic);
         provider.token_url = "https://jdoe:pw@git.example.org:8443/oauth/token?key=pw".parse().unwrap();
-        let told =
-            RefreshRequest { provider: &provider, refresh_token: &"r3fresh".into() }.tell("answered 404");
+        let told = request(&provider, &"r3fresh".into()).tell("answered 404");
         assert_eq!(told, "refresh at https://git.example.org:8443/oauth/token: answered 404");
     }
 }

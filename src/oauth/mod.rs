@@ -1,13 +1,14 @@
 //! REFRESH, the provider's side: one POST to a token endpoint, and what its answer means.
 //!
 //! A refresh has three ends that matter to a token entry: a new pair, a refusal of *this* refresh token, and
-//! everything else. The hard part is to tell them apart over five kinds of provider: some answer errors with
+//! everything else. The hard part is to tell them apart over seven kinds of provider: some answer errors with
 //! status 200, some rotate the pair and then lose the answer on the way. [`RefreshError`] keeps what follows
 //! from each, and [`Acted`] whether the old pair may be gone.
 //!
 //! In reading order: `client` sends and receives, over what `connect` opens, `connection` keeps and `budget` bounds;
 //! `local` tells this machine's failures from the host's; `body` and `pause` read what came, `answer` says what it means,
-//! `issued` reads a new pair, `detail` words it for people without telling a secret.
+//! `issued` reads a new pair, `detail` words it for people without telling a secret. `validate` asks whether a new token is
+//! known already.
 
 mod answer;
 mod body;
@@ -21,6 +22,7 @@ mod local;
 mod pause;
 #[cfg(test)]
 mod testing;
+mod validate;
 
 use std::time::Duration;
 
@@ -59,6 +61,8 @@ pub enum RefreshError {
     /// refresh token.
     #[error("the provider is misconfigured: {detail}")]
     Misconfigured {
+        /// Whether it does not know our client, or not by this secret.
+        client_refused: bool,
         /// For people.
         detail: String,
     },

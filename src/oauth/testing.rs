@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use url::{Url, form_urlencoded};
 
 use crate::clock::Timestamp;
-use crate::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved, default_token_url};
+use crate::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
 
 /// A provider of `kind` with the kind's defaults.
 pub(super) fn provider(kind: ProviderKind) -> Provider {
@@ -19,15 +19,23 @@ pub(super) fn provider(kind: ProviderKind) -> Provider {
     Provider {
         id: 1,
         host: host.into(),
+        other_hosts: Vec::new(),
         kind,
         client_id: "tokenkeeper-client".into(),
         client_secret: "cl1ent-s3cret".into(),
-        token_url: default_token_url(kind, host)
+        spare_client_secrets: Vec::new(),
+        token_url: kind
+            .token_url(host)
             .unwrap_or_else(|| Url::parse("https://git.example.org/token").expect("a URL")),
         client_auth: profile.client_auth.unwrap_or(ClientAuth::Body),
         redirect_uri: None,
         username: profile.username.into(),
-        kills_old_token: profile.kills_old_token,
+        refresh_parameters: Vec::new(),
+        validate_url: None,
+        old_token_grace: profile.old_token_grace,
+        refresh_token_grace: profile.refresh_token_grace,
+        unstated_lifetime: profile.unstated_lifetime,
+        refresh_token_idle_lifetime: profile.refresh_token_idle_lifetime,
         opportunistic_refresh: profile.opportunistic_refresh,
         opportunistic_refresh_window: None,
         required_while_reserved: RequiredWhileReserved::default(),

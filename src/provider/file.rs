@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use self::block::Block;
 pub use self::error::{Problem, ProviderFileError};
-use crate::store::ProviderRecord;
+use crate::provider::ProviderRecord;
 
 /// Where the secrets are that a provider file only points at.
 pub trait SecretSource {
@@ -36,13 +36,17 @@ pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecor
     let mut hosts: Vec<(usize, String)> = Vec::new();
     for (number, table) in (1..).zip(blocks(&file, &mut problems)) {
         let mut block = Block::new(number, table);
-        records.extend(block.read(secrets));
-        if let Some(host) = block.host().map(str::to_owned) {
+        let record = block.read(secrets);
+        let own = block.host().map(str::to_owned);
+        let others = record.as_ref().map(|record| record.overrides.other_hosts.clone()).unwrap_or_default();
+        let own = own.into_iter().map(|host| ("host", host));
+        for (key, host) in own.chain(others.into_iter().map(|host| ("other_hosts", host))) {
             if let Some((first, _)) = hosts.iter().find(|(_, earlier)| *earlier == host) {
-                block.problem("host", &format!("is the host of provider {first} already"));
+                block.problem(key, &format!("has {host}, which provider {first} has already"));
             }
             hosts.push((number, host));
         }
+        records.extend(record);
         problems.extend(block.into_problems());
     }
     if problems.is_empty() { Ok(records) } else { Err(ProviderFileError::Invalid(problems)) }

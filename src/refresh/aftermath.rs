@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::flight::Crew;
 use super::{FailedFlight, Landing, NoEntry, Order};
 use crate::decide::Cause;
@@ -12,6 +14,9 @@ use crate::telemetry;
 
 /// When every worker knows the settings that `provider apply` has just written.
 const SETTINGS_KNOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// A token that its provider does not know after so long is handed out all the same.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
 impl Crew {
     /// A new pair is stored.
@@ -24,7 +29,7 @@ impl Crew {
             generation: entry.generation,
             cause: match order.cause {
                 Cause::Opportunistic => RefreshCause::Opportunistic,
-                Cause::Required => RefreshCause::Required,
+                Cause::Required | Cause::Reported => RefreshCause::Required,
             },
             expires_at: entry.state.expires_at,
         });
@@ -36,6 +41,17 @@ impl Crew {
             Ok(Guarded::Moved) => {}
             // The next probe tries it again.
             Err(error) => telemetry::store_failed(&error),
+        }
+    }
+
+    /// Some providers know their newest tokens a moment late. Whoever waits for this flight waits for that too, where the
+    /// operator wants it; the pair is stored already.
+    pub(super) async fn validate(&self, order: &Order, entry: &Entry) {
+        let Some(url) = &order.provider.validate_url else { return };
+        let Ok(token) = self.store.open_access_token(entry) else { return };
+        let until = order.deadline.min(Instant::now() + KNOWN_WITHIN);
+        if !self.client.wait_until_accepted(url, &token, until).await {
+            telemetry::token_not_accepted(&order.provider.host);
         }
     }
 

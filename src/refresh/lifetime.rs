@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::decide::TokenState;
+use crate::provider::Lifespan;
 
 /// The life of an access token of which nothing is known.
 const ASSUMED: Duration = Duration::from_hours(1);
@@ -29,18 +30,18 @@ impl Lifetime {
 }
 
 /// As the answer tells, else as long as the one before, else as its kind says (`unstated`). For ever only where the one
-/// before had no end either: a token that has died must not be handed out.
-pub(super) fn lifetime(told: Option<Duration>, before: &TokenState, unstated: Option<Duration>) -> Lifetime {
+/// before had no end either, or the provider's settings say so: a token that has died must not be handed out.
+pub(super) fn lifetime(told: Option<Duration>, before: &TokenState, unstated: Option<Lifespan>) -> Lifetime {
     if let Some(told) = told {
         // Some count milliseconds: a thousand times the lifetime before, give or take a tenth.
         let is_millis =
             before.granted_lifetime.is_some_and(|before| before * 900 <= told && told <= before * 1_100);
         return Lifetime::Known(if is_millis { told / 1_000 } else { told });
     }
-    match before.granted_lifetime.or(unstated) {
-        Some(known) => Lifetime::Known(known),
+    match before.granted_lifetime.map(Lifespan::Ends).or(unstated) {
+        Some(Lifespan::Ends(known)) => Lifetime::Known(known),
         None if before.expires_at.is_some() => Lifetime::Assumed(ASSUMED),
-        None => Lifetime::Unlimited,
+        Some(Lifespan::Unlimited) | None => Lifetime::Unlimited,
     }
 }
 
@@ -58,18 +59,21 @@ mod tests {
             reserved_until: None,
             refreshable: true,
             in_doubt: false,
+            reported: false,
         };
+        let hour = Some(Lifespan::secs(3_600));
         for (told, granted, expires, unstated, expected) in [
-            (Some(60), Some(7_200), true, Some(3_600), Lifetime::Known(secs(60))),
-            (None, Some(7_200), true, Some(3_600), Lifetime::Known(secs(7_200))),
-            (None, None, true, Some(3_600), Lifetime::Known(secs(3_600))),
+            (Some(60), Some(7_200), true, hour, Lifetime::Known(secs(60))),
+            (None, Some(7_200), true, hour, Lifetime::Known(secs(7_200))),
+            (None, None, true, hour, Lifetime::Known(secs(3_600))),
+            (None, None, true, Some(Lifespan::Unlimited), Lifetime::Unlimited),
             (None, None, true, None, Lifetime::Assumed(ASSUMED)),
             (None, None, false, None, Lifetime::Unlimited),
             (Some(7_199_000), Some(7_200), true, None, Lifetime::Known(secs(7_199))),
             (Some(5_184_000), Some(7_200), true, None, Lifetime::Known(secs(5_184_000))),
             (Some(7_200_000), None, true, None, Lifetime::Known(secs(7_200_000))),
         ] {
-            let found = lifetime(told.map(secs), &before(granted.map(secs), expires), unstated.map(secs));
+            let found = lifetime(told.map(secs), &before(granted.map(secs), expires), unstated);
             assert_eq!(found, expected, "{told:?} {granted:?} {expires} {unstated:?}");
         }
     }

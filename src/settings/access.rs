@@ -60,7 +60,9 @@ impl AccessRule {
         if self.publisher.is_empty() {
             Some("`publisher` must name a user of the broker")
         } else if self.messages.is_empty() {
-            Some("`messages` must name at least one of token.request, workspace.start, token.store")
+            Some(
+                "`messages` must name at least one of token.request, workspace.start, token.store, token.report",
+            )
         } else if self.hosts.is_empty() || self.hosts.iter().any(odd_host) {
             Some(
                 "`hosts` must list hosts like \"git.example.org\" or \"git.example.org:8443\", or be [\"*\"] for every host",

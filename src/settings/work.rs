@@ -15,6 +15,8 @@ pub struct WorkerSettings {
     pub prefetch_workspace_starts: u16,
     /// Unacked `token.store` messages at once.
     pub prefetch_token_stores: u16,
+    /// Unacked `token.report` messages at once.
+    pub prefetch_token_reports: u16,
     /// How long a worker that was told to stop finishes what it has in hand.
     pub grace_period: Duration,
     /// The time of a `token.request` or `token.store` whose `expiration` does not say.
@@ -63,6 +65,7 @@ impl WorkerSettings {
             prefetch_token_requests: from.integer("worker.prefetch_token_requests", 1..=65_535, 512),
             prefetch_workspace_starts: from.integer("worker.prefetch_workspace_starts", 1..=65_535, 64),
             prefetch_token_stores: from.integer("worker.prefetch_token_stores", 1..=65_535, 64),
+            prefetch_token_reports: from.integer("worker.prefetch_token_reports", 1..=65_535, 16),
             grace_period: from.seconds("worker.grace_period_secs", 1..=3_600, 30),
             // RabbitMQ closes the channel of a delivery that is not acked for 30 minutes.
             request_budget: from.seconds("worker.request_budget_secs", 1..=600, 30),

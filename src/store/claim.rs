@@ -30,8 +30,8 @@ pub struct Claim {
     pub provider_id: i64,
     /// Until when it is to be reserved; none: it is only looked at.
     pub until: Option<Timestamp>,
-    /// Reserve it only where somebody holds it already: otherwise a refresh may be due.
-    pub only_if_held: bool,
+    /// Reserve it only where somebody holds it for longer than that: otherwise a refresh may be due.
+    pub only_if_held_beyond: Option<Timestamp>,
     /// What time it is.
     pub now: Timestamp,
 }
@@ -91,22 +91,22 @@ impl Store {
     /// As [`Store::claim`].
     pub async fn find(&self, user_id: &str, provider_id: i64) -> Result<Found, Arc<StoreError>> {
         let (user_id, now) = (user_id.to_owned(), Timestamp::from_millis(0));
-        self.claim(Claim { user_id, provider_id, until: None, only_if_held: true, now }).await
+        self.claim(Claim { user_id, provider_id, until: None, only_if_held_beyond: Some(now), now }).await
     }
 }
 
 impl Claim {
-    /// Whether section 4 of the design leaves no choice: the token is valid for that long, no refresh is under way, in doubt or
-    /// failed, and [`Claim::only_if_held`] says yes. And it is not reserved as far already.
+    /// Whether section 4 of the design leaves no choice: the token is valid for that long, nobody reported it, no refresh is
+    /// under way, in doubt or failed, and [`Claim::only_if_held_beyond`] says yes. And it is not reserved as far already.
     pub fn is_plain(&self, entry: &Entry) -> bool {
         let Some(until) = self.until else { return false };
         let (expires_at, reserved_until) = (entry.state.expires_at, entry.state.reserved_until);
         let valid = expires_at.is_none_or(|expires_at| expires_at >= until && expires_at > self.now);
-        let nobody_refreshes =
-            !entry.has_live_lease(self.now) && !entry.is_in_doubt() && entry.failed_at.is_none();
-        let held = reserved_until.is_some_and(|reserved_until| reserved_until > self.now);
+        let nobody_refreshes = !entry.has_live_lease(self.now) && entry.is_ordinary();
+        let held =
+            self.only_if_held_beyond.is_none_or(|beyond| reserved_until.is_some_and(|until| until > beyond));
         let grows = reserved_until.is_none_or(|reserved_until| reserved_until < until);
-        valid && nobody_refreshes && (held || !self.only_if_held) && grows
+        valid && nobody_refreshes && held && grows
     }
 }
 
@@ -116,12 +116,13 @@ impl Grouped for Claim {
     const STATEMENT: GroupedStatement = GroupedStatement::Claim;
 
     fn key(&self) -> Self::Key<'_> {
-        (&self.user_id, self.provider_id, self.only_if_held)
+        (&self.user_id, self.provider_id, self.only_if_held_beyond.is_some())
     }
 
     fn absorb(&mut self, other: &Self) {
         self.until = self.until.max(other.until);
         self.now = self.now.max(other.now);
+        self.only_if_held_beyond = self.only_if_held_beyond.max(other.only_if_held_beyond);
     }
 
     async fn run(line: &mut Line, claims: &[Self]) -> Result<Vec<Answer>, StoreError> {

@@ -33,12 +33,16 @@ pub struct Entry {
     /// Which refresh token was sent, or was about to be, by a refresh of this pair of which nobody knows yet how it
     /// ended.
     pub attempt: Option<String>,
+    /// When that refresh token was sent first; none: not known.
+    pub attempted_at: Option<Timestamp>,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<Failure>,
     /// When this pair was stored.
     pub updated_at: Timestamp,
     /// As it stands in the row, whatever kind of failure it was.
     pub(super) failed_at: Option<i64>,
+    /// When somebody reported that the host rejects the access token, in ms since the epoch.
+    pub(super) reported_at: Option<i64>,
     /// When the provider was asked for this pair; none: it came from a login.
     pub(super) refreshed_at: Option<Timestamp>,
     pub(super) login_fingerprint: Option<String>,
@@ -136,14 +140,17 @@ impl Entry {
                     .map(Duration::from_millis),
                 refreshable: row.refresh_token_sealed.is_some(),
                 in_doubt: row.attempt_fingerprint.is_some(),
+                reported: row.reported_at.is_some(),
             },
             refresh_token_expires_at: row.refresh_token_expires_at.map(Timestamp::from_millis),
             lease: row
                 .lease_holder
                 .zip(row.lease_until)
                 .map(|(holder, until)| Lease { holder, until: Timestamp::from_millis(until) }),
+            attempted_at: row.attempt_fingerprint.as_ref().and(row.attempted_at).map(Timestamp::from_millis),
             attempt: row.attempt_fingerprint,
             failed_at: row.failed_at,
+            reported_at: row.reported_at,
             refreshed_at: row.refreshed_at.map(Timestamp::from_millis),
             login_fingerprint: row.login_fingerprint,
             failure: row.failure_code.and_then(|code| {
@@ -182,14 +189,24 @@ impl Entry {
         Origin { login: self.login_fingerprint.clone(), asked_at }
     }
 
+    /// Whether no refresh of this pair is in doubt or has failed, and nobody reported it: what the statements that many share
+    /// are for.
+    pub(super) const fn is_ordinary(&self) -> bool {
+        !self.is_in_doubt() && self.failed_at.is_none() && self.reported_at.is_none()
+    }
+
     /// The guard of what hands the token out or begins a refresh: no refresh of this pair has begun or failed since it
-    /// was loaded. A lease can be taken, lost and given up in between, and leaves the generation as it was; but the
+    /// was loaded, and nobody has reported it. A lease can be taken, lost and given up in between, and leaves the generation as it was; but the
     /// pair may be dead now, or its refresh token refused.
     pub(super) fn is_as_decided_on(&self) -> Condition {
-        let (attempt, failed_at) = (token_entry::Column::AttemptFingerprint, token_entry::Column::FailedAt);
+        let attempt = token_entry::Column::AttemptFingerprint;
+        let is_at = |column: token_entry::Column, at: Option<i64>| {
+            at.map_or_else(|| column.is_null(), |at| column.eq(at))
+        };
         self.is_unmoved()
             .add(self.attempt.as_ref().map_or_else(|| attempt.is_null(), |sent| attempt.eq(sent.as_str())))
-            .add(self.failed_at.map_or_else(|| failed_at.is_null(), |at| failed_at.eq(at)))
+            .add(is_at(token_entry::Column::FailedAt, self.failed_at))
+            .add(is_at(token_entry::Column::ReportedAt, self.reported_at))
     }
 
     /// The guard of every write: this row, with the pair that was loaded.

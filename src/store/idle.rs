@@ -8,7 +8,7 @@ use tokenkeeper_entity::identity;
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, FailureKind};
-use super::lease::{none_live, none_reserved};
+use super::lease::{none_live, none_reserved_beyond};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
 
@@ -174,7 +174,7 @@ fn expired_for_good(cutoff: Timestamp, now: Timestamp) -> Condition {
     Condition::all()
         .add(Column::ExpiresAt.lte(cutoff.as_millis()))
         .add(none_live(now))
-        .add(none_reserved(now))
+        .add(none_reserved_beyond(now))
         // A refresh of which nobody knows how it ended may have brought a pair that is still on its way here.
         .add(Column::AttemptFingerprint.is_null())
         .add(
@@ -189,6 +189,6 @@ fn refreshable_and_free(now: Timestamp) -> Condition {
     Condition::all()
         .add(Column::RefreshTokenSealed.is_not_null())
         .add(none_live(now))
-        .add(none_reserved(now))
+        .add(none_reserved_beyond(now))
         .add(condemned().not())
 }

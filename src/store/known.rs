@@ -107,7 +107,7 @@ impl Known {
 
     /// Keeps an entry in mind, if it is one that the next request is likely to be served without another look.
     pub(super) fn learn(&self, user_id: &str, provider_id: i64, entry: &Arc<Entry>, now: Timestamp) {
-        if entry.is_in_doubt() || entry.failed_at.is_some() {
+        if !entry.is_ordinary() {
             return;
         }
         let Some(reserved_until) = entry.state.reserved_until.filter(|until| *until > now) else { return };

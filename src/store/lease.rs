@@ -15,9 +15,9 @@ pub(super) fn none_live(now: Timestamp) -> Condition {
     Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now.as_millis()))
 }
 
-/// Nobody holds the token.
-pub(super) fn none_reserved(now: Timestamp) -> Condition {
-    Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(now.as_millis()))
+/// Nobody holds the token for longer than until then.
+pub(super) fn none_reserved_beyond(then: Timestamp) -> Condition {
+    Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(then.as_millis()))
 }
 
 impl Store {

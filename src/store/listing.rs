@@ -71,6 +71,8 @@ pub struct ListedToken {
     pub lease: Option<ListedLease>,
     /// Whether a refresh of this pair began of which nobody knows how it ended, unless its lease is live.
     pub in_doubt: bool,
+    /// When somebody reported that the host rejects the access token; none: nobody did.
+    pub reported_at: Option<Timestamp>,
     /// How the last refresh failed; none where none did since this pair was stored.
     pub failure: Option<ListedFailure>,
 }
@@ -130,6 +132,7 @@ impl Listing {
                 token_entry::Column::LeaseHolder,
                 token_entry::Column::LeaseUntil,
                 token_entry::Column::AttemptFingerprint,
+                token_entry::Column::ReportedAt,
                 token_entry::Column::FailureCode,
                 token_entry::Column::FailureMessage,
                 token_entry::Column::FailedAt,
@@ -174,6 +177,7 @@ struct Row {
     lease_holder: Option<String>,
     lease_until: Option<i64>,
     attempt_fingerprint: Option<String>,
+    reported_at: Option<i64>,
     failure_code: Option<String>,
     failure_message: Option<String>,
     failed_at: Option<i64>,
@@ -218,6 +222,7 @@ impl ListedToken {
                 .zip(row.lease_until)
                 .map(|(holder, until)| ListedLease { holder, until: Timestamp::from_millis(until) }),
             in_doubt: row.attempt_fingerprint.is_some(),
+            reported_at: row.reported_at.map(Timestamp::from_millis),
             failure: row.failure_code.take().map(|code| ListedFailure {
                 code,
                 message: row.failure_message.take().unwrap_or_default(),

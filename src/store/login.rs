@@ -131,6 +131,8 @@ impl Store {
             lease_holder: Set(None),
             lease_until: Set(None),
             attempt_fingerprint: Set(None),
+            attempted_at: Set(None),
+            reported_at: Set(None),
             failure_code: Set(None),
             failure_message: Set(None),
             failure_fingerprint: Set(None),

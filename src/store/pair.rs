@@ -216,6 +216,7 @@ impl Store {
             .col_expr(token_entry::Column::FailureMessage, nothing())
             .col_expr(token_entry::Column::FailureFingerprint, nothing())
             .col_expr(token_entry::Column::FailedAt, Expr::value(None::<i64>))
+            .col_expr(token_entry::Column::ReportedAt, Expr::value(None::<i64>))
             .col_expr(token_entry::Column::UpdatedAt, Expr::value(successor.updated_at.as_millis()))
             .filter(entry.is_unmoved())
             .exec(&self.urgent)
@@ -240,12 +241,15 @@ impl Store {
                 granted_lifetime: pair.source.granted_lifetime(),
                 refreshable: pair.refresh_token.is_some(),
                 in_doubt: false,
+                reported: false,
             },
             refresh_token_expires_at: pair.refresh_token_expires_at,
             lease: None,
             attempt: None,
+            attempted_at: None,
             failure: None,
             failed_at: None,
+            reported_at: None,
             refreshed_at: pair.source.asked_at(),
             login_fingerprint: pair.login_fingerprint().or_else(|| entry.login_fingerprint.clone()),
             updated_at: now,

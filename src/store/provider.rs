@@ -1,45 +1,15 @@
 //! Providers as `tokenkeeper provider apply` keeps them.
 
-use std::time::Duration;
-
 use sea_orm::ActiveValue::{NotSet, Set, Unchanged};
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
+use serde::Serialize;
 use tokenkeeper_entity::{auth_provider, identity};
 use url::Url;
 
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
-use crate::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved, default_token_url};
+use crate::provider::{Overrides, Provider, ProviderRecord};
 use crate::secret::{ExposeSecret, SecretString};
-
-/// A provider as an operator wrote it: what is none is the kind's default.
-#[derive(Debug, Clone)]
-pub struct ProviderRecord {
-    /// As it stands in clone URLs.
-    pub host: String,
-    /// Which product it is.
-    pub kind: ProviderKind,
-    /// OAuth client id.
-    pub client_id: String,
-    /// OAuth client secret.
-    pub client_secret: SecretString,
-    /// Token endpoint.
-    pub token_url: Option<Url>,
-    /// How the client authenticates there.
-    pub client_auth: Option<ClientAuth>,
-    /// The redirect URI sent with a refresh.
-    pub redirect_uri: Option<String>,
-    /// Git user name.
-    pub username: Option<String>,
-    /// Whether opportunistic refresh is on.
-    pub opportunistic_refresh: Option<bool>,
-    /// How long before expiry an opportunistic refresh is due.
-    pub opportunistic_refresh_window_secs: Option<u32>,
-    /// What a required refresh does under a reservation.
-    pub required_while_reserved: Option<RequiredWhileReserved>,
-    /// Refreshes in flight at once.
-    pub max_concurrent_refreshes: Option<u16>,
-}
 
 /// What applying a record did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +34,12 @@ pub enum RemoveProvider {
 }
 
 impl Store {
-    /// The provider of a host, its kind's defaults filled in.
+    /// The provider of a host, its kind's defaults filled in. The host is the provider's own, or one of its others.
     pub async fn provider(&self, host: &str) -> Result<Option<Provider>, StoreError> {
-        let row = self.provider_row(host).await?;
+        let row = match self.provider_row(host).await? {
+            Some(row) => Some(row),
+            None => self.provider_row_of_other_host(host).await?,
+        };
         row.map(|row| self.read_provider(row)).transpose()
     }
 
@@ -143,11 +116,47 @@ impl Store {
             .map_err(StoreError::database("look a provider up"))
     }
 
+    /// Few providers have any, so they are looked through.
+    async fn provider_row_of_other_host(
+        &self,
+        host: &str,
+    ) -> Result<Option<auth_provider::Model>, StoreError> {
+        let rows = auth_provider::Entity::find()
+            .filter(auth_provider::Column::Overrides.is_not_null())
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("look a provider up"))?;
+        for row in rows {
+            if overrides(&row)?.other_hosts.iter().any(|other| other == host) {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The hosts of these records that other providers have already, and the hosts of those providers.
+    pub async fn taken_hosts(&self, records: &[ProviderRecord]) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = auth_provider::Entity::find()
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("list the providers"))?;
+        let mut taken = Vec::new();
+        for row in rows.iter().filter(|row| records.iter().all(|record| record.host != row.host)) {
+            let others = overrides(row)?.other_hosts;
+            let has = |host: &str| row.host == host || others.iter().any(|other| other == host);
+            let hosts = records.iter().flat_map(ProviderRecord::hosts).filter(|host| has(host));
+            taken.extend(hosts.map(|host| (host.to_owned(), row.host.clone())));
+        }
+        Ok(taken)
+    }
+
     fn read_provider(&self, row: auth_provider::Model) -> Result<Provider, StoreError> {
         let updated_at = Timestamp::from_millis(row.updated_at);
         let refusing_since = row.refusing_since.map(Timestamp::from_millis);
         let (id, record) = self.read_record(row)?;
-        record.resolve(id, updated_at, refusing_since)
+        let what = format!("auth_provider {id} ({})", record.host);
+        let provider = record.resolve(id, updated_at, refusing_since);
+        provider.map_err(|error| StoreError::Corrupt { what, reason: error.to_string() })
     }
 
     fn read_record(&self, row: auth_provider::Model) -> Result<(i64, ProviderRecord), StoreError> {
@@ -155,14 +164,20 @@ impl Store {
             what: format!("column {column} of auth_provider {}", row.id),
             reason,
         };
-        let client_secret = self
-            .keys
-            .open(&row.key_id, &row.client_secret_sealed, &secret_bound_to(&row.host))
-            .map_err(|source| StoreError::Sealed {
-                what: format!("column client_secret_sealed of auth_provider {} ({})", row.id, row.host),
-                source,
-            })?;
+        let open = |column: SecretColumn, sealed: &[u8]| {
+            self.keys.open(&row.key_id, sealed, &column.bound_to(&row.host)).map_err(|source| {
+                let what = format!("column {} of auth_provider {} ({})", column.name(), row.id, row.host);
+                StoreError::Sealed { what, source }
+            })
+        };
+        let client_secret = open(SecretColumn::ClientSecret, &row.client_secret_sealed)?;
+        let spare = row.spare_client_secrets_sealed.as_deref();
+        let spare = spare.map(|sealed| open(SecretColumn::SpareClientSecrets, sealed)).transpose()?;
+        let spare = spare.map(|spare| serde_json::from_str::<Vec<String>>(spare.expose_secret())).transpose();
+        let spare = spare.map_err(|_| corrupt("spare_client_secrets_sealed", "is no list".to_owned()))?;
         let record = ProviderRecord {
+            overrides: overrides(&row)?,
+            spare_client_secrets: spare.unwrap_or_default().into_iter().map(SecretString::from).collect(),
             kind: row.kind.parse().map_err(|error| corrupt("kind", format!("{error}")))?,
             client_secret,
             token_url: row
@@ -202,14 +217,21 @@ impl Store {
         existing: Option<(i64, i64)>,
         now: Timestamp,
     ) -> auth_provider::ActiveModel {
-        let sealed = self.keys.seal(&record.client_secret, &secret_bound_to(&record.host));
+        let seal = |column: SecretColumn, secret: &SecretString| {
+            self.keys.seal(secret, &column.bound_to(&record.host))
+        };
+        let sealed = seal(SecretColumn::ClientSecret, &record.client_secret);
+        let spare = spare_secrets(record).map(|spare| seal(SecretColumn::SpareClientSecrets, &spare).bytes);
+        let overrides = (record.overrides != Overrides::default()).then(|| json(&record.overrides));
         auth_provider::ActiveModel {
             id: existing.map_or(NotSet, |(id, _)| Unchanged(id)),
             host: Set(record.host.clone()),
             kind: Set(record.kind.name().to_owned()),
             client_id: Set(record.client_id.clone()),
             client_secret_sealed: Set(sealed.bytes),
+            spare_client_secrets_sealed: Set(spare),
             key_id: Set(sealed.key_id),
+            overrides: Set(overrides),
             token_url: Set(record.token_url.as_ref().map(Url::to_string)),
             client_auth: Set(record.client_auth.map(|auth| auth.name().to_owned())),
             redirect_uri: Set(record.redirect_uri.clone()),
@@ -226,101 +248,43 @@ impl Store {
     }
 }
 
-impl ProviderRecord {
-    /// The provider that workers use: the kind's defaults where the record says nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] where neither the record nor the kind says what must be known; `provider apply`
-    /// lets no such record in.
-    pub fn resolve(
-        self,
-        id: i64,
-        updated_at: Timestamp,
-        refusing_since: Option<Timestamp>,
-    ) -> Result<Provider, StoreError> {
-        let profile = self.kind.profile();
-        let missing = |what: &str| StoreError::Corrupt {
-            what: format!("auth_provider {id} ({})", self.host),
-            reason: format!("kind {} has no default {what}; set it in the provider file", self.kind),
-        };
-        Ok(Provider {
-            id,
-            token_url: self
-                .token_url
-                .clone()
-                .or_else(|| default_token_url(self.kind, &self.host))
-                .ok_or_else(|| missing("token_url"))?,
-            client_auth: self.client_auth.or(profile.client_auth).ok_or_else(|| missing("client_auth"))?,
-            username: self.username.unwrap_or_else(|| profile.username.to_owned()),
-            kills_old_token: profile.kills_old_token,
-            opportunistic_refresh: self.opportunistic_refresh.unwrap_or(profile.opportunistic_refresh),
-            opportunistic_refresh_window: self
-                .opportunistic_refresh_window_secs
-                .map(|secs| Duration::from_secs(secs.into())),
-            required_while_reserved: self.required_while_reserved.unwrap_or_default(),
-            max_concurrent_refreshes: self
-                .max_concurrent_refreshes
-                .map_or(profile.max_concurrent_refreshes, usize::from),
-            host: self.host,
-            kind: self.kind,
-            client_id: self.client_id,
-            client_secret: self.client_secret,
-            redirect_uri: self.redirect_uri,
-            updated_at,
-            refusing_since,
-        })
-    }
-
-    fn differences(&self, after: &Self) -> Vec<(&'static str, String, String)> {
-        let shown = |value: Option<String>| value.unwrap_or_else(|| "(default)".to_owned());
-        let mut changes = Vec::new();
-        let mut compare = |name, before: String, after: String| {
-            if before != after {
-                changes.push((name, before, after));
-            }
-        };
-        compare("kind", self.kind.to_string(), after.kind.to_string());
-        compare("client_id", self.client_id.clone(), after.client_id.clone());
-        compare(
-            "token_url",
-            shown(self.token_url.as_ref().map(Url::to_string)),
-            shown(after.token_url.as_ref().map(Url::to_string)),
-        );
-        compare(
-            "client_auth",
-            shown(self.client_auth.map(|auth| auth.name().to_owned())),
-            shown(after.client_auth.map(|auth| auth.name().to_owned())),
-        );
-        compare("redirect_uri", shown(self.redirect_uri.clone()), shown(after.redirect_uri.clone()));
-        compare("username", shown(self.username.clone()), shown(after.username.clone()));
-        compare(
-            "opportunistic_refresh",
-            shown(self.opportunistic_refresh.map(|on| on.to_string())),
-            shown(after.opportunistic_refresh.map(|on| on.to_string())),
-        );
-        compare(
-            "opportunistic_refresh_window_secs",
-            shown(self.opportunistic_refresh_window_secs.map(|secs| secs.to_string())),
-            shown(after.opportunistic_refresh_window_secs.map(|secs| secs.to_string())),
-        );
-        compare(
-            "required_while_reserved",
-            shown(self.required_while_reserved.map(|rule| rule.name().to_owned())),
-            shown(after.required_while_reserved.map(|rule| rule.name().to_owned())),
-        );
-        compare(
-            "max_concurrent_refreshes",
-            shown(self.max_concurrent_refreshes.map(|max| max.to_string())),
-            shown(after.max_concurrent_refreshes.map(|max| max.to_string())),
-        );
-        if self.client_secret.expose_secret() != after.client_secret.expose_secret() {
-            changes.push(("client_secret", "(secret)".to_owned(), "(another secret)".to_owned()));
-        }
-        changes
-    }
+/// What the row says beside its columns.
+fn overrides(row: &auth_provider::Model) -> Result<Overrides, StoreError> {
+    let read = row.overrides.as_deref().map(serde_json::from_str).transpose();
+    read.map(Option::unwrap_or_default).map_err(|error| StoreError::Corrupt {
+        what: format!("column overrides of auth_provider {}", row.id),
+        reason: error.to_string(),
+    })
 }
 
-/// What a client secret's ciphertext is bound to.
-fn secret_bound_to(host: &str) -> String {
-    format!("auth_provider/client_secret_sealed/{host}")
+/// As one secret, all of them.
+fn spare_secrets(record: &ProviderRecord) -> Option<SecretString> {
+    let spare: Vec<&str> = record.spare_client_secrets.iter().map(ExposeSecret::expose_secret).collect();
+    (!spare.is_empty()).then(|| json(&spare).into())
+}
+
+#[expect(clippy::expect_used, reason = "texts, numbers and lists of them have a JSON form")]
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("JSON")
+}
+
+/// The two encrypted columns of a provider.
+#[derive(Debug, Clone, Copy)]
+enum SecretColumn {
+    ClientSecret,
+    SpareClientSecrets,
+}
+
+impl SecretColumn {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::ClientSecret => "client_secret_sealed",
+            Self::SpareClientSecrets => "spare_client_secrets_sealed",
+        }
+    }
+
+    /// What a ciphertext is bound to: its column and its host.
+    fn bound_to(self, host: &str) -> String {
+        format!("auth_provider/{}/{host}", self.name())
+    }
 }

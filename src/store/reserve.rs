@@ -28,7 +28,7 @@ impl Store {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Guarded, Arc<StoreError>> {
-        if entry.is_in_doubt() || entry.failed_at.is_some() {
+        if !entry.is_ordinary() {
             return Ok(Box::pin(self.reserve_alone(entry, until, now)).await?);
         }
         match self.reservations.submit(&self.db, Reservation::of(entry, until, now)).await? {
@@ -59,7 +59,7 @@ impl Store {
     }
 }
 
-/// A reservation of an entry of which no refresh was in doubt or had failed when it was loaded.
+/// A reservation of an entry that was [ordinary](Entry::is_ordinary) when it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reservation {
     entry_id: i64,
@@ -115,13 +115,13 @@ impl Grouped for Reservation {
     }
 }
 
-/// The guard of [`Entry::is_as_decided_on`] for an entry of which no refresh was in doubt or had failed; no live lease; and
+/// The guard of [`Entry::is_as_decided_on`] for an ordinary entry; no live lease; and
 /// the reservation does not shrink. Where it reaches as far already, the token is as good as reserved.
 macro_rules! guard {
     () => {
         "entry.id = wanted.id AND entry.generation = wanted.generation \
          AND coalesce(entry.expires_at, 9223372036854775807) = wanted.expires_ms \
-         AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL \
+         AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL AND entry.reported_at IS NULL \
          AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
          AND (entry.reserved_until IS NULL OR entry.reserved_until <= wanted.until_ms) \
          AND (entry.reserved_until > wanted.now_ms OR NOT wanted.only_if_held)"

@@ -140,7 +140,8 @@ WITH unmoved AS MATERIALIZED (
     lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
     lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
     attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
-    failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL
+    failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL,
+    reported_at = NULL
   FROM unmoved AS new WHERE entry.id = new.id
   RETURNING new.place
 )

@@ -3,22 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, SimpleExpr};
 use sea_orm::{ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, QueryFilter, sqlx};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::Entry;
 use super::group_commit::Grouped;
-use super::lease::{none_live, none_reserved};
+use super::lease::{none_live, none_reserved_beyond};
 use super::line::{Line, column, driver};
 use super::{Guarded, Store, StoreError};
 use crate::clock::Timestamp;
-use crate::decide::Cause;
 use crate::telemetry::GroupedStatement;
 
 impl Store {
-    /// Takes the lease, and puts on record which refresh token is about to be sent. For an opportunistic refresh a
-    /// live reservation stands against it (invariant 1); for any, an attempt or a failure that the entry does not know of.
+    /// Takes the lease, and puts on record which refresh token is about to be sent, and since when it is spent. Where a date
+    /// is given, a reservation beyond that stands against it (invariant 1); in any case an attempt, a failure or a report that
+    /// the entry does not know of.
     ///
     /// A holder that has it already is told so: whoever heard nothing of a statement can ask once more.
     ///
@@ -27,7 +27,7 @@ impl Store {
     pub async fn take_lease(
         &self,
         entry: &Entry,
-        cause: Cause,
+        unless_reserved_beyond: Option<Timestamp>,
         holder: &str,
         attempt: &str,
         now: Timestamp,
@@ -35,9 +35,10 @@ impl Store {
     ) -> Result<Guarded, Arc<StoreError>> {
         let (holder, attempt) = (holder.to_owned(), attempt.to_owned());
         let (entry_id, generation, until) = (entry.id, entry.generation, now.plus(ttl));
-        let wanted = WantedLease { entry_id, generation, cause, holder, attempt, now, until };
+        let wanted =
+            WantedLease { entry_id, generation, unless_reserved_beyond, holder, attempt, now, until };
         let postgres = self.db.get_database_backend() == DbBackend::Postgres;
-        if postgres && !entry.is_in_doubt() && entry.failed_at.is_none() {
+        if postgres && entry.is_ordinary() {
             match self.leases.submit(&self.db, wanted.clone()).await? {
                 Guarded::Done => return Ok(Guarded::Done),
                 // Or somebody else was writing the row, or it is this holder's already.
@@ -49,14 +50,15 @@ impl Store {
 
     async fn take_lease_alone(&self, entry: &Entry, wanted: &WantedLease) -> Result<Guarded, StoreError> {
         let mut free = entry.is_as_decided_on().add(none_live(wanted.now));
-        match wanted.cause {
-            Cause::Opportunistic => free = free.add(none_reserved(wanted.now)),
-            Cause::Required => {}
+        if let Some(then) = wanted.unless_reserved_beyond {
+            free = free.add(none_reserved_beyond(then));
         }
         let taken_already = Column::LeaseHolder.eq(wanted.holder.as_str());
         let updated = TokenEntry::update_many()
             .col_expr(Column::LeaseHolder, Expr::value(wanted.holder.as_str()))
             .col_expr(Column::LeaseUntil, Expr::value(wanted.until.as_millis()))
+            // Before the attempt, which it is asked about: MySQL and MariaDB set one after the other.
+            .col_expr(Column::AttemptedAt, first_sent(wanted))
             .col_expr(Column::AttemptFingerprint, Expr::value(wanted.attempt.as_str()))
             .filter(entry.is_unmoved())
             .filter(Condition::any().add(free).add(taken_already))
@@ -67,12 +69,19 @@ impl Store {
     }
 }
 
+/// When the refresh token was sent first: as it stands, if it was on record already.
+fn first_sent(wanted: &WantedLease) -> SimpleExpr {
+    Expr::case(Column::AttemptFingerprint.eq(wanted.attempt.as_str()), Expr::col(Column::AttemptedAt))
+        .finally(wanted.now.as_millis())
+        .into()
+}
+
 /// A lease that a flight wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WantedLease {
     entry_id: i64,
     generation: i64,
-    cause: Cause,
+    unless_reserved_beyond: Option<Timestamp>,
     /// Which flight; unique for each.
     holder: String,
     /// Fingerprint of the refresh token that it is about to send.
@@ -100,25 +109,26 @@ impl Grouped for WantedLease {
     }
 }
 
-/// The guards of [`Store::take_lease`], for an entry of which no refresh was in doubt or had failed. PostgreSQL's, the one
+/// The guards of [`Store::take_lease`], for an [ordinary](Entry::is_ordinary) entry. PostgreSQL's, the one
 /// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
 /// `RESERVE` in `claim/postgres.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
 const TAKE: &str = "\
 WITH free AS MATERIALIZED (
   SELECT wanted.*
-  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::boolean[], $7::bigint[])
-    WITH ORDINALITY AS wanted (id, generation, holder, until_ms, attempt, only_if_free, now_ms, place)
+  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[])
+    WITH ORDINALITY AS wanted (id, generation, holder, until_ms, attempt, reserved_ms, now_ms, place)
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry
     WHERE entry.id = wanted.id AND entry.generation = wanted.generation
-      AND num_nulls(entry.attempt_fingerprint, entry.failed_at) = 2
+      AND num_nulls(entry.attempt_fingerprint, entry.failed_at, entry.reported_at) = 3
       AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms)
-      AND (NOT wanted.only_if_free OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.now_ms)
+      AND (wanted.reserved_ms IS NULL OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.reserved_ms)
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 ), taken AS (
   UPDATE token_entry AS entry
-  SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint = free.attempt
+  SET lease_holder = free.holder, lease_until = free.until_ms, attempt_fingerprint = free.attempt,
+    attempted_at = free.now_ms
   FROM free WHERE entry.id = free.id
   RETURNING free.place
 )
@@ -131,7 +141,7 @@ async fn take(line: &mut Line, group: &[WantedLease]) -> Result<Vec<Guarded>, Db
         .bind(column(group, |lease| lease.holder.as_str()))
         .bind(column(group, |lease| lease.until.as_millis()))
         .bind(column(group, |lease| lease.attempt.as_str()))
-        .bind(column(group, |lease| lease.cause == Cause::Opportunistic))
+        .bind(column(group, |lease| lease.unless_reserved_beyond.map(Timestamp::as_millis)))
         .bind(column(group, |lease| lease.now.as_millis()))
         .fetch_one(line.postgres().await?)
         .await

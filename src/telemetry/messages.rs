@@ -39,6 +39,15 @@ pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<
     }
 }
 
+/// A message failed, may succeed later, and nobody can be told: it waits, for the so-manieth time.
+pub fn put_off(kind: MessageKind, times: u32) {
+    tracing::warn!(
+        kind = kind.routing_key(),
+        times,
+        "a message that nobody waits for failed: it is tried again later"
+    );
+}
+
 /// The series of one kind of message: looked up once, since looking one up takes longer than counting. Not before the
 /// recorder is installed, or nothing is counted.
 struct Series {
@@ -48,6 +57,7 @@ struct Series {
     error: Counter,
     dead_lettered: Counter,
     requeued: Counter,
+    put_off: Counter,
 }
 
 impl Series {
@@ -55,10 +65,12 @@ impl Series {
         static TOKEN_REQUEST: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::TokenRequest));
         static WORKSPACE_START: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::WorkspaceStart));
         static TOKEN_STORE: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::TokenStore));
+        static TOKEN_REPORT: LazyLock<Series> = LazyLock::new(|| Series::new(MessageKind::TokenReport));
         match kind {
             MessageKind::TokenRequest => &TOKEN_REQUEST,
             MessageKind::WorkspaceStart => &WORKSPACE_START,
             MessageKind::TokenStore => &TOKEN_STORE,
+            MessageKind::TokenReport => &TOKEN_REPORT,
         }
     }
 
@@ -73,6 +85,7 @@ impl Series {
             error: messages(MessageOutcome::Error),
             dead_lettered: messages(MessageOutcome::DeadLettered),
             requeued: messages(MessageOutcome::Requeued),
+            put_off: messages(MessageOutcome::PutOff),
         }
     }
 
@@ -82,6 +95,7 @@ impl Series {
             MessageOutcome::Error => &self.error,
             MessageOutcome::DeadLettered => &self.dead_lettered,
             MessageOutcome::Requeued => &self.requeued,
+            MessageOutcome::PutOff => &self.put_off,
         }
     }
 }

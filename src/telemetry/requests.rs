@@ -5,6 +5,9 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 use metrics::{Counter, counter, describe_counter};
 
+use crate::message::ReportResult;
+
+const REPORTS: &str = "tokenkeeper_token_reports_total";
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 
 /// What a request for one token came to: label `result`.
@@ -67,8 +70,21 @@ pub fn token_requested(host: &str, result: TokenResult, opportunism: Opportunism
     tracing::debug!(result = result.name(), opportunistic = opportunism.name(), "token requested");
 }
 
+/// Somebody reported that a host rejects a token, and this came of it.
+pub fn token_reported(host: &str, result: ReportResult) {
+    let result = match result {
+        ReportResult::Refreshed => "refreshed",
+        ReportResult::Held => "held",
+        ReportResult::Withdrawn => "withdrawn",
+        ReportResult::NotCurrent => "not_current",
+    };
+    counter!(REPORTS, "host" => host.to_owned(), "result" => result).increment(1);
+    tracing::info!(result, "token reported");
+}
+
 /// Describes these metrics.
 pub(super) fn describe() {
+    describe_counter!(REPORTS, "Tokens that were reported as rejected by their host, by what came of it.");
     describe_counter!(REFRESH_REQUESTS, "Requests for one token, by result.");
 }
 

@@ -45,11 +45,11 @@ pub fn suspect_moved(kind: MessageKind, to: SuspectMoved) {
     }
 }
 
-/// A suspect could not be moved on.
-pub fn suspect_not_moved(error: &dyn std::fmt::Display) {
+/// A message could not be moved on.
+pub fn message_not_moved(error: &dyn std::fmt::Display) {
     static LINES: Seldom = Seldom::new();
     if let Some(kept_back) = LINES.lets_through(Instant::now()) {
-        tracing::warn!(%error, kept_back, "cannot move a suspect on");
+        tracing::warn!(%error, kept_back, "cannot move a message on");
     }
 }
 

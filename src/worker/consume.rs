@@ -23,7 +23,7 @@ use super::partitions::Partitions;
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
-use super::suspects::{Next, Tier, ends};
+use super::suspects::{Next, Origin, Tier, ends};
 use crate::admin::{Health, Progress};
 use crate::broker::{
     AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
@@ -326,7 +326,12 @@ impl Consumers {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
                 match self.tier.next(ends(&delivery), self.settings.delivery_limit) {
                     Next::Work => {
-                        let received = Received::new(kind, delivery, &self.settings.prefix, replies, acks);
+                        let origin = Origin::of_put_off(kind, &self.settler.keys, &delivery);
+                        let prefix = &self.settings.prefix;
+                        let mut received = Received::new(kind, self.tier, delivery, prefix, replies, acks);
+                        if let Some(origin) = origin {
+                            received = received.with_origin(origin);
+                        }
                         in_hand.take(Arc::clone(&self.settler).process(received));
                     }
                     Next::MoveTo(_) | Next::GiveUp => {

@@ -120,6 +120,7 @@ impl Consumers {
             MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
             MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
             MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
+            MessageKind::TokenReport => self.prefetch.prefetch_token_reports,
         };
         match feed {
             Feed::Messages(kind) => Some(of_kind(kind)),

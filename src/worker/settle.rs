@@ -1,8 +1,9 @@
 //! A message's way from delivery to ack, its states as types: each step consumes the one before it.
 //!
 //! `Received` → decode → handle → `Handled` → reply, dead letter → `Replied` → ack. A message that cannot take its next
-//! step is given back to the broker; there is no other way out.
+//! step is given back to the broker, or put off (`put_off.rs`); there is no other way out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use lapin::message::Delivery;
@@ -12,8 +13,9 @@ use tracing::{Instrument, Span, field};
 use super::acks::{Acks, Verdict};
 use super::settlement::Settlement;
 use super::suspects::{Origin, Tier};
-use crate::broker::{DeadLetter, OutgoingReply, Publisher, Replies, Stopped, Unanswered};
+use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Stopped, Told, Unanswered};
 use crate::bulkhead::{Bulkhead, Queue, STALLED_AFTER, Seat, Thing, Waiter};
+use crate::clock::Timestamp;
 use crate::database::Availability;
 use crate::handle::{Handler, Incoming, Outcome, TimeFrame};
 use crate::lifecycle::Stop;
@@ -30,16 +32,22 @@ pub(super) struct Settler {
     pub(super) keys: Arc<KeyRing>,
     /// What the names of our queues begin with.
     pub(super) prefix: String,
+    /// How often a message is put off at most; none: the broker delays and counts.
+    pub(super) retry_limit: Option<u32>,
     pub(super) stop: Stop,
 }
 
 /// A message in hand. In a box from step to step: it is a kilobyte.
 pub(super) struct Received {
-    kind: MessageKind,
+    pub(super) kind: MessageKind,
     /// Whose prefetch it takes a place of.
     queue: Queue,
-    delivery: Delivery,
-    envelope: Envelope,
+    pub(super) delivery: Delivery,
+    pub(super) envelope: Envelope,
+    /// When its `expiration` is over, where the broker took that off while it waited.
+    pub(super) deadline: Option<Timestamp>,
+    /// How often it was tried in vain and put off.
+    pub(super) put_off: u32,
     since: Instant,
     replies: Arc<Replies>,
     settlement: Settlement,
@@ -64,6 +72,7 @@ impl Received {
     /// A message that is replied to with `replies` and settled with `acks`.
     pub(super) fn new(
         kind: MessageKind,
+        tier: Tier,
         delivery: Delivery,
         prefix: &str,
         replies: Arc<Replies>,
@@ -71,24 +80,28 @@ impl Received {
     ) -> Box<Self> {
         let envelope = Envelope::read(&delivery.properties, prefix);
         let settlement = Settlement::new(acks, delivery.delivery_tag);
-        let in_flight = InFlight::count(kind);
-        let (queue, since) = (Queue::Messages(kind), Instant::now());
-        Box::new(Self { kind, queue, delivery, envelope, since, replies, settlement, in_flight })
+        let (deadline, put_off) = (None, 0);
+        let (queue, since, in_flight) = (tier.queue(kind), Instant::now(), InFlight::count(kind));
+        Box::new(Self {
+            kind,
+            queue,
+            delivery,
+            envelope,
+            deadline,
+            put_off,
+            since,
+            replies,
+            settlement,
+            in_flight,
+        })
     }
 
-    /// A message that another queue than that of its kind brought, as it was there.
-    pub(super) fn from_origin(
-        Origin { kind, publisher }: Origin,
-        tier: Tier,
-        delivery: Delivery,
-        prefix: &str,
-        replies: Arc<Replies>,
-        acks: Acks,
-    ) -> Box<Self> {
-        let mut received = Self::new(kind, delivery, prefix, replies, acks);
-        received.envelope.publisher = publisher;
-        received.queue = tier.queue(kind);
-        received
+    /// The same of one that was moved: as it was before.
+    pub(super) fn with_origin(mut self: Box<Self>, origin: Origin) -> Box<Self> {
+        self.envelope.publisher = origin.publisher;
+        self.deadline = origin.deadline_ms.map(Timestamp::from_millis);
+        self.put_off = origin.put_off;
+        self
     }
 
     /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
@@ -109,9 +122,11 @@ impl Received {
         reply: &Reply,
         time: TimeFrame,
         bulkhead: &Bulkhead,
-    ) -> Result<(), Unanswered> {
+    ) -> Result<Told, Unanswered> {
         let reply_type = self.kind.reply_type();
-        let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope };
+        // Of a message that is kept where nobody hears that it failed.
+        let exact = !self.kind.needs_reply_to() && reply.error().is_some();
+        let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope, exact };
         // The answer to a request whose time is over is still worth a moment.
         let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
         let mut seat: Option<Seat> = None;
@@ -137,7 +152,7 @@ impl Received {
         let verdict = match reason {
             Unanswered::Stopped | Unanswered::ConnectionGone => Verdict::Nack,
             // From RabbitMQ 4.3 on a nack does not count towards the delivery limit, and it would come again for ever.
-            Unanswered::NoReplyTo => Verdict::Reject,
+            Unanswered::NobodyToTell => Verdict::Reject,
         };
         let Self { kind, since, settlement, in_flight, .. } = *self;
         settlement.settle(verdict);
@@ -170,7 +185,7 @@ impl Settler {
         received: Box<Received>,
         request: Result<Request, InvalidRequest>,
     ) -> Result<Handled, (Box<Received>, Stopped)> {
-        let time = self.handler.time_frame(received.kind, &received.envelope);
+        let time = self.handler.time_frame(received.kind, &received.envelope, received.deadline);
         let incoming = Incoming {
             kind: received.kind,
             request,
@@ -208,19 +223,24 @@ impl Settler {
             (Some(reply_to), Some(reply)) => {
                 received.publish_reply(reply_to, reply, time, self.handler.refresher.bulkhead()).await
             }
-            (None, _) | (_, None) => Ok(()),
+            (None, _) | (_, None) => Ok(Told::No),
         };
-        if let Err(unanswered) = published {
-            return Err((received, unanswered));
-        }
+        // Whoever must name a queue for the reply, and deletes it, wants to hear nothing.
+        let is_told = match published {
+            Ok(told) => told == Told::Yes || received.kind.needs_reply_to(),
+            Err(unanswered) => return Err((received, unanswered)),
+        };
         let code = outcome.error_code();
         let settled = match &outcome {
             Outcome::Answered(reply) => match reply.error() {
                 None => MessageOutcome::Ok,
-                Some(_) if received.envelope.reply_to.is_some() => MessageOutcome::Error,
+                Some(_) if is_told => MessageOutcome::Error,
                 // Nobody can be told, so the message is kept.
-                Some(error) if is_worth_another_delivery(error.code) => {
-                    return Err((received, Unanswered::NoReplyTo));
+                Some(error) if self.may_be_put_off(&received, error.code) => {
+                    match Box::pin(self.put_off(&received, time)).await {
+                        Ok(()) => MessageOutcome::PutOff,
+                        Err(NotMoved) => return Err((received, Unanswered::NobodyToTell)),
+                    }
                 }
                 Some(error) => {
                     match Box::pin(self.lay_into_dead_letters(&received, error.code, &error.message)).await {
@@ -247,21 +267,19 @@ impl Settler {
         detail: &str,
     ) -> Result<(), Stopped> {
         telemetry::dead_lettered(received.kind, detail);
+        let detail = match received.put_off {
+            0 => Cow::Borrowed(detail),
+            times => Cow::Owned(format!("{detail} (tried {} times)", times + 1)),
+        };
         let letter = DeadLetter {
             routing_key: received.kind.routing_key(),
             properties: &received.delivery.properties,
             reason: code.name(),
-            detail,
+            detail: &detail,
             at: self.handler.clock.now(),
         };
         self.publisher.dead_letter(&letter, &received.delivery.data).await
     }
-}
-
-/// Whether the same message may succeed when it is delivered again. Each delivery is tried for as long as a request has
-/// time, so the broker's delivery limit is minutes away. What is older than its `expiration` stays so.
-fn is_worth_another_delivery(code: ErrorCode) -> bool {
-    code.is_retryable() && code != ErrorCode::DeadlineExceeded
 }
 
 impl Replied {

@@ -64,6 +64,7 @@ impl Tier {
                 Feed::Messages(MessageKind::TokenRequest),
                 Feed::Messages(MessageKind::WorkspaceStart),
                 Feed::Messages(MessageKind::TokenStore),
+                Feed::Messages(MessageKind::TokenReport),
             ],
             Self::Suspects => &[Feed::Suspects],
             Self::Isolated => &[Feed::Isolated],
@@ -134,13 +135,25 @@ pub(super) fn ends(delivery: &Delivery) -> u64 {
     if delivery.redelivered { counted.unwrap_or(0) } else { 0 }
 }
 
-/// What a suspect was before it was moved. Sealed, because a `user_id` is only as good as who vouches for it.
+/// What a message was before it was moved. Sealed, because a `user_id` is only as good as who vouches for it, and a count
+/// as who counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     pub(super) kind: MessageKind,
     /// The AMQP user who published it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) publisher: Option<String>,
+    /// When its `expiration` is over, where it had one, which the broker takes off while it waits; in ms since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) deadline_ms: Option<i64>,
+    /// How often it was tried in vain and put off.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) put_off: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What an origin is bound to: the message that has it, and no other.
@@ -149,10 +162,17 @@ fn bound_to(body: &[u8]) -> String {
 }
 
 impl Origin {
-    /// Of a message that comes from the queue of its kind.
-    pub(super) fn of(kind: MessageKind, delivery: &Delivery) -> Self {
-        let publisher = delivery.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
-        Self { kind, publisher }
+    /// Of a message that comes from the queue of its kind, for the first time or after it was put off.
+    pub(super) fn of(kind: MessageKind, keys: &KeyRing, delivery: &Delivery) -> Self {
+        Self::of_put_off(kind, keys, delivery).unwrap_or_else(|| {
+            let publisher = delivery.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
+            Self { kind, publisher, deadline_ms: None, put_off: 0 }
+        })
+    }
+
+    /// Of a message that comes back to the queue of its kind; none: it comes for the first time.
+    pub(super) fn of_put_off(kind: MessageKind, keys: &KeyRing, delivery: &Delivery) -> Option<Self> {
+        Self::open(keys, delivery).filter(|origin| origin.kind == kind)
     }
 
     /// As a header carries it. None: it has no JSON form, which every origin has.
@@ -162,7 +182,7 @@ impl Origin {
         Some(format!("{}:{}", sealed.key_id, BASE64.encode(&sealed.bytes)))
     }
 
-    /// The origin of a suspect; none: it has none that a worker with one of these keys wrote.
+    /// The origin of a message that was moved; none: it has none that a worker with one of these keys wrote.
     pub(super) fn open(keys: &KeyRing, delivery: &Delivery) -> Option<Self> {
         let header = match delivery.properties.headers().as_ref()?.inner().get(ORIGIN_HEADER)? {
             AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok()?,
@@ -224,7 +244,8 @@ mod tests {
     #[test]
     fn an_origin_is_believed_of_the_message_that_it_was_written_for_alone() {
         let keys = KeyRing::parse(KeyRing::generate("k").expose_secret()).unwrap();
-        let origin = Origin { kind: MessageKind::TokenStore, publisher: Some("login".to_owned()) };
+        let publisher = Some("login".to_owned());
+        let origin = Origin { kind: MessageKind::TokenStore, publisher, deadline_ms: Some(1), put_off: 2 };
         let header = origin.seal(&keys, b"{}").unwrap();
         assert!(!header.contains("login"));
         let with = |header: &str, body: &[u8]| {

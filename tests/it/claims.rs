@@ -10,7 +10,7 @@ use secrecy::ExposeSecret;
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::decide::{Decision, Demand, Policy, decide};
 use tokenkeeper::message::Refresh;
-use tokenkeeper::provider::RequiredWhileReserved;
+use tokenkeeper::provider::{Lifespan, RequiredWhileReserved};
 use tokenkeeper::store::{AccountNames, Claim, Entry, Found, Guarded, NewPair, PairSource, StoreError};
 use tokenkeeper_entity::token_entry;
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ async fn claim(world: &World, user: &str, until: i64) -> Claim {
         user_id: user.to_owned(),
         provider_id: provider.id,
         until: Some(at(until)),
-        only_if_held: false,
+        only_if_held_beyond: None,
         now: at(0),
     }
 }
@@ -69,7 +69,7 @@ fn found(found: Result<Found, Arc<StoreError>>) -> Arc<Entry> {
     }
 }
 
-/// Every state that a claim could judge: expiry, reservation, lease, attempt and failure around noon.
+/// Every state that a claim could judge: expiry, reservation, lease, attempt, failure and report around noon.
 pub(crate) fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
     let ms = |minute| Some(at(minute).as_millis());
     let mut states = Vec::new();
@@ -91,6 +91,12 @@ pub(crate) fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
                     }
                 }
             }
+            states.push(token_entry::Model {
+                expires_at,
+                reserved_until,
+                reported_at: ms(-3),
+                ..entry.clone()
+            });
         }
     }
     states
@@ -100,7 +106,7 @@ pub(crate) fn states(entry: &token_entry::Model) -> Vec<token_entry::Model> {
 pub(crate) fn policies(opportunistic: bool) -> Vec<Policy> {
     let mut policies = Vec::new();
     for opportunistic_window in [None, Some(Duration::from_secs(60)), Some(Duration::from_secs(7200))] {
-        for kills_old_token in [true, false] {
+        for old_token_grace in [Lifespan::NONE, Lifespan::secs(600), Lifespan::Unlimited] {
             for required_while_reserved in [
                 RequiredWhileReserved::Refresh,
                 RequiredWhileReserved::Wait,
@@ -109,7 +115,7 @@ pub(crate) fn policies(opportunistic: bool) -> Vec<Policy> {
                 policies.push(Policy {
                     opportunistic,
                     opportunistic_window,
-                    kills_old_token,
+                    old_token_grace,
                     required_while_reserved,
                 });
             }
@@ -129,14 +135,14 @@ on_every_database! {
         put_token(&world, "plain", at(60)).await;
         let mut until_of_plain = until;
         let (mut reserved, mut left) = (0, 0);
-        for only_if_held in [false, true] {
+        for only_if_held_beyond in [None, Some(at(0)), Some(at(10))] {
             for state in states(&row) {
                 state.clone().into_active_model().reset_all().update(&db).await.unwrap();
                 let before = world.entry("jdoe").await;
                 until_of_plain = until_of_plain.plus(Duration::from_millis(1));
                 let of_plain = Claim { until: Some(until_of_plain), ..claim(&world, "plain", 5).await };
                 found(world.store.claim(of_plain).await);
-                let claim = Claim { only_if_held, ..claim(&world, "jdoe", 5).await };
+                let claim = Claim { only_if_held_beyond, ..claim(&world, "jdoe", 5).await };
                 let plain = kind == Kind::Postgres && claim.is_plain(&before);
                 let after = found(world.store.claim(claim).await);
                 assert_eq!(after.state != before.state, plain, "{before:?}");
@@ -151,7 +157,10 @@ on_every_database! {
                 assert_eq!(before.failure, None);
                 let lifetime = Duration::from_secs(300);
                 let demand = Demand { received_at: at(0), lifetime, deadline: at(1) };
-                for policy in policies(only_if_held) {
+                let policies = policies(only_if_held_beyond.is_some()).into_iter().filter(|policy| {
+                    only_if_held_beyond.is_none_or(|beyond| policy.reservations_stand_from(at(0)) == beyond)
+                });
+                for policy in policies {
                     let decided = decide(Some(&before.state), at(0), &demand, &policy);
                     assert!(matches!(decided, Decision::Serve { .. }), "{before:?} {policy:?}: {decided:?}");
                     assert_eq!(decide(Some(&after.state), at(0), &demand, &policy), decided);
@@ -367,13 +376,14 @@ fn a_reply_tells_reserved_from_none_by_who_holds_the_token() {
         granted_lifetime: None,
         refreshable: true,
         in_doubt: false,
+        reported: false,
     };
     let demand = Demand { received_at: at(0), lifetime: Duration::from_secs(300), deadline: at(1) };
     for (opportunistic, refresh) in [(true, Refresh::Reserved), (false, Refresh::None)] {
         for policy in
             policies(opportunistic).into_iter().filter(|policy| policy.opportunistic_window.is_none())
         {
-            let decided = decide(Some(&state(Some(at(5)))), at(0), &demand, &policy);
+            let decided = decide(Some(&state(Some(at(30)))), at(0), &demand, &policy);
             assert!(
                 matches!(decided, Decision::Serve { refresh: said, .. } if said == refresh),
                 "{decided:?}"

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::Guarded;
 
 use crate::harness::logs::captured;
@@ -85,7 +84,7 @@ on_every_database! {
         let ahead = world.start_worker_in(own_time(SkewedClock::by(TEN_MINUTES_MS))).await;
         world.user_with_expired_token("jdoe").await;
         let (entry, now, minute) = (world.entry("jdoe").await, SystemClock.now(), Duration::from_secs(60));
-        let leased = world.store.take_lease(&entry, Cause::Required, "another worker", "sent", now, minute).await;
+        let leased = world.store.take_lease(&entry, None, "another worker", "sent", now, minute).await;
         assert_eq!(leased.unwrap(), Guarded::Done);
 
         error_message(&world.request("jdoe").await, "refresh_timeout");

@@ -6,7 +6,6 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::Cause;
 use tokenkeeper::secret::KeyRing;
 use tokenkeeper::store::Guarded;
 use tokenkeeper_entity::token_entry;
@@ -75,7 +74,7 @@ on_every_database! {
         world.scm.fail_always_for("unavailable", Fault::RetryAfter { status: 503, seconds: 77 });
         let busy = world.entry("busy").await;
         let lease = Duration::from_hours(1);
-        let leased = world.store.take_lease(&busy, Cause::Required, "another worker", "sent", now(&world), lease).await;
+        let leased = world.store.take_lease(&busy, None, "another worker", "sent", now(&world), lease).await;
         assert_eq!(leased.unwrap(), Guarded::Done);
 
         error_message(&world.request("revoked").await, "reauthorization_required");

@@ -168,15 +168,21 @@ async fn the_same_clone_dies_when_its_token_is_not_reserved_any_more() {
         .await;
         let token = reply["token"]["value"].as_str().unwrap().to_owned();
 
-        let cloned = clone_while(&world, &token, point, &folder.path().join("clone"), async {
-            eventually("the reservation to be over", Duration::from_secs(10), async || {
-                let until = world.entry("jdoe").await.state.reserved_until.unwrap();
-                (until.as_millis() <= world.scm.now_ms()).then_some(())
-            })
-            .await;
-            let competitor = world.request_for("jdoe", 1).await;
-            assert_eq!(competitor["refresh"], "opportunistic", "{competitor}");
-        })
+        let cloned = clone_while(
+            &world,
+            &token,
+            point,
+            &folder.path().join("clone"),
+            Box::pin(async {
+                eventually("the reservation to be over", Duration::from_secs(10), async || {
+                    let until = world.entry("jdoe").await.state.reserved_until.unwrap();
+                    (until.as_millis() <= world.scm.now_ms()).then_some(())
+                })
+                .await;
+                let competitor = world.request_for("jdoe", 1).await;
+                assert_eq!(competitor["refresh"], "opportunistic", "{competitor}");
+            }),
+        )
         .await;
 
         assert!(cloned.is_err(), "held at {point:?} it outlived its token: these tests prove nothing");

@@ -11,7 +11,6 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
 use tokenkeeper::database;
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{Claim, Entry, Guarded, NewPair, Origin, PairSource, Store};
 use tokenkeeper_entity::token_entry;
 use tokio::time::{sleep, timeout};
@@ -53,7 +52,10 @@ async fn hold_on(store: &Store, user: &str, provider_id: i64, rounds: &AtomicUsi
     loop {
         until = until.plus(Duration::from_millis(1));
         let (user_id, until) = (user.to_owned(), Some(until));
-        store.claim(Claim { user_id, provider_id, until, only_if_held: false, now: at(0) }).await.unwrap();
+        store
+            .claim(Claim { user_id, provider_id, until, only_if_held_beyond: None, now: at(0) })
+            .await
+            .unwrap();
         rounds.fetch_add(1, Ordering::Relaxed);
         sleep(PAUSE).await;
     }
@@ -73,9 +75,10 @@ async fn make_reservations_slow(world: &World) {
 }
 
 async fn take_leases(world: &World, entries: &[Entry]) -> Vec<Guarded> {
-    let taken = join_all(entries.iter().map(async |entry| {
-        world.store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await
-    }));
+    let taken =
+        join_all(entries.iter().map(async |entry| {
+            world.store.take_lease(entry, None, &holder(entry), "sent", at(0), TTL).await
+        }));
     taken.await.into_iter().map(Result::unwrap).collect()
 }
 
@@ -111,13 +114,13 @@ on_every_database! {
         let (world, users) = world_with_users(kind).await;
         let entries = entries(&world, &users).await;
         put_token(&world, &users[3], at(90)).await;
-        let other = world.store.take_lease(&entries[7], Cause::Required, "another", "sent", at(0), TTL).await.unwrap();
+        let other = world.store.take_lease(&entries[7], None, "another", "sent", at(0), TTL).await.unwrap();
         assert_eq!(other, Guarded::Done);
         assert_eq!(world.store.reserve(&entries[11], at(5), at(0)).await.unwrap(), Guarded::Done);
         let taken = join_all(entries.iter().map(async |entry| {
             // What is reserved stops an opportunistic refresh and no other.
-            let cause = if entry.id % 2 == entries[11].id % 2 { Cause::Opportunistic } else { Cause::Required };
-            world.store.take_lease(entry, cause, &holder(entry), "sent", at(0), TTL).await
+            let unless_reserved_beyond = (entry.id % 2 == entries[11].id % 2).then_some(at(0));
+            world.store.take_lease(entry, unless_reserved_beyond, &holder(entry), "sent", at(0), TTL).await
         }));
         for (place, taken) in taken.await.into_iter().enumerate() {
             let refused = [3, 7, 11].contains(&place);
@@ -161,7 +164,7 @@ on_every_database! {
             .boxed()
         }));
         let refreshing = join_all(refreshing.iter().map(async |entry| {
-            let taken = store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await;
+            let taken = store.take_lease(entry, None, &holder(entry), "sent", at(0), TTL).await;
             let stored = store.store_refreshed(entry, &issued(entry), &holder(entry), at(1)).await;
             assert_eq!(taken.unwrap(), Guarded::Done);
             assert!(stored.unwrap().is_some(), "nothing newer is there");
@@ -180,7 +183,7 @@ on_every_database! {
         for _ in 0..2 {
             assert_eq!(take_leases(&world, &entries).await, [Guarded::Done, Guarded::Done]);
         }
-        let other = world.store.take_lease(&entries[0], Cause::Required, "another", "sent", at(0), TTL).await.unwrap();
+        let other = world.store.take_lease(&entries[0], None, "another", "sent", at(0), TTL).await.unwrap();
         assert_eq!(other, Guarded::Moved);
         let release = world.store.release(entries[0].id, &holder(&entries[0])).await.unwrap();
         assert_eq!(release, Guarded::Done);
@@ -207,7 +210,7 @@ on_every_database! {
         let entries = entries(&world, &users).await;
         refuse_changes_of(&world, kind, entries[7].id).await;
         let flights = join_all(entries.iter().map(async |entry| {
-            let taken = world.store.take_lease(entry, Cause::Required, &holder(entry), "sent", at(0), TTL).await;
+            let taken = world.store.take_lease(entry, None, &holder(entry), "sent", at(0), TTL).await;
             let stored = world.store.store_refreshed(entry, &issued(entry), &holder(entry), at(1)).await;
             (taken, stored)
         }));

@@ -7,7 +7,6 @@ use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel};
 use secrecy::ExposeSecret;
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{
     AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, Origin, PairSource, Store, StoreError,
 };
@@ -87,7 +86,7 @@ on_every_database! {
 
     async fn nothing_is_reserved_while_somebody_refreshes(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
-        let taken = world.store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap();
+        let taken = world.store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap();
         assert_eq!(taken, Guarded::Done);
         let during = world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap();
         assert_eq!(during, Guarded::Moved);
@@ -102,7 +101,7 @@ on_every_database! {
         let (world, entry) = world_with_entry(kind).await;
         let holders: Vec<String> = (0..16).map(|number| format!("holder {number}")).collect();
         let taken = join_all(holders.iter().map(|holder| {
-            world.store.take_lease(&entry, Cause::Required, holder, "sent", minutes(0), TTL)
+            world.store.take_lease(&entry, None, holder, "sent", minutes(0), TTL)
         }))
         .await;
         let done = taken.into_iter().filter(|taken| matches!(taken, Ok(Guarded::Done))).count();
@@ -112,19 +111,56 @@ on_every_database! {
     async fn a_live_reservation_stops_an_opportunistic_lease_and_no_other(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         assert_eq!(world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap(), Guarded::Done);
-        let take = async |cause, now| {
+        let take = async |unless_reserved_beyond, now| {
             let entry = world.entry("jdoe").await;
-            world.store.take_lease(&entry, cause, "one", "sent", minutes(now), TTL).await.unwrap()
+            let taken = world.store.take_lease(&entry, unless_reserved_beyond, "one", "sent", minutes(now), TTL);
+            taken.await.unwrap()
         };
-        assert_eq!(take(Cause::Opportunistic, 29).await, Guarded::Moved);
-        assert_eq!(take(Cause::Opportunistic, 30).await, Guarded::Done, "it is over");
-        assert_eq!(take(Cause::Required, 35).await, Guarded::Done);
+        assert_eq!(take(Some(minutes(29)), 29).await, Guarded::Moved);
+        assert_eq!(take(Some(minutes(30)), 20).await, Guarded::Done, "the old token works until then");
+        assert_eq!(take(Some(minutes(30)), 30).await, Guarded::Done, "it is over");
+        assert_eq!(take(None, 35).await, Guarded::Done);
+    }
+
+    async fn a_refresh_token_is_spent_since_it_was_sent_first(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        let take = async |holder, attempt, now| {
+            let entry = world.entry("jdoe").await;
+            let taken = world.store.take_lease(&entry, None, holder, attempt, minutes(now), TTL).await;
+            assert_eq!(taken.unwrap(), Guarded::Done);
+            world.entry("jdoe").await
+        };
+        assert_eq!(entry.attempted_at, None);
+        assert_eq!(take("one", "sent", 10).await.attempted_at, Some(minutes(10)));
+        assert_eq!(take("two", "sent", 20).await.attempted_at, Some(minutes(10)));
+        assert_eq!(take("three", "another", 30).await.attempted_at, Some(minutes(30)));
+        let entry = world.entry("jdoe").await;
+        assert_eq!(world.store.give_up(&entry, "three", &failure("another")).await.unwrap(), Guarded::Done);
+        assert_eq!(world.entry("jdoe").await.attempted_at, None, "nothing is in doubt");
+        assert_eq!(take("four", "another", 40).await.attempted_at, Some(minutes(40)));
+    }
+
+    async fn a_report_is_of_the_pair_that_was_looked_at(kind: Kind) {
+        let (world, entry) = world_with_entry(kind).await;
+        assert!(!entry.state.reported);
+        assert_eq!(world.store.report(&entry, minutes(1)).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.report(&entry, minutes(2)).await.unwrap(), Guarded::Done, "once more");
+        assert!(world.entry("jdoe").await.state.reported);
+        assert_eq!(world.store.reserve(&entry, minutes(30), minutes(0)).await.unwrap(), Guarded::Moved);
+        let reported = world.entry("jdoe").await;
+        assert_eq!(world.store.reserve(&reported, minutes(30), minutes(0)).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.take_lease(&reported, None, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        let pair = refreshed("access-2", minutes(40));
+        let stored = world.store.store_refreshed(&reported, &pair, "one", minutes(3)).await.unwrap();
+        assert!(!stored.unwrap().state.reported);
+        assert!(!world.entry("jdoe").await.state.reported, "the new pair is not reported");
+        assert_eq!(world.store.report(&reported, minutes(4)).await.unwrap(), Guarded::Moved);
     }
 
     async fn a_refresh_that_failed_meanwhile_stops_who_has_not_heard_of_it(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let take = async |entry: &Entry, holder| {
-            world.store.take_lease(entry, Cause::Required, holder, "sent", minutes(0), TTL).await.unwrap()
+            world.store.take_lease(entry, None, holder, "sent", minutes(0), TTL).await.unwrap()
         };
         assert_eq!(take(&entry, "one").await, Guarded::Done);
         assert_eq!(world.store.give_up(&entry, "one", &failure("sent")).await.unwrap(), Guarded::Done);
@@ -139,7 +175,7 @@ on_every_database! {
     async fn a_lease_is_renewed_and_given_back_by_its_holder_alone(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.renew_lease(&entry, "two", minutes(0), TTL).await.unwrap(), Guarded::Moved);
         assert_eq!(store.give_up(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
         let half = minutes(0).plus(TTL / 2);
@@ -153,12 +189,12 @@ on_every_database! {
     async fn a_lease_that_is_left_in_doubt_stops_nobody_and_stays_on_record_until_the_doubt_is_settled(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up_in_doubt(&entry, "two", &failure("f")).await.unwrap(), Guarded::Moved);
         assert_eq!(store.give_up_in_doubt(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
         let left = world.entry("jdoe").await;
         assert!(left.is_in_doubt() && !left.has_live_lease(failure("f").at), "{:?}", left.lease);
-        assert_eq!(store.take_lease(&left, Cause::Required, "two", "sent", minutes(1), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&left, None, "two", "sent", minutes(1), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&left, "two", &failure("f")).await.unwrap(), Guarded::Done);
         assert!(!world.entry("jdoe").await.is_in_doubt());
     }
@@ -175,7 +211,7 @@ on_every_database! {
         assert_eq!(access_token(&world).await, "access 2");
         let reserve = world.store.reserve(&seen_before, minutes(90), minutes(2)).await.unwrap();
         assert_eq!(reserve, Guarded::Moved, "nor is the new pair reserved for who saw the old one");
-        let lease = world.store.take_lease(&seen_before, Cause::Required, "one", "sent", minutes(9), TTL).await.unwrap();
+        let lease = world.store.take_lease(&seen_before, None, "one", "sent", minutes(9), TTL).await.unwrap();
         assert_eq!(lease, Guarded::Moved);
     }
 
@@ -212,7 +248,7 @@ on_every_database! {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
         let take = async |entry: &Entry, holder, now| {
-            store.take_lease(entry, Cause::Required, holder, "sent", minutes(now), TTL).await.unwrap()
+            store.take_lease(entry, None, holder, "sent", minutes(now), TTL).await.unwrap()
         };
         assert_eq!(take(&entry, "frozen", 0).await, Guarded::Done);
         let seen_after = world.entry("jdoe").await;
@@ -234,7 +270,7 @@ on_every_database! {
         let store = &world.store;
         let reserve = async |entry: &Entry| store.reserve(entry, minutes(60), minutes(9)).await.unwrap();
         let take = async |entry: &Entry, holder, now| {
-            store.take_lease(entry, Cause::Required, holder, "sent", minutes(now), TTL).await.unwrap()
+            store.take_lease(entry, None, holder, "sent", minutes(now), TTL).await.unwrap()
         };
         assert_eq!(take(&entry, "one", 0).await, Guarded::Done);
         assert_eq!(reserve(&entry).await, Guarded::Moved, "the lease is over, and nobody knows what came of it");
@@ -248,7 +284,7 @@ on_every_database! {
     async fn a_lease_that_ran_out_is_not_renewed_also_where_nobody_took_it(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        let taken = store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await;
+        let taken = store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await;
         assert_eq!(taken.unwrap(), Guarded::Done);
         assert_eq!(store.renew_lease(&entry, "one", minutes(1), TTL).await.unwrap(), Guarded::Moved);
     }
@@ -256,11 +292,11 @@ on_every_database! {
     async fn storing_a_pair_clears_lease_failure_and_reservation(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
         assert_eq!(store.give_up(&entry, "one", &failure("f")).await.unwrap(), Guarded::Done);
         let entry = world.entry("jdoe").await;
         assert_eq!(store.reserve(&entry, minutes(90), minutes(0)).await.unwrap(), Guarded::Done);
-        assert_eq!(store.take_lease(&entry, Cause::Required, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
+        assert_eq!(store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap(), Guarded::Done);
 
         let in_memory = store.store_refreshed(&entry, &refreshed("access 2", minutes(5)), "one", minutes(1)).await.unwrap();
 

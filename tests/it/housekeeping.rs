@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::decide::Cause;
 use tokenkeeper::housekeeping::{Pass, pass_alone};
 use tokenkeeper::lifecycle::Stop;
 use tokenkeeper::secret::fingerprint;
@@ -64,15 +63,14 @@ async fn condemn(world: &World, user: &str, refresh_token: &str) {
         fingerprint: fingerprint(&refresh_token.to_owned().into()),
         at: now,
     };
-    let taken = world.store.take_lease(&entry, Cause::Required, "flight", "sent", now, TTL).await;
+    let taken = world.store.take_lease(&entry, None, "flight", "sent", now, TTL).await;
     assert_eq!(taken.unwrap(), Guarded::Done);
     assert_eq!(world.store.give_up(&entry, "flight", &failure).await.unwrap(), Guarded::Done);
 }
 
 async fn take_lease(world: &World, user: &str) {
     let entry = world.entry(user).await;
-    let taken =
-        world.store.take_lease(&entry, Cause::Required, "flight", "sent", SystemClock.now(), TTL).await;
+    let taken = world.store.take_lease(&entry, None, "flight", "sent", SystemClock.now(), TTL).await;
     assert_eq!(taken.unwrap(), Guarded::Done);
 }
 

@@ -43,7 +43,8 @@ async fn load(world: &World, now: Timestamp) {
 
 async fn load_once(world: &World, now: Timestamp) {
     let provider_id = provider_id(world).await;
-    let claim = Claim { user_id: "jdoe".to_owned(), provider_id, until: None, only_if_held: true, now };
+    let claim =
+        Claim { user_id: "jdoe".to_owned(), provider_id, until: None, only_if_held_beyond: Some(now), now };
     assert!(matches!(world.store.claim(claim).await, Ok(Found::Entry(_))));
 }
 
@@ -88,7 +89,7 @@ on_every_database! {
 
     async fn whatever_happened_to_it_since_is_not_passed_over(kind: Kind) {
         let (world, held) = world_with_held_token(kind).await;
-        let changes: [(&str, token_entry::Model); 8] = [
+        let changes: [(&str, token_entry::Model); 9] = [
             ("another pair", token_entry::Model { generation: held.generation + 1, ..held.clone() }),
             ("a refresh", token_entry::Model {
                 lease_holder: Some("somebody".to_owned()),
@@ -97,6 +98,7 @@ on_every_database! {
             }),
             ("a doubt", token_entry::Model { attempt_fingerprint: Some("sent".to_owned()), ..held.clone() }),
             ("a failure", token_entry::Model { failed_at: Some(at(-1).as_millis()), ..held.clone() }),
+            ("a report", token_entry::Model { reported_at: Some(at(-1).as_millis()), ..held.clone() }),
             ("longer held", token_entry::Model { reserved_until: Some(at(8).as_millis()), ..held.clone() }),
             ("not held", token_entry::Model { reserved_until: None, ..held.clone() }),
             ("held no more", token_entry::Model { reserved_until: Some(at(0).as_millis()), ..held.clone() }),

@@ -8,7 +8,6 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::Guarded;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
@@ -78,7 +77,7 @@ async fn lease_to_somebody_else(world: &World, user: &str) {
     let entry = world.entry(user).await;
     let now = Timestamp::from_millis(world.scm.now_ms());
     let hour = Duration::from_hours(1);
-    let taken = world.store.take_lease(&entry, Cause::Required, "somebody else", "sent", now, hour).await;
+    let taken = world.store.take_lease(&entry, None, "somebody else", "sent", now, hour).await;
     assert_eq!(taken.unwrap(), Guarded::Done);
 }
 

@@ -30,7 +30,7 @@ async fn claim_all(world: &World, users: &[String]) -> Vec<Result<Found, Arc<Sto
         user_id: user.clone(),
         provider_id: provider.id,
         until: Some(at(UNTIL)),
-        only_if_held: false,
+        only_if_held_beyond: None,
         now: at(0),
     };
     join_all(users.iter().map(|user| world.store.claim(claim(user)))).await

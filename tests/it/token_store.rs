@@ -6,7 +6,6 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{Failure, FailureKind, Guarded};
 use tokenkeeper_entity::identity;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
@@ -45,19 +44,13 @@ async fn burden(world: &World, user: &str) {
     let hour = std::time::Duration::from_hours(1);
     let entry = world.entry(user).await;
     let store = &world.store;
-    assert_eq!(
-        store.take_lease(&entry, Cause::Required, "one", "sent", now, hour).await.unwrap(),
-        Guarded::Done
-    );
+    assert_eq!(store.take_lease(&entry, None, "one", "sent", now, hour).await.unwrap(), Guarded::Done);
     let fingerprint = "f".to_owned();
     let failure = Failure { kind: FailureKind::Refused, message: "no".to_owned(), fingerprint, at: now };
     assert_eq!(store.give_up(&entry, "one", &failure).await.unwrap(), Guarded::Done);
     let entry = world.entry(user).await;
     assert_eq!(store.reserve(&entry, now.plus(hour), now).await.unwrap(), Guarded::Done);
-    assert_eq!(
-        store.take_lease(&entry, Cause::Required, "two", "sent", now, hour).await.unwrap(),
-        Guarded::Done
-    );
+    assert_eq!(store.take_lease(&entry, None, "two", "sent", now, hour).await.unwrap(), Guarded::Done);
 }
 
 on_every_database! {

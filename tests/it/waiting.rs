@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::decide::Cause;
 use tokenkeeper::store::{Guarded, Lease};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply};
 
@@ -14,8 +13,7 @@ use crate::harness::{Dialect, Kind, PATIENCE, World, eventually, on_every_databa
 /// Leaves the lease of a worker that died: nobody renews it, and nobody gives it back.
 async fn leave_lease_of_the_dead(world: &World, user: &str, ttl: Duration) -> Lease {
     let entry = world.entry(user).await;
-    let taken =
-        world.store.take_lease(&entry, Cause::Required, "the dead", "sent", SystemClock.now(), ttl).await;
+    let taken = world.store.take_lease(&entry, None, "the dead", "sent", SystemClock.now(), ttl).await;
     assert_eq!(taken.unwrap(), Guarded::Done);
     world.entry(user).await.lease.expect("it was taken just now")
 }

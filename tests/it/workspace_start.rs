@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::clock::{Clock, ManualClock, Timestamp};
 use tokenkeeper::store::{AccountNames, NewPair, PairSource};
-use tokenkeeper_testkit::queues::WORKSPACE_START;
+use tokenkeeper_testkit::queues::{TOKEN_REQUEST, WORKSPACE_START};
 
 use crate::harness::logs::captured;
 use crate::harness::reply::{error_message, token};
@@ -219,6 +219,68 @@ async fn a_host_is_served_once_however_many_repositories_it_has() {
     assert_eq!(hosts(&reply), [world.scm.host(), other.host()], "in the order of first appearance");
     assert_eq!(elements(&reply)[0]["refresh"], "opportunistic");
     assert_eq!(world.scm.refreshes("jdoe"), 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_repository_without_a_clone_url_costs_its_own_token_alone() {
+    const SECRET: &str = "s3cret";
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    let odd = [
+        format!("https://jdoe:{SECRET}@{}", world.scm.host()),
+        format!("file:///{SECRET}"),
+        format!("https://{}:70000/p/r.git", world.scm.host()),
+        format!("git@[{SECRET}"),
+        String::new(),
+    ];
+    let good = world.scm.clone_url("proj", "repo");
+    let repositories: Vec<String> =
+        [odd[0].clone(), good.clone()].into_iter().chain(odd[1..].iter().cloned()).chain([good]).collect();
+
+    let reply = start(&world, &repositories).await;
+
+    assert_eq!(reply["status"], "error");
+    let elements = elements(&reply);
+    assert_eq!(elements.len(), 6, "{reply}");
+    token(&elements[1]);
+    for (element, place) in [(0, 0), (2, 2), (3, 3), (4, 4), (5, 5)] {
+        let error = &elements[element]["error"];
+        assert_eq!((&error["code"], &error["retryable"]), (&json!("invalid_request"), &json!(false)));
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("repositories[{place}]: must be a clone URL")), "{message}");
+        assert_eq!(
+            (&elements[element]["user_id"], &elements[element]["host"]),
+            (&json!("jdoe"), &Value::Null)
+        );
+    }
+    assert!(!reply.to_string().contains(SECRET), "{reply}");
+    assert_eq!(world.broker.queue_depth("dead-letters").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn every_host_of_a_provider_leads_to_its_token_and_is_named_as_it_was_asked_for() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world
+        .apply_provider(|provider| {
+            provider.overrides.other_hosts = vec!["ssh.example.org".into(), "GIT.Example.org.".into()];
+        })
+        .await;
+    let worker = world.start_worker().await;
+    let pair = world.user_with_token("jdoe").await;
+    for host in ["ssh.example.org", "GIT.Example.org."] {
+        let reply = world.broker.request(TOKEN_REQUEST, json!({"user_id": "jdoe", "host": host})).await.body;
+        assert_eq!((&reply["status"], &reply["host"]), (&json!("ok"), &json!(host)), "{reply}");
+        assert_eq!(reply["token"]["value"], json!(pair.access_token));
+    }
+    let reply = start(&world, &["git@ssh.example.org:p/r.git".to_owned()]).await;
+    assert_eq!(hosts(&reply), ["ssh.example.org"]);
+    token(&elements(&reply)[0]);
+    let body = json!({"user_id": "jdoe", "host": "git.example.org"});
+    let unknown = world.broker.request(TOKEN_REQUEST, body).await.body;
+    assert_eq!(unknown["error"]["code"], "unknown_host");
     worker.stop().await;
 }
 

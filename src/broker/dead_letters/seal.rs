@@ -135,7 +135,8 @@ fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
     parts.iter().flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat()).collect()
 }
 
-/// Whether a body is one that may hold a token: a `token.store` whatever it looks like, and whatever else has a field for
+/// Whether a body is one that may hold a token: a `token.store` or a `token.report` whatever it looks like (somebody may
+/// report a token itself in the place of its digest), and whatever else has a field for
 /// one, as a reply of ours has. Of what cannot be read, whatever speaks of one.
 fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
     /// Not read into memory: a body may be large.
@@ -145,7 +146,7 @@ fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
         tokens: Option<IgnoredAny>,
     }
     match kind {
-        Some(MessageKind::TokenStore) => true,
+        Some(MessageKind::TokenStore | MessageKind::TokenReport) => true,
         Some(MessageKind::TokenRequest | MessageKind::WorkspaceStart) | None => {
             match serde_json::from_slice::<Fields>(body) {
                 Ok(Fields { token, tokens }) => token.is_some() || tokens.is_some(),

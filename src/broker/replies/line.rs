@@ -23,8 +23,10 @@ pub(super) struct Line<'a> {
 
 /// What became of one publish.
 pub(super) enum Tried {
-    /// The broker has confirmed it, whether somebody waits for it or not.
+    /// The broker has confirmed it.
     Taken,
+    /// The same, and gave one back for which there is no queue: this one, or another one that was under way beside it.
+    Returned,
     /// Its queue refuses it (`basic.nack`): it may take it later.
     Refused,
     /// It is given up.
@@ -73,11 +75,10 @@ impl Line<'_> {
             };
             return match confirmation {
                 Ok(Confirmation::Ack(returned)) => {
-                    if let Some(returned) = returned {
-                        let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
-                        telemetry::reply_unroutable(reply_type);
-                    }
-                    Tried::Taken
+                    let Some(returned) = returned else { return Tried::Taken };
+                    let reply_type = returned.properties.kind().as_ref().map_or("", ShortString::as_str);
+                    telemetry::reply_unroutable(reply_type);
+                    Tried::Returned
                 }
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Tried::Refused,
                 Err(source) => {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tokenkeeper::broker::dead_letters::{Destination, Letter};
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::message::{Echo, MessageKind, Request, decode};
+use tokenkeeper::message::{Echo, MessageKind, Request, Wanted, decode};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
@@ -54,7 +54,13 @@ impl Summary {
 
 fn hosts_of_start(body: &[u8]) -> Vec<String> {
     match decode(MessageKind::WorkspaceStart, body) {
-        Ok(Request::WorkspaceStart(start)) => start.hosts().into_iter().map(ToString::to_string).collect(),
-        Ok(Request::Token(_) | Request::Store(_)) | Err(_) => Vec::new(),
+        Ok(Request::WorkspaceStart(start)) => {
+            let hosts = start.wanted().into_iter().filter_map(|wanted| match wanted {
+                Wanted::TokenFor(host) => Some(host.to_string()),
+                Wanted::Unreadable(_) => None,
+            });
+            hosts.collect()
+        }
+        Ok(Request::Token(_) | Request::Store(_) | Request::Report(_)) | Err(_) => Vec::new(),
     }
 }

@@ -4,12 +4,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
 use tokenkeeper::clock::{Clock, SystemClock};
+use tokenkeeper::provider::ProviderRecord;
 use tokenkeeper::provider::file::{SecretSource, parse};
 use tokenkeeper::settings::Settings;
-use tokenkeeper::store::{ProviderChange, ProviderRecord, Store};
+use tokenkeeper::store::{ProviderChange, Store};
 
 use super::open_store;
 use crate::cli::output::{NOTHING, Output, cell, note, table, verdict};
@@ -23,10 +24,10 @@ use crate::cli::{Ending, Failure};
 #[command(after_help = "Example of a file:
   [[provider]]
   host = \"bitbucket.example.org\"   # as in clone URLs, with a port if there is one
-  # github | gitlab | bitbucket | bitbucket_server | generic
+  # github | gitlab | bitbucket | bitbucket_server | gitea | azure_devops | generic
   kind = \"bitbucket_server\"
   client_id = \"…\"
-  # or client_secret = \"…\", or client_secret_file = \"path\"
+  # or client_secret = \"…\", or client_secret_file = \"path\"; a list: tried in this order
   client_secret_env = \"BITBUCKET_SECRET\"
   redirect_uri = \"https://app.example.org/callback\"
   # What follows may be left out; then the kind's defaults hold.
@@ -37,7 +38,16 @@ use crate::cli::{Ending, Failure};
   opportunistic_refresh = true
   opportunistic_refresh_window_secs = 1800
   required_while_reserved = \"refresh\"   # refresh | wait | grant_remaining
-  max_concurrent_refreshes = 2")]
+  max_concurrent_refreshes = 2
+  other_hosts = [\"ssh.bitbucket.example.org\"]   # of the same installation
+  # Each of these four: seconds, or \"unlimited\".
+  old_token_grace_secs = 0           # the old access token works so long once it was refreshed
+  refresh_token_grace_secs = 0       # a spent refresh token may be sent again for so long
+  refresh_token_idle_lifetime_secs = 7776000   # a refresh token that nobody uses lives so long
+  unstated_lifetime_secs = 3600      # an access token lives so long where nobody says
+  kills_old_token = true             # false: the same as old_token_grace_secs = \"unlimited\"
+  refresh_parameters = { audience = \"api\" }   # sent with every refresh; not for secrets
+  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # asked until it takes a new token")]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
@@ -47,6 +57,11 @@ pub(crate) struct Arguments {
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
     let records = read(&arguments.file)?;
     let store = open_store(settings).await?;
+    let taken = store.taken_hosts(&records).await?;
+    if !taken.is_empty() {
+        let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();
+        Err(anyhow!("nothing was written: other providers have these hosts already: {}", list.join(", ")))?;
+    }
     let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
     let applied = apply(&store, &records, &mut rows).await;
     // Also where the database failed half way: what stands here is written.

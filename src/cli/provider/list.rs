@@ -1,8 +1,10 @@
 //! `tokenkeeper provider list`
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use tokenkeeper::clock::Timestamp;
-use tokenkeeper::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
+use tokenkeeper::provider::{ClientAuth, Lifespan, Provider, ProviderKind, RequiredWhileReserved};
 use tokenkeeper::store::Store;
 
 use crate::cli::output::{Output, cell, note, or_nothing, table, yes_no};
@@ -33,6 +35,7 @@ pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, 
 #[derive(Serialize)]
 struct Shown {
     host: String,
+    other_hosts: Vec<String>,
     kind: ProviderKind,
     client_id: String,
     token_url: String,
@@ -43,6 +46,13 @@ struct Shown {
     opportunistic_refresh_window_secs: Option<u64>,
     required_while_reserved: RequiredWhileReserved,
     max_concurrent_refreshes: usize,
+    old_token_grace_secs: Lifespan,
+    refresh_token_grace_secs: Lifespan,
+    refresh_token_idle_lifetime_secs: Option<Lifespan>,
+    unstated_lifetime_secs: Option<Lifespan>,
+    refresh_parameters: BTreeMap<String, String>,
+    validate_url: Option<String>,
+    client_secrets: usize,
     refusing_since: Option<Timestamp>,
 }
 
@@ -50,6 +60,7 @@ impl From<Provider> for Shown {
     fn from(provider: Provider) -> Self {
         Self {
             host: provider.host,
+            other_hosts: provider.other_hosts,
             kind: provider.kind,
             client_id: provider.client_id,
             token_url: provider.token_url.into(),
@@ -62,6 +73,13 @@ impl From<Provider> for Shown {
                 .map(|window| window.as_secs()),
             required_while_reserved: provider.required_while_reserved,
             max_concurrent_refreshes: provider.max_concurrent_refreshes,
+            old_token_grace_secs: provider.old_token_grace,
+            refresh_token_grace_secs: provider.refresh_token_grace,
+            refresh_token_idle_lifetime_secs: provider.refresh_token_idle_lifetime.map(Lifespan::Ends),
+            unstated_lifetime_secs: provider.unstated_lifetime,
+            refresh_parameters: provider.refresh_parameters.into_iter().collect(),
+            validate_url: provider.validate_url.map(String::from),
+            client_secrets: 1 + provider.spare_client_secrets.len(),
             refusing_since: provider.refusing_since,
         }
     }
@@ -75,6 +93,7 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
         "WINDOW",
         "WHILE RESERVED",
         "AT ONCE",
+        "OLD TOKEN",
         "USERNAME",
         "CLIENT ID",
         "AUTH",
@@ -84,12 +103,13 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
     ]);
     rows.add_rows(providers.iter().map(|provider| {
         [
-            cell(&provider.host),
+            cell(hosts(provider)),
             cell(provider.kind),
             cell(yes_no(provider.opportunistic_refresh)),
             cell(or_nothing(provider.opportunistic_refresh_window_secs.map(|secs| format!("{secs}s")))),
             cell(provider.required_while_reserved.name()),
             cell(provider.max_concurrent_refreshes),
+            cell(old_token(provider.old_token_grace_secs)),
             cell(&provider.username),
             cell(&provider.client_id),
             cell(provider.client_auth.name()),
@@ -99,4 +119,22 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
         ]
     }));
     rows
+}
+
+fn hosts(provider: &Shown) -> String {
+    let mut hosts = provider.host.clone();
+    for other in &provider.other_hosts {
+        hosts.push(' ');
+        hosts.push_str(other);
+    }
+    hosts
+}
+
+/// What becomes of the old access token once it was refreshed.
+fn old_token(grace: Lifespan) -> String {
+    match grace {
+        Lifespan::NONE => "dies at once".to_owned(),
+        Lifespan::Ends(grace) => format!("dies after {}s", grace.as_secs()),
+        Lifespan::Unlimited => "lives on".to_owned(),
+    }
 }

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::message::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
-    Reply, Status, TokenGrant, TokenValue, Warning, decode,
+    Reply, ReportResult, Status, TokenGrant, TokenValue, Warning, decode,
 };
 use tokenkeeper_testkit::schema::Validator;
 
@@ -40,7 +40,7 @@ fn merged(mut good: Value, fields: Value) -> Value {
 
 #[test]
 fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
-    use MessageKind::{TokenRequest, TokenStore, WorkspaceStart};
+    use MessageKind::{TokenReport, TokenRequest, TokenStore, WorkspaceStart};
     let url = "https://git.example.org/p/r";
     for (kind, body) in [
         (TokenRequest, request(json!({}))),
@@ -110,19 +110,26 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
         (TokenStore, login(json!({"value": "t t"}))),
         (TokenStore, login(json!({"value": null}))),
         (TokenStore, login(json!({"value": ""}))),
-        (TokenStore, login(json!({"value": "t".repeat(16_384)}))),
-        (TokenStore, login(json!({"value": "t".repeat(16_385)}))),
+        (TokenStore, login(json!({"value": "t".repeat(32_768)}))),
+        (TokenStore, login(json!({"value": "t".repeat(32_769)}))),
         (TokenStore, login(json!({"value": "t\tt"}))),
         (TokenStore, login(json!({"refresh_token": "ü"}))),
         (TokenStore, login(json!({"expires_at": "tomorrow"}))),
         (TokenStore, login(json!({"expires_at": 7}))),
         (TokenStore, request(json!({}))),
         (TokenStore, request(json!({"token": "t"}))),
+        (TokenReport, request(json!({}))),
+        (TokenReport, request(json!({"token_sha256": "0aF9".repeat(16)}))),
+        (TokenReport, request(json!({"token_sha256": "0aF9".repeat(15)}))),
+        (TokenReport, request(json!({"token_sha256": "+aF9".repeat(16)}))),
+        (TokenReport, request(json!({"token_sha256": "é".repeat(32)}))),
+        (TokenReport, request(json!({"token_sha256": 7}))),
     ] {
         let message = match kind {
             TokenRequest => Message::TokenRequest,
             WorkspaceStart => Message::WorkspaceStart,
             TokenStore => Message::TokenStore,
+            TokenReport => Message::TokenReport,
         };
         let taken = decode(kind, body.to_string().as_bytes());
         let fits = validator(message).takes(&body);
@@ -170,8 +177,12 @@ fn start_reply(tokens: Vec<TokenReply>, error: Option<ErrorBody>) -> Reply {
 #[test]
 fn every_reply_that_a_worker_writes_fits_its_schema() {
     let never = || granted(None, vec![]);
-    let warned =
-        || granted(Some(Timestamp::from_millis(0)), vec![Warning::LifetimeClamped, Warning::RefreshFailed]);
+    let warned = || {
+        granted(
+            Some(Timestamp::from_millis(0)),
+            vec![Warning::LifetimeClamped, Warning::RefreshFailed, Warning::TokenReported],
+        )
+    };
     let whole = ErrorBody::new(ErrorCode::InvalidRequest, "body");
     for (message, reply) in [
         (Message::TokenReply, Reply::Token(never())),
@@ -185,6 +196,8 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
         (Message::WorkspaceStartReply, start_reply(vec![], Some(whole))),
         (Message::TokenStoreReply, Reply::Store(StoreReply::Ok)),
         (Message::TokenStoreReply, Reply::Store(StoreReply::Error(refused(full_echo(), None)))),
+        (Message::TokenReportReply, Reply::Report(ReportReply::Ok { result: ReportResult::NotCurrent })),
+        (Message::TokenReportReply, Reply::Report(ReportReply::Error(refused(full_echo(), None)))),
     ] {
         let body = serde_json::from_slice(&reply.encode()).expect("JSON");
         assert!(validator(message).takes(&body), "{message:?}: {body}");

@@ -114,7 +114,7 @@ enum Rejection {
 async fn check(line: &Line, hosts: &mut Hosts<'_>) -> Result<Pair, Rejection> {
     let login = match decode(MessageKind::TokenStore, &line.text) {
         Ok(Request::Store(request)) => Login::from(*request),
-        Ok(Request::Token(_) | Request::WorkspaceStart(_)) => {
+        Ok(Request::Token(_) | Request::WorkspaceStart(_) | Request::Report(_)) => {
             return Err(Rejection::Line("is no token.store".to_owned()));
         }
         Err(invalid) => return Err(Rejection::Line(invalid.reason)),

@@ -55,7 +55,7 @@ impl Attempt<'_> {
                         self.failed = Some(flight);
                         Ok(Round::Again)
                     }
-                    Cause::Required => Err(flight_failed(&flight).into()),
+                    Cause::Required | Cause::Reported => Err(flight_failed(&flight).into()),
                 }
             }
             Waited::Came(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
@@ -96,8 +96,8 @@ impl Attempt<'_> {
 
     fn may_serve_as_it_is(&self, cause: Cause, certain: bool) -> bool {
         match cause {
-            Cause::Opportunistic => certain || !self.provider.kills_old_token,
-            Cause::Required => false,
+            Cause::Opportunistic => certain || !self.provider.kills_old_token(),
+            Cause::Required | Cause::Reported => false,
         }
     }
 
@@ -193,13 +193,13 @@ impl Attempt<'_> {
             .into())
     }
 
-    /// Whether a refresh may have killed this token: one was interrupted, or nobody knows how it ended and nobody who
-    /// was sure of the token holds it.
+    /// Whether this token may be dead: a refresh was interrupted; or nobody knows how one ended, or somebody reported the
+    /// token, and nobody who was sure of it holds it.
     fn may_be_dead(&self, entry: &Entry, now: Timestamp) -> Result<bool, Refusal> {
         let condemned = self.handler.store.condemnation(entry)?;
-        let doubtful = entry.is_in_doubt() && entry.state.reserved_until.is_none_or(|until| until <= now);
-        Ok(condemned.is_some_and(|failure| self.ends_old_token(failure.kind))
-            || doubtful && self.provider.kills_old_token)
+        let doubtful = entry.is_in_doubt() && self.provider.kills_old_token() || entry.state.reported;
+        let held = entry.state.reserved_until.is_some_and(|until| until > now);
+        Ok(condemned.is_some_and(|failure| self.ends_old_token(failure.kind)) || doubtful && !held)
     }
 
     fn patience_until(&mut self) -> Instant {
@@ -210,7 +210,7 @@ impl Attempt<'_> {
     pub(super) fn shares_fate(&self, cause: Cause, flight: &FailedFlight) -> bool {
         match cause {
             Cause::Opportunistic => true,
-            Cause::Required => match flight.kind {
+            Cause::Required | Cause::Reported => match flight.kind {
                 FailureKind::Refused | FailureKind::Interrupted | FailureKind::Misconfigured => true,
                 FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FATE,
             },

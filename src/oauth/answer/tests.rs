@@ -30,7 +30,15 @@ fn end(result: &Result<IssuedPair, RefreshError>) -> End {
 }
 
 fn read(provider: &Provider, answer: &Answer<'_>) -> Result<IssuedPair, RefreshError> {
-    read_answer(RefreshRequest { provider, refresh_token: &"old-r3fresh".into() }, answer)
+    read_answer(
+        RefreshRequest {
+            provider,
+            client_secret: &provider.client_secret,
+            refresh_token: &"old-r3fresh".into(),
+            scopes: &[],
+        },
+        answer,
+    )
 }
 
 fn whole(status: u16, body: &str) -> Answer<'_> {
@@ -40,7 +48,7 @@ fn whole(status: u16, body: &str) -> Answer<'_> {
 fn detail(result: Result<IssuedPair, RefreshError>) -> String {
     match result.expect_err("no pair") {
         RefreshError::Refused { detail }
-        | RefreshError::Misconfigured { detail }
+        | RefreshError::Misconfigured { detail, .. }
         | RefreshError::Unavailable { detail, .. }
         | RefreshError::Unreadable { detail }
         | RefreshError::Local { detail } => detail,

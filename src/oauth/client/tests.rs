@@ -21,7 +21,7 @@ fn client(total_timeout: Duration) -> TokenClient {
 }
 
 async fn refresh(provider: &Provider) -> Result<IssuedPair, RefreshError> {
-    client(Duration::from_secs(10)).refresh(provider, &"old-r3fresh".into()).await
+    client(Duration::from_secs(10)).refresh(provider, &"old-r3fresh".into(), &[]).await
 }
 
 fn acted(result: &Result<IssuedPair, RefreshError>) -> Acted {
@@ -52,6 +52,9 @@ async fn every_kind_is_asked_in_its_own_way() {
         } else {
             assert_eq!(seen.headers.get("authorization"), None, "{kind}");
             form.extend([("client_id", "tokenkeeper-client"), ("client_secret", "cl1ent-s3cret")]);
+        }
+        if kind == ProviderKind::AzureDevops {
+            form.push(("scope", "499b84ac-1321-427f-aa17-267ca6975798/.default offline_access"));
         }
         let form: Vec<_> =
             form.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -84,9 +87,79 @@ async fn basic_credentials_are_form_encoded_first_and_marked_sensitive() {
     let credentials = endpoint.seen()[0].headers["authorization"].replace("Basic ", "");
     assert_eq!(BASE64.decode(credentials).unwrap(), b"a+b%3Ac:s%25%2F%2B");
 
-    let request = RefreshRequest { provider: &provider, refresh_token: &"old-r3fresh".into() };
+    let request = RefreshRequest {
+        provider: &provider,
+        client_secret: &provider.client_secret,
+        refresh_token: &"old-r3fresh".into(),
+        scopes: &[],
+    };
     let request = post(request).unwrap();
     assert!(request.headers()[AUTHORIZATION].is_sensitive());
+}
+
+#[tokio::test]
+async fn the_scopes_of_a_token_are_sent_to_the_kind_that_wants_them_and_a_parameter_of_the_operator_wins() {
+    let scopes = ["vso.code".to_owned(), "vso.profile".to_owned()];
+    let of_operator = vec![("scope".to_owned(), "all".to_owned()), ("audience".to_owned(), "a b".to_owned())];
+    for (kind, parameters, expected) in [
+        (ProviderKind::AzureDevops, vec![], vec![("scope", "vso.code vso.profile offline_access")]),
+        (ProviderKind::AzureDevops, of_operator, vec![("scope", "all"), ("audience", "a b")]),
+        (ProviderKind::Gitea, vec![], vec![]),
+    ] {
+        let endpoint = Endpoint::answering("200 OK", JSON, PAIR).await;
+        let provider = Provider { refresh_parameters: parameters, ..endpoint.of(provider(kind)) };
+        client(Duration::from_secs(10)).refresh(&provider, &"old-r3fresh".into(), &scopes).await.unwrap();
+        let form = endpoint.seen()[0].form();
+        let sent: Vec<_> = form[4..].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(sent, expected, "{kind}");
+    }
+}
+
+/// An endpoint that takes one secret alone, and refuses others as it is told.
+async fn endpoint_with_secret(secret: &'static str, refusal: &'static str) -> Endpoint {
+    Endpoint::start(move |seen| {
+        let is_right = seen.form().contains(&("client_secret".into(), secret.into()));
+        Reply::Bytes(if is_right {
+            http("200 OK", JSON, PAIR)
+        } else {
+            http("400 Bad Request", JSON, refusal)
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn spare_client_secrets_are_tried_in_turn_where_the_one_before_is_not_taken() {
+    const INVALID_CLIENT: &str = r#"{"error":"invalid_client"}"#;
+    const INVALID_GRANT: &str = r#"{"error":"invalid_grant"}"#;
+    let spare = || vec!["second".into(), "third".into()];
+    for (kind, secret, refusal, asked, works) in [
+        (ProviderKind::Github, "cl1ent-s3cret", INVALID_CLIENT, 1, true),
+        (ProviderKind::Github, "third", INVALID_CLIENT, 3, true),
+        (ProviderKind::Github, "another", INVALID_CLIENT, 3, false),
+        // Refused for its refresh token, which no secret makes good.
+        (ProviderKind::Github, "second", INVALID_GRANT, 1, false),
+        // Which says a wrong secret too.
+        (ProviderKind::Gitlab, "second", INVALID_GRANT, 2, true),
+        (ProviderKind::Gitlab, "second", r#"{"error":"invalid_request"}"#, 1, false),
+    ] {
+        let endpoint = endpoint_with_secret(secret, refusal).await;
+        let provider = Provider { spare_client_secrets: spare(), ..endpoint.of(provider(kind)) };
+        let result = refresh(&provider).await;
+        assert_eq!((endpoint.seen().len(), result.is_ok()), (asked, works), "{kind} {secret} {refusal}");
+        let told = result.map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(["cl1ent-s3cret", "second", "third"].iter().all(|secret| !told.contains(secret)), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_whose_length_counts_characters_is_not_lost() {
+    let body = r#"{"access_token":"new-access","refresh_token":"new-refresh","user":"Jürgen Müller"}"#;
+    let length = body.chars().count();
+    let answer = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {length}\r\n\r\n{body}");
+    let endpoint = Endpoint::start(move |_| Reply::Bytes(answer.clone().into_bytes())).await;
+    let pair = refresh(&endpoint.of(provider(ProviderKind::Github))).await.unwrap();
+    assert_eq!(pair.refresh_token.unwrap().expose_secret(), "new-refresh");
 }
 
 #[tokio::test]
@@ -103,7 +176,7 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn the_answer_of_a_lost_connection_may_have_been_a_new_pair() {
-    let half = &PAIR[..PAIR.len() - 1];
+    let half = &PAIR[..PAIR.len() / 2];
     let cut_by_length = format!("HTTP/1.1 200 OK\r\n{JSON}content-length: {}\r\n\r\n{half}", PAIR.len());
     let cut_by_chunk =
         format!("HTTP/1.1 200 OK\r\n{JSON}transfer-encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n", half.len());
@@ -204,7 +277,7 @@ async fn an_answer_that_does_not_come_in_time_may_have_been_a_new_pair() {
     for sent in [Vec::new(), half] {
         let endpoint = Endpoint::start(move |_| Reply::Stall(sent.clone())).await;
         let provider = endpoint.of(provider(ProviderKind::Github));
-        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into()).await;
+        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into(), &[]).await;
         assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
     }
 }
@@ -240,7 +313,7 @@ async fn an_answer_that_comes_byte_by_byte_has_no_more_time_than_any_other() {
     for sent in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\nx: aaaaaaaaaa"] {
         let mut endpoint = Endpoint::start(move |_| Reply::Drip(sent.into())).await;
         let provider = endpoint.of(provider(ProviderKind::Github));
-        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into()).await;
+        let result = client(Duration::from_millis(400)).refresh(&provider, &"old-r3fresh".into(), &[]).await;
         assert_eq!(acted(&result), Acted::Unknown, "{result:?}");
         endpoint.client_left().await;
     }
@@ -273,7 +346,7 @@ async fn a_connection_is_used_again_and_each_answer_has_the_whole_budget() {
     let provider = Provider { token_url, ..provider(ProviderKind::Github) };
     let client = client(Duration::from_secs(10));
     for _ in 0..20 {
-        client.refresh(&provider, &"old-r3fresh".into()).await.unwrap();
+        client.refresh(&provider, &"old-r3fresh".into(), &[]).await.unwrap();
     }
     served.await.unwrap();
 }
@@ -329,7 +402,7 @@ async fn secrets_do_not_leave_the_machine_without_tls() {
     let token_url = Url::parse(&format!("http://localhost.example.org:{}/token", endpoint.port)).unwrap();
     let result = refresh(&Provider { token_url, ..provider(ProviderKind::Generic) }).await;
     assert!(
-        matches!(&result, Err(RefreshError::Misconfigured { detail }) if detail.contains("https")),
+        matches!(&result, Err(RefreshError::Misconfigured { detail, .. }) if detail.contains("https")),
         "{result:?}"
     );
     assert_eq!(endpoint.seen().len(), 0);

@@ -1,5 +1,6 @@
 //! One `[[provider]]` block.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::str::FromStr;
@@ -9,10 +10,12 @@ use url::Url;
 
 use super::{Problem, SecretSource};
 use crate::escape::is_printable;
-use crate::message::Username;
-use crate::provider::{ClientAuth, ProviderKind, RequiredWhileReserved, is_safe_token_url};
+use crate::message::{Host, Username};
+use crate::provider::{
+    ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
+    is_safe_token_url,
+};
 use crate::secret::SecretString;
-use crate::store::ProviderRecord;
 
 /// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
 pub(super) struct Block<'a> {
@@ -34,7 +37,7 @@ impl<'a> Block<'a> {
         let host = self.read_host();
         let kind = self.required("kind", |block| block.choice("kind", &KINDS));
         let client_id = self.required("client_id", |block| block.text("client_id", is_client_id, CLIENT_ID));
-        let client_secret = self.client_secret(secrets);
+        let client_secrets = self.client_secrets(secrets);
         let token_url = self.text("token_url", is_token_url, TOKEN_URL);
         let client_auth = self.choice("client_auth", &CLIENT_AUTHS);
         let redirect_uri = self.text("redirect_uri", is_redirect_uri, REDIRECT_URI);
@@ -43,15 +46,18 @@ impl<'a> Block<'a> {
         let window = self.integer("opportunistic_refresh_window_secs", 1..=u32::MAX.into());
         let required_while_reserved = self.choice("required_while_reserved", &RULES);
         let max_concurrent_refreshes = self.integer("max_concurrent_refreshes", 1..=u16::MAX.into());
+        let overrides = self.overrides();
         if let Some(kind) = kind {
             self.require_what_has_no_default(kind);
         }
         self.refuse_unknown_keys();
+        let mut client_secrets = client_secrets.into_iter();
         Some(ProviderRecord {
             host: host?,
             kind: kind?,
             client_id: client_id?,
-            client_secret: client_secret?,
+            client_secret: client_secrets.next()?,
+            spare_client_secrets: client_secrets.collect(),
             token_url: token_url.and_then(|url| Url::parse(&url).ok()),
             client_auth,
             redirect_uri,
@@ -60,7 +66,40 @@ impl<'a> Block<'a> {
             opportunistic_refresh_window_secs: window,
             required_while_reserved,
             max_concurrent_refreshes,
+            overrides,
         })
+    }
+
+    fn overrides(&mut self) -> Overrides {
+        let overrides = Overrides {
+            kills_old_token: self.boolean("kills_old_token"),
+            old_token_grace_secs: self.lifespan("old_token_grace_secs"),
+            refresh_token_grace_secs: self.lifespan("refresh_token_grace_secs"),
+            refresh_token_idle_lifetime_secs: self.lifespan("refresh_token_idle_lifetime_secs"),
+            unstated_lifetime_secs: self.lifespan("unstated_lifetime_secs"),
+            refresh_parameters: self
+                .read_key("refresh_parameters", REFRESH_PARAMETERS, read_parameters)
+                .unwrap_or_default(),
+            other_hosts: self.read_key("other_hosts", OTHER_HOSTS, read_hosts).unwrap_or_default(),
+            validate_url: self
+                .text("validate_url", is_token_url, TOKEN_URL)
+                .and_then(|url| Url::parse(&url).ok()),
+        };
+        if overrides.contradicts_itself() {
+            self.problem(
+                "kills_old_token",
+                "says the contrary of old_token_grace_secs; leave one of them out",
+            );
+        }
+        for (key, lifespan) in [
+            ("refresh_token_idle_lifetime_secs", overrides.refresh_token_idle_lifetime_secs),
+            ("unstated_lifetime_secs", overrides.unstated_lifetime_secs),
+        ] {
+            if lifespan == Some(Lifespan::NONE) {
+                self.problem(key, "must be at least 1");
+            }
+        }
+        overrides
     }
 
     pub(super) fn host(&self) -> Option<&str> {
@@ -84,31 +123,44 @@ impl<'a> Block<'a> {
         self.host.clone()
     }
 
-    fn client_secret(&mut self, secrets: &dyn SecretSource) -> Option<SecretString> {
+    /// In the order in which they are tried; none where one is missing or wrong.
+    fn client_secrets(&mut self, secrets: &dyn SecretSource) -> Vec<SecretString> {
         let given: Vec<&str> =
             CLIENT_SECRETS.into_iter().filter(|key| self.table.contains_key(*key)).collect();
         self.known.extend(CLIENT_SECRETS);
         let [key] = given[..] else {
             let key = given.get(1).unwrap_or(&CLIENT_SECRETS[0]);
             self.problem(key, "must be there once: client_secret, client_secret_env or client_secret_file");
-            return None;
+            return Vec::new();
         };
-        let found = match self.table.get(key) {
-            Some(Value::String(text)) => find_secret(key, text, secrets),
-            _ => Err("must be text in quotes".to_owned()),
+        let given = match self.table.get(key) {
+            Some(Value::String(text)) => vec![text.as_str()],
+            Some(Value::Array(texts)) if (1..=MAX_CLIENT_SECRETS).contains(&texts.len()) => {
+                texts.iter().map(|text| text.as_str().unwrap_or_default()).collect()
+            }
+            _ => {
+                let text = format!("must be text in quotes, or a list of at most {MAX_CLIENT_SECRETS}");
+                self.problem(key, &text);
+                return Vec::new();
+            }
         };
-        match found {
-            Ok(secret) if is_client_secret(&secret) => return Some(secret.into()),
-            Ok(_) => self.problem(key, CLIENT_SECRET),
-            Err(text) => self.problem(key, &text),
+        let mut found = Vec::new();
+        for text in given {
+            match find_secret(key, text, secrets) {
+                Ok(secret) if is_client_secret(&secret) => found.push(secret.into()),
+                Ok(_) => self.problem(key, CLIENT_SECRET),
+                Err(text) => self.problem(key, &text),
+            }
         }
-        None
+        found
     }
 
     fn require_what_has_no_default(&mut self, kind: ProviderKind) {
         let profile = kind.profile();
-        let needed =
-            [("token_url", profile.token_path.is_none()), ("client_auth", profile.client_auth.is_none())];
+        let needed = [
+            ("token_url", profile.token_endpoint == TokenEndpoint::Told),
+            ("client_auth", profile.client_auth.is_none()),
+        ];
         for (key, _) in needed.into_iter().filter(|(key, needed)| *needed && !self.table.contains_key(*key)) {
             self.problem(key, &format!("is missing; kind {kind} has no default for it"));
         }
@@ -141,6 +193,10 @@ impl<'a> Block<'a> {
         self.read_key(key, "true or false", Value::as_bool)
     }
 
+    fn lifespan(&mut self, key: &'static str) -> Option<Lifespan> {
+        self.read_key(key, LIFESPAN, |value| value.clone().try_into().ok())
+    }
+
     fn choice<T: FromStr>(&mut self, key: &'static str, names: &[&str]) -> Option<T> {
         let shape = format!("one of {}", names.join(", "));
         self.read_key(key, &shape, |value| value.as_str()?.parse().ok())
@@ -171,8 +227,13 @@ impl<'a> Block<'a> {
 }
 
 const KINDS: [&str; ProviderKind::ALL.len()] = {
-    let [github, gitlab, bitbucket, bitbucket_server, generic] = ProviderKind::ALL;
-    [github.name(), gitlab.name(), bitbucket.name(), bitbucket_server.name(), generic.name()]
+    let mut names = [""; ProviderKind::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = ProviderKind::ALL[index].name();
+        index += 1;
+    }
+    names
 };
 const CLIENT_AUTHS: [&str; 2] = [ClientAuth::Body.name(), ClientAuth::Basic.name()];
 const RULES: [&str; 3] = [
@@ -241,6 +302,31 @@ fn is_token_url(text: &str) -> bool {
 
 fn names_a_user(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
+}
+
+const LIFESPAN: &str = "a whole number of seconds from 0 to 4294967295, or \"unlimited\"";
+
+const MAX_CLIENT_SECRETS: usize = 4;
+
+const OTHER_HOSTS: &str =
+    "a list of at most 16 hosts as requests or clone URLs name them, like [\"ssh.example.org\"]";
+
+fn read_hosts(value: &Value) -> Option<Vec<String>> {
+    let hosts = value.as_array().filter(|hosts| hosts.len() <= 16)?;
+    hosts.iter().map(|host| Host::try_from(host.as_str()?).ok().map(|host| host.to_string())).collect()
+}
+
+const REFRESH_PARAMETERS: &str = "a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends \
+     itself: grant_type, refresh_token, client_id, client_secret and redirect_uri";
+
+fn read_parameters(value: &Value) -> Option<BTreeMap<String, String>> {
+    const OF_OAUTH: [&str; 5] = ["grant_type", "refresh_token", "client_id", "client_secret", "redirect_uri"];
+    let is_short = |text: &str| (1..=1024).contains(&text.len()) && is_printable_ascii(text);
+    let read = |(name, value): (&String, &Value)| {
+        let value = value.as_str().filter(|text| is_short(text))?;
+        (is_short(name) && !OF_OAUTH.contains(&name.as_str())).then(|| (name.clone(), value.to_owned()))
+    };
+    value.as_table().filter(|table| table.len() <= 16)?.iter().map(read).collect()
 }
 
 const REDIRECT_URI: &str =

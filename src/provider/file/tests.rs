@@ -1,9 +1,10 @@
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::provider::{ClientAuth, ProviderKind, RequiredWhileReserved};
+use crate::provider::{ClientAuth, Lifespan, ProviderKind, RequiredWhileReserved};
 use crate::secret::ExposeSecret;
 
 struct Outside;
@@ -135,8 +136,8 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
         (with("host", ""), "provider 1: `host` is missing".to_owned()),
         (with("kind", ""), "provider 1 (git.example.org): `kind` is missing".into()),
         (
-            with("kind", "kind = \"gitea\""),
-            "provider 1 (git.example.org): `kind` must be one of github, gitlab, bitbucket, bitbucket_server, generic"
+            with("kind", "kind = \"gogs\""),
+            "provider 1 (git.example.org): `kind` must be one of github, gitlab, bitbucket, bitbucket_server, gitea, azure_devops, generic"
                 .into(),
         ),
         (with("client_id", ""), "provider 1 (git.example.org): `client_id` is missing".into()),
@@ -194,7 +195,7 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
         ),
         (
             block("git.example.org", "") + &block("git.example.org", ""),
-            "provider 2 (git.example.org): `host` is the host of provider 1 already".into(),
+            "provider 2 (git.example.org): `host` has git.example.org, which provider 1 has already".into(),
         ),
         (String::new(), "the file: `provider` must be at least one [[provider]] block, and nothing else".into()),
         (
@@ -208,6 +209,73 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
     ] {
         assert_eq!(refused(&text), expected, "{text}");
     }
+}
+
+#[test]
+fn a_mistake_in_what_overrides_a_kind_is_told() {
+    let rows: [(String, String); 8] = [
+        (
+            block("git.example.org", "other_hosts = [\"a.example.org\", \"a.example.org\"]"),
+            "provider 1 (git.example.org): `other_hosts` has a.example.org, which provider 1 has already".into(),
+        ),
+        (
+            block("git.example.org", "other_hosts = [\"https://a.example.org\"]"),
+            "provider 1 (git.example.org): `other_hosts` must be a list of at most 16 hosts as requests or clone URLs name them, like [\"ssh.example.org\"]".into(),
+        ),
+        (
+            block("git.example.org", "old_token_grace_secs = \"for ever\""),
+            "provider 1 (git.example.org): `old_token_grace_secs` must be a whole number of seconds from 0 to 4294967295, or \"unlimited\"".into(),
+        ),
+        (
+            block("git.example.org", "kills_old_token = true\nold_token_grace_secs = \"unlimited\""),
+            "provider 1 (git.example.org): `kills_old_token` says the contrary of old_token_grace_secs; leave one of them out".into(),
+        ),
+        (
+            block("git.example.org", "unstated_lifetime_secs = 0"),
+            "provider 1 (git.example.org): `unstated_lifetime_secs` must be at least 1".into(),
+        ),
+        (
+            block("git.example.org", "refresh_parameters = { grant_type = \"password\" }"),
+            "provider 1 (git.example.org): `refresh_parameters` must be a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends itself: grant_type, refresh_token, client_id, client_secret and redirect_uri".into(),
+        ),
+        (
+            block("git.example.org", "validate_url = \"http://git.example.org/user\""),
+            "provider 1 (git.example.org): `validate_url` must be an https URL (http for loopback addresses alone) without user, password and fragment".into(),
+        ),
+        (
+            with("client_secret", "client_secret = [\"a\", \"b\", \"c\", \"d\", \"e\"]"),
+            "provider 1 (git.example.org): `client_secret` must be text in quotes, or a list of at most 4".into(),
+        ),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(refused(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_a_kind_says_can_be_overridden() {
+    let text = block(
+        "git.example.org",
+        r#"other_hosts = ["ssh.example.org", "GIT.example.org."]
+        old_token_grace_secs = 600
+        refresh_token_grace_secs = "unlimited"
+        refresh_token_idle_lifetime_secs = 7776000
+        unstated_lifetime_secs = "unlimited"
+        refresh_parameters = { audience = "api" }
+        validate_url = "https://git.example.org/user""#,
+    );
+    let text = text.replace("client_secret = \"s3cret\"", "client_secret = [\"new\", \"old\"]");
+    let record = parse(&text, &Outside).unwrap().remove(0);
+    assert_eq!(record.client_secret.expose_secret(), "new");
+    assert_eq!(record.spare_client_secrets[0].expose_secret(), "old");
+    let provider = record.resolve(1, Timestamp::from_millis(0), None).unwrap();
+    assert_eq!(provider.other_hosts, ["ssh.example.org", "GIT.example.org."]);
+    assert_eq!(provider.old_token_grace, Lifespan::secs(600));
+    assert_eq!(provider.refresh_token_grace, Lifespan::Unlimited);
+    assert_eq!(provider.refresh_token_idle_lifetime, Some(Duration::from_hours(24 * 90)));
+    assert_eq!(provider.unstated_lifetime, Some(Lifespan::Unlimited));
+    assert_eq!(provider.refresh_parameters, [("audience".to_owned(), "api".to_owned())]);
+    assert_eq!(provider.validate_url.unwrap().as_str(), "https://git.example.org/user");
 }
 
 #[test]
@@ -232,7 +300,7 @@ fn every_mistake_of_a_file_is_told_at_once_and_no_value_is_repeated() {
         host = "https://x:s3cret@git.example.org"
         kind = "s3cret"
         client_id = 7
-        client_secret = ["s3cret"]
+        client_secret = 7
 
         [[provider]]
         host = "git.example.org"

@@ -48,7 +48,7 @@ macro_rules! columns {
         "entry.id, entry.identity_id, entry.generation, entry.access_token_sealed, entry.refresh_token_sealed, \
          entry.key_id, entry.username, entry.scopes, entry.expires_at, entry.refresh_token_expires_at, \
          entry.granted_lifetime_ms, entry.reserved_until, entry.lease_holder, entry.lease_until, \
-         entry.attempt_fingerprint, entry.failure_code, entry.failure_message, entry.failure_fingerprint, \
+         entry.attempt_fingerprint, entry.attempted_at, entry.reported_at, entry.failure_code, entry.failure_message, entry.failure_fingerprint, \
          entry.failed_at, entry.login_fingerprint, entry.refreshed_at, entry.created_at, entry.updated_at"
     };
 }
@@ -67,15 +67,15 @@ macro_rules! columns {
 const RESERVE: &str = concat!(
     "WITH plain AS MATERIALIZED (
   SELECT entry.version, wanted.until, wanted.place
-  FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::boolean[]) WITH ORDINALITY
-    AS wanted (user_id, provider_id, until, now, only_if_held, place)
+  FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY
+    AS wanted (user_id, provider_id, until, now, held_beyond, place)
   CROSS JOIN LATERAL (
     SELECT ctid AS version FROM token_entry
     WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id
       AND (expires_at IS NULL OR (expires_at >= wanted.until AND expires_at > wanted.now))
       AND (lease_until IS NULL OR lease_until <= wanted.now)
-      AND num_nulls(attempt_fingerprint, failed_at) = 2
-      AND (reserved_until > wanted.now OR NOT wanted.only_if_held)
+      AND num_nulls(attempt_fingerprint, failed_at, reported_at) = 3
+      AND (reserved_until > wanted.held_beyond OR wanted.held_beyond IS NULL)
       AND (reserved_until IS NULL OR reserved_until < wanted.until)
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
@@ -93,7 +93,7 @@ async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>
         // NULL where nothing is to be reserved: no comparison with it is true.
         .bind(column(claims, |claim| claim.until.map(Timestamp::as_millis)))
         .bind(column(claims, |claim| claim.now.as_millis()))
-        .bind(column(claims, |claim| claim.only_if_held));
+        .bind(column(claims, |claim| claim.only_if_held_beyond.map(Timestamp::as_millis)));
     let mut reserved = vec![None; claims.len()];
     for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
         let place = InOrder::of(&row).place().map_err(driver)?;
@@ -160,6 +160,8 @@ fn read(row: &PgRow) -> Result<(usize, Option<token_entry::Model>), Error> {
         lease_holder: row.next()?,
         lease_until: row.next()?,
         attempt_fingerprint: row.next()?,
+        attempted_at: row.next()?,
+        reported_at: row.next()?,
         failure_code: row.next()?,
         failure_message: row.next()?,
         failure_fingerprint: row.next()?,

@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::options::ConfirmSelectOptions;
 
 use super::{Next, Origin, Tier, moved_to};
-use crate::broker::{DeadLetter, Feed, MovedMessage, NotMoved, Replies, within};
+use crate::broker::{DeadLetter, Feed, MovedMessage, MovedTo, NotMoved, Replies, within};
 use crate::message::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
 use crate::worker::acks::{Acks, Verdict};
@@ -34,7 +34,7 @@ impl Settler {
         if !lifeline.holds().await {
             return settlement.settle(Verdict::Reject);
         }
-        let origin = Origin::of(kind, &delivery);
+        let origin = Origin::of(kind, &self.keys, &delivery);
         let moved = self.move_on(&origin, &delivery, Feed::Suspects).await;
         settlement.settle(verdict(moved));
     }
@@ -51,7 +51,8 @@ impl Settler {
     ) {
         match (next, Origin::open(&self.keys, &delivery)) {
             (Next::Work, Some(origin)) => {
-                let received = Received::from_origin(origin, tier, delivery, &self.prefix, replies, acks);
+                let received = Received::new(origin.kind, tier, delivery, &self.prefix, replies, acks);
+                let received = received.with_origin(origin);
                 self.process(received).await;
             }
             (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => {
@@ -90,7 +91,8 @@ impl Settler {
     async fn move_on(&self, origin: &Origin, delivery: &Delivery, to: Feed) -> Result<(), NotMoved> {
         let Some(sealed) = origin.seal(&self.keys, &delivery.data) else { return Err(NotMoved) };
         telemetry::suspect_moved(origin.kind, moved_to(to));
-        let moved = MovedMessage { to, properties: &delivery.properties, origin: &sealed };
+        let moved =
+            MovedMessage { to: MovedTo::Queue(to), properties: &delivery.properties, origin: &sealed };
         self.publisher.move_on(&moved, &delivery.data).await
     }
 

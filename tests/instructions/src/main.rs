@@ -15,9 +15,9 @@ use tokenkeeper::clock::Timestamp;
 use tokenkeeper::decide::{Decision, Demand, Policy, TokenState, decide};
 use tokenkeeper::message::{
     Envelope, ErrorBody, ErrorCode, ErrorReply, GrantedToken, LifetimeSecs, MessageKind, Refresh, Reply,
-    Request, Status, TokenGrant, TokenReply, TokenValue, WorkspaceStartReply, decode,
+    Request, Status, TokenGrant, TokenReply, TokenValue, Wanted, WorkspaceStartReply, decode,
 };
-use tokenkeeper::provider::RequiredWhileReserved;
+use tokenkeeper::provider::{Lifespan, RequiredWhileReserved};
 
 /// How often a case runs: enough for an allocator that takes memory in portions now and then.
 const ROUNDS: u32 = 100;
@@ -97,8 +97,12 @@ fn workspace_start_three_hosts(stage: &Stage) {
     };
     let lifetime = request.requested_lifetime_secs.map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration);
     let user_id = request.user_id.as_str();
-    let tokens: Vec<TokenReply> =
-        request.hosts().into_iter().map(|host| stage.serve(user_id, host.as_str(), lifetime)).collect();
+    let host = |wanted| match wanted {
+        Wanted::TokenFor(host) => Some(host),
+        Wanted::Unreadable(_) => None,
+    };
+    let hosts = request.wanted().into_iter().filter_map(host);
+    let tokens: Vec<TokenReply> = hosts.map(|host| stage.serve(user_id, host.as_str(), lifetime)).collect();
     assert_eq!(tokens.len(), 3);
     let reply = WorkspaceStartReply {
         status: Status::Ok,
@@ -133,6 +137,7 @@ fn decision_table(stage: &Stage) {
                     granted_lifetime: None,
                     refreshable,
                     in_doubt: false,
+                    reported: false,
                 };
                 for required_while_reserved in [
                     RequiredWhileReserved::Refresh,
@@ -197,13 +202,14 @@ impl Stage {
                 granted_lifetime: Some(Duration::from_hours(2)),
                 refreshable: true,
                 in_doubt: false,
+                reported: false,
             },
             username: "x-token-auth".to_owned(),
             scopes: vec!["repo".to_owned(), "read:user".to_owned()],
             policy: Policy {
                 opportunistic: true,
                 opportunistic_window: None,
-                kills_old_token: true,
+                old_token_grace: Lifespan::NONE,
                 required_while_reserved: RequiredWhileReserved::Refresh,
             },
         }

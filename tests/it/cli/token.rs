@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::decide::Cause;
 use tokenkeeper::secret::ExposeSecret;
 use tokenkeeper::store::{Failure, FailureKind, Guarded};
 
@@ -71,7 +70,7 @@ on_every_database! {
         worker.stop().await;
         let now = SystemClock.now();
         let entry = world.entry("jdoe").await;
-        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-1", "sent", now, Duration::ZERO).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.take_lease(&entry, None, "flight-1", "sent", now, Duration::ZERO).await.unwrap(), Guarded::Done);
         let failure = Failure {
             kind: FailureKind::Unavailable,
             message: "answered 503".to_owned(),
@@ -81,7 +80,7 @@ on_every_database! {
         assert_eq!(world.store.give_up(&entry, "flight-1", &failure).await.unwrap(), Guarded::Done);
         let hour = Duration::from_secs(3600);
         let entry = world.entry("jdoe").await;
-        assert_eq!(world.store.take_lease(&entry, Cause::Required, "flight-2", "sent", now, hour).await.unwrap(), Guarded::Done);
+        assert_eq!(world.store.take_lease(&entry, None, "flight-2", "sent", now, hour).await.unwrap(), Guarded::Done);
         let host = world.scm.host();
 
         let shown = cli.run(&["token", "show", "--user", "jdoe", "--host", &host]).await.good().keeps_secrets_of(&world);

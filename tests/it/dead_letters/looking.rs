@@ -141,7 +141,7 @@ async fn what_is_no_json_is_shown_by_its_size_and_a_hint() {
     for (body, hint) in [
         (cut_off.as_bytes(), "not JSON (line 1, column 36)"),
         (&not_utf8, "not UTF-8 (at byte 17)"),
-        (&large, "larger than a message may be (65536 bytes)"),
+        (&large, "larger than a message may be (131072 bytes)"),
     ] {
         lay(&world, TOKEN_STORE, body, "invalid_request", BasicProperties::default()).await;
         let letters = listed(&cli).await;

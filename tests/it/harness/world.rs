@@ -12,9 +12,10 @@ use tokenkeeper::admin::Health;
 use tokenkeeper::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tokenkeeper::database;
 use tokenkeeper::lifecycle::Stop;
+use tokenkeeper::provider::{Overrides, ProviderRecord};
 use tokenkeeper::secret::KeyRing;
 use tokenkeeper::settings::Settings;
-use tokenkeeper::store::{Entry, Found, ProviderRecord, Store};
+use tokenkeeper::store::{Entry, Found, Store};
 use tokenkeeper::worker::{TimeSource, Worker};
 use tokenkeeper_testkit::database::{Kind, TestDatabase};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
@@ -127,6 +128,8 @@ impl World {
             opportunistic_refresh_window_secs: None,
             required_while_reserved: None,
             max_concurrent_refreshes: None,
+            spare_client_secrets: Vec::new(),
+            overrides: Overrides::default(),
         };
         change(&mut record);
         self.store.put_provider(&record, SystemClock.now()).await.expect("apply the provider");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 
 use super::HOSTILE;
-use super::oracle::Oracle;
+use super::oracle::{Oracle, max_body_bytes};
 use super::strange::{strange_headers, strange_value};
 
 /// Numbers the messages; goes with them into the dead letters.
@@ -188,26 +188,18 @@ impl Generator {
                 _ => &["user_id", "host", "auth_id", "auth_name", "token"],
             };
             let field = self.pick(select(known.to_vec()));
-            let mut value = self.pick(strange_value());
-            if let (&"repositories", Value::Array(urls)) = (&field, &mut value) {
-                // `h:1:2` is one to git; what is left is none to anybody.
-                urls.retain(|url| url.as_str().is_none_or(|url| !url.contains(':') || url.contains(":///")));
-            }
+            let value = self.pick(strange_value());
             if self.pick(0..6_u8) == 0 {
                 fields.remove(field);
             } else {
                 fields.insert(field.to_owned(), value);
             }
         }
-        // The schema does not say what a clone URL is.
-        let has_no_url = |url: &Value| url.as_str().is_some_and(|url| !url.contains(".git"));
-        let wrong_url = body["repositories"].as_array().is_some_and(|urls| urls.iter().any(has_no_url));
-        let is_right = wrong_url.then_some(false);
         Body {
             what: "a field with a strange value",
             routing_key,
             bytes: body.to_string().into_bytes(),
-            is_right,
+            is_right: None,
         }
     }
 
@@ -266,7 +258,7 @@ impl Generator {
             // Never closed.
             _ => (format!("{{\"later\":{},{}", open.repeat(depth), &right[1..]), false),
         };
-        let is_right = is_right && text.len() <= 64 * 1024;
+        let is_right = is_right && text.len() <= max_body_bytes(routing_key);
         Body { what: "deep nesting", routing_key, bytes: text.into_bytes(), is_right: Some(is_right) }
     }
 
@@ -274,11 +266,12 @@ impl Generator {
         let routing_key = self.routing_key();
         let right = self.right(routing_key).to_string();
         let over: usize = self.pick(0..3_usize);
-        let fill = 64 * 1024 + over - right.len() - "\"x\":\"\",".len();
+        let most = max_body_bytes(routing_key);
+        let fill = most + over - right.len() - "\"x\":\"\",".len();
         let text = format!("{{\"x\":\"{}\",{}", "y".repeat(fill), &right[1..]);
-        assert_eq!(text.len(), 64 * 1024 + over);
+        assert_eq!(text.len(), most + over);
         let bytes = text.into_bytes();
-        Body { what: "64 KiB and a little", routing_key, bytes, is_right: Some(over == 0) }
+        Body { what: "as large as may be, and a little", routing_key, bytes, is_right: Some(over == 0) }
     }
 
     fn large(&mut self) -> Body {

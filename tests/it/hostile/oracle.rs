@@ -11,7 +11,9 @@ use tokenkeeper_testkit::schema::Validator;
 use crate::cli::Cli;
 
 /// The contract's limit.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+pub(super) fn max_body_bytes(routing_key: &str) -> usize {
+    if routing_key == TOKEN_STORE { 128 * 1024 } else { 64 * 1024 }
+}
 
 pub(super) struct Oracle {
     of: HashMap<&'static str, Validator>,
@@ -28,7 +30,7 @@ impl Oracle {
 
     /// Whether a worker has to take this body.
     pub(super) fn takes(&self, routing_key: &str, body: &[u8]) -> bool {
-        if body.len() > MAX_BODY_BYTES || std::str::from_utf8(body).is_err() {
+        if body.len() > max_body_bytes(routing_key) || std::str::from_utf8(body).is_err() {
             return false;
         }
         let Ok(value) = serde_json::from_slice::<Value>(body) else { return false };

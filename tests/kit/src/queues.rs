@@ -41,15 +41,19 @@ pub const TOKEN_REQUEST: &str = "token.request";
 pub const WORKSPACE_START: &str = "workspace.start";
 /// The routing key of pairs to store.
 pub const TOKEN_STORE: &str = "token.store";
+/// The routing key of tokens that a host rejected.
+pub const TOKEN_REPORT: &str = "token.report";
 
 const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
-const QUEUES: [&str; 7] = [
+const QUEUES: [&str; 9] = [
     "token-requests",
     "workspace-starts",
     "token-stores",
+    "token-reports",
+    "again",
     "parked-pairs",
     "suspects",
     "isolated",
@@ -57,7 +61,7 @@ const QUEUES: [&str; 7] = [
 ];
 
 /// Which of them have partitions, where a worker is set to have some: queues of their own, and an exchange.
-const PARTITIONED: [&str; 3] = ["token-requests", "workspace-starts", "token-stores"];
+const PARTITIONED: [&str; 4] = ["token-requests", "workspace-starts", "token-stores", "token-reports"];
 
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.
@@ -288,7 +292,7 @@ async fn delete_topology(url: &str, prefix: &str, partitions: u16) {
         let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
         deleted.expect("delete a queue");
     }
-    let plain = [prefix.to_owned(), format!("{prefix}.dead-letters"), format!("{prefix}.events")];
+    let plain = ["", ".dead-letters", ".events", ".again"].map(|suffix| format!("{prefix}{suffix}"));
     let spreading = PARTITIONED.map(|queue| format!("{prefix}.{queue}"));
     for exchange in plain.into_iter().chain(spreading.into_iter().filter(|_| partitions > 0)) {
         let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await;

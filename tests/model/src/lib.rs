@@ -18,7 +18,8 @@
 //! - A worker is frozen, at any step and for any time: it is not scheduled while [`Action::Tick`] lets leases and
 //!   reservations run out, and goes on with what it loaded long ago.
 //! - The database takes a statement and the answer is lost. (A statement that does nothing is one that comes later.)
-//! - The provider is not reached; acts, and the answer is lost; does not act, and nobody can know.
+//! - The provider is not reached; acts, and the answer is lost, or is a pair that cannot be read; does not act, and nobody can
+//!   know.
 //! - A worker must stop while the database does not take a pair: it parks it, and another one stores it, or crashes.
 //!
 //! Providers differ in what they do with a refresh token that was used ([`RefreshTokens`]); each refresh kills the access

@@ -24,8 +24,11 @@ pub const DOUBT_KEPT: &str = "5: a stored pair whose successor was lost is in do
 /// And not handed out.
 pub const DOUBT_HEEDED: &str = "5: a token in doubt is handed out under a live reservation alone";
 
+/// Nor is its refresh token sent again as if nothing had been.
+pub const SPENT_ONCE: &str = "5: a flight whose pair could not be read sends its refresh token no more";
+
 /// What must never be.
-pub const ALWAYS: [&str; 8] = [
+pub const ALWAYS: [&str; 9] = [
     LEASE_RESPECTS_RESERVATION,
     RESERVED_TOKEN_LIVES,
     ONE_HOLDER,
@@ -34,6 +37,7 @@ pub const ALWAYS: [&str; 8] = [
     NEWER_STAYS,
     DOUBT_KEPT,
     DOUBT_HEEDED,
+    SPENT_ONCE,
 ];
 
 pub(crate) fn all() -> Vec<Property<Protocol>> {
@@ -48,6 +52,7 @@ pub(crate) fn all() -> Vec<Property<Protocol>> {
         Property::always(NEWER_STAYS, |_, state: &State| !state.broken.newer_overwritten),
         Property::always(DOUBT_KEPT, is_doubt_kept),
         Property::always(DOUBT_HEEDED, |_, state: &State| !state.broken.doubtful_handed_out),
+        Property::always(SPENT_ONCE, |_, state: &State| !state.broken.spent_sent_again),
         Property::sometimes("a refreshed pair is stored", |_, state: &State| state.row.refreshed.is_some()),
         Property::sometimes("a wait for another worker's refresh ends", |_, state: &State| {
             let waits = |phase| matches!(phase, Phase::Load { waited: true });

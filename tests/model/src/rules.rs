@@ -42,6 +42,8 @@ pub struct Rules {
     pub renew_live_lease: bool,
     /// Call the provider: only while one's lease lives, by one's own reckoning.
     pub call_under_live_lease: bool,
+    /// Call the provider: not in a flight whose pair came and could not be read.
+    pub unreadable_ends_flight: bool,
     /// Store: only over the generation that was loaded.
     pub store_same_generation: bool,
     /// Store over a generation that moved: only a pair that was asked for later, of the same login.
@@ -97,6 +99,7 @@ impl Rules {
         renew_own_lease: true,
         renew_live_lease: true,
         call_under_live_lease: true,
+        unreadable_ends_flight: true,
         store_same_generation: true,
         store_compares: true,
         store_over_older: true,

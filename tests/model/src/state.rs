@@ -49,6 +49,8 @@ pub struct Broken {
     pub newer_overwritten: bool,
     /// A token was handed out of which the row says that it may be dead.
     pub doubtful_handed_out: bool,
+    /// A refresh token was sent once more by the flight that knew it to be spent.
+    pub spent_sent_again: bool,
 }
 
 /// The token entry.
@@ -223,6 +225,8 @@ pub struct Flight {
     pub cause: Cause,
     /// Whether the provider may have acted on an earlier call, this flight's or another's.
     pub doubt: bool,
+    /// Whether the provider acted on this flight's last call, with an answer that could not be read.
+    pub unreadable: bool,
     /// Ticks left of the lease, by the worker's own reckoning.
     pub left: u8,
 }

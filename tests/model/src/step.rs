@@ -93,12 +93,15 @@ pub enum Answer {
     NotActed,
     /// It acted, and the answer was lost.
     Lost,
+    /// It acted, and the answer came but could not be read.
+    Unreadable,
     /// It did not act, and nobody can know.
     Unknown,
 }
 
 impl Answer {
-    pub(crate) const ALL: [Self; 4] = [Self::Heard, Self::NotActed, Self::Lost, Self::Unknown];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Heard, Self::NotActed, Self::Lost, Self::Unreadable, Self::Unknown];
 
     const fn is_fault(self) -> bool {
         !matches!(self, Self::Heard)
@@ -415,7 +418,7 @@ impl Scene<'_> {
                 if reserved && cause == Cause::Opportunistic {
                     self.state.broken.lease_under_reservation = true;
                 }
-                let flight = Flight { view, cause, doubt, left: LEASE_TTL };
+                let flight = Flight { view, cause, doubt, unreadable: false, left: LEASE_TTL };
                 self.go(Phase::Call { flight, tried: false });
             }
             Guarded::Moved => self.go(AGAIN),

@@ -13,7 +13,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use tokenkeeper_model::RefreshTokens::{AcceptedAgain, Kept, OneTime};
 use tokenkeeper_model::properties::{
     ALWAYS, DOUBT_HEEDED, DOUBT_KEPT, LEASE_RESPECTS_RESERVATION, NEWER_STAYS, NEWEST_SAFE, ONE_HOLDER,
-    REPLY_TRUE, RESERVED_TOKEN_LIVES,
+    REPLY_TRUE, RESERVED_TOKEN_LIVES, SPENT_ONCE,
 };
 use tokenkeeper_model::{Protocol, RefreshTokens, Rules, SameLine, Trace};
 
@@ -106,7 +106,7 @@ impl Mutant {
 
 const KEPT: Rules = Rules::KEPT;
 
-const MUTANTS: [Mutant; 31] = [
+const MUTANTS: [Mutant; 32] = [
     mutant(
         "reserve without the generation",
         Rules { reserve_same_generation: false, ..KEPT },
@@ -207,6 +207,12 @@ const MUTANTS: [Mutant; 31] = [
         Rules { call_under_live_lease: false, ..KEPT },
         AcceptedAgain,
         DOUBT_KEPT,
+    ),
+    mutant(
+        "call again after a pair that could not be read",
+        Rules { unreadable_ends_flight: false, ..KEPT },
+        AcceptedAgain,
+        SPENT_ONCE,
     ),
     mutant(
         "store without the generation",

@@ -70,7 +70,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let mut workers = stage.start_workers(WORKERS).await?;
     for (number, scm) in stage.scms.iter().enumerate() {
         let faults = if options.close_after {
-            vec![Fault::Status(500), Fault::CloseBefore, Fault::CloseAfter]
+            vec![Fault::Status(500), Fault::CloseBefore, Fault::CloseAfter, Fault::Unreadable]
         } else {
             vec![Fault::Status(500), Fault::CloseBefore]
         };

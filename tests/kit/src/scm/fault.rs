@@ -30,6 +30,8 @@ pub enum Fault {
     CloseAfter,
     /// The SCM acts, announces an answer, sends half of it and closes the connection.
     Truncated,
+    /// The SCM acts, and something on the way makes of its answer what nobody can read: 200, with a pair in it.
+    Unreadable,
     /// The SCM refuses the refresh token, in its own words.
     InvalidGrant,
     /// The SCM refuses the client, in its own words.

@@ -60,6 +60,10 @@ pub(super) async fn serve(
     }
 }
 
+/// A pair, cut and mangled by what stands before the SCM.
+const UNREADABLE: &str =
+    r#"{"access_token":{"masked":true},"refresh_token":{"masked":true},"expires_in":7200}"#;
+
 /// What the client gets to see.
 enum Reaction {
     Answer(RefreshOutcome, Response),
@@ -92,6 +96,10 @@ async fn react(scm: Arc<Scm>, request: TokenRequest, user: Option<String>, index
         Some(Fault::Truncated) => {
             let acted = act(&scm, &request, index).await;
             Reaction::failed(acted.answer.into_truncated_response())
+        }
+        Some(Fault::Unreadable) => {
+            act(&scm, &request, index).await;
+            Reaction::failed(Answer::new(StatusCode::OK, "application/json", UNREADABLE))
         }
         Some(Fault::CloseBefore) => Reaction::Close,
         Some(Fault::Hang) => Reaction::Silence,

@@ -9,6 +9,12 @@ impl Scene<'_> {
         if self.rules.call_under_live_lease && flight.left == 0 {
             return None;
         }
+        if flight.unreadable {
+            if self.rules.unreadable_ends_flight {
+                return None;
+            }
+            self.state.broken.spent_sent_again = true;
+        }
         self.state.calls = self.state.calls.checked_sub(1)?;
         Some(u8::MAX - self.state.calls)
     }
@@ -39,7 +45,13 @@ impl Scene<'_> {
                 self.lose(pair);
                 failed(true)
             }
-            Answer::Lost => return None,
+            Answer::Unreadable if accepted => {
+                let pair = self.issue(flight);
+                self.lose(pair);
+                let flight = Flight { doubt: true, unreadable: true, ..flight };
+                Phase::Call { flight, tried: true }
+            }
+            Answer::Lost | Answer::Unreadable => return None,
             Answer::Unknown => failed(true),
         };
         self.go(phase);

@@ -1,0 +1,110 @@
+//! Whether a provider knows a token that it issued a moment ago.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use hyper::{Request, StatusCode};
+use tokio::time::{Instant, sleep, timeout_at};
+use url::{Position, Url};
+use zeroize::Zeroizing;
+
+use super::TokenClient;
+use super::connection::Message;
+use crate::provider::is_safe_token_url;
+use crate::retry::Backoff;
+use crate::secret::{ExposeSecret, SecretString};
+
+/// How often is asked. Providers that need a moment need less than a second.
+const AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(100),
+    max_interval: Duration::from_secs(1),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+impl TokenClient {
+    /// Asks with an access token (RFC 6750, section 2.1) until it is not answered 401 any more, or the time is over. Whatever
+    /// else comes back says nothing about the token. Gives back whether it was accepted.
+    pub async fn wait_until_accepted(&self, url: &Url, token: &SecretString, until: Instant) -> bool {
+        let asked = async {
+            for delay in AGAIN.delays() {
+                if self.answers(url, token).await != Some(StatusCode::UNAUTHORIZED) {
+                    return;
+                }
+                sleep(delay).await;
+            }
+        };
+        timeout_at(until, asked).await.is_ok()
+    }
+
+    /// The status of the answer; none: there was none. The connection is not used again: nothing reads the body.
+    async fn answers(&self, url: &Url, token: &SecretString) -> Option<StatusCode> {
+        if !is_safe_token_url(url) {
+            return None;
+        }
+        let (_connection, response) = self.send(url, get(url, token).ok()?).await.ok()?;
+        Some(response.status())
+    }
+}
+
+fn get(url: &Url, token: &SecretString) -> Result<Message, hyper::http::Error> {
+    let bearer = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+    let mut bearer = HeaderValue::from_str(&bearer)?;
+    bearer.set_sensitive(true);
+    Request::get(&url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
+        .header(USER_AGENT, concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")))
+        .header(ACCEPT, "application/json")
+        .header(AUTHORIZATION, bearer)
+        .body(Full::new(Bytes::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::testing::{Endpoint, Reply, http};
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+
+    async fn asked(statuses: [&'static str; 3], patience: Duration) -> (bool, usize) {
+        let calls = AtomicUsize::new(0);
+        let endpoint = Endpoint::start(move |_| {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            Reply::Bytes(http(statuses[call.min(2)], "", "{}"))
+        })
+        .await;
+        let clock = ManualClock::at(Timestamp::from_millis(0));
+        let client =
+            TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
+        let url = Url::parse(&format!("http://127.0.0.1:{}/user?x=1", endpoint.port)).unwrap();
+        let accepted = client.wait_until_accepted(&url, &"t0ken".into(), Instant::now() + patience).await;
+        for seen in endpoint.seen() {
+            assert_eq!(seen.line, "GET /user?x=1 HTTP/1.1");
+            assert_eq!(seen.headers["authorization"], "Bearer t0ken");
+        }
+        (accepted, endpoint.seen().len())
+    }
+
+    #[tokio::test]
+    async fn a_new_token_is_waited_for_until_it_is_known() {
+        let (unauthorised, ok) = ("401 Unauthorized", "200 OK");
+        let patience = Duration::from_secs(30);
+        assert_eq!(asked([ok; 3], patience).await, (true, 1));
+        assert_eq!(asked([unauthorised, unauthorised, ok], patience).await, (true, 3));
+        assert_eq!(asked(["500 Internal Server Error", ok, ok], patience).await, (true, 1));
+        assert!(!asked([unauthorised; 3], Duration::from_millis(50)).await.0);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_sent_nowhere_without_tls() {
+        let clock = ManualClock::at(Timestamp::from_millis(0));
+        let client =
+            TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
+        let url = Url::parse("http://git.example.org/user").unwrap();
+        assert_eq!(client.answers(&url, &"t0ken".into()).await, None);
+    }
+}

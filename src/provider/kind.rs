@@ -1,0 +1,263 @@
+//! The kinds of providers, and what each says about its installations.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{ClientAuth, Lifespan, UnknownName};
+
+/// Which product a provider is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// GitHub and GitHub Enterprise Server.
+    Github,
+    /// GitLab, hosted or self-managed.
+    Gitlab,
+    /// Bitbucket Cloud.
+    Bitbucket,
+    /// Bitbucket Server and Bitbucket Data Center.
+    BitbucketServer,
+    /// Gitea and Forgejo.
+    Gitea,
+    /// Azure DevOps Services, with the users of Microsoft Entra.
+    AzureDevops,
+    /// Anything else that follows RFC 6749; nothing is assumed about it.
+    Generic,
+}
+
+/// Where a kind has its token endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenEndpoint {
+    /// This path at the installation's own host.
+    Path(&'static str),
+    /// One URL for all installations.
+    Url(&'static str),
+    /// The operator says.
+    Told,
+}
+
+/// What a kind says about its installations (section 7 of the design).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// Where the token endpoint is.
+    pub token_endpoint: TokenEndpoint,
+    /// How its token endpoint wants the client authenticated; none: the operator says.
+    pub client_auth: Option<ClientAuth>,
+    /// The user name that git sends beside the token.
+    pub username: &'static str,
+    /// How long the old access token works once it was refreshed. Where it is unknown we assume that it ends: a
+    /// reservation respected for nothing costs a little time, one that is not costs somebody's clone.
+    pub old_token_grace: Lifespan,
+    /// For how long from its first use a spent refresh token may be sent again, as after an answer that was lost. Where it
+    /// is unknown we assume that it may not.
+    pub refresh_token_grace: Lifespan,
+    /// Whether opportunistic refresh is on unless the operator says otherwise.
+    pub opportunistic_refresh: bool,
+    /// Refreshes in flight at once; Bitbucket Data Center serialises them behind one cluster-wide lock.
+    pub max_concurrent_refreshes: usize,
+    /// Whether a refresh without `redirect_uri` is refused although the refresh token is good.
+    pub wants_redirect_uri: bool,
+    /// The `scope` of a refresh of which no scopes are known. None: a refresh says no scope, and gets what was granted
+    /// (RFC 6749, section 6).
+    pub scope: Option<&'static str>,
+    /// How long an access token lives of which the token endpoint does not say (`expires_in` left out), and the one before
+    /// it neither. None: not known.
+    pub unstated_lifetime: Option<Lifespan>,
+    /// How long a refresh token lives that nobody uses, where the token endpoint does not say
+    /// (`refresh_token_expires_in`). None: not known, or for ever.
+    pub refresh_token_idle_lifetime: Option<Duration>,
+}
+
+impl Profile {
+    /// What is true of an OAuth server of which nothing is known.
+    const UNKNOWN: Self = Self {
+        token_endpoint: TokenEndpoint::Told,
+        client_auth: None,
+        username: "oauth2",
+        old_token_grace: Lifespan::NONE,
+        refresh_token_grace: Lifespan::NONE,
+        opportunistic_refresh: false,
+        max_concurrent_refreshes: 8,
+        wants_redirect_uri: false,
+        scope: None,
+        unstated_lifetime: None,
+        refresh_token_idle_lifetime: None,
+    };
+
+    /// Whether it answers a wrong client secret or redirect URI as it answers a refresh token that is no good
+    /// (`invalid_grant`). Only there may the refusal of everybody be the operator's affair. Elsewhere it is a mass
+    /// revocation, as GitHub's in April 2022, and all of them have to log in again.
+    pub const fn refuses_for_settings(self) -> bool {
+        // The same two kinds do both.
+        self.wants_redirect_uri
+    }
+}
+
+impl ProviderKind {
+    /// Every kind, in the order of the design's table.
+    pub const ALL: [Self; 7] = [
+        Self::Github,
+        Self::Gitlab,
+        Self::Bitbucket,
+        Self::BitbucketServer,
+        Self::Gitea,
+        Self::AzureDevops,
+        Self::Generic,
+    ];
+
+    /// The kind's name in provider files, the database and lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Github => "github",
+            Self::Gitlab => "gitlab",
+            Self::Bitbucket => "bitbucket",
+            Self::BitbucketServer => "bitbucket_server",
+            Self::Gitea => "gitea",
+            Self::AzureDevops => "azure_devops",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// The kind's defaults.
+    pub const fn profile(self) -> Profile {
+        match self {
+            Self::Github => Profile {
+                token_endpoint: TokenEndpoint::Path("/login/oauth/access_token"),
+                client_auth: Some(ClientAuth::Body),
+                username: "x-access-token",
+                max_concurrent_refreshes: 16,
+                // docs.github.com, "Refreshing user access tokens": access tokens live eight hours, refresh tokens six
+                // months, used or not.
+                unstated_lifetime: Some(Lifespan::Ends(Duration::from_hours(8))),
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 182)),
+                ..Profile::UNKNOWN
+            },
+            Self::Gitlab => Profile {
+                token_endpoint: TokenEndpoint::Path("/oauth/token"),
+                client_auth: Some(ClientAuth::Body),
+                max_concurrent_refreshes: 16,
+                wants_redirect_uri: true,
+                // docs.gitlab.com, "OAuth 2.0 identity provider API".
+                unstated_lifetime: Some(Lifespan::Ends(Duration::from_hours(2))),
+                ..Profile::UNKNOWN
+            },
+            Self::Bitbucket => Profile {
+                token_endpoint: TokenEndpoint::Path("/site/oauth2/access_token"),
+                client_auth: Some(ClientAuth::Basic),
+                username: "x-token-auth",
+                // Atlassian, "OAuth 2.0 and API authentication changes for Bitbucket Cloud" (in force since 2026-05-04): a
+                // spent refresh token dies ten minutes after its first use, one that nobody uses after three months. Of the
+                // old access token it does not speak; Atlassian's note on its other products says that it ends too.
+                old_token_grace: Lifespan::secs(600),
+                refresh_token_grace: Lifespan::secs(600),
+                max_concurrent_refreshes: 16,
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 90)),
+                ..Profile::UNKNOWN
+            },
+            Self::BitbucketServer => Profile {
+                token_endpoint: TokenEndpoint::Path("/rest/oauth2/latest/token"),
+                client_auth: Some(ClientAuth::Body),
+                username: "x-token-auth",
+                opportunistic_refresh: true,
+                max_concurrent_refreshes: 2,
+                wants_redirect_uri: true,
+                // The installation's …oauth2.provider.refresh.token.expiration.seconds, 7776000 unless it is set.
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 90)),
+                ..Profile::UNKNOWN
+            },
+            Self::Gitea => Profile {
+                token_endpoint: TokenEndpoint::Path("/login/oauth/access_token"),
+                client_auth: Some(ClientAuth::Body),
+                // docs.gitea.com, "Configuration Cheat Sheet", section oauth2: ACCESS_TOKEN_EXPIRATION_TIME 3600 s,
+                // REFRESH_TOKEN_EXPIRATION_TIME 730 h. Access tokens are signed and not looked up, so they live on; with
+                // INVALIDATE_REFRESH_TOKENS a spent refresh token is refused, so it is never sent twice on purpose.
+                old_token_grace: Lifespan::Unlimited,
+                max_concurrent_refreshes: 16,
+                unstated_lifetime: Some(Lifespan::Ends(Duration::from_hours(1))),
+                refresh_token_idle_lifetime: Some(Duration::from_hours(730)),
+                ..Profile::UNKNOWN
+            },
+            Self::AzureDevops => Profile {
+                token_endpoint: TokenEndpoint::Url(
+                    "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+                ),
+                client_auth: Some(ClientAuth::Body),
+                // learn.microsoft.com, "Refresh tokens in the Microsoft identity platform": 90 days, and not revoked by
+                // use. Access tokens are signed, live about an hour and cannot be revoked.
+                old_token_grace: Lifespan::Unlimited,
+                refresh_token_grace: Lifespan::Unlimited,
+                max_concurrent_refreshes: 16,
+                // The application id of Azure DevOps: learn.microsoft.com, "Authenticate to Azure DevOps with Microsoft
+                // Entra".
+                scope: Some("499b84ac-1321-427f-aa17-267ca6975798/.default offline_access"),
+                unstated_lifetime: Some(Lifespan::Ends(Duration::from_hours(1))),
+                refresh_token_idle_lifetime: Some(Duration::from_hours(24 * 90)),
+                ..Profile::UNKNOWN
+            },
+            Self::Generic => Profile::UNKNOWN,
+        }
+    }
+
+    /// The token endpoint of an installation at `host`, where the kind knows it.
+    pub fn token_url(self, host: &str) -> Option<Url> {
+        match self.profile().token_endpoint {
+            TokenEndpoint::Path(path) => Url::parse(&format!("https://{host}{path}")).ok(),
+            TokenEndpoint::Url(url) => Url::parse(url).ok(),
+            TokenEndpoint::Told => None,
+        }
+    }
+}
+
+impl FromStr for ProviderKind {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownName(name.into()))
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_as_what_they_name() {
+        for kind in ProviderKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        assert_eq!("gogs".parse::<ProviderKind>(), Err(UnknownName("gogs".into())));
+    }
+
+    #[test]
+    fn opportunistic_refresh_is_on_by_default_for_bitbucket_server_alone() {
+        let on: Vec<_> =
+            ProviderKind::ALL.into_iter().filter(|kind| kind.profile().opportunistic_refresh).collect();
+        assert_eq!(on, [ProviderKind::BitbucketServer]);
+    }
+
+    #[test]
+    fn every_kind_but_generic_knows_its_token_endpoint() {
+        let url = |kind: ProviderKind| kind.token_url("git.example.org").map(String::from);
+        for (kind, expected) in [
+            (ProviderKind::Github, Some("https://git.example.org/login/oauth/access_token")),
+            (ProviderKind::Gitlab, Some("https://git.example.org/oauth/token")),
+            (ProviderKind::Bitbucket, Some("https://git.example.org/site/oauth2/access_token")),
+            (ProviderKind::BitbucketServer, Some("https://git.example.org/rest/oauth2/latest/token")),
+            (ProviderKind::Gitea, Some("https://git.example.org/login/oauth/access_token")),
+            (ProviderKind::AzureDevops, Some("https://login.microsoftonline.com/common/oauth2/v2.0/token")),
+            (ProviderKind::Generic, None),
+        ] {
+            assert_eq!(url(kind).as_deref(), expected);
+        }
+    }
+}

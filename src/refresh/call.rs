@@ -1,0 +1,234 @@
+//! One flight's calls of the token endpoint: again where that makes sense, and how certain a failure is.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::time::Instant;
+
+use super::flight::Crew;
+use super::gate::Pass;
+use super::lifetime::{Lifetime, lifetime};
+use super::no_entry::NoEntry;
+use super::tenure::Tenure;
+use super::{FailedFlight, Order};
+use crate::clock::Timestamp;
+use crate::oauth::{Acted, IssuedPair, RefreshError};
+use crate::provider::Lifespan;
+use crate::retry::{RetryEnd, Verdict, retry};
+use crate::secret::SecretString;
+use crate::store::{FailureKind, NewPair, PairSource};
+use crate::telemetry;
+
+/// A pair as the provider issued it, with the time from which its lifetime counts.
+pub(super) struct Issue {
+    pair: IssuedPair,
+    /// Before the request was sent: the provider counts from some later moment, so a token is never thought to
+    /// live longer than it does.
+    asked_at: Timestamp,
+}
+
+/// Why a call of the token endpoint brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// It was not made: another worker may be at it by now.
+    #[error("the refresh lease is over")]
+    LeaseLost,
+    #[error(transparent)]
+    Provider(RefreshError),
+    /// It was not made: the provider is left alone.
+    #[error("the provider is left alone")]
+    NotLetThrough(NoEntry),
+}
+
+/// How the calls of a flight ended without a pair.
+pub(super) enum CallEnd {
+    LeaseLost,
+    Failed(FailedFlight),
+}
+
+/// The refresh token that a flight sends.
+pub(super) struct Spent<'a> {
+    pub(super) token: &'a SecretString,
+    /// When it was sent first, by this flight or by an earlier one.
+    first_sent_at: Timestamp,
+    grace: Lifespan,
+}
+
+impl<'a> Spent<'a> {
+    /// Of an entry of which nobody knows how its last refresh ended, also from when it was sent is taken; none there: it may be
+    /// long ago.
+    pub(super) fn new(token: &'a SecretString, order: &Order, now: Timestamp) -> Self {
+        let long_ago = Timestamp::from_millis(0);
+        let earlier = order.entry.is_in_doubt().then(|| order.entry.attempted_at.unwrap_or(long_ago));
+        let grace = order.provider.refresh_token_grace;
+        Self { token, first_sent_at: earlier.unwrap_or(now), grace }
+    }
+
+    /// Whether the provider takes it once more though it acted on it before.
+    fn may_be_sent_again(&self, now: Timestamp) -> bool {
+        self.grace.reaches(self.first_sent_at, now)
+    }
+}
+
+impl Crew {
+    /// Calls the token endpoint, again where that makes sense, and says how certain a failure is.
+    pub(super) async fn call_provider(
+        &self,
+        order: &Order,
+        holder: &str,
+        spent: &Spent<'_>,
+        tenure: &Tenure,
+        pass: Pass<'_>,
+    ) -> Result<Issue, CallEnd> {
+        let provider = &order.provider;
+        // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
+        // died, or which gave up in doubt.
+        let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
+        let answer_lost = &answer_lost;
+        let calls = AtomicU32::new(0);
+        let calls = &calls;
+        let mut first = Some(pass);
+        let attempt = || {
+            let again = first.is_none();
+            let pass = first.take().map_or_else(|| self.gate.admit_again(order, Instant::now()), Ok);
+            async move {
+                if again {
+                    // A newer pair may have come meanwhile, from a login or a worker that was thawed.
+                    Box::pin(self.renew_lease(&order.entry, holder, tenure)).await;
+                }
+                let asked_at = self.clock.now();
+                if !tenure.holds(asked_at) {
+                    return Err(CallError::LeaseLost);
+                }
+                let pass = pass.map_err(CallError::NotLetThrough)?;
+                let answer = self.client.refresh(provider, spent.token, &order.entry.scopes).await;
+                calls.fetch_add(1, Ordering::Relaxed);
+                pass.settle(&answer, Instant::now(), asked_at);
+                if let Err(
+                    RefreshError::Unavailable { acted: Acted::Unknown, .. } | RefreshError::Unreadable { .. },
+                ) = answer
+                {
+                    answer_lost.store(true, Ordering::Relaxed);
+                }
+                answer.map(|pair| Issue { pair, asked_at }).map_err(CallError::Provider)
+            }
+        };
+        let most_calls = self.options.circuit.failures;
+        let verdict = |error: &CallError| match self.gate.look_again(order, Instant::now()) {
+            Ok(()) if calls.load(Ordering::Relaxed) < most_calls => {
+                verdict(error, spent.may_be_sent_again(self.clock.now()))
+            }
+            // So many would be enough for a host; or another try would not be let through.
+            Ok(()) | Err(_) => Verdict::Permanent,
+        };
+        let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
+        let policy = &self.options.retry;
+        let end = retry(policy, order.deadline, &self.hard_stop, verdict, notify, attempt).await;
+        end.map_err(|end| {
+            let now = Instant::now();
+            match &end {
+                RetryEnd::GaveUp(CallError::Provider(RefreshError::Unavailable { retry_after, .. })) => {
+                    self.gate.back_off(&order.entry, *retry_after, now);
+                }
+                RetryEnd::GaveUp(CallError::Provider(RefreshError::Unreadable { .. })) => {
+                    self.gate.back_off(&order.entry, None, now);
+                }
+                RetryEnd::GaveUp(_) | RetryEnd::Cancelled(_) => {}
+            }
+            let no_entry = self.gate.look(&order.entry, provider, now).err();
+            let again = spent.may_be_sent_again(self.clock.now());
+            failed_call(end, Lost { answer: answer_lost.load(Ordering::Relaxed), again }, order, no_entry)
+        })
+    }
+}
+
+/// Whether a failed call is worth another one. One that the provider may have acted on costs the grant if its refresh token
+/// is sent once more to a provider that does not take it `again`.
+fn verdict(error: &CallError, again: bool) -> Verdict {
+    match error {
+        CallError::Provider(RefreshError::Unreadable { .. }) if again => Verdict::Transient,
+        CallError::LeaseLost
+        | CallError::NotLetThrough(_)
+        | CallError::Provider(
+            RefreshError::Refused { .. }
+            | RefreshError::Misconfigured { .. }
+            | RefreshError::Unreadable { .. },
+        ) => Verdict::Permanent,
+        CallError::Provider(RefreshError::Unavailable { retry_after: Some(wait), .. }) => {
+            Verdict::After(*wait)
+        }
+        CallError::Provider(
+            RefreshError::Unavailable { retry_after: None, .. } | RefreshError::Local { .. },
+        ) => Verdict::Transient,
+    }
+}
+
+/// Whether an answer was lost on the way, which may have been a new pair.
+#[derive(Clone, Copy)]
+struct Lost {
+    answer: bool,
+    /// Whether the provider takes the refresh token once more all the same.
+    again: bool,
+}
+
+/// `no_entry`: why no other refresh could begin now, which knows of a pause that the provider asked for.
+fn failed_call(end: RetryEnd<CallError>, lost: Lost, order: &Order, no_entry: Option<NoEntry>) -> CallEnd {
+    let (certain, deadline) = (!lost.answer, order.deadline);
+    let error = match end {
+        RetryEnd::GaveUp(CallError::LeaseLost) | RetryEnd::Cancelled(Some(CallError::LeaseLost)) => {
+            return CallEnd::LeaseLost;
+        }
+        RetryEnd::GaveUp(CallError::NotLetThrough(no_entry))
+        | RetryEnd::Cancelled(Some(CallError::NotLetThrough(no_entry))) => {
+            return CallEnd::Failed(FailedFlight { certain, ..no_entry.failed(order) });
+        }
+        RetryEnd::GaveUp(CallError::Provider(error))
+        | RetryEnd::Cancelled(Some(CallError::Provider(error))) => error,
+        RetryEnd::Cancelled(None) => {
+            let message = "the worker is stopping".to_owned();
+            let kind = FailureKind::Unavailable;
+            return CallEnd::Failed(FailedFlight { kind, message, retry_after: None, certain, deadline });
+        }
+    };
+    let message = error.to_string();
+    let (kind, retry_after) = match error {
+        // A probe of a host that refuses everybody says nothing about its user.
+        RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
+            (FailureKind::Misconfigured, None)
+        }
+        // It is not refused for having been sent before, where it may be sent again.
+        RefreshError::Refused { .. } if lost.answer && !lost.again => (FailureKind::Interrupted, None),
+        RefreshError::Refused { .. } => (FailureKind::Refused, None),
+        RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
+        RefreshError::Local { .. } | RefreshError::Unreadable { .. } => (FailureKind::Unavailable, None),
+        RefreshError::Unavailable { .. } => {
+            (FailureKind::Unavailable, no_entry.and_then(NoEntry::retry_after))
+        }
+    };
+    CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })
+}
+
+/// What is stored of an answer: what it leaves out stays as it was (RFC 6749, sections 5.1 and 6).
+pub(super) fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
+    let Order { entry, provider, until, .. } = order;
+    let Issue { pair, asked_at } = issue;
+    let origin = entry.origin_of_successor(asked_at);
+    let lifetime = lifetime(pair.expires_in, &entry.state, provider.unstated_lifetime);
+    if let Lifetime::Assumed(assumed) = lifetime {
+        telemetry::lifetime_assumed(&provider.host, assumed);
+    }
+    let granted_lifetime = lifetime.duration();
+    let rotated = pair.refresh_token.is_some();
+    let kept_refresh_expiry = if rotated { None } else { entry.refresh_token_expires_at };
+    NewPair {
+        access_token: pair.access_token,
+        refresh_token: Some(pair.refresh_token.unwrap_or_else(|| refresh_token.clone())),
+        username: entry.username.clone(),
+        scopes: pair.scopes.unwrap_or_else(|| entry.scopes.clone()),
+        expires_at: granted_lifetime.map(|lifetime| asked_at.plus(lifetime)),
+        refresh_token_expires_at: pair
+            .refresh_token_expires_in
+            .map(|lifetime| asked_at.plus(lifetime))
+            .or(kept_refresh_expiry),
+        source: PairSource::Refresh { granted_lifetime, reserved_until: *until, origin },
+    }
+}

@@ -1,0 +1,44 @@
+//! PUT OFF: a message that failed, may succeed later, and of which nobody can be told.
+//!
+//! Given back to the broker it would come again at once, and reach the delivery limit before a database has restarted. So it
+//! waits in a queue of its own, out of which the broker moves it back to the queue of its kind. Its origin keeps the count.
+
+use super::settle::{Received, Settler};
+use super::suspects::Origin;
+use crate::broker::{MovedMessage, MovedTo, NotMoved};
+use crate::handle::TimeFrame;
+use crate::message::ErrorCode;
+use crate::telemetry;
+
+impl Settler {
+    /// Whether the same message may succeed when it is tried again. What is older than its `expiration` stays so.
+    pub(super) fn may_be_put_off(&self, received: &Received, code: ErrorCode) -> bool {
+        code.is_retryable()
+            && code != ErrorCode::DeadlineExceeded
+            && self.retry_limit.is_none_or(|limit| received.put_off < limit)
+    }
+
+    /// Has a message wait. It is the broker's to ack once this is done.
+    ///
+    /// # Errors
+    /// [`NotMoved`]: there is no place to wait, and the broker has to deliver it again as it sees fit.
+    pub(super) async fn put_off(&self, received: &Received, time: TimeFrame) -> Result<(), NotMoved> {
+        if self.retry_limit.is_none() {
+            return Err(NotMoved);
+        }
+        let is_aged = received.envelope.time_to_live.is_some() || received.deadline.is_some();
+        let origin = Origin {
+            kind: received.kind,
+            publisher: received.envelope.publisher.clone(),
+            deadline_ms: is_aged.then(|| time.deadline().as_millis()),
+            put_off: received.put_off + 1,
+        };
+        let body = &received.delivery.data;
+        let Some(sealed) = origin.seal(&self.keys, body) else { return Err(NotMoved) };
+        let to = MovedTo::Again(received.kind);
+        let moved = MovedMessage { to, properties: &received.delivery.properties, origin: &sealed };
+        self.publisher.move_on(&moved, body).await?;
+        telemetry::put_off(received.kind, origin.put_off);
+        Ok(())
+    }
+}
