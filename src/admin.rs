@@ -117,7 +117,8 @@ impl Health {
         let Some(owned) = self.share.borrow().as_ref().map(Share::len) else {
             return Some("partitions: it is not known yet which ones are this worker's".to_owned());
         };
-        let (consumed, due) = (self.partitions.load(Ordering::Relaxed), owned * MessageKind::ALL.len());
+        let (consumed, due) =
+            (self.partitions.load(Ordering::Relaxed), owned * MessageKind::PARTITIONED.len());
         (consumed < due).then(|| {
             format!("broker: {consumed} of the {due} queues of this worker's partitions are consumed")
         })

@@ -1,4 +1,4 @@
-//! PARK: where a rotated pair goes when its worker must stop and the database does not take it (invariant 4).
+//! PARK: where a rotated pair goes when the database refuses it, or does not take it before its worker must stop (invariant 4).
 //!
 //! To the durable queue `<prefix>.parked-pairs`, which every worker consumes; or, where the broker is away too, to a
 //! file in the spool folder, which the next worker that starts there picks up. Either way the pair is encrypted, and
@@ -58,14 +58,14 @@ pub struct ParkError {
 pub enum Return {
     /// It is where it belongs.
     Restored,
-    /// It cannot be read: a key is missing, or somebody changed it.
-    Unreadable(Arc<StoreError>),
+    /// It never will be as things are: a key is missing, somebody changed it, or the database refuses it.
+    Unstorable(Arc<StoreError>),
     /// The worker stops before the database took it.
     Stopped,
 }
 
 impl Parking {
-    /// Pairs are parked from `soft_stop` on.
+    /// Pairs that the database only does not take are parked from `soft_stop` on.
     pub const fn new(publisher: Publisher, spool: Spool, soft_stop: CancellationToken) -> Self {
         Self { publisher, spool, soft_stop }
     }
@@ -119,7 +119,7 @@ pub async fn restore(
                 }
                 return Return::Restored;
             }
-            Err(error) if !error.is_transient() => return Return::Unreadable(error),
+            Err(error) if !error.is_transient() => return Return::Unstorable(error),
             Err(error) => error,
         };
         telemetry::parked_pair_waits(&parked.host, &error, delay);
@@ -151,8 +151,8 @@ pub async fn pick_up(spool: Spool, store: Store, clock: Arc<dyn Clock>, hard_sto
                 Ok(()) => {}
                 Err(error) => telemetry::spool_unusable(&file, &error),
             },
-            // It stays where it is, for an operator with the key.
-            Return::Unreadable(error) => telemetry::parked_pair_unreadable(&parked.host, &error),
+            // It stays where it is, for an operator who mends that.
+            Return::Unstorable(error) => telemetry::parked_pair_unreadable(&parked.host, &error),
             Return::Stopped => return,
         }
     }

@@ -8,6 +8,7 @@
 mod claim;
 mod duty;
 mod entry;
+mod error;
 mod group_commit;
 mod idle;
 mod known;
@@ -29,12 +30,13 @@ use std::sync::Arc;
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QuerySelect, RuntimeErr, Statement, sqlx,
+    QuerySelect, Statement,
 };
 use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
+pub use self::error::StoreError;
 use self::group_commit::GroupCommit;
 pub use self::idle::{IdleEntry, Owner, Unrefreshable};
 use self::known::Known;
@@ -50,7 +52,7 @@ use self::reserve::Reservation;
 use self::store_refreshed::Succession;
 use self::take_lease::WantedLease;
 use crate::clock::Timestamp;
-use crate::secret::{KeyRing, OpenError};
+use crate::secret::KeyRing;
 
 /// The token entries and providers of one database.
 #[derive(Debug, Clone)]
@@ -104,70 +106,6 @@ impl Guarded {
             }
         }
         answers
-    }
-}
-
-/// What can go wrong between us and a row.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database did not do what it was asked. Worth another try.
-    #[error("cannot {action}: {source}")]
-    Database {
-        /// What was tried, on what.
-        action: &'static str,
-        /// What the database or its driver said.
-        source: DbErr,
-    },
-    /// The database took longer than there was time. Worth another try.
-    #[error("the database does not answer in time")]
-    NoAnswer,
-    /// An encrypted column cannot be opened. The operator must look at the keys.
-    #[error("cannot decrypt {what}: {source}")]
-    Sealed {
-        /// Which column of which row.
-        what: String,
-        /// Why.
-        source: OpenError,
-    },
-    /// A row holds what no version of this program wrote.
-    #[error("{what} is not readable: {reason}")]
-    Corrupt {
-        /// Which column of which row.
-        what: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl StoreError {
-    fn database(action: &'static str) -> impl FnOnce(DbErr) -> Self {
-        move |source| Self::Database { action, source }
-    }
-
-    /// Whether this is about the way to the database and not about any row: it would meet any other statement too.
-    fn is_of_no_row(&self) -> bool {
-        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
-        match self {
-            Self::Database { source, .. } => match source {
-                DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-                DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-                    matches!(
-                        **error,
-                        Io(_) | PoolClosed | PoolTimedOut | Protocol(_) | Tls(_) | WorkerCrashed
-                    )
-                }
-                _ => false,
-            },
-            Self::NoAnswer | Self::Sealed { .. } | Self::Corrupt { .. } => false,
-        }
-    }
-
-    /// Whether the same call may succeed a moment later.
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Database { .. } | Self::NoAnswer => true,
-            Self::Sealed { .. } | Self::Corrupt { .. } => false,
-        }
     }
 }
 

@@ -38,6 +38,9 @@ impl MessageKind {
     pub const ALL: [Self; 4] =
         [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore, Self::TokenReport];
 
+    /// Those that have partitions, where there are any: those that come often, and meet others of the same user.
+    pub const PARTITIONED: [Self; 3] = [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore];
+
     /// The routing key it is published with, and its name in logs and metrics.
     pub const fn routing_key(self) -> &'static str {
         match self {

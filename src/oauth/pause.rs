@@ -38,7 +38,8 @@ impl Pause {
             both("reset").filter(|_| exhausted || status == 429).and_then(|reset| read_reset(reset, now));
         let retry_after =
             headers.get(RETRY_AFTER).and_then(|value| read_retry_after(value.to_str().ok()?, now));
-        Self { retry_after: retry_after.or(reset), exhausted }
+        // What is over by our clock asks for no pause; nor does it say that the provider may be asked without one.
+        Self { retry_after: retry_after.or(reset).filter(|pause| !pause.is_zero()), exhausted }
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
         let secs = |secs| Some(Duration::from_secs(secs));
         for (value, expected) in [
             ("120", secs(120)),
-            (" 0 ", Some(Duration::ZERO)),
+            (" 0 ", None),
             ("1.5", secs(2)),
             ("99999999999999", Some(LONGEST)),
             ("99999999999999999999999999999999999999", Some(LONGEST)),
@@ -102,7 +103,7 @@ mod tests {
             ("Wednesday, 21-Oct-15 07:28:30 GMT", secs(30)),
             ("Wed Oct 21 07:28:30 2015", secs(30)),
             ("Wed, 21 Oct 2015 09:28:30 +0200", secs(30)),
-            ("Wed, 21 Oct 2015 07:27:00 GMT", Some(Duration::ZERO)),
+            ("Wed, 21 Oct 2015 07:27:00 GMT", None),
             ("Fri, 31 Dec 9999 23:59:59 GMT", Some(LONGEST)),
             ("-5", None),
             ("1e3", None),
@@ -129,6 +130,7 @@ mod tests {
             (429, &[("x-ratelimit-reset", "tomorrow")], None, false),
             (429, &[("retry-after", "60"), ("x-ratelimit-reset", "1445419999")], minute, false),
             (403, &[("x-ratelimit-remaining", "0")], None, true),
+            (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1445412470")], None, true),
         ] {
             assert_eq!(read(status, headers), Pause { retry_after, exhausted }, "{status} {headers:?}");
         }

@@ -24,7 +24,8 @@ const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Crew {
     /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long as
-    /// the process lives, while the heartbeat keeps others away. Once the process is told to stop it is parked.
+    /// the process lives, while the heartbeat keeps others away. Once the process is told to stop it is parked, and at once
+    /// where the database refuses it: to write it again would change nothing.
     pub(super) async fn keep_pair(
         &self,
         order: &Order,
@@ -53,7 +54,7 @@ impl Crew {
             };
             let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
             telemetry::pair_not_stored(host, &error, delay);
-            if self.parking.is_due() {
+            if self.parking.is_due() || !error.is_transient() {
                 let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
                 match Box::pin(self.parking.park(&parked)).await {
                     Ok(()) => return Landing::StoreFailed(error),

@@ -88,7 +88,7 @@ pub fn parked_pair_waits(host: &str, error: &StoreError, wait: Duration) {
 /// A parked pair cannot be read, and is kept for an operator.
 pub fn parked_pair_unreadable(host: &str, error: &dyn Display) {
     Step::Unreadable.count();
-    tracing::error!(host, %error, "a parked pair cannot be read; it is kept");
+    tracing::error!(host, %error, "a parked pair cannot be stored as things are; it is kept");
 }
 
 /// The spool folder, or a file in it, cannot be worked with.

@@ -53,7 +53,7 @@ impl Partitions {
     /// Every partition that this worker may be in charge of.
     pub(super) fn feeds(&self) -> impl Iterator<Item = Feed> {
         let indexes = (0..self.membership.partitions).map_while(|index| u8::try_from(index).ok());
-        indexes.flat_map(|index| MessageKind::ALL.map(|kind| Feed::Partition(kind, index)))
+        indexes.flat_map(|index| MessageKind::PARTITIONED.map(|kind| Feed::Partition(kind, index)))
     }
 
     /// Takes part until `leave` fires.

@@ -10,11 +10,14 @@ use super::settlement::Settlement;
 use crate::broker::{DeadLetter, Feed, Names, Publisher};
 use crate::clock::Clock;
 use crate::parking::{Return, restore};
-use crate::store::{ParkedPair, Store};
+use crate::store::{ParkedPair, Store, StoreError};
 use crate::telemetry;
 
 /// What the dead letters say of a parked pair that cannot be read.
 const UNREADABLE: &str = "unreadable_parked_pair";
+
+/// And of one that the database refuses.
+const REFUSED: &str = "refused_parked_pair";
 
 /// Brings parked pairs back.
 pub(super) struct Restorer {
@@ -41,23 +44,27 @@ impl Restorer {
             // The decoder's own words could repeat what stands there.
             let detail = "the body is not one that a worker parked";
             telemetry::parked_pair_unreadable("unknown", &detail);
-            return self.lay_into_dead_letters(delivery, detail).await;
+            return self.lay_into_dead_letters(delivery, UNREADABLE, detail).await;
         };
         match restore(&self.store, &*self.clock, &parked, &self.soft_stop).await {
             Return::Restored => true,
             Return::Stopped => false,
-            Return::Unreadable(error) => {
+            Return::Unstorable(error) => {
                 telemetry::parked_pair_unreadable(&parked.host, &error);
-                self.lay_into_dead_letters(delivery, &error.to_string()).await
+                let reason = match *error {
+                    StoreError::Database { .. } | StoreError::NoAnswer => REFUSED,
+                    StoreError::Sealed { .. } | StoreError::Corrupt { .. } => UNREADABLE,
+                };
+                self.lay_into_dead_letters(delivery, reason, &error.to_string()).await
             }
         }
     }
 
-    /// Whether it lies there. With the missing key it can be published to its queue again.
-    async fn lay_into_dead_letters(&self, delivery: &Delivery, detail: &str) -> bool {
+    /// Whether it lies there. It can be replayed once the reason is gone.
+    async fn lay_into_dead_letters(&self, delivery: &Delivery, reason: &'static str, detail: &str) -> bool {
         let routing_key = self.names.queue(Feed::ParkedPairs);
         let properties = &delivery.properties;
-        let (reason, at) = (UNREADABLE, self.clock.now());
+        let at = self.clock.now();
         let letter = DeadLetter { routing_key: &routing_key, properties, reason, detail, at };
         self.publisher.dead_letter(&letter, &delivery.data).await.is_ok()
     }

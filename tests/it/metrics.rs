@@ -245,9 +245,9 @@ async fn what_can_be_counted_is_there_at_zero_before_anything_happens() {
     let worker = world.spawn_worker().await;
     let (_, metrics) = worker.get("metrics").await;
     for (name, kind, count) in [
-        ("tokenkeeper_messages_total", "counter", 12),
-        ("tokenkeeper_messages_in_flight", "gauge", 3),
-        ("tokenkeeper_dead_letters_total", "counter", 3),
+        ("tokenkeeper_messages_total", "counter", 20),
+        ("tokenkeeper_messages_in_flight", "gauge", 4),
+        ("tokenkeeper_dead_letters_total", "counter", 4),
         ("tokenkeeper_dead_letters_sealed_total", "counter", 1),
         ("tokenkeeper_unroutable_replies_total", "counter", 1),
         ("tokenkeeper_broker_reconnects_total", "counter", 5),

@@ -14,8 +14,8 @@ use tokenkeeper_testkit::queues::BasicProperties;
 
 use crate::cli::Cli;
 use crate::harness::logs::assert_holds_none_of;
-use crate::harness::reply::token;
-use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
+use crate::harness::reply::{error_message, token};
+use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually, on_every_database};
 
 /// A world, and the proxies through which a worker reaches its database and its broker.
 struct Night {
@@ -271,7 +271,7 @@ async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_p
     let keys = night.world.keys.clone();
     night.world.set("encryption.keys", KeyRing::generate("another").expose_secret());
     let keyless = night.world.spawn_worker().await;
-    keyless.wait_for_log("a parked pair cannot be read; it is kept", 1).await;
+    keyless.wait_for_log("a parked pair cannot be stored as things are; it is kept", 1).await;
     keyless.stop(&night.world).await;
     night.world.set("encryption.keys", keys);
 
@@ -282,4 +282,54 @@ async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_p
 
     night.assert_nothing_is_lost().await;
     other.stop(&night.world).await;
+}
+
+/// Has the database refuse every pair of an identity, as a column that is too short would.
+async fn refuse_pairs_of(world: &World, kind: Kind, identity_id: i64) -> &'static str {
+    let condition = format!("identity_id = {identity_id} AND generation > 1");
+    let (refuse, allow) = match kind {
+        Kind::Sqlite => (
+            format!(
+                "CREATE TRIGGER refused BEFORE UPDATE ON token_entry WHEN NEW.identity_id = {identity_id} \
+                 AND NEW.generation > 1 BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            ),
+            "DROP TRIGGER refused",
+        ),
+        Kind::Postgres | Kind::MariaDb => (
+            format!("ALTER TABLE token_entry ADD CONSTRAINT refused CHECK (NOT ({condition}))"),
+            "ALTER TABLE token_entry DROP CONSTRAINT refused",
+        ),
+    };
+    world.connection().await.execute_unprepared(&refuse).await.unwrap();
+    allow
+}
+
+on_every_database! {
+    async fn a_pair_that_the_database_refuses_is_parked_at_once_and_lies_in_the_dead_letters(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let worker = world.start_worker().await;
+        world.user_with_expired_token("jdoe").await;
+        world.user_with_expired_token("bystander").await;
+        let allow = refuse_pairs_of(&world, kind, world.entry("jdoe").await.identity_id).await;
+
+        let (refused, served) = tokio::join!(world.request("jdoe"), world.request("bystander"));
+
+        error_message(&refused, "internal");
+        token(&served);
+        eventually("the dead letter", PATIENCE, async || {
+            (world.broker.queue_depth("dead-letters").await == 1).then_some(())
+        })
+        .await;
+        assert_eq!(world.broker.queue_depth("parked-pairs").await, 0, "nobody tries it again and again");
+        world.connection().await.execute_unprepared(allow).await.unwrap();
+        let replay = Cli::of(&world).run(&["dead", "replay", "--reason", "refused_parked_pair"]).await;
+        assert_eq!(replay.stdout, "replayed 1, failed 0\n", "{}", replay.stderr);
+        eventually("the pair to be stored", PATIENCE, async || {
+            let stored = world.store.open_access_token(&world.entry("jdoe").await).unwrap();
+            let newest = world.scm.latest_pair("jdoe").unwrap().access_token;
+            (stored.expose_secret() == newest).then_some(())
+        })
+        .await;
+        worker.stop().await;
+    }
 }

@@ -14,7 +14,7 @@ const CONSISTENT_HASH: &str = "x-consistent-hash";
 const WEIGHT: &str = "1";
 
 impl Declarer {
-    /// The exchange and the first `count` partitions of each kind.
+    /// The exchange and the first `count` partitions of each kind that has some.
     ///
     /// In ascending order, whoever declares them: the exchange numbers its queues in the order they are bound, so a user
     /// has the same partition for each kind, and with it the same worker.
@@ -22,7 +22,7 @@ impl Declarer {
         if count == 0 {
             return Ok(());
         }
-        for kind in MessageKind::ALL {
+        for kind in MessageKind::PARTITIONED {
             self.hash_exchange(kind).await?;
             for index in (0..count).map_while(|index| u8::try_from(index).ok()) {
                 self.partition_queue(kind, index).await?;

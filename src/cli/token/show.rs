@@ -79,6 +79,9 @@ fn add_token(rows: &mut Table, token: &ListedToken, now: Timestamp) {
         let how = "began, and it is not known how it ended; the next one will tell";
         add("refresh", how.to_owned());
     }
+    if let Some(at) = token.reported_at {
+        add("reported", format!("as rejected by its host, {}", date(at)));
+    }
     add(
         "failure",
         or_nothing(

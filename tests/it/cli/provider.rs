@@ -55,7 +55,7 @@ async fn a_file_with_a_mistake_writes_nothing_and_names_block_and_key() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let cli = Cli::of(&world);
     let good = world.scm.provider_toml("host = \"good.example.org\"");
-    let bad = world.scm.provider_toml("host = \"bad.example.org\"\nkind = \"gitea\"\nclient = \"x\"");
+    let bad = world.scm.provider_toml("host = \"bad.example.org\"\nkind = \"gogs\"\nclient = \"x\"");
     cli.write("providers.toml", &(good + &bad));
     let ended = cli.run(&["provider", "apply", "providers.toml"]).await.with_code(1).keeps_secrets_of(&world);
     let ended = ended

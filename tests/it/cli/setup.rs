@@ -96,7 +96,7 @@ async fn schemas_come_one_by_one_or_all_under_their_names() {
     let cli = Cli::with([]);
     let all = cli.run(&["schema"]).await.good().json();
     let names: Vec<&String> = all.as_object().unwrap().keys().collect();
-    assert_eq!(names.len(), 7);
+    assert_eq!(names.len(), 9);
     for name in names {
         let one = cli.run(&["schema", name]).await.good().json();
         assert_eq!(one, all[name]);

@@ -8,7 +8,7 @@ use proptest::sample::{Index, select};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
-use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
+use tokenkeeper_testkit::queues::{TOKEN_REPORT, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 
 use super::HOSTILE;
 use super::oracle::{Oracle, max_body_bytes};
@@ -107,7 +107,7 @@ impl Generator {
         let is_right = body.is_right.unwrap_or_else(|| oracle.takes(body.routing_key, &body.bytes));
         let number = i64::try_from(number).unwrap();
         let (properties, id, to) = self.properties(number);
-        let needs_reply_to = body.routing_key != TOKEN_STORE;
+        let needs_reply_to = ![TOKEN_STORE, TOKEN_REPORT].contains(&body.routing_key);
         // It is not repeated either: the reply has no id then.
         let (properties, id, steers) = match self.pick(0..20_u8) {
             0 => (properties.with_correlation_id("c\u{1b}[2J\n".into()), String::new(), true),
@@ -148,6 +148,7 @@ impl Generator {
         let host = if self.pick(any::<bool>()) { self.host.clone() } else { "git.example.org".to_owned() };
         match routing_key {
             TOKEN_REQUEST => json!({"user_id": user, "host": host, "requested_lifetime_secs": 300}),
+            TOKEN_REPORT => json!({"user_id": user, "host": host, "token_sha256": "0f".repeat(32)}),
             WORKSPACE_START => json!({
                 "workspace_id": "ws-1", "user_id": user, "requested_lifetime_secs": 600,
                 "repositories": [format!("https://{host}/scm/p/r.git"), "git@git.example.org:o/r.git"],
@@ -160,7 +161,7 @@ impl Generator {
     }
 
     fn routing_key(&mut self) -> &'static str {
-        self.pick(select(vec![TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE]))
+        self.pick(select(vec![TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE, TOKEN_REPORT]))
     }
 
     /// One or two fields with a value that they may or may not have, or without one.
@@ -182,6 +183,7 @@ impl Generator {
                     "refresh_token_expires_at",
                 ],
                 (TOKEN_REQUEST, _) => &["user_id", "host", "requested_lifetime_secs"],
+                (TOKEN_REPORT, _) => &["user_id", "host", "token_sha256"],
                 (WORKSPACE_START, _) => {
                     &["workspace_id", "user_id", "repositories", "requested_lifetime_secs"]
                 }
@@ -206,7 +208,7 @@ impl Generator {
     /// Some bytes of a right body changed, taken out, doubled or put in.
     fn flipped(&mut self) -> Body {
         // Not of a clone URL, about which the schema says nothing.
-        let routing_key = self.pick(select(vec![TOKEN_REQUEST, TOKEN_STORE]));
+        let routing_key = self.pick(select(vec![TOKEN_REQUEST, TOKEN_STORE, TOKEN_REPORT]));
         let mut bytes = self.right(routing_key).to_string().into_bytes();
         for _ in 0..self.pick(1..6_u8) {
             if bytes.is_empty() {

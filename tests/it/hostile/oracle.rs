@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
+use tokenkeeper_testkit::queues::{TOKEN_REPORT, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 use tokenkeeper_testkit::schema::Validator;
 
 use crate::cli::Cli;
@@ -22,7 +22,7 @@ pub(super) struct Oracle {
 impl Oracle {
     pub(super) async fn from_published_schemas(cli: &Cli) -> Self {
         let mut of = HashMap::new();
-        for name in [TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE] {
+        for name in [TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE, TOKEN_REPORT] {
             of.insert(name, Validator::of(cli.run(&["schema", name]).await.good().json()));
         }
         Self { of }
@@ -44,6 +44,7 @@ impl Oracle {
             "repositories",
             "requested_lifetime_secs",
             "token",
+            "token_sha256",
             "auth_id",
             "auth_name",
         ];

@@ -61,7 +61,7 @@ const QUEUES: [&str; 9] = [
 ];
 
 /// Which of them have partitions, where a worker is set to have some: queues of their own, and an exchange.
-const PARTITIONED: [&str; 4] = ["token-requests", "workspace-starts", "token-stores", "token-reports"];
+const PARTITIONED: [&str; 3] = ["token-requests", "workspace-starts", "token-stores"];
 
 /// A connection to the broker with a prefix of its own. When it is dropped, everything that a worker declares
 /// under this prefix is deleted, also when the test panics.

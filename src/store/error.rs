@@ -1,0 +1,92 @@
+//! What can go wrong between us and a row, and whether another try is worth it.
+
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::sqlx::sqlite::SqliteError;
+use sea_orm::{DbErr, RuntimeErr, sqlx};
+
+use crate::secret::OpenError;
+
+/// What can go wrong between us and a row.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database did not do what it was asked.
+    #[error("cannot {action}: {source}")]
+    Database {
+        /// What was tried, on what.
+        action: &'static str,
+        /// What the database or its driver said.
+        source: DbErr,
+    },
+    /// The database took longer than there was time. Worth another try.
+    #[error("the database does not answer in time")]
+    NoAnswer,
+    /// An encrypted column cannot be opened. The operator must look at the keys.
+    #[error("cannot decrypt {what}: {source}")]
+    Sealed {
+        /// Which column of which row.
+        what: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// A row holds what no version of this program wrote.
+    #[error("{what} is not readable: {reason}")]
+    Corrupt {
+        /// Which column of which row.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    pub(super) fn database(action: &'static str) -> impl FnOnce(DbErr) -> Self {
+        move |source| Self::Database { action, source }
+    }
+
+    /// Whether this is about the way to the database and not about any row: it would meet any other statement too.
+    pub(super) fn is_of_no_row(&self) -> bool {
+        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+        match self {
+            Self::Database { source, .. } => match source {
+                DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+                DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+                    matches!(
+                        **error,
+                        Io(_) | PoolClosed | PoolTimedOut | Protocol(_) | Tls(_) | WorkerCrashed
+                    )
+                }
+                _ => false,
+            },
+            Self::NoAnswer | Self::Sealed { .. } | Self::Corrupt { .. } => false,
+        }
+    }
+
+    /// Whether the same call may succeed a moment later. What the database refuses for what was written, it refuses again.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => !is_refusal(source),
+            Self::NoAnswer => true,
+            Self::Sealed { .. } | Self::Corrupt { .. } => false,
+        }
+    }
+}
+
+/// Whether the database took the statement, and refuses the values in it: too long, or against a constraint.
+fn is_refusal(error: &DbErr) -> bool {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            error.as_database_error().is_some_and(is_refused)
+        }
+        _ => false,
+    }
+}
+
+fn is_refused(error: &dyn DatabaseError) -> bool {
+    let Some(code) = error.code() else { return false };
+    if error.try_downcast_ref::<SqliteError>().is_some() {
+        // sqlite.org/rescode.html: TOOBIG, CONSTRAINT and MISMATCH, in the lowest byte of an extended code.
+        return code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 18..=20));
+    }
+    // SQLSTATE, which PostgreSQL, MariaDB and MySQL share: data exception, integrity constraint violation.
+    code.starts_with("22") || code.starts_with("23")
+}
