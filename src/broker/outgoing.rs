@@ -59,19 +59,19 @@ impl OutgoingReply<'_> {
         short(self.reply_to.as_str(), "reply_to")
     }
 
-    pub(super) fn properties(&self) -> Result<BasicProperties, BrokerError> {
+    pub(super) fn properties(&self) -> BasicProperties {
         let mut properties = BasicProperties::default()
             .with_type(self.reply_type.into())
             .with_content_type("application/json".into());
         if let Some(id) = &self.envelope.correlation_id {
-            properties = properties.with_correlation_id(short(id, "correlation_id")?);
+            properties = properties.with_correlation_id(id.clone());
         }
         if let Some(trace) = &self.envelope.traceparent {
             let mut headers = FieldTable::default();
             headers.insert("traceparent".into(), AMQPValue::LongString(trace.as_str().into()));
             properties = properties.with_headers(headers);
         }
-        Ok(properties)
+        properties
     }
 }
 

@@ -21,8 +21,8 @@ pub struct Envelope {
     pub reply_to: Option<ReplyTo>,
     /// Why this message gets no reply, whatever else it says.
     pub unanswerable: Option<Unanswerable>,
-    /// Copied to the reply: `correlation_id`, else `message_id`.
-    pub correlation_id: Option<String>,
+    /// Copied to the reply, byte for byte: `correlation_id`, else `message_id`.
+    pub correlation_id: Option<ShortString>,
     /// W3C trace context, copied to the reply.
     pub traceparent: Option<String>,
     /// The AMQP user who published: the broker checked it, where it is there.
@@ -49,8 +49,9 @@ pub enum Unanswerable {
 impl Envelope {
     /// Reads the properties; `prefix` is what the names of our own queues begin with. One that is empty counts as absent.
     pub fn read(properties: &BasicProperties, prefix: &str) -> Self {
-        let correlation_id =
-            text(properties.correlation_id().as_ref()).or_else(|| text(properties.message_id().as_ref()));
+        let given = |id: &&ShortString| !id.as_str().is_empty();
+        let ids = [properties.correlation_id(), properties.message_id()];
+        let correlation_id = ids.into_iter().filter_map(Option::as_ref).find(given);
         let reply_to =
             text(properties.reply_to().as_ref()).map(|name| ReplyTo::read(name, prefix)).transpose();
         let is_ours = text(properties.kind().as_ref()).is_some_and(is_type_of_ours);
@@ -64,7 +65,7 @@ impl Envelope {
             reply_to,
             unanswerable,
             // What is refused is not repeated.
-            correlation_id: correlation_id.filter(|_| unusable.is_none()).map(str::to_owned),
+            correlation_id: correlation_id.filter(|_| unusable.is_none()).cloned(),
             traceparent: traceparent(properties),
             publisher: text(properties.user_id().as_ref()).map(str::to_owned),
             // The broker refuses an expiration that is no number of milliseconds.

@@ -110,7 +110,7 @@ impl Received {
             "message",
             kind = self.kind.routing_key(),
             // Whatever a publisher wrote: `Debug` escapes what would break a log line.
-            request_id = self.envelope.correlation_id.as_deref().map(field::debug),
+            request_id = self.envelope.correlation_id.as_ref().map(|id| field::debug(id.as_str())),
             user = request.map(Request::user_id),
             host = request.and_then(Request::host),
         )

@@ -95,7 +95,7 @@ impl OutgoingReply<'_> {
             exchange: ShortString::default(),
             routing_key: self.routing_key()?,
             mandatory: self.mandatory(),
-            properties: self.properties()?,
+            properties: self.properties(),
         })
     }
 }

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use lapin::BasicProperties;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use serde_json::json;
 use tokenkeeper_testkit::queues::TOKEN_REQUEST;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,6 +45,10 @@ async fn a_message_whose_headers_leave_no_room_for_a_reason_is_laid_into_the_dea
 /// A text that publishers mark a message with. The proxy makes it a text that is no UTF-8.
 const MARK: &str = "not-utf-8";
 
+/// The same as the client library gives it back: vendor/amq-protocol-types/README.md.
+const OF_MARK: &str =
+    "\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}\u{10ffff}";
+
 /// A way to the broker on which every [`MARK`] turns into bytes of the same number that are no UTF-8: AMQP does not
 /// forbid them, and the client library here cannot write them.
 async fn garbling_proxy(upstream: String) -> std::net::SocketAddr {
@@ -72,19 +77,64 @@ async fn garbling_proxy(upstream: String) -> std::net::SocketAddr {
     address
 }
 
+/// A channel on which every [`MARK`] is garbled, and its connection.
+async fn garbled(world: &World) -> (lapin::Connection, lapin::Channel) {
+    let mut url = url::Url::parse(world.broker.url()).unwrap();
+    let address = garbling_proxy(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5672))).await;
+    url.set_port(Some(address.port())).unwrap();
+    let connection =
+        lapin::Connection::connect(url.as_str(), lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    (connection, channel)
+}
+
+async fn publish(world: &World, channel: &lapin::Channel, body: &[u8], properties: BasicProperties) {
+    let exchange = world.broker.prefix().into();
+    let options = BasicPublishOptions::default();
+    let published = channel.basic_publish(exchange, TOKEN_REQUEST.into(), options, body, properties);
+    assert!(published.await.unwrap().await.unwrap().is_ack());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_correlation_id_that_is_not_utf_8_comes_back_byte_for_byte() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    let (_connection, channel) = garbled(&world).await;
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let name = format!("{}-garbled", world.broker.prefix());
+    channel.queue_declare(name.as_str().into(), exclusive, FieldTable::default()).await.unwrap();
+    let body = json!({"user_id": "jdoe", "host": world.scm.host()}).to_string();
+    for (id, as_read) in [
+        (MARK.to_owned(), OF_MARK.to_owned()),
+        (format!("a é {MARK}"), format!("a \u{10ffc3}\u{10ffa9} {OF_MARK}")),
+        ("c-1 é".to_owned(), "c-1 é".to_owned()),
+        (MARK.repeat(28), OF_MARK.repeat(28)),
+    ] {
+        let properties = BasicProperties::default()
+            .with_correlation_id(id.as_str().into())
+            .with_reply_to(name.as_str().into());
+        publish(&world, &channel, body.as_bytes(), properties).await;
+        let reply = eventually("the reply", PATIENCE, async || {
+            let no_ack = BasicGetOptions { no_ack: true };
+            channel.basic_get(name.as_str().into(), no_ack).await.unwrap()
+        })
+        .await;
+        assert_eq!(
+            reply.properties.correlation_id().as_ref().map(ShortString::as_str),
+            Some(as_read.as_str())
+        );
+    }
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn properties_that_are_not_utf_8_cost_nobody_else_an_answer() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
-    let url = url::Url::parse(world.broker.url()).unwrap();
-    let address = garbling_proxy(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5672))).await;
-    let mut garbled = url.clone();
-    garbled.set_port(Some(address.port())).unwrap();
-    let connection =
-        lapin::Connection::connect(garbled.as_str(), lapin::ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let (_connection, channel) = garbled(&world).await;
     let mut headers = FieldTable::default();
     headers.insert(MARK.into(), AMQPValue::Boolean(true));
     let garbled = [
@@ -95,15 +145,7 @@ async fn properties_that_are_not_utf_8_cost_nobody_else_an_answer() {
     ];
     let before = world.send_many("jdoe", 50).await;
     for properties in &garbled {
-        let exchange = world.broker.prefix().into();
-        let published = channel.basic_publish(
-            exchange,
-            TOKEN_REQUEST.into(),
-            BasicPublishOptions::default(),
-            b"{}",
-            properties.clone(),
-        );
-        assert!(published.await.unwrap().await.unwrap().is_ack());
+        publish(&world, &channel, b"{}", properties.clone()).await;
     }
     let after = world.send_many("jdoe", 50).await;
 

@@ -146,14 +146,13 @@ pub fn gen_decimal_value<W: Write>(d: DecimalValue) -> impl SerializeFn<W> {
 /// Generate the [ShortString](../type.ShortString.html) in the given buffer (x)
 #[must_use]
 pub fn gen_short_string<'a, W: Write + 'a>(s: &'a str) -> impl SerializeFn<W> + 'a {
+    // Changed: see `ShortString::of_bytes`.
+    let s = bytes_of(s);
     debug_assert!(
         s.len() <= ShortShortUInt::MAX as usize,
         "short string exceeds 255 bytes"
     );
-    pair(
-        gen_short_short_uint(s.len() as ShortShortUInt),
-        slice(s.as_bytes()),
-    )
+    pair(gen_short_short_uint(s.len() as ShortShortUInt), slice(s))
 }
 
 /// Generate the [LongString](../type.LongString.html) in the given buffer (x)

@@ -215,27 +215,16 @@ pub fn parse_decimal_value<I: ParsableInput>(i: I) -> ParserResult<I, DecimalVal
     .parse(i)
 }
 
-/// Changed: replaces what is not UTF-8 instead of failing, which would end the connection. See README.md.
-fn make_str<I: Input<Item = u8>>(i: I) -> String {
-    const MAX_LEN: usize = 255;
-    let mut text = match String::from_utf8(i.iter_elements().collect()) {
-        Ok(text) => return text,
-        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-    };
-    // A replacement is longer than what it replaces.
-    let end = (0..=MAX_LEN.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
-    text
+/// Changed: keeps what is not UTF-8 instead of failing, which would end the connection. See README.md.
+fn make_str<I: Input<Item = u8>>(i: I) -> ShortString {
+    ShortString::of_bytes(i.iter_elements().collect())
 }
 
 /// Parse a [ShortString](../type.ShortString.html)
 pub fn parse_short_string<I: ParsableInput>(i: I) -> ParserResult<I, ShortString> {
     context(
         "parse_short_string",
-        map(
-            map(flat_map(parse_short_short_uint, take), make_str),
-            ShortString::from,
-        ),
+        map(flat_map(parse_short_short_uint, take), make_str),
     )
     .parse(i)
 }

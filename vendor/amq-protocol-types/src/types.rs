@@ -1,6 +1,7 @@
 use crate::value::AMQPValue;
 
 use std::{
+    borrow::Cow,
     borrow,
     collections::{BTreeMap, btree_map},
     fmt, str,
@@ -206,6 +207,46 @@ impl ShortString {
             return Err(ShortStringError(s.len()));
         }
         Ok(Self(s))
+    }
+
+    /// Changed: of whatever bytes came. Where they are not UTF-8, one of the last characters of the last plane stands for each
+    /// byte that is not ASCII, and `bytes_of` makes it a byte again.
+    pub(crate) fn of_bytes(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) if !text.chars().any(stands_for_a_byte) => Self(text),
+            text => {
+                let bytes = text.map_or_else(|error| error.into_bytes(), String::into_bytes);
+                Self(bytes.into_iter().map(character_of).collect())
+            }
+        }
+    }
+}
+
+/// The bytes of a text as they came, or are to be sent.
+pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
+    if !text.chars().any(stands_for_a_byte) {
+        return text.as_bytes().into();
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    for character in text.chars() {
+        if stands_for_a_byte(character) {
+            bytes.push((character as u32 & 0xff) as u8);
+        } else {
+            bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    bytes.into()
+}
+
+fn stands_for_a_byte(character: char) -> bool {
+    character >= '\u{10ff80}'
+}
+
+fn character_of(byte: u8) -> char {
+    if byte.is_ascii() {
+        byte.into()
+    } else {
+        char::from_u32(0x10_ff00 + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
     }
 }
 
