@@ -266,7 +266,7 @@ impl Replies {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests_with_a_broker {
     use std::collections::HashMap;
 
     use base64::Engine as _;

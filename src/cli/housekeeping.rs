@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::clock::{SystemClock, Timestamp};
 use tokenkeeper::database;
 use tokenkeeper::housekeeping::{Chore, Pass, due, pass_alone};
 use tokenkeeper::lifecycle::{Stop, StopSignals};
@@ -38,8 +38,9 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     let mut output = Output::new();
     if dry_run {
         let store = Store::new(database::open_migrated(&settings.database).await?, settings.key_ring()?);
-        let due = due(&store, SystemClock.now(), &settings.housekeeping).await?;
-        print_due(&due, json, &mut output)?;
+        let now = store.now().await?;
+        let due = due(&store, now, &settings.housekeeping).await?;
+        print_due(&due, now, json, &mut output)?;
         return Ok(Ending::Good);
     }
     let signals = StopSignals::listen().context("cannot listen for signals")?;
@@ -58,14 +59,13 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     }
 }
 
-fn print_due(chores: &[Chore], json: bool, output: &mut Output) -> anyhow::Result<()> {
+fn print_due(chores: &[Chore], now: Timestamp, json: bool, output: &mut Output) -> anyhow::Result<()> {
     if json {
         return output.json(&chores);
     }
     if chores.is_empty() {
         note("There is nothing to do.");
     }
-    let now = SystemClock.now();
     let when = |at: Option<Timestamp>| or_nothing(at.map(|at| distance(at, now)));
     let mut rows = table(["ACTION", "USER", "HOST", "WHY", "EXPIRES", "REFRESH TOKEN EXPIRES", "STORED"]);
     rows.add_rows(chores.iter().map(|chore| {

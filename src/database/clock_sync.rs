@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, interval, timeout};
 
-use crate::clock::{DatabaseClock, Offset, Timestamp};
+use crate::clock::{DatabaseClock, Offset, SystemClock, Timestamp};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -42,6 +42,17 @@ pub async fn set(clock: &DatabaseClock, store: &Store, limit: Duration) -> anyho
     }
     telemetry::clock_measured(offset);
     Ok(())
+}
+
+/// The database's clock, as a command needs it that writes dates and is over soon: compared once, however far this machine's
+/// clock is off.
+///
+/// # Errors
+/// The database does not say what time it is.
+pub async fn compared_once(store: &Store) -> Result<DatabaseClock, StoreError> {
+    let clock = DatabaseClock::new(Arc::new(SystemClock));
+    measure(&clock, store).await?;
+    Ok(clock)
 }
 
 /// Keeps the clock right, for as long as the process lives.

@@ -123,7 +123,7 @@ impl Line {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests_with_a_broker {
     use lapin::ConnectionProperties;
     use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
     use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};

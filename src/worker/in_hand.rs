@@ -101,57 +101,10 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
-    use lapin::{Connection, ConnectionProperties};
-    use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
     use tokio::sync::{Notify, oneshot};
     use tokio::task::yield_now;
 
-    use super::super::acks::{Acks, Verdict};
-    use super::super::settlement::Settlement;
     use super::*;
-
-    #[tokio::test]
-    async fn a_message_whose_handling_panics_is_given_back_and_ends_no_other() {
-        let broker = TestBroker::connect().await;
-        let connection = Connection::connect(broker.url(), ConnectionProperties::default()).await.unwrap();
-        let connection = Arc::new(connection);
-        let channel = Arc::new(connection.create_channel().await.unwrap());
-        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
-        let queue = queue.name().clone();
-        let tasks = TaskTracker::new();
-        let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
-        let mut in_hand = InHand::nothing(&tasks);
-        for body in ["first", "second", "third"] {
-            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            let publish =
-                channel.basic_publish("".into(), queue.clone(), options, body.as_bytes(), properties);
-            publish.await.unwrap().await.unwrap();
-            let got = channel.basic_get(queue.clone(), BasicGetOptions::default()).await.unwrap();
-            let delivery = got.expect("it is there").delivery;
-            let settlement = Settlement::new(acks.clone(), delivery.delivery_tag);
-            in_hand.take(async move {
-                yield_now().await;
-                assert!(delivery.data != b"second", "a bug that the second message meets");
-                settlement.settle(Verdict::Ack);
-            });
-        }
-        poll_fn(|context| {
-            in_hand.go_on(context);
-            if in_hand.messages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        drop(acks);
-        tasks.close();
-        tasks.wait().await;
-
-        let no_ack = BasicGetOptions { no_ack: true };
-        let again = channel.basic_get(queue.clone(), no_ack).await.unwrap().expect("it was given back");
-        assert_eq!((again.delivery.data.as_slice(), again.delivery.redelivered), (&b"second"[..], true));
-        assert!(channel.basic_get(queue, no_ack).await.unwrap().is_none(), "the others were acked");
-    }
 
     #[tokio::test]
     async fn what_one_message_was_in_is_used_for_the_next_one() {
@@ -211,5 +164,62 @@ mod tests {
             if in_hand.messages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         });
         tokio::join!(settled, told);
+    }
+}
+
+#[cfg(test)]
+mod tests_with_a_broker {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+    use lapin::{Connection, ConnectionProperties};
+    use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
+    use tokio::task::yield_now;
+
+    use super::super::acks::{Acks, Verdict};
+    use super::super::settlement::Settlement;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_whose_handling_panics_is_given_back_and_ends_no_other() {
+        let broker = TestBroker::connect().await;
+        let connection = Connection::connect(broker.url(), ConnectionProperties::default()).await.unwrap();
+        let connection = Arc::new(connection);
+        let channel = Arc::new(connection.create_channel().await.unwrap());
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let queue = queue.name().clone();
+        let tasks = TaskTracker::new();
+        let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
+        let mut in_hand = InHand::nothing(&tasks);
+        for body in ["first", "second", "third"] {
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            let publish =
+                channel.basic_publish("".into(), queue.clone(), options, body.as_bytes(), properties);
+            publish.await.unwrap().await.unwrap();
+            let got = channel.basic_get(queue.clone(), BasicGetOptions::default()).await.unwrap();
+            let delivery = got.expect("it is there").delivery;
+            let settlement = Settlement::new(acks.clone(), delivery.delivery_tag);
+            in_hand.take(async move {
+                yield_now().await;
+                assert!(delivery.data != b"second", "a bug that the second message meets");
+                settlement.settle(Verdict::Ack);
+            });
+        }
+        poll_fn(|context| {
+            in_hand.go_on(context);
+            if in_hand.messages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        drop(acks);
+        tasks.close();
+        tasks.wait().await;
+
+        let no_ack = BasicGetOptions { no_ack: true };
+        let again = channel.basic_get(queue.clone(), no_ack).await.unwrap().expect("it was given back");
+        assert_eq!((again.delivery.data.as_slice(), again.delivery.redelivered), (&b"second"[..], true));
+        assert!(channel.basic_get(queue, no_ack).await.unwrap().is_none(), "the others were acked");
     }
 }

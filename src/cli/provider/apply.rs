@@ -6,7 +6,6 @@ use std::{env, fs};
 
 use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
-use tokenkeeper::clock::{Clock, SystemClock};
 use tokenkeeper::provider::ProviderRecord;
 use tokenkeeper::provider::file::{SecretSource, parse};
 use tokenkeeper::settings::Settings;
@@ -78,8 +77,9 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
 
 async fn apply(store: &Store, records: &[ProviderRecord], rows: &mut Table) -> anyhow::Result<()> {
     for record in records {
+        let now = store.now().await?;
         let change = store
-            .put_provider(record, SystemClock.now())
+            .put_provider(record, now)
             .await
             .with_context(|| format!("cannot apply provider {}", record.host))?;
         rows.add_rows(describe(&record.host, change));

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokenkeeper::clock::{Clock, SystemClock};
+use tokenkeeper::clock::{Clock, DatabaseClock};
+use tokenkeeper::database::clock_sync;
 use tokenkeeper::handle::Login;
 use tokenkeeper::message::{MessageKind, Request, decode};
 use tokenkeeper::store::{Store, StoreError};
@@ -73,7 +74,8 @@ async fn import(
     store: &Store,
     tally: &Arc<Tally>,
 ) -> anyhow::Result<()> {
-    let writers = Writers::start(store, tally);
+    let clock = Arc::new(clock_sync::compared_once(store).await?);
+    let writers = Writers::start(store, &clock, tally);
     let read = hand_over(lines, store, &writers, tally).await;
     // What was read before is written also where reading on failed.
     writers.finish().await?;
@@ -159,12 +161,12 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(store: &Store, tally: &Arc<Tally>) -> Self {
+    fn start(store: &Store, clock: &Arc<DatabaseClock>, tally: &Arc<Tally>) -> Self {
         let mut tasks = JoinSet::new();
         let entries = (0..WRITERS)
             .map(|_| {
                 let (entry, pairs) = mpsc::channel(QUEUED);
-                tasks.spawn(write(pairs, store.clone(), Arc::clone(tally)));
+                tasks.spawn(write(pairs, store.clone(), Arc::clone(clock), Arc::clone(tally)));
                 entry
             })
             .collect();
@@ -188,13 +190,13 @@ impl Writers {
     }
 }
 
-async fn write(mut pairs: mpsc::Receiver<Pair>, store: Store, tally: Arc<Tally>) {
+async fn write(mut pairs: mpsc::Receiver<Pair>, store: Store, clock: Arc<DatabaseClock>, tally: Arc<Tally>) {
     while let Some(Pair { line, provider_id, login }) = pairs.recv().await {
         if tally.database_is_away() {
             continue;
         }
         let Login { user_id, account, pair, .. } = &login;
-        match store.put_login(user_id, provider_id, account, pair, false, SystemClock.now()).await {
+        match store.put_login(user_id, provider_id, account, pair, false, clock.now()).await {
             Ok(()) => tally.count_import(),
             Err(error) => tally.fail_in_store(line, &error, &store).await,
         }

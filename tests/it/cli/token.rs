@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::secret::ExposeSecret;
@@ -9,6 +10,35 @@ use tokenkeeper::store::{Failure, FailureKind, Guarded};
 
 use super::Cli;
 use crate::harness::{Dialect, Kind, World, on_every_database};
+
+/// PostgreSQL's clock, an hour ahead of this machine's for every connection from here on.
+async fn set_the_databases_clock_ahead(world: &World) {
+    let db = world.connection().await;
+    let name = world.settings().database.url.expose_secret().rsplit('/').next().unwrap().to_owned();
+    for statement in [
+        "CREATE SCHEMA ahead",
+        "CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+         AS $$SELECT pg_catalog.clock_timestamp() + interval '1 hour'$$",
+        &format!("ALTER DATABASE \"{name}\" SET search_path = ahead, pg_catalog, public"),
+    ] {
+        db.execute_unprepared(statement).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_commands_write_is_dated_by_the_databases_clock() {
+    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    set_the_databases_clock_ahead(&world).await;
+    let cli = Cli::of(&world);
+    let soon = SystemClock.now().plus(Duration::from_mins(59));
+    cli.write("tokens.jsonl", &line(&world, "jdoe", "a-token"));
+    cli.run(&["token", "import", "tokens.jsonl"]).await.good();
+    assert!(world.entry("jdoe").await.updated_at > soon);
+    cli.write("providers.toml", &world.scm.provider_toml("max_concurrent_refreshes = 3"));
+    cli.run(&["provider", "apply", "providers.toml"]).await.good();
+    let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+    assert!(provider.updated_at > soon);
+}
 
 /// A line of an import.
 fn line(world: &World, user: &str, access_token: &str) -> String {
