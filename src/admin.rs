@@ -20,7 +20,7 @@ use crate::broker::Publisher;
 use crate::database::Availability;
 use crate::message::MessageKind;
 use crate::partitions::Share;
-use crate::worker::Services;
+use crate::services::Services;
 
 /// Whether this worker does its job, and if not, why.
 #[derive(Debug)]

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::message::{Refresh, Warning};
 use crate::provider::{Lifespan, Provider, RequiredWhileReserved};
 
 /// What is known about the stored token.
@@ -89,10 +88,10 @@ impl Demand {
 pub enum Decision {
     /// Extend the reservation to `until` and hand out the stored token.
     Serve {
-        /// What the reply says: `None` or `Reserved`.
-        refresh: Refresh,
+        /// An opportunistic refresh is due, and somebody holds the token.
+        reserved: bool,
         /// What the requester should know.
-        warnings: Vec<Warning>,
+        notices: Vec<Notice>,
     },
     /// Refresh, then hand out the new token.
     Refresh(Cause),
@@ -102,6 +101,17 @@ pub enum Decision {
     TokenNotFound,
     /// It does not live as long as requested, and there is no refresh token.
     NotRefreshable,
+}
+
+/// What a requester should know of a stored token that is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The provider issues tokens that live shorter than requested.
+    LifetimeClamped,
+    /// It expires before the requested lifetime is over, because refreshing it now would end it under somebody.
+    LifetimeShort,
+    /// Somebody reported that the host rejects it.
+    TokenReported,
 }
 
 /// Why a token is refreshed.
@@ -116,14 +126,6 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What the reply says.
-    pub const fn refresh(self) -> Refresh {
-        match self {
-            Self::Opportunistic => Refresh::Opportunistic,
-            Self::Required | Self::Reported => Refresh::Required,
-        }
-    }
-
     /// Whether a reservation stands against it, also one that is made while it begins.
     pub const fn respects_reservations(self) -> bool {
         match self {
@@ -156,11 +158,11 @@ pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, polic
         // Not in the table: a pair that may be dead is tried before it is handed out, by the first one who may.
         let doubtful = token.in_doubt && policy.kills_old_token();
         return if due && reserved {
-            serve(token, demand, Refresh::Reserved)
+            serve(token, demand, true)
         } else if (due || doubtful) && !reserved && token.refreshable {
             Decision::Refresh(Cause::Opportunistic)
         } else {
-            serve(token, demand, Refresh::None)
+            serve(token, demand, false)
         };
     }
     if !token.refreshable {
@@ -182,9 +184,9 @@ pub fn is_valid(token: &TokenState, now: Timestamp, demand: &Demand) -> bool {
     token.expires_at.is_none_or(|expires_at| expires_at >= until) && is_alive(token, now)
 }
 
-/// The warnings that go with a token of this granted lifetime.
-pub fn clamp_warning(granted_lifetime: Option<Duration>, demand: &Demand) -> Option<Warning> {
-    granted_lifetime.is_some_and(|granted| demand.lifetime > granted).then_some(Warning::LifetimeClamped)
+/// The notice that goes with a token of this granted lifetime.
+pub fn clamp_notice(granted_lifetime: Option<Duration>, demand: &Demand) -> Option<Notice> {
+    granted_lifetime.is_some_and(|granted| demand.lifetime > granted).then_some(Notice::LifetimeClamped)
 }
 
 /// The lifetime to decide by. A request for more than the provider grants counts as one for half of that, so
@@ -209,13 +211,13 @@ fn opportunistic_due(token: &TokenState, now: Timestamp, policy: &Policy) -> boo
         }
 }
 
-fn serve(token: &TokenState, demand: &Demand, refresh: Refresh) -> Decision {
-    Decision::Serve { refresh, warnings: warnings(token, demand).collect() }
+fn serve(token: &TokenState, demand: &Demand, reserved: bool) -> Decision {
+    Decision::Serve { reserved, notices: notices(token, demand).collect() }
 }
 
-fn warnings(token: &TokenState, demand: &Demand) -> impl Iterator<Item = Warning> {
-    let reported = token.reported.then_some(Warning::TokenReported);
-    clamp_warning(token.granted_lifetime, demand).into_iter().chain(reported)
+fn notices(token: &TokenState, demand: &Demand) -> impl Iterator<Item = Notice> {
+    let reported = token.reported.then_some(Notice::TokenReported);
+    clamp_notice(token.granted_lifetime, demand).into_iter().chain(reported)
 }
 
 fn required_while_reserved(
@@ -230,8 +232,8 @@ fn required_while_reserved(
             Decision::WaitForReservation(reserved_until)
         }
         RequiredWhileReserved::Wait | RequiredWhileReserved::GrantRemaining => Decision::Serve {
-            refresh: Refresh::None,
-            warnings: warnings(token, demand).chain([Warning::LifetimeShort]).collect(),
+            reserved: false,
+            notices: notices(token, demand).chain([Notice::LifetimeShort]).collect(),
         },
     }
 }

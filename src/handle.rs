@@ -146,7 +146,7 @@ impl Handler {
         if let Some(too_often) = too_often
             && envelope.reply_to.is_some()
         {
-            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often);
+            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_told);
             return Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often));
         }
         if time.is_over() {

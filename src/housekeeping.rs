@@ -63,7 +63,9 @@ impl Housekeeper {
         sleep(interval / FIRST_PASS_PART).await;
         loop {
             match self.take_turn(&holder).await {
-                Ok(Some(pass)) => telemetry::housekeeping_done(&pass),
+                Ok(Some(Pass { removed, refreshed, failed, moved })) => {
+                    telemetry::housekeeping_done(removed, refreshed, failed, moved);
+                }
                 Ok(None) => telemetry::housekeeping_left_to_another(),
                 Err(error) => telemetry::housekeeping_failed(&error),
             }

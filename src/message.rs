@@ -13,8 +13,8 @@ mod redacted;
 mod reply;
 mod reply_to;
 mod request;
-mod text;
 
+pub use crate::text::{Host, ShortText, UserId, Username, WorkspaceId};
 pub use clone_url::{CloneUrl, CloneUrlError, Repository};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
@@ -30,4 +30,3 @@ pub use request::{
     LifetimeSecs, MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest,
     Wanted, WorkspaceStartRequest,
 };
-pub use text::{Host, ShortText, UserId, Username, WorkspaceId};

@@ -3,15 +3,12 @@
 //! The two `gitpod_scm_token_refresh_*` names and their labels are an interface: dashboards use them. Nothing
 //! here takes a value that could be a secret.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::broker::Feed;
-use crate::flags::FlagsEvent;
-use crate::limits::TooOften;
 use crate::message::MessageKind;
-use crate::store::{FailureKind, StoreError};
 
 mod admin;
 mod database;
@@ -39,8 +36,8 @@ pub use self::dead_letters::{
 };
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    circuit_changed, circuit_known, could_not_ask, crowded_out, host_refusing, refresh_not_begun,
-    refusal_forgiven, refusal_not_judged,
+    CircuitState, circuit_changed, circuit_known, could_not_ask, crowded_out, host_refusing,
+    local_causes_known, refresh_not_begun, refusal_forgiven, refusal_not_judged,
 };
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
@@ -169,10 +166,10 @@ pub fn refreshed(host: &str, took: Duration) {
 }
 
 /// A refresh was given up.
-pub fn refresh_failed(host: &str, kind: FailureKind, message: &str, took: Duration) {
+pub fn refresh_failed(host: &str, code: &'static str, message: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
-    counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => kind.name()).increment(1);
-    tracing::warn!(host, code = kind.name(), message, took_ms = millis(took), "refresh failed");
+    counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => code).increment(1);
+    tracing::warn!(host, code, message, took_ms = millis(took), "refresh failed");
 }
 
 /// A call of a token endpoint failed and is tried again.
@@ -205,7 +202,7 @@ pub fn lost_compare_and_set(statement: Statement) {
 }
 
 /// A lease could not be renewed or given back because the database failed.
-pub fn lease_not_kept(error: &StoreError) {
+pub fn lease_not_kept(error: &dyn Display) {
     tracing::warn!(%error, "cannot keep a refresh lease");
 }
 
@@ -224,7 +221,7 @@ pub fn token_not_accepted(host: &str) {
 }
 
 /// The database failed a request, which is tried again or answered with `internal`.
-pub fn store_failed(error: &StoreError) {
+pub fn store_failed(error: &dyn Display) {
     tracing::error!(%error, "the database failed a request");
 }
 
@@ -234,21 +231,21 @@ pub fn dead_lettered(kind: MessageKind, reason: &str) {
     tracing::warn!(reason, "message laid into the dead letters");
 }
 
-/// A publisher asks too often, and a message of theirs is refused. None: the publisher is not known.
-pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, too_often: TooOften) {
+/// A publisher asks too often, and a message of theirs is refused, which is told now and then. None: the publisher is not known.
+pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, is_told: bool) {
     counter!(PUBLISHER_REFUSALS, "type" => kind.routing_key()).increment(1);
-    if too_often.is_told {
+    if is_told {
         tracing::warn!(publisher, "this publisher asks too often; its messages are refused");
     }
 }
 
 /// A reply could not be published; the message goes back to the queue.
-pub fn message_requeued(reason: &dyn std::fmt::Display) {
+pub fn message_requeued(reason: &dyn Display) {
     tracing::warn!(%reason, "message given back to the broker");
 }
 
 /// A dead letter or a parked pair could not be published and is tried again.
-pub fn publish_failed(error: &dyn std::fmt::Display, wait: Duration) {
+pub fn publish_failed(error: &dyn Display, wait: Duration) {
     tracing::warn!(%error, wait_ms = millis(wait), "publishing is tried again");
 }
 
@@ -263,13 +260,13 @@ pub fn broker_connected(link: Link, broker: &str) {
 }
 
 /// A connection to the broker, or what runs on it, broke; it is made anew.
-pub fn broker_lost(link: Link, error: &dyn std::fmt::Display, wait: Duration) {
+pub fn broker_lost(link: Link, error: &dyn Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
     tracing::warn!(connection = link.name(), %error, wait_ms = millis(wait), "connecting to the broker again");
 }
 
 /// A consumer was cancelled or its channel closed; it subscribes again.
-pub fn consumer_lost(link: Link, feed: Feed, error: &dyn std::fmt::Display, wait: Duration) {
+pub fn consumer_lost(link: Link, feed: &dyn Display, error: &dyn Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
     tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "subscribing again");
 }
@@ -284,11 +281,8 @@ pub fn broker_blocked(link: Link, reason: Option<&str>) {
 }
 
 /// The flag file was read again.
-pub fn flags_reloaded(event: &FlagsEvent) {
-    let outcome = match event {
-        FlagsEvent::InForce => "ok",
-        FlagsEvent::Refused(_) => "error",
-    };
+pub fn flags_reloaded(is_in_force: bool) {
+    let outcome = if is_in_force { "ok" } else { "error" };
     counter!(FLAG_RELOADS, "outcome" => outcome).increment(1);
 }
 

@@ -9,7 +9,6 @@ mod in_hand;
 mod partitions;
 mod put_off;
 mod restore;
-mod services;
 mod settle;
 mod settlement;
 mod suspects;
@@ -28,7 +27,6 @@ use uuid::Uuid;
 use self::consume::{Common, Consumers, Drained};
 use self::partitions::Partitions;
 use self::restore::Restorer;
-pub use self::services::Services;
 use self::settle::Settler;
 use self::suspects::Tier;
 use crate::admin::{Endpoint, Health};
@@ -37,7 +35,7 @@ use crate::broker::{Aside, Names, Publisher};
 use crate::clock::{Clock, DatabaseClock};
 use crate::database::{self, Availability, clock_sync};
 use crate::events;
-use crate::flags::Flags;
+use crate::flags::{Flags, FlagsEvent};
 use crate::handle::{Budgets, Handler};
 use crate::housekeeping::Housekeeper;
 use crate::lifecycle::Stop;
@@ -47,6 +45,7 @@ use crate::parking::{self, Parking, Spool};
 use crate::providers::Providers;
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::secret::KeyRing;
+use crate::services::Services;
 use crate::settings::{Broker, Settings};
 use crate::store::Store;
 use crate::telemetry;
@@ -170,7 +169,7 @@ impl Worker {
 
         keep_house(&settings, &handler, &instance, services, stop);
         services.spawn_until("feature flags", stop.hard.clone(), async move {
-            match reload_flags.run(telemetry::flags_reloaded).await {}
+            match reload_flags.run(|event| telemetry::flags_reloaded(*event == FlagsEvent::InForce)).await {}
         });
 
         let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);

@@ -41,8 +41,14 @@ fn policy(opportunistic: bool) -> Policy {
     }
 }
 
-fn served(refresh: Refresh) -> Decision {
-    Decision::Serve { refresh, warnings: vec![] }
+/// Handed out as it is, where nothing else is to be said.
+fn served() -> Decision {
+    Decision::Serve { reserved: false, notices: vec![] }
+}
+
+/// The same, though an opportunistic refresh is due.
+fn held() -> Decision {
+    Decision::Serve { reserved: true, notices: vec![] }
 }
 
 #[test]
@@ -51,11 +57,11 @@ fn every_row_of_the_table() {
     let rows = [
         ("none", None, true, Decision::TokenNotFound),
         ("none, no opportunism", None, false, Decision::TokenNotFound),
-        ("valid, no opportunism", Some(token(60, None)), false, served(Refresh::None)),
-        ("valid, no opportunism, reserved", Some(token(60, 30)), false, served(Refresh::None)),
-        ("never expires, no opportunism", Some(token(None, None)), false, served(Refresh::None)),
-        ("valid, reserved", Some(token(60, 30)), true, served(Refresh::Reserved)),
-        ("never expires, reserved", Some(token(None, 1)), true, served(Refresh::Reserved)),
+        ("valid, no opportunism", Some(token(60, None)), false, served()),
+        ("valid, no opportunism, reserved", Some(token(60, 30)), false, served()),
+        ("never expires, no opportunism", Some(token(None, None)), false, served()),
+        ("valid, reserved", Some(token(60, 30)), true, held()),
+        ("never expires, reserved", Some(token(None, 1)), true, held()),
         ("valid, not reserved", Some(token(60, None)), true, Decision::Refresh(Cause::Opportunistic)),
         ("valid, reservation over", Some(token(60, -1)), true, Decision::Refresh(Cause::Opportunistic)),
         ("valid, reservation ends now", Some(token(60, 0)), true, Decision::Refresh(Cause::Opportunistic)),
@@ -65,14 +71,9 @@ fn every_row_of_the_table() {
             true,
             Decision::Refresh(Cause::Opportunistic),
         ),
-        ("valid, no refresh token", Some(unrefreshable(token(60, None))), true, served(Refresh::None)),
-        (
-            "valid, no refresh token, reserved",
-            Some(unrefreshable(token(60, 30))),
-            true,
-            served(Refresh::Reserved),
-        ),
-        ("valid to the millisecond", Some(token(5, None)), false, served(Refresh::None)),
+        ("valid, no refresh token", Some(unrefreshable(token(60, None))), true, served()),
+        ("valid, no refresh token, reserved", Some(unrefreshable(token(60, 30))), true, held()),
+        ("valid to the millisecond", Some(token(5, None)), false, served()),
         ("too short", Some(token(4, None)), false, Decision::Refresh(Cause::Required)),
         ("too short, opportunism", Some(token(4, None)), true, Decision::Refresh(Cause::Required)),
         ("too short, reserved", Some(token(4, 3)), true, Decision::Refresh(Cause::Required)),
@@ -95,10 +96,10 @@ fn a_pair_that_may_be_dead_is_refreshed_before_it_is_handed_out_unless_somebody_
     for (name, token, policy, expected) in [
         ("nobody holds it", doubtful(token(60, None)), policy(false), refreshed.clone()),
         ("nobody holds it any more", doubtful(token(60, 0)), policy(true), refreshed),
-        ("somebody holds it", doubtful(token(60, 1)), policy(false), served(Refresh::None)),
-        ("somebody holds it, opportunism", doubtful(token(60, 1)), policy(true), served(Refresh::Reserved)),
-        ("no refresh token", unrefreshable, policy(false), served(Refresh::None)),
-        ("a refresh kills nothing", doubtful(token(60, None)), lives_on, served(Refresh::None)),
+        ("somebody holds it", doubtful(token(60, 1)), policy(false), served()),
+        ("somebody holds it, opportunism", doubtful(token(60, 1)), policy(true), held()),
+        ("no refresh token", unrefreshable, policy(false), served()),
+        ("a refresh kills nothing", doubtful(token(60, None)), lives_on, served()),
         ("too short anyway", doubtful(token(4, None)), lives_on, Decision::Refresh(Cause::Required)),
     ] {
         assert_eq!(decide(Some(&token), at(0), &demand(), &policy), expected, "{name}");
@@ -112,12 +113,12 @@ fn a_reservation_that_the_old_token_outlives_stands_against_no_refresh() {
     let lives_on = Policy { old_token_grace: Lifespan::Unlimited, ..policy(true) };
     let wait = Policy { required_while_reserved: RequiredWhileReserved::GrantRemaining, ..ten_minutes };
     let refreshed = Decision::Refresh(Cause::Opportunistic);
-    let short = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeShort] };
+    let short = Decision::Serve { reserved: false, notices: vec![Notice::LifetimeShort] };
     for (name, token, policy, expected) in [
         ("ends with the old token", token(60, 10), ten_minutes, refreshed.clone()),
         ("ends before", token(60, 1), ten_minutes, refreshed),
-        ("ends after", token(60, 11), ten_minutes, served(Refresh::Reserved)),
-        ("nothing is to be won", token(60, 1), lives_on, served(Refresh::Reserved)),
+        ("ends after", token(60, 11), ten_minutes, held()),
+        ("nothing is to be won", token(60, 1), lives_on, held()),
         ("too short, ends with the old token", token(4, 10), wait, Decision::Refresh(Cause::Required)),
         ("too short, ends after", token(4, 11), wait, short),
     ] {
@@ -131,12 +132,12 @@ fn a_token_that_somebody_reported_is_refreshed_once_nobody_holds_it() {
     let unrefreshable = TokenState { refreshable: false, ..reported(token(None, None)) };
     let lives_on = Policy { old_token_grace: Lifespan::Unlimited, ..policy(false) };
     let refreshed = Decision::Refresh(Cause::Reported);
-    let warned = |refresh| Decision::Serve { refresh, warnings: vec![Warning::TokenReported] };
+    let warned = |reserved| Decision::Serve { reserved, notices: vec![Notice::TokenReported] };
     for (name, token, policy, expected) in [
         ("nobody holds it", reported(token(60, None)), policy(false), refreshed.clone()),
         ("it never expires", reported(token(None, 0)), policy(true), refreshed.clone()),
-        ("somebody holds it", reported(token(60, 1)), policy(false), warned(Refresh::None)),
-        ("somebody holds it, opportunism", reported(token(60, 1)), policy(true), warned(Refresh::Reserved)),
+        ("somebody holds it", reported(token(60, 1)), policy(false), warned(false)),
+        ("somebody holds it, opportunism", reported(token(60, 1)), policy(true), warned(true)),
         ("a refresh harms nobody", reported(token(60, 1)), lives_on, refreshed),
         ("nothing to check it with", unrefreshable, policy(false), Decision::NotRefreshable),
     ] {
@@ -149,11 +150,11 @@ fn every_worked_example() {
     let github = policy(false);
     let bitbucket_server = policy(true);
     for (now, policy, reserved_until, expected) in [
-        (60, github, None, served(Refresh::None)),
+        (60, github, None, served()),
         (180, github, None, Decision::Refresh(Cause::Required)),
         (60, bitbucket_server, None, Decision::Refresh(Cause::Opportunistic)),
-        (60, bitbucket_server, Some(90), served(Refresh::Reserved)),
-        (60, bitbucket_server, Some(63), served(Refresh::Reserved)),
+        (60, bitbucket_server, Some(90), held()),
+        (60, bitbucket_server, Some(63), held()),
     ] {
         let demand = Demand { received_at: at(now), ..demand() };
         let decision = decide(Some(&token(120, reserved_until)), at(now), &demand, &policy);
@@ -165,29 +166,25 @@ fn every_worked_example() {
 fn an_opportunistic_refresh_waits_for_the_window_where_there_is_one() {
     let policy = Policy { opportunistic_window: Some(minutes(30)), ..policy(true) };
     let decide = |token: TokenState| decide(Some(&token), at(0), &demand(), &policy);
-    assert_eq!(decide(token(31, None)), served(Refresh::None));
-    assert_eq!(
-        decide(token(31, 10)),
-        served(Refresh::None),
-        "before the window a reservation changes nothing"
-    );
-    assert_eq!(decide(token(None, None)), served(Refresh::None), "what never expires is never in the window");
+    assert_eq!(decide(token(31, None)), served());
+    assert_eq!(decide(token(31, 10)), served(), "before the window a reservation changes nothing");
+    assert_eq!(decide(token(None, None)), served(), "what never expires is never in the window");
     assert_eq!(decide(token(30, None)), Decision::Refresh(Cause::Opportunistic));
-    assert_eq!(decide(token(30, 10)), served(Refresh::Reserved));
+    assert_eq!(decide(token(30, 10)), held());
 }
 
 #[test]
 fn a_request_for_more_than_the_provider_grants_counts_as_one_for_half_of_that() {
     let demand = Demand { lifetime: minutes(600), ..demand() };
     let granted = |expires_at| TokenState { granted_lifetime: Some(minutes(60)), ..token(expires_at, None) };
-    let clamped = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeClamped] };
+    let clamped = Decision::Serve { reserved: false, notices: vec![Notice::LifetimeClamped] };
     assert_eq!(decide(Some(&granted(30)), at(0), &demand, &policy(false)), clamped);
     assert_eq!(
         decide(Some(&granted(29)), at(0), &demand, &policy(false)),
         Decision::Refresh(Cause::Required)
     );
     let exactly = Demand { lifetime: minutes(60), ..demand };
-    assert_eq!(decide(Some(&granted(60)), at(0), &exactly, &policy(false)), served(Refresh::None));
+    assert_eq!(decide(Some(&granted(60)), at(0), &exactly, &policy(false)), served());
     assert_eq!(
         decide(Some(&granted(59)), at(0), &exactly, &policy(false)),
         Decision::Refresh(Cause::Required)
@@ -199,7 +196,7 @@ fn a_request_for_more_than_the_provider_grants_counts_as_one_for_half_of_that() 
 #[test]
 fn a_required_refresh_under_a_reservation_does_what_the_provider_says() {
     let held = token(4, 3);
-    let short = Decision::Serve { refresh: Refresh::None, warnings: vec![Warning::LifetimeShort] };
+    let short = Decision::Serve { reserved: false, notices: vec![Notice::LifetimeShort] };
     let patient = Demand { deadline: at(10), ..demand() };
     for (rule, demand, expected) in [
         (RequiredWhileReserved::Refresh, patient, Decision::Refresh(Cause::Required)),
@@ -305,9 +302,9 @@ proptest! {
     fn a_served_token_lives_as_long_as_asked_or_the_requester_is_warned(
         token in any_token(), demand in any_demand(), policy in any_policy(),
     ) {
-        if let Decision::Serve { warnings, .. } = decide(Some(&token), at(0), &demand, &policy) {
+        if let Decision::Serve { notices, .. } = decide(Some(&token), at(0), &demand, &policy) {
             let lives = token.expires_at.is_none_or(|expires_at| expires_at >= demand.until());
-            prop_assert!(lives || !warnings.is_empty());
+            prop_assert!(lives || !notices.is_empty());
         }
     }
 
@@ -319,7 +316,7 @@ proptest! {
         let lives = token.expires_at.is_none_or(|expires_at| expires_at >= demand.until());
         if lives {
             let served_as_it_is =
-                matches!(decide(Some(&token), at(0), &demand, &policy), Decision::Serve { refresh: Refresh::None, .. });
+                matches!(decide(Some(&token), at(0), &demand, &policy), Decision::Serve { reserved: false, .. });
             prop_assert!(served_as_it_is);
         }
     }

@@ -4,6 +4,7 @@ use super::Handler;
 use super::refusal::Refusal;
 use super::token::Ask;
 use crate::clock::Timestamp;
+use crate::decide::Cause;
 use crate::message::{ErrorBody, ErrorCode, GrantedToken, Refresh, TokenGrant, TokenValue, Warning};
 use crate::provider::Provider;
 use crate::store::Entry;
@@ -25,15 +26,23 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// As the reply says.
-    pub(super) const fn of(refresh: Refresh) -> Self {
-        let (result, opportunism) = match refresh {
-            Refresh::None => (TokenResult::StillValid, Opportunism::False),
-            Refresh::Reserved => (TokenResult::StillValid, Opportunism::Reserved),
-            Refresh::Opportunistic => (TokenResult::Success, Opportunism::True),
-            Refresh::Required => (TokenResult::Success, Opportunism::False),
+    /// The stored token, which is still valid. `reserved`: an opportunistic refresh is due, and somebody holds it.
+    pub(super) const fn stored(reserved: bool) -> Self {
+        let (refresh, opportunism) = if reserved {
+            (Refresh::Reserved, Opportunism::Reserved)
+        } else {
+            (Refresh::None, Opportunism::False)
         };
-        Self { refresh, result, opportunism }
+        Self { refresh, result: TokenResult::StillValid, opportunism }
+    }
+
+    /// A new token, which this request had issued.
+    pub(super) const fn refreshed(cause: Cause) -> Self {
+        let (refresh, opportunism) = match cause {
+            Cause::Opportunistic => (Refresh::Opportunistic, Opportunism::True),
+            Cause::Required | Cause::Reported => (Refresh::Required, Opportunism::False),
+        };
+        Self { refresh, result: TokenResult::Success, opportunism }
     }
 
     /// The stored token, because an opportunistic refresh failed.

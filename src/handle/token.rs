@@ -13,7 +13,7 @@ use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message
 use super::{Handler, TimeFrame};
 use crate::bulkhead::{Queue, Seat, Waiter};
 use crate::clock::Timestamp;
-use crate::decide::{Decision, Demand, Policy, decide};
+use crate::decide::{Decision, Demand, Notice, Policy, decide};
 use crate::message::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::provider::Provider;
 use crate::refresh::FailedFlight;
@@ -202,10 +202,10 @@ impl Attempt<'_> {
         let (user_id, provider_id, now) = (self.ask.user_id, self.provider.id, clock.now());
         let Some(known) = store.known(user_id, provider_id, now) else { return Ok(Round::Again) };
         let decision = decide(Some(&known.state()), now, &self.demand, &self.policy);
-        let Decision::Serve { refresh, warnings } = decision else { return Ok(Round::Again) };
+        let Decision::Serve { reserved, notices } = decision else { return Ok(Round::Again) };
         let until = self.demand.until().max(known.reserved_until());
         match store.reserve_known(&known, until, now).await? {
-            Guarded::Done => self.granted(&known.entry, until, Way::of(refresh), warnings),
+            Guarded::Done => self.granted(&known.entry, until, Way::stored(reserved), warnings(notices)),
             Guarded::Moved => Ok(Round::Again),
         }
     }
@@ -223,7 +223,9 @@ impl Attempt<'_> {
             return Err(refused_before(failure, &self.provider).into());
         }
         match decide(Some(&entry.state), now, &self.demand, &self.policy) {
-            Decision::Serve { refresh, warnings } => self.serve(&entry, Way::of(refresh), warnings).await,
+            Decision::Serve { reserved, notices } => {
+                self.serve(&entry, Way::stored(reserved), warnings(notices)).await
+            }
             Decision::Refresh(cause) => match (condemned, &self.failed) {
                 (Some(failure), _) => {
                     let error = refused_before(failure, &self.provider);
@@ -313,4 +315,8 @@ impl Attempt<'_> {
             format!("the token {why}, and there is no refresh token; the user must log in at {host} again");
         ErrorBody::new(ErrorCode::NotRefreshable, message)
     }
+}
+
+fn warnings(notices: Vec<Notice>) -> Vec<Warning> {
+    notices.into_iter().map(Warning::from).collect()
 }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use url::Url;
 
-use super::text::Host;
+use crate::text::Host;
 
 /// The clone URL of a repository, reduced to the host whose token it needs.
 ///

@@ -5,8 +5,8 @@ use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use super::request::{MessageKind, NoStatus, Request};
-use super::text::{Host, UserId, WorkspaceId};
-use crate::oauth::MAX_TOKEN_LEN;
+use crate::text::{Host, UserId, WorkspaceId};
+use crate::token::MAX_TOKEN_LEN;
 
 /// Largest body of any message, in bytes: that of a `token.store` with a pair of the longest tokens.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 + 2 * MAX_TOKEN_LEN;

@@ -5,9 +5,9 @@ use url::Url;
 
 use super::clone_url::CloneUrl;
 use super::decode::MAX_BODY_BYTES;
-use super::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::clock::Timestamp;
 use crate::escape::is_printable;
+use crate::text::{Host, ShortText, UserId, Username, WorkspaceId};
 
 /// A body with everything taken out that is a secret, or could be one because it stands where nothing is known to
 /// be harmless.

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::decode::Echo;
 use super::granted_token::GrantedToken;
+use crate::decide::Notice;
 use crate::escape;
 
 /// The answer to a message of any kind.
@@ -123,6 +124,16 @@ pub enum Warning {
     RefreshFailed,
     /// Somebody reported that the host rejects this token. It is refreshed as soon as nobody holds it.
     TokenReported,
+}
+
+impl From<Notice> for Warning {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::LifetimeClamped => Self::LifetimeClamped,
+            Notice::LifetimeShort => Self::LifetimeShort,
+            Notice::TokenReported => Self::TokenReported,
+        }
+    }
 }
 
 /// The answer where there is no token to hand out.

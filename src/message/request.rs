@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::clone_url::Repository;
-use super::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::clock::Timestamp;
-use crate::oauth::{MAX_TOKEN_LEN, is_usable_token};
+use crate::text::{Host, ShortText, UserId, Username, WorkspaceId};
+use crate::token::{MAX_TOKEN_LEN, is_usable_token};
 
 /// The kinds of message, each with its routing key, queue and type of reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

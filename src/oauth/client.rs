@@ -22,7 +22,7 @@ use super::connect::{ConnectError, Connector};
 use super::connection::{Connection, Message, Pool};
 use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
-use super::{Acted, IssuedPair, RefreshError};
+use super::{Acted, IssuedPair, LocalCause, RefreshError};
 use crate::clock::Clock;
 use crate::provider::{ClientAuth, Provider, is_safe_token_url};
 use crate::secret::{ExposeSecret, SecretString};
@@ -56,6 +56,7 @@ impl TokenClient {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ClientError> {
         let connector = Connector::new(connect_timeout).map_err(ClientError)?;
+        telemetry::local_causes_known(&LocalCause::ALL.map(LocalCause::name));
         Ok(Self { connector: Arc::new(connector), pool: Pool::default(), clock, total_timeout })
     }
 
@@ -221,7 +222,7 @@ fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshErr
         }
         ConnectError::Url { detail } => not_askable(request, &detail),
         ConnectError::Local { cause, detail } => {
-            telemetry::could_not_ask(cause);
+            telemetry::could_not_ask(cause.name());
             RefreshError::Local { detail: request.tell(&format!("this machine could not ask: {detail}")) }
         }
     }

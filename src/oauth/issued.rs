@@ -7,18 +7,10 @@ use serde_json::Value;
 use super::IssuedPair;
 use crate::escape::is_printable;
 use crate::secret::{ExposeSecret, SecretString};
-
-/// Most bytes of a token: far above what any provider issues, and what the database is made for.
-pub const MAX_TOKEN_LEN: usize = 32 * 1024;
+use crate::token::is_usable_token;
 
 /// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
 const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
-
-/// Whether a value can be used as an access or refresh token: 1 to [`MAX_TOKEN_LEN`] characters of VSCHAR
-/// (RFC 6749, appendix A.12 and A.17). Anything else would break a header, a credential line or a column.
-pub fn is_usable_token(value: &str) -> bool {
-    (1..=MAX_TOKEN_LEN).contains(&value.len()) && value.bytes().all(|byte| matches!(byte, 0x20..=0x7e))
-}
 
 /// The pair in an answer to `sent`, or none where it has no usable access token. Tokens are moved, not copied.
 pub(super) fn take_pair(answer: &mut Value, sent: &SecretString) -> Option<IssuedPair> {
@@ -87,6 +79,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::token::MAX_TOKEN_LEN;
 
     fn pair(mut answer: Value) -> Option<IssuedPair> {
         take_pair(&mut answer, &"old-refresh".into())

@@ -27,7 +27,6 @@ mod validate;
 use std::time::Duration;
 
 pub use client::{ClientError, TokenClient};
-pub use issued::{MAX_TOKEN_LEN, is_usable_token};
 pub use local::LocalCause;
 
 use crate::secret::SecretString;

@@ -48,7 +48,11 @@ impl Membership {
                     share.send_if_modified(|known| {
                         let changed = known.as_ref() != Some(&found);
                         if changed {
-                            telemetry::share_changed(known.as_ref(), &found, self.partitions);
+                            let none = Share::default();
+                            let before = known.as_ref().unwrap_or(&none);
+                            let (taken, given_up) = (found.beyond(before), before.beyond(&found));
+                            let (owned, replicas) = (found.len(), found.replicas());
+                            telemetry::share_changed(owned, taken, given_up, replicas, self.partitions);
                             *known = Some(found);
                         }
                         changed

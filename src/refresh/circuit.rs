@@ -16,6 +16,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use super::probes::{Caller, Candidate, NotNow, Probe, Probes};
+use crate::telemetry::CircuitState;
 
 /// Entries of a host that are known to fail, at most. More than [`CircuitPolicy::failures`] can be.
 pub(super) const MOST_FAILING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
@@ -88,16 +89,12 @@ pub enum Phase {
     Open,
 }
 
-impl Phase {
-    /// Every phase, from good to bad.
-    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
-
-    /// The name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
+impl From<Phase> for CircuitState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Closed => Self::Closed,
+            Phase::HalfOpen => Self::HalfOpen,
+            Phase::Open => Self::Open,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::flights::Passengers;
 use super::gate::{Gate, Pass};
 use super::permits::HostPermits;
 use super::tenure::Tenure;
-use super::{FailedFlight, Landing, Order, RefreshOptions};
+use super::{FailedFlight, HeldBack, Landing, Order, RefreshOptions};
 use crate::clock::Clock;
 use crate::decide::{Cause, reservations_stand_from};
 use crate::events::Events;
@@ -60,7 +60,7 @@ impl Crew {
         let pass = match self.gate.admit(&order, Instant::now()) {
             Ok(pass) => pass,
             Err(no_entry) => {
-                telemetry::refresh_not_begun(&order.provider.host, no_entry);
+                telemetry::refresh_not_begun(&order.provider.host, no_entry.held_back().map(HeldBack::name));
                 return Landing::Failed(Arc::new(no_entry.failed(&order)));
             }
         };
@@ -145,7 +145,7 @@ impl Crew {
             Err(CallEnd::LeaseLost) => Landing::Moved,
             Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
-                telemetry::refresh_failed(host, flight.kind, &flight.message, started.elapsed());
+                telemetry::refresh_failed(host, flight.kind.name(), &flight.message, started.elapsed());
                 Box::pin(self.give_up(order, holder, spent.token, flight)).await
             }
         }

@@ -167,7 +167,7 @@ impl Gate {
         let host = match hosts.entry(provider.host.clone()) {
             Slot::Occupied(known) => known.into_mut(),
             Slot::Vacant(unknown) => {
-                telemetry::circuit_known(&provider.host);
+                telemetry::circuit_known(&provider.host, &HeldBack::ALL.map(HeldBack::name));
                 unknown.insert(HostGate {
                     circuit: Circuit::new(self.policy, now),
                     probation: None,
@@ -307,7 +307,7 @@ const fn pair(entry: &Entry) -> Pair {
 
 fn note_phase(host: &str, before: Phase, after: Phase) {
     if before != after {
-        telemetry::circuit_changed(host, before, after);
+        telemetry::circuit_changed(host, before.into(), after.into());
     }
 }
 

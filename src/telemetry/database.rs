@@ -1,16 +1,17 @@
 //! Events of the database as a whole: away or back, and how its clock differs from ours.
 
+use std::fmt::Display;
+
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
 use crate::clock::Offset;
-use crate::store::StoreError;
 
 const AWAY: &str = "tokenkeeper_database_away_total";
 const REACHABLE: &str = "tokenkeeper_database_reachable";
 const CLOCK_OFFSET: &str = "tokenkeeper_clock_offset_seconds";
 
 /// The database does not answer: no messages are taken until it does.
-pub fn database_lost(error: &StoreError) {
+pub fn database_lost(error: &dyn Display) {
     counter!(AWAY).increment(1);
     gauge!(REACHABLE).set(0.0);
     tracing::error!(%error, "the database is away: no messages are taken until it is back");
@@ -34,7 +35,7 @@ pub fn clock_measured(offset: Offset) {
 }
 
 /// The database's clock could not be asked.
-pub fn clock_not_measured(error: &StoreError) {
+pub fn clock_not_measured(error: &dyn Display) {
     tracing::warn!(%error, "cannot compare clocks with the database");
 }
 

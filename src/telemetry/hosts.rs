@@ -1,12 +1,11 @@
 //! What happens to whole hosts: their circuits, those that refuse everybody, messages that may not wait for them.
 
+use std::fmt::Display;
+
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use crate::clock::Timestamp;
 use crate::message::MessageKind;
-use crate::oauth::LocalCause;
-use crate::refresh::{HeldBack, NoEntry, Phase};
-use crate::store::StoreError;
 
 const CIRCUIT: &str = "tokenkeeper_circuit_state";
 const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";
@@ -15,27 +14,62 @@ const HELD_BACK: &str = "tokenkeeper_refreshes_held_back_total";
 const CROWDED: &str = "tokenkeeper_bulkhead_refusals_total";
 const LOCAL_FAILURES: &str = "tokenkeeper_local_failures_total";
 
-/// A host is called for the first time.
-pub fn circuit_known(host: &str) {
-    gauge!(CIRCUIT, "host" => host.to_owned()).set(level(Phase::Closed));
-    gauge!(REFUSING, "host" => host.to_owned()).set(0.0);
-    for phase in Phase::ALL {
-        counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => phase.name()).absolute(0);
+/// The state of a host's circuit: label `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CircuitState {
+    /// The host is called.
+    Closed,
+    /// One call is let through.
+    HalfOpen,
+    /// The host is left alone.
+    Open,
+}
+
+impl CircuitState {
+    const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
     }
-    for by in HeldBack::ALL {
-        counter!(HELD_BACK, "host" => host.to_owned(), "by" => by.name()).absolute(0);
+
+    const fn level(self) -> f64 {
+        match self {
+            Self::Closed => 0.0,
+            Self::HalfOpen => 1.0,
+            Self::Open => 2.0,
+        }
+    }
+}
+
+/// A host is called for the first time. `held_back_by`: what may hold its refreshes back.
+pub fn circuit_known(host: &str, held_back_by: &[&'static str]) {
+    gauge!(CIRCUIT, "host" => host.to_owned()).set(CircuitState::Closed.level());
+    gauge!(REFUSING, "host" => host.to_owned()).set(0.0);
+    for state in CircuitState::ALL {
+        counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => state.name()).absolute(0);
+    }
+    for by in held_back_by {
+        counter!(HELD_BACK, "host" => host.to_owned(), "by" => *by).absolute(0);
     }
 }
 
 /// The circuit of a host opened, closed, or lets a probe through.
-pub fn circuit_changed(host: &str, before: Phase, after: Phase) {
-    gauge!(CIRCUIT, "host" => host.to_owned()).set(level(after));
+pub fn circuit_changed(host: &str, before: CircuitState, after: CircuitState) {
+    gauge!(CIRCUIT, "host" => host.to_owned()).set(after.level());
     counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => after.name()).increment(1);
     let (from, to) = (before.name(), after.name());
     match after {
-        Phase::Open => tracing::warn!(host, from, to, "the circuit of this host opens: it is left alone"),
-        Phase::HalfOpen => tracing::info!(host, from, to, "the circuit of this host lets a probe through"),
-        Phase::Closed => tracing::info!(host, from, to, "the circuit of this host is closed again"),
+        CircuitState::Open => {
+            tracing::warn!(host, from, to, "the circuit of this host opens: it is left alone");
+        }
+        CircuitState::HalfOpen => {
+            tracing::info!(host, from, to, "the circuit of this host lets a probe through");
+        }
+        CircuitState::Closed => tracing::info!(host, from, to, "the circuit of this host is closed again"),
     }
 }
 
@@ -59,16 +93,15 @@ pub fn refusal_forgiven(host: &str) {
 }
 
 /// Whether a refusal is the user's or the provider's fault could not be found out: it stays the user's.
-pub fn refusal_not_judged(host: &str, error: &StoreError) {
+pub fn refusal_not_judged(host: &str, error: &dyn Display) {
     tracing::error!(host, %error, "cannot find out whether this host refuses everybody");
 }
 
-/// A refresh was asked for and did not begin.
-pub fn refresh_not_begun(host: &str, no_entry: NoEntry) {
-    // That a host as a whole is left alone shows in its circuit.
-    if let Some(by) = no_entry.held_back() {
-        counter!(HELD_BACK, "host" => host.to_owned(), "by" => by.name()).increment(1);
-        tracing::debug!(host, by = by.name(), "a refresh is held back");
+/// A refresh was asked for and did not begin. None: the host as a whole is left alone, which shows in its circuit.
+pub fn refresh_not_begun(host: &str, held_back_by: Option<&'static str>) {
+    if let Some(by) = held_back_by {
+        counter!(HELD_BACK, "host" => host.to_owned(), "by" => by).increment(1);
+        tracing::debug!(host, by, "a refresh is held back");
     }
 }
 
@@ -79,8 +112,15 @@ pub fn crowded_out(host: &str, kind: MessageKind) {
 }
 
 /// A provider was not called because of this machine, which is held against no host.
-pub fn could_not_ask(cause: LocalCause) {
-    counter!(LOCAL_FAILURES, "cause" => cause.name()).increment(1);
+pub fn could_not_ask(cause: &'static str) {
+    counter!(LOCAL_FAILURES, "cause" => cause).increment(1);
+}
+
+/// Providers may be called from here on, and not be for these reasons.
+pub fn local_causes_known(causes: &[&'static str]) {
+    for cause in causes {
+        counter!(LOCAL_FAILURES, "cause" => *cause).absolute(0);
+    }
 }
 
 /// Describes these metrics.
@@ -91,15 +131,4 @@ pub(super) fn describe() {
     describe_counter!(HELD_BACK, "Refreshes that did not begin, by what holds them back.");
     describe_counter!(CROWDED, "Messages that might not wait for a host, because too many did.");
     describe_counter!(LOCAL_FAILURES, "Calls of token endpoints that failed on this machine, by cause.");
-    for cause in LocalCause::ALL {
-        counter!(LOCAL_FAILURES, "cause" => cause.name()).absolute(0);
-    }
-}
-
-const fn level(phase: Phase) -> f64 {
-    match phase {
-        Phase::Closed => 0.0,
-        Phase::HalfOpen => 1.0,
-        Phase::Open => 2.0,
-    }
 }

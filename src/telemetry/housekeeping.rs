@@ -1,9 +1,8 @@
 //! Events of housekeeping.
 
-use metrics::{counter, describe_counter};
+use std::fmt::Display;
 
-use crate::housekeeping::Pass;
-use crate::store::StoreError;
+use metrics::{counter, describe_counter};
 
 const PASSES: &str = "tokenkeeper_housekeeping_passes_total";
 const ENTRIES: &str = "tokenkeeper_housekeeping_entries_total";
@@ -40,9 +39,8 @@ pub fn chore_done(outcome: ChoreOutcome) {
 }
 
 /// A pass came to its end.
-pub fn housekeeping_done(pass: &Pass) {
+pub fn housekeeping_done(removed: u64, refreshed: u64, failed: u64, moved: u64) {
     counter!(PASSES, "outcome" => "done").increment(1);
-    let Pass { removed, refreshed, failed, moved } = *pass;
     tracing::info!(removed, refreshed, failed, moved, "housekeeping done");
 }
 
@@ -53,7 +51,7 @@ pub fn housekeeping_left_to_another() {
 }
 
 /// A pass, or one entry of it, failed.
-pub fn housekeeping_failed(error: &StoreError) {
+pub fn housekeeping_failed(error: &dyn Display) {
     counter!(PASSES, "outcome" => "failed").increment(1);
     tracing::error!(%error, "housekeeping failed; it is tried again in the next interval");
 }

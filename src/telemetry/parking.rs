@@ -8,7 +8,6 @@ use std::time::Duration;
 use metrics::{counter, describe_counter};
 
 use super::millis;
-use crate::store::StoreError;
 
 const PARKED: &str = "tokenkeeper_parked_pairs_total";
 
@@ -46,7 +45,7 @@ impl Step {
 }
 
 /// A refreshed pair could not be stored; it is tried again for as long as the process lives.
-pub fn pair_not_stored(host: &str, error: &StoreError, wait: Duration) {
+pub fn pair_not_stored(host: &str, error: &dyn Display, wait: Duration) {
     tracing::error!(host, %error, wait_ms = millis(wait), "a refreshed pair is not stored yet");
 }
 
@@ -81,7 +80,7 @@ pub fn parked_pair_superseded(host: &str) {
 }
 
 /// A parked pair waits for the database.
-pub fn parked_pair_waits(host: &str, error: &StoreError, wait: Duration) {
+pub fn parked_pair_waits(host: &str, error: &dyn Display, wait: Duration) {
     tracing::warn!(host, %error, wait_ms = millis(wait), "a parked pair is not stored yet");
 }
 

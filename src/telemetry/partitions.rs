@@ -1,12 +1,11 @@
 //! Events of partitions: whose they are.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::millis;
-use crate::partitions::Share;
-use crate::store::StoreError;
 
 const OWNED: &str = "tokenkeeper_partitions_owned";
 const REPLICAS: &str = "tokenkeeper_partition_replicas";
@@ -16,15 +15,11 @@ const TAKEN: &str = "taken";
 const GIVEN_UP: &str = "given_up";
 
 /// This worker's share of the partitions is another one than before.
-pub fn share_changed(before: Option<&Share>, share: &Share, partitions: u16) {
-    let none = Share::default();
-    let before = before.unwrap_or(&none);
-    let (taken, given_up) = (share.beyond(before), before.beyond(share));
-    gauge!(OWNED).set(number(share.len()));
-    gauge!(REPLICAS).set(number(share.replicas()));
+pub fn share_changed(owned: usize, taken: usize, given_up: usize, replicas: usize, partitions: u16) {
+    gauge!(OWNED).set(number(owned));
+    gauge!(REPLICAS).set(number(replicas));
     counter!(MOVES, "direction" => TAKEN).increment(taken as u64);
     counter!(MOVES, "direction" => GIVEN_UP).increment(given_up as u64);
-    let (owned, replicas) = (share.len(), share.replicas());
     tracing::info!(owned, partitions, taken, given_up, replicas, "the share of the partitions changed");
 }
 
@@ -34,12 +29,12 @@ pub fn no_share() {
 }
 
 /// The list of replicas could not be read, or this worker not be put onto it.
-pub fn replicas_not_seen(error: &StoreError) {
+pub fn replicas_not_seen(error: &dyn Display) {
     tracing::warn!(%error, "cannot look who shares the partitions");
 }
 
 /// A worker that stops could not take itself off the list of replicas.
-pub fn share_not_handed_over(error: &StoreError, ttl: Duration) {
+pub fn share_not_handed_over(error: &dyn Display, ttl: Duration) {
     tracing::warn!(
         %error,
         ttl_ms = millis(ttl),

@@ -1,8 +1,8 @@
 //! Statements that many requests share, and how many share them.
 
-use metrics::{counter, describe_counter};
+use std::fmt::Display;
 
-use crate::store::StoreError;
+use metrics::{counter, describe_counter};
 
 const STATEMENTS: &str = "tokenkeeper_database_statements_total";
 const ROWS: &str = "tokenkeeper_database_statement_rows_total";
@@ -44,7 +44,7 @@ pub fn grouped_statement(statement: GroupedStatement, rows: usize) {
 }
 
 /// A statement for many failed, and is done again for each of them alone.
-pub fn group_split(statement: GroupedStatement, rows: usize, error: &StoreError) {
+pub fn group_split(statement: GroupedStatement, rows: usize, error: &dyn Display) {
     counter!(SPLIT, "statement" => statement.name()).increment(1);
     tracing::warn!(statement = statement.name(), rows, %error, "a statement for many failed; now one for each");
 }

@@ -203,7 +203,7 @@ impl Consumers {
                 return Err(error);
             }
             let delay = delays.next().unwrap_or(AGAIN.max_interval);
-            telemetry::consumer_lost(self.tier.link(), feed, &error, delay);
+            telemetry::consumer_lost(self.tier.link(), &feed, &error, delay);
             tokio::select! {
                 () = self.stop.soft.cancelled() => return Ok(None),
                 () = sleep(delay) => {}

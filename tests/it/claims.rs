@@ -9,7 +9,6 @@ use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, T
 use secrecy::ExposeSecret;
 use tokenkeeper::clock::Timestamp;
 use tokenkeeper::decide::{Decision, Demand, Policy, decide};
-use tokenkeeper::message::Refresh;
 use tokenkeeper::provider::{Lifespan, RequiredWhileReserved};
 use tokenkeeper::store::{AccountNames, Claim, Entry, Found, Guarded, NewPair, PairSource, StoreError};
 use tokenkeeper_entity::token_entry;
@@ -379,13 +378,13 @@ fn a_reply_tells_reserved_from_none_by_who_holds_the_token() {
         reported: false,
     };
     let demand = Demand { received_at: at(0), lifetime: Duration::from_secs(300), deadline: at(1) };
-    for (opportunistic, refresh) in [(true, Refresh::Reserved), (false, Refresh::None)] {
+    for opportunistic in [true, false] {
         for policy in
             policies(opportunistic).into_iter().filter(|policy| policy.opportunistic_window.is_none())
         {
             let decided = decide(Some(&state(Some(at(30)))), at(0), &demand, &policy);
             assert!(
-                matches!(decided, Decision::Serve { refresh: said, .. } if said == refresh),
+                matches!(decided, Decision::Serve { reserved, .. } if reserved == opportunistic),
                 "{decided:?}"
             );
         }

@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep_until};
 use super::{Attempt, Round, SHARED_FATE};
 use crate::bulkhead::{Crowded, Thing, Waited};
 use crate::clock::Timestamp;
-use crate::decide::{Cause, clamp_warning, is_valid};
+use crate::decide::{Cause, clamp_notice, is_valid};
 use crate::handle::grant::Way;
 use crate::handle::refusal::{
     Refusal, crowded, deadline_exceeded, flight_failed, left_alone, panicked, refresh_timeout, token_held,
 };
-use crate::message::{ErrorBody, Refresh, Warning};
-use crate::refresh::{Boarding, FailedFlight, Landing, NoEntry, Order, Role};
+use crate::message::{ErrorBody, Warning};
+use crate::refresh::{Boarding, FailedFlight, HeldBack, Landing, NoEntry, Order, Role};
 use crate::store::{Entry, FailureKind};
 use crate::telemetry;
 
@@ -44,7 +44,7 @@ impl Attempt<'_> {
         match self.wait(&mut boarding, until).await {
             Waited::Came(Landing::Refreshed(entry)) if role == Role::Started => {
                 let warnings = self.clamp(&entry);
-                self.granted(&entry, self.demand.until(), Way::of(cause.refresh()), warnings)
+                self.granted(&entry, self.demand.until(), Way::refreshed(cause), warnings)
             }
             Waited::Came(Landing::Failed(flight))
                 if role == Role::Started || self.shares_fate(cause, &flight) =>
@@ -69,10 +69,10 @@ impl Attempt<'_> {
 
     /// No refresh may begin now. One that was only asked for too often is no failure where it was not needed.
     async fn leave_alone(&self, entry: &Entry, cause: Cause, no_entry: NoEntry) -> Result<Round, Refusal> {
-        telemetry::refresh_not_begun(&self.provider.host, no_entry);
+        telemetry::refresh_not_begun(&self.provider.host, no_entry.held_back().map(HeldBack::name));
         let certain = !entry.is_in_doubt();
         if no_entry.is_over_limit() && self.may_serve_as_it_is(cause, certain) {
-            return self.serve(entry, Way::of(Refresh::None), self.clamp(entry)).await;
+            return self.serve(entry, Way::stored(false), self.clamp(entry)).await;
         }
         self.go_without_refresh(entry, cause, certain, left_alone(no_entry, &self.provider)).await
     }
@@ -102,7 +102,7 @@ impl Attempt<'_> {
     }
 
     fn clamp(&self, entry: &Entry) -> Vec<Warning> {
-        clamp_warning(entry.state.granted_lifetime, &self.demand).into_iter().collect()
+        clamp_notice(entry.state.granted_lifetime, &self.demand).into_iter().map(Warning::from).collect()
     }
 
     pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {

@@ -10,12 +10,12 @@ use url::Url;
 
 use super::{Problem, SecretSource};
 use crate::escape::is_printable;
-use crate::message::{Host, Username};
 use crate::provider::{
     ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
     is_safe_token_url,
 };
 use crate::secret::SecretString;
+use crate::text::{Host, Username};
 
 /// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
 pub(super) struct Block<'a> {

@@ -226,12 +226,12 @@ impl Stage {
     /// Decides and words the reply, as `handle` does between its queries.
     fn serve(&self, user_id: &str, host: &str, lifetime: Duration) -> TokenReply {
         let demand = self.demand(lifetime);
-        let Decision::Serve { refresh, warnings } =
+        let Decision::Serve { reserved, notices } =
             decide(Some(black_box(&self.token)), self.now, &demand, &self.policy)
         else {
             unreachable!("somebody holds the token")
         };
-        assert_eq!(refresh, Refresh::Reserved);
+        assert!(reserved);
         TokenReply::Ok(TokenGrant {
             user_id: user_id.to_owned(),
             host: host.to_owned(),
@@ -243,8 +243,8 @@ impl Stage {
                 expires_at: self.token.expires_at,
                 reserved_until: demand.until(),
             },
-            refresh,
-            warnings,
+            refresh: Refresh::Reserved,
+            warnings: notices.into_iter().map(Into::into).collect(),
         })
     }
 }
