@@ -1,4 +1,4 @@
-//! DECIDE: what a request does with a stored token (section 4 of the design).
+//! DECIDE: what a request does with a stored token (docs/contract.md, The decision).
 //!
 //! A pure function: no I/O, no async, no clock. Everything it depends on is an argument, so every row of the
 //! table is a line in a test.
@@ -145,7 +145,7 @@ pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Tim
     }
 }
 
-/// Decides. The rows of the design's table, from top to bottom.
+/// Decides. The rows of the table in docs/contract.md, from top to bottom.
 pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
     let Some(token) = token else { return Decision::TokenNotFound };
     let reserved = token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now));

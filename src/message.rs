@@ -1,4 +1,4 @@
-//! DECODE, ENCODE: the contract's messages (section 3 of the design) as types.
+//! DECODE, ENCODE: the contract's messages (docs/contract.md, Messages) as types.
 //!
 //! [`decode`] turns a body into a [`Request`] that holds nothing invalid, or says which field is wrong;
 //! [`Reply::encode`] turns an answer into a body. Neither does I/O, and neither puts a value that a publisher

@@ -1,6 +1,6 @@
 //! Secrets: how they are held in memory, and how they are encrypted at rest.
 //!
-//! Invariant 6 of the design: no token, secret or key in logs, metrics, errors, or, in clear, in the database.
+//! Invariant 6 (docs/contract.md): no token, secret or key in logs, metrics, errors, or, in clear, in the database.
 //! In memory a secret is a [`SecretString`] (its `Debug` prints a placeholder, it is wiped when dropped); the
 //! database gets what [`KeyRing::seal`] makes of it.
 

@@ -1,4 +1,4 @@
-//! RESERVE: every query on token entries (section 5 of the design), and nothing else.
+//! RESERVE: every query on token entries (docs/contract.md, The database protocol), and nothing else.
 //!
 //! Each write is one short conditional UPDATE guarded by the state it was decided on. It says whether it took
 //! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing

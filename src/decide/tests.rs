@@ -1,4 +1,4 @@
-//! Section 4 of the design, row by row, example by example, and as properties of any state.
+//! The decision (docs/contract.md), row by row, example by example, and as properties of any state.
 
 use proptest::prelude::*;
 

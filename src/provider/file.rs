@@ -1,4 +1,4 @@
-//! The provider file of `tokenkeeper provider apply` (section 7 of the design): TOML into [`ProviderRecord`]s.
+//! The provider file of `tokenkeeper provider apply` (docs/contract.md, Providers): TOML into [`ProviderRecord`]s.
 //!
 //! Everything that is wrong is told at once, and nothing that could be a secret is repeated. What the file points
 //! at (environment variables, files) comes in through [`SecretSource`].

@@ -40,7 +40,7 @@ pub enum TokenEndpoint {
     Told,
 }
 
-/// What a kind says about its installations (section 7 of the design).
+/// What a kind says about its installations (docs/contract.md, Providers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     /// Where the token endpoint is.
@@ -98,7 +98,7 @@ impl Profile {
 }
 
 impl ProviderKind {
-    /// Every kind, in the order of the design's table.
+    /// Every kind, in the order of the table in docs/contract.md.
     pub const ALL: [Self; 7] = [
         Self::Github,
         Self::Gitlab,

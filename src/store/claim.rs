@@ -1,6 +1,6 @@
 //! CLAIM: finding the entries of many requests by one statement and, where the database can, reserving them by the same one.
 //!
-//! A claim reserves where section 4 of the design leaves no choice: the token is valid, and nobody is to refresh it.
+//! A claim reserves where the decision (docs/contract.md) leaves no choice: the token is valid, and nobody is to refresh it.
 //! Everything else is loaded as it stands, for [`decide`](crate::decide::decide) and what follows from it.
 
 mod postgres;
@@ -96,7 +96,7 @@ impl Store {
 }
 
 impl Claim {
-    /// Whether section 4 of the design leaves no choice: the token is valid for that long, nobody reported it, no refresh is
+    /// Whether the decision (docs/contract.md) leaves no choice: the token is valid for that long, nobody reported it, no refresh is
     /// under way, in doubt or failed, and [`Claim::only_if_held_beyond`] says yes. And it is not reserved as far already.
     pub fn is_plain(&self, entry: &Entry) -> bool {
         let Some(until) = self.until else { return false };

@@ -1,4 +1,4 @@
-//! `token.request`: the worked examples of the design, through the queue.
+//! `token.request`: the worked examples of docs/contract.md, through the queue.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokenkeeper::clock::ManualClock;
 use crate::harness::world::minutes;
 use crate::harness::{Dialect, Kind, World, on_every_database};
 
-/// A row of the design's table of worked examples: a token issued at 00:00 that expires at 02:00, asked for with
+/// A row of the table of worked examples: a token issued at 00:00 that expires at 02:00, asked for with
 /// the default lifetime. All times in minutes after midnight.
 struct Example {
     dialect: Dialect,

@@ -19,7 +19,7 @@ async fn set_the_databases_clock_ahead(world: &World) {
         "CREATE SCHEMA ahead",
         "CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
          AS $$SELECT pg_catalog.clock_timestamp() + interval '1 hour'$$",
-        &format!("ALTER DATABASE \"{name}\" SET search_path = ahead, pg_catalog, public"),
+        &format!("ALTER DATABASE \"{name}\" SET search_path = public, ahead, pg_catalog"),
     ] {
         db.execute_unprepared(statement).await.unwrap();
     }

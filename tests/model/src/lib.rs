@@ -1,4 +1,4 @@
-//! The protocol of reserving and refreshing (sections 5 and 6 of the design) as a model that a checker explores: every
+//! The protocol of reserving and refreshing (docs/contract.md, The database protocol and Invariants) as a model that a checker explores: every
 //! interleaving of three workers, a user who logs in, a provider, and whatever may fail, within bounds that make it
 //! finite. `cargo test -p tokenkeeper-model` needs no server and prints how many states it saw.
 //!
@@ -27,7 +27,7 @@
 //!
 //! # What must hold
 //!
-//! [`properties`] are invariants 1 to 4 of the design, said so that they hold where a worker may be frozen:
+//! [`properties`] are invariants 1 to 4 of docs/contract.md, said so that they hold where a worker may be frozen:
 //!
 //! - *At most one refresh in flight*: never two workers that hold, each by its own reckoning, a live lease of one
 //!   generation. A flight whose pair was replaced by a login or by a thawed worker's store may still run beside the next.
