@@ -8,6 +8,7 @@
 mod confirmed;
 mod connection;
 pub mod dead_letters;
+pub mod events;
 mod outgoing;
 mod publisher;
 mod replies;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::spool::Spool;
 use crate::broker::{BrokerError, Publisher};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 use crate::retry::Backoff;
 use crate::store::{ParkedPair, Restored, Store, StoreError};
 use crate::telemetry;

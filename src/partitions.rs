@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 pub use self::membership::Membership;
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::store::Replica;
 
 /// How often a worker says that it is there, and looks who else is.

@@ -34,8 +34,8 @@ pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
+use crate::domain::secret::KeyRing;
 use crate::flags::FlagFile;
-use crate::secret::KeyRing;
 use reader::Reader;
 use sources::Sources;
 

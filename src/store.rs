@@ -6,6 +6,7 @@
 //! follow one another without a pause (`line.rs`).
 
 mod claim;
+pub mod database;
 mod duty;
 mod entry;
 mod error;
@@ -19,6 +20,7 @@ mod login;
 mod pair;
 mod parked;
 mod provider;
+pub mod provider_cache;
 mod refusal;
 mod replica;
 mod report;
@@ -51,8 +53,8 @@ pub use self::replica::Replica;
 use self::reserve::Reservation;
 use self::store_refreshed::Succession;
 use self::take_lease::WantedLease;
-use crate::clock::Timestamp;
-use crate::secret::KeyRing;
+use crate::domain::clock::Timestamp;
+use crate::domain::secret::KeyRing;
 
 /// The token entries and providers of one database.
 #[derive(Debug, Clone)]

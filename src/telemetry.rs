@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 
 mod admin;
 mod database;

@@ -7,10 +7,10 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::dead_letters::{Sealed, without_seal};
 use super::topology::text;
 use super::{BrokerError, Feed};
-use crate::clock::Timestamp;
-use crate::escape;
-use crate::message::{Envelope, MessageKind, ReplyTo};
-use crate::secret::KeyRing;
+use crate::contract::{Envelope, MessageKind, ReplyTo};
+use crate::domain::clock::Timestamp;
+use crate::domain::escape;
+use crate::domain::secret::KeyRing;
 
 /// Header that says, in a word, why a message is in the dead letters.
 pub(super) const REASON_HEADER: &str = "x-tokenkeeper-reason";

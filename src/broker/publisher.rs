@@ -26,8 +26,8 @@ use super::outgoing::PERSISTENT;
 use super::{
     AGAIN, BrokerError, DeadLetter, Feed, MovedMessage, MovedTo, Names, connect, take_leave, within,
 };
-use crate::message::PARKED_PAIR_TYPE;
-use crate::secret::KeyRing;
+use crate::contract::PARKED_PAIR_TYPE;
+use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 

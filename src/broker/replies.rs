@@ -277,7 +277,7 @@ mod tests_with_a_broker {
 
     use super::*;
     use crate::broker::connect;
-    use crate::message::Envelope;
+    use crate::contract::Envelope;
     use crate::settings::Settings;
 
     async fn replies(broker: &TestBroker, hard_stop: &CancellationToken) -> Replies {

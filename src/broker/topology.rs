@@ -10,7 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 
 use super::{BrokerError, within};
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 use crate::settings::{Broker, Topology};
 
 /// Dead letters and parked pairs must outlive any number of looks at them: a message that is taken and given back this

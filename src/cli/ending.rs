@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use tokenkeeper::escape;
+use tokenkeeper::domain::escape;
 use tokenkeeper::settings::SettingsError;
 
 use super::output::colours_wanted;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use serde_json::{Map, Value};
-use tokenkeeper::message::{LifetimeSecs, MessageKind, decode};
+use tokenkeeper::contract::{LifetimeSecs, MessageKind, decode};
 use tokenkeeper::settings::Settings;
 
 use super::Failure;

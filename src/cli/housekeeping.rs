@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokenkeeper::clock::{SystemClock, Timestamp};
-use tokenkeeper::database;
+use tokenkeeper::app::lifecycle::{Stop, StopSignals};
+use tokenkeeper::domain::clock::{SystemClock, Timestamp};
 use tokenkeeper::housekeeping::{Chore, Pass, due, pass_alone};
-use tokenkeeper::lifecycle::{Stop, StopSignals};
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Store;
+use tokenkeeper::store::database;
 
 use crate::cli::output::{Output, cell, note, or_nothing, table};
 use crate::cli::relative::distance;

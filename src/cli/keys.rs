@@ -1,7 +1,7 @@
 //! `tokenkeeper keys`
 
 use anyhow::anyhow;
-use tokenkeeper::secret::{ExposeSecret, KeyRing};
+use tokenkeeper::domain::secret::{ExposeSecret, KeyRing};
 use uuid::Uuid;
 
 use super::output::{Output, note};

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use anyhow::{Context, anyhow};
 use clap::value_parser;
 use sea_orm::DatabaseConnection;
-use tokenkeeper::database;
 use tokenkeeper::settings::{self, Settings};
+use tokenkeeper::store::database;
 use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait};
 
 use super::output::{Output, cell, table, verdict};

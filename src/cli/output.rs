@@ -7,7 +7,7 @@ use anyhow::Context;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use tokenkeeper::escape;
+use tokenkeeper::domain::escape;
 
 /// Standard output. A reader who has had enough (`tokenkeeper token list | head`) is no error.
 #[derive(Debug)]

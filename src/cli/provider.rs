@@ -4,9 +4,9 @@ mod apply;
 mod list;
 mod remove;
 
-use tokenkeeper::database;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Store;
+use tokenkeeper::store::database;
 
 use super::{Ending, Failure};
 

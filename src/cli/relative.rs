@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 
 /// `2020-01-01T01:05:00.000Z (in 4m 59s)`
 pub(super) fn date_and_distance(at: Timestamp, now: Timestamp) -> String {

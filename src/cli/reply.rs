@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use serde::Deserialize;
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::secret::{ExposeSecret, SecretString};
+use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::secret::{ExposeSecret, SecretString};
 
 use super::Ending;
 

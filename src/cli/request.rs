@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use comfy_table::Table;
 use serde_json::{Map, Value};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::message::MessageKind;
+use tokenkeeper::contract::MessageKind;
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::settings::Settings;
 
 use super::exchange::{Options, exchange, patience};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::ValueEnum;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
-use tokenkeeper::message::{
+use tokenkeeper::contract::{
     Event, ReportReply, ReportRequest, StoreReply, StoreRequest, TokenReply, TokenRequest,
     WorkspaceStartReply, WorkspaceStartRequest,
 };

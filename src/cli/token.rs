@@ -5,9 +5,9 @@ mod lines;
 mod list;
 mod show;
 
-use tokenkeeper::database;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Listing;
+use tokenkeeper::store::database;
 
 use super::provider::open_store;
 use super::{Ending, Failure};

@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokenkeeper::clock::SystemClock;
-use tokenkeeper::lifecycle::{Stop, StopSignals};
-use tokenkeeper::open_files;
+use tokenkeeper::app::lifecycle::{Stop, StopSignals};
+use tokenkeeper::app::open_files;
+use tokenkeeper::domain::clock::SystemClock;
 use tokenkeeper::settings::{LogFormat, Settings};
 use tokenkeeper::telemetry::{logs, recorder};
 use tokenkeeper::worker::{TimeSource, Worker};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use comfy_table::{Cell, Table};
 use serde_json::{Map, Value};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::message::{CloneUrl, MessageKind};
+use tokenkeeper::contract::{CloneUrl, MessageKind};
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::settings::Settings;
 
 use super::exchange::{Options, exchange, patience};

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 
 use super::*;
-use crate::clock::{Clock, SystemClock};
+use crate::domain::clock::{Clock, SystemClock};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -8,17 +8,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Housekeeper, Pass};
+use crate::app::lifecycle::Stop;
 use crate::broker::Publisher;
-use crate::clock::{Clock, DatabaseClock};
-use crate::database::{self, clock_sync};
-use crate::events;
-use crate::lifecycle::Stop;
+use crate::broker::events;
+use crate::domain::clock::{Clock, DatabaseClock};
+use crate::domain::secret::KeyRing;
 use crate::oauth::TokenClient;
 use crate::parking::{Parking, Spool};
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
-use crate::secret::KeyRing;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::store::database::{self, clock_sync};
 
 /// Does one pass and waits for the refreshes it began. None: it was told to stop before the end.
 ///

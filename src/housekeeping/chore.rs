@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::store::{IdleEntry, Unrefreshable};
 
 /// Something to be done about one entry; never a token.

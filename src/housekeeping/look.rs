@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Chore, ChoreKind, Dying};
-use crate::clock::Timestamp;
-use crate::provider::Provider;
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::Provider;
 use crate::settings::HousekeepingSettings;
 use crate::store::{IdleEntry, Store, StoreError};
 

@@ -14,7 +14,7 @@ use super::detail::RefreshRequest;
 use super::issued::take_pair;
 use super::pause::Pause;
 use super::{Acted, IssuedPair, RefreshError};
-use crate::provider::ProviderKind;
+use crate::domain::provider::ProviderKind;
 
 /// What came back for a [`RefreshRequest`].
 pub(super) struct Answer<'a> {

@@ -23,9 +23,9 @@ use super::connection::{Connection, Message, Pool};
 use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
 use super::{Acted, IssuedPair, LocalCause, RefreshError};
-use crate::clock::Clock;
-use crate::provider::{ClientAuth, Provider, is_safe_token_url};
-use crate::secret::{ExposeSecret, SecretString};
+use crate::domain::clock::Clock;
+use crate::domain::provider::{ClientAuth, Provider, is_safe_token_url};
+use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::telemetry;
 
 /// How long is looked for an answer when the time is over. A process that was frozen (SIGSTOP, a paused machine) finds its

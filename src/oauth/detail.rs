@@ -6,9 +6,9 @@ use std::error::Error;
 
 use url::Position;
 
-use crate::escape::is_unprintable;
-use crate::provider::Provider;
-use crate::secret::{ExposeSecret, SecretString};
+use crate::domain::escape::is_unprintable;
+use crate::domain::provider::Provider;
+use crate::domain::secret::{ExposeSecret, SecretString};
 
 /// Stands for what is left out.
 const LEFT_OUT: &str = "…";
@@ -84,8 +84,8 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::provider::ProviderKind;
     use crate::oauth::testing::provider;
-    use crate::provider::ProviderKind;
 
     fn request<'a>(provider: &'a Provider, refresh_token: &'a SecretString) -> RefreshRequest<'a> {
         RefreshRequest { provider, client_secret: &provider.client_secret, refresh_token, scopes: &[] }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::IssuedPair;
-use crate::escape::is_printable;
-use crate::secret::{ExposeSecret, SecretString};
-use crate::token::is_usable_token;
+use crate::domain::escape::is_printable;
+use crate::domain::secret::{ExposeSecret, SecretString};
+use crate::domain::token::is_usable_token;
 
 /// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
 const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
@@ -79,7 +79,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::token::MAX_TOKEN_LEN;
+    use crate::domain::token::MAX_TOKEN_LEN;
 
     fn pair(mut answer: Value) -> Option<IssuedPair> {
         take_pair(&mut answer, &"old-refresh".into())

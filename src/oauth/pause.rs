@@ -6,7 +6,7 @@ use chrono::DateTime;
 use hyper::HeaderMap;
 use hyper::header::RETRY_AFTER;
 
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// No pause is read as longer than this. The settings allow for far less; it is here for what does not fit a date.
 const LONGEST: Duration = Duration::from_hours(366 * 24);

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use url::{Url, form_urlencoded};
 
-use crate::clock::Timestamp;
-use crate::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
 
 /// A provider of `kind` with the kind's defaults.
 pub(super) fn provider(kind: ProviderKind) -> Provider {

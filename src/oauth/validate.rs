@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 
 use super::TokenClient;
 use super::connection::Message;
-use crate::provider::is_safe_token_url;
+use crate::domain::provider::is_safe_token_url;
+use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::retry::Backoff;
-use crate::secret::{ExposeSecret, SecretString};
 
 /// How often is asked. Providers that need a moment need less than a second.
 const AGAIN: Backoff = Backoff {
@@ -68,7 +68,7 @@ mod tests {
 
     use super::super::testing::{Endpoint, Reply, http};
     use super::*;
-    use crate::clock::{ManualClock, Timestamp};
+    use crate::domain::clock::{ManualClock, Timestamp};
 
     async fn asked(statuses: [&'static str; 3], patience: Duration) -> (bool, usize) {
         let calls = AtomicUsize::new(0);

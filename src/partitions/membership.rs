@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{FORGOTTEN_AFTER, HEARTBEAT, Share, TTL};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 use crate::store::{Replica, Store, StoreError};
 use crate::telemetry;
 

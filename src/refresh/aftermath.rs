@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::flight::Crew;
 use super::{FailedFlight, Landing, NoEntry, Order};
-use crate::decide::Cause;
-use crate::message::{ErrorReason, Event, RefreshCause};
+use crate::contract::{ErrorReason, Event, RefreshCause};
+use crate::domain::decide::Cause;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
 use crate::telemetry;
 

@@ -10,11 +10,11 @@ use super::lifetime::{Lifetime, lifetime};
 use super::no_entry::NoEntry;
 use super::tenure::Tenure;
 use super::{FailedFlight, Order};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::Lifespan;
+use crate::domain::secret::SecretString;
 use crate::oauth::{Acted, IssuedPair, RefreshError};
-use crate::provider::Lifespan;
 use crate::retry::{RetryEnd, Verdict, retry};
-use crate::secret::SecretString;
 use crate::store::{FailureKind, NewPair, PairSource};
 use crate::telemetry;
 

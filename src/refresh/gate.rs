@@ -19,11 +19,11 @@ use super::pace::{Begun, Pace};
 use super::probes::{Caller, Candidate, NotNow, Probe, Probes};
 use super::standing::{Pair, Standings};
 use super::{CircuitPolicy, Limits, Order};
-use crate::clock::Timestamp;
-use crate::events::Events;
-use crate::message::Event;
+use crate::broker::events::Events;
+use crate::contract::Event;
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::Provider;
 use crate::oauth::RefreshError;
-use crate::provider::Provider;
 use crate::store::Entry;
 use crate::telemetry;
 

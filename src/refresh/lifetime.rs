@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::decide::TokenState;
-use crate::provider::Lifespan;
+use crate::domain::decide::TokenState;
+use crate::domain::provider::Lifespan;
 
 /// The life of an access token of which nothing is known.
 const ASSUMED: Duration = Duration::from_hours(1);
@@ -48,7 +48,7 @@ pub(super) fn lifetime(told: Option<Duration>, before: &TokenState, unstated: Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::domain::clock::Timestamp;
 
     #[test]
     fn what_the_answer_leaves_out_is_taken_from_the_pair_before_then_from_the_kind_then_assumed() {

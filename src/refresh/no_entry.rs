@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::probes::NotNow;
 use super::{FailedFlight, Order};
-use crate::clock::Timestamp;
-use crate::provider::Provider;
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::Provider;
 use crate::store::FailureKind;
 
 /// No call now.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::provider::Provider;
+use crate::domain::provider::Provider;
 
 /// One semaphore a host.
 #[derive(Debug, Default)]

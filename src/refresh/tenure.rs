@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::{Instant, interval_at, timeout};
 
 use super::flight::Crew;
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::store::{Entry, Guarded, StoreError};
 use crate::telemetry::{self, Statement};
 

@@ -1,7 +1,7 @@
 use serde::Deserialize;
 
 use super::reader::Reader;
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 
 /// Which publisher may ask for what. Without rules the broker's own permissions decide alone.
 #[derive(Debug, Clone, Default)]

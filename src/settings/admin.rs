@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::reader::Reader;
-use crate::secret::SecretString;
+use crate::domain::secret::SecretString;
 
 /// The endpoint for metrics and health.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::error::{Problem, SettingsError, Source};
 use super::sources::{Sources, variable_of};
 use super::url::ConnectionUrl;
-use crate::secret::{KeyRing, SecretString};
+use crate::domain::secret::{KeyRing, SecretString};
 
 /// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
 ///

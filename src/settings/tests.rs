@@ -6,8 +6,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::message::MessageKind;
-use crate::secret::ExposeSecret;
+use crate::contract::MessageKind;
+use crate::domain::secret::ExposeSecret;
 
 const EXAMPLE: &str = "tokenkeeper.example.toml";
 

@@ -4,7 +4,7 @@ use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use crate::secret::SecretString;
+use crate::domain::secret::SecretString;
 
 /// A URL with a password in it: shown without, exposed to the driver alone.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! CLAIM: finding the entries of many requests by one statement and, where the database can, reserving them by the same one.
 //!
 //! A claim reserves where the decision (docs/contract.md) leaves no choice: the token is valid, and nobody is to refresh it.
-//! Everything else is loaded as it stands, for [`decide`](crate::decide::decide) and what follows from it.
+//! Everything else is loaded as it stands, for [`decide`](crate::domain::decide::decide) and what follows from it.
 
 mod postgres;
 
@@ -15,7 +15,7 @@ use tokenkeeper_entity::{identity, token_entry};
 use super::group_commit::Grouped;
 use super::line::Line;
 use super::{Entry, Found, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 /// What a claim does, in words.

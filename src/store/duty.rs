@@ -9,7 +9,7 @@ use tokenkeeper_entity::duty::{ActiveModel, Column, Entity as Duty};
 
 use super::login::is_duplicate;
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 impl Store {
     /// Takes a duty that nobody has, or keeps one's own, for `ttl` from `now`; `Moved`: somebody else has it.

@@ -6,10 +6,10 @@ use sea_orm::{ColumnTrait, Condition};
 use tokenkeeper_entity::token_entry;
 
 use super::{Store, StoreError};
-use crate::clock::Timestamp;
-use crate::decide::TokenState;
-use crate::provider::Provider;
-use crate::secret::{SecretString, fingerprint};
+use crate::domain::clock::Timestamp;
+use crate::domain::decide::TokenState;
+use crate::domain::provider::Provider;
+use crate::domain::secret::{SecretString, fingerprint};
 
 /// The current token pair of an identity, as it was loaded. The pair itself stays encrypted.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-use crate::secret::OpenError;
+use crate::domain::secret::OpenError;
 
 /// What can go wrong between us and a row.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 use super::entry::{Entry, FailureKind};
 use super::lease::{none_live, none_reserved_beyond};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// Refreshed when less than a quarter of a refresh token's life is left...
 const LAST_QUARTER: i64 = 4;

@@ -16,8 +16,8 @@ use lru::LruCache;
 
 use super::reserve::Reservation;
 use super::{Entry, Guarded, Store, StoreError};
-use crate::clock::Timestamp;
-use crate::decide::TokenState;
+use crate::domain::clock::Timestamp;
+use crate::domain::decide::TokenState;
 
 /// Entries that are known at most, about a kilobyte each; the one that was not asked for the longest goes first.
 const MOST_ENTRIES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);

@@ -8,7 +8,7 @@ use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, Failure};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// Nobody refreshes it.
 pub(super) fn none_live(now: Timestamp) -> Condition {

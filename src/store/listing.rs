@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokenkeeper_entity::{auth_provider, identity, token_entry};
 
 use super::StoreError;
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// The identities of one database, as lists show them.
 #[derive(Debug, Clone)]

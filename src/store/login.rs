@@ -8,7 +8,7 @@ use tokenkeeper_entity::{identity, token_entry};
 use super::entry::Entry;
 use super::pair::{Leases, NewPair, lifetime_ms, scopes_json};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// What a login flow says about the user's account at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]

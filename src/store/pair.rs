@@ -9,9 +9,9 @@ use tokenkeeper_entity::token_entry;
 
 use super::entry::{Entry, Origin, PairColumn};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
-use crate::decide::TokenState;
-use crate::secret::{SecretString, fingerprint};
+use crate::domain::clock::Timestamp;
+use crate::domain::decide::TokenState;
+use crate::domain::secret::{SecretString, fingerprint};
 
 /// A pair to store.
 #[derive(Debug, Clone)]

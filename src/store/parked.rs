@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Entry, Origin};
 use super::pair::{NewPair, PairSource};
 use super::{Store, StoreError};
-use crate::clock::Timestamp;
-use crate::secret::{ExposeSecret, SecretString};
+use crate::domain::clock::Timestamp;
+use crate::domain::secret::{ExposeSecret, SecretString};
 
 /// A refreshed pair outside of the database. All of it that is secret is encrypted, and bound to the entry and the
 /// generation it follows: whoever can write to the queue or the folder can bring in nothing of their own.

@@ -7,9 +7,9 @@ use tokenkeeper_entity::{auth_provider, identity};
 use url::Url;
 
 use super::{Store, StoreError};
-use crate::clock::Timestamp;
-use crate::provider::{Overrides, Provider, ProviderRecord};
-use crate::secret::{ExposeSecret, SecretString};
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::{Overrides, Provider, ProviderRecord};
+use crate::domain::secret::{ExposeSecret, SecretString};
 
 /// What applying a record did.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use tokenkeeper_entity::{auth_provider, identity};
 
 use super::entry::{Entry, Failure, FailureKind};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
-use crate::provider::Provider;
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::Provider;
 
 /// So many users that are refused in a row stand for everybody.
 const EVERYBODY: u64 = 5;

@@ -10,7 +10,7 @@ use tokenkeeper_entity::replica::{ActiveModel, Column, Entity};
 
 use super::login::is_duplicate;
 use super::{Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 /// A worker that shares partitions with others.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use sea_orm::{EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::{Entry, Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 
 impl Store {
     /// Puts on record that the host rejects this very access token; a new pair ends that. The first report stays.

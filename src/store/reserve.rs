@@ -14,7 +14,7 @@ use super::claim::in_few_lengths;
 use super::group_commit::Grouped;
 use super::line::{Line, column, driver};
 use super::{Entry, Guarded, Store, StoreError, lease};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 impl Store {

@@ -9,7 +9,7 @@ use super::group_commit::Grouped;
 use super::line::{Line, column, driver};
 use super::pair::{Age, Leases, NewPair, lifetime_ms, scopes_json};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 impl Store {

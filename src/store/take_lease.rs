@@ -12,7 +12,7 @@ use super::group_commit::Grouped;
 use super::lease::{none_live, none_reserved_beyond};
 use super::line::{Line, column, driver};
 use super::{Guarded, Store, StoreError};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 impl Store {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 
-use crate::clock::Offset;
+use crate::domain::clock::Offset;
 
 const AWAY: &str = "tokenkeeper_database_away_total";
 const REACHABLE: &str = "tokenkeeper_database_reachable";

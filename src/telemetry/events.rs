@@ -2,7 +2,7 @@
 
 use metrics::{counter, describe_counter};
 
-use crate::message::Event;
+use crate::contract::Event;
 
 const EVENTS: &str = "tokenkeeper_events_total";
 

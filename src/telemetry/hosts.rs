@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use crate::clock::Timestamp;
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
+use crate::domain::clock::Timestamp;
 
 const CIRCUIT: &str = "tokenkeeper_circuit_state";
 const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";

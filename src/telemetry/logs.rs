@@ -173,7 +173,7 @@ mod tests {
         for format in [Format::Human, Format::Json] {
             let logged = logged(format, line);
             let text = logged.strip_suffix('\n').expect("a line");
-            assert!(crate::escape::is_printable(text), "{format:?}: {text:?}");
+            assert!(crate::domain::escape::is_printable(text), "{format:?}: {text:?}");
             assert_eq!(text.matches("forged").count(), 8, "{format:?}: {text}");
             if format == Format::Json {
                 let line: Value = serde_json::from_str(text).expect("JSON");
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn no_level_makes_other_crates_print_what_they_carry() {
         let filter = filter(LevelFilter::TRACE);
-        assert!(filter.would_enable("tokenkeeper::handle", &Level::TRACE));
+        assert!(filter.would_enable("tokenkeeper::requests", &Level::TRACE));
         assert!(filter.would_enable("lapin::io_loop", &Level::WARN));
         assert!(!filter.would_enable("lapin::io_loop", &Level::INFO));
         assert!(!filter.would_enable("hyper_util::client", &Level::DEBUG));
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_quiet_level_is_quiet_for_all() {
         let filter = filter(LevelFilter::ERROR);
-        assert!(!filter.would_enable("tokenkeeper::handle", &Level::WARN));
+        assert!(!filter.would_enable("tokenkeeper::requests", &Level::WARN));
         assert!(!filter.would_enable("lapin::io_loop", &Level::WARN));
     }
 }

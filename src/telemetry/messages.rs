@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::{HANDLING, IN_FLIGHT, MESSAGES, MessageOutcome, millis};
-use crate::message::{ErrorCode, MessageKind};
+use crate::contract::{ErrorCode, MessageKind};
 
 /// Counts a message as in hand until it is dropped.
 #[derive(Debug)]

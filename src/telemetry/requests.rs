@@ -5,7 +5,7 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 use metrics::{Counter, counter, describe_counter};
 
-use crate::message::ReportResult;
+use crate::contract::ReportResult;
 
 const REPORTS: &str = "tokenkeeper_token_reports_total";
 const REFRESH_REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";

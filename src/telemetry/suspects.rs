@@ -4,7 +4,7 @@ use metrics::{counter, describe_counter};
 use tokio::time::Instant;
 
 use super::seldom::Seldom;
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 
 const SUSPECTS: &str = "tokenkeeper_suspects_total";
 

@@ -24,13 +24,13 @@ use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
 use super::suspects::{Next, Origin, Tier, ends};
-use crate::admin::{Health, Progress};
+use crate::app::admin::{Health, Progress};
+use crate::app::lifecycle::Stop;
 use crate::broker::{
     AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
 };
-use crate::database::Availability;
-use crate::lifecycle::Stop;
 use crate::settings::{Broker, WorkerSettings};
+use crate::store::database::Availability;
 use crate::telemetry;
 
 /// Consumes the queues of a tier.

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::consume::Consumers;
 use crate::broker::Feed;
-use crate::clock::Clock;
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
+use crate::domain::clock::Clock;
 use crate::partitions::{Membership, Share};
 use crate::settings::Broker;
 use crate::store::Store;

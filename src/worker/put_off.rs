@@ -6,8 +6,8 @@
 use super::settle::{Received, Settler};
 use super::suspects::Origin;
 use crate::broker::{MovedMessage, MovedTo, NotMoved};
-use crate::handle::TimeFrame;
-use crate::message::ErrorCode;
+use crate::contract::ErrorCode;
+use crate::requests::TimeFrame;
 use crate::telemetry;
 
 impl Settler {

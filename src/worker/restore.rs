@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Verdict;
 use super::settlement::Settlement;
 use crate::broker::{DeadLetter, Feed, Names, Publisher};
-use crate::clock::Clock;
+use crate::domain::clock::Clock;
 use crate::parking::{Return, restore};
 use crate::store::{ParkedPair, Store, StoreError};
 use crate::telemetry;

@@ -13,14 +13,14 @@ use tracing::{Instrument, Span, field};
 use super::acks::{Acks, Verdict};
 use super::settlement::Settlement;
 use super::suspects::{Origin, Tier};
+use crate::app::lifecycle::Stop;
 use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Stopped, Told, Unanswered};
-use crate::bulkhead::{Bulkhead, Queue, STALLED_AFTER, Seat, Thing, Waiter};
-use crate::clock::Timestamp;
-use crate::database::Availability;
-use crate::handle::{Handler, Incoming, Outcome, TimeFrame};
-use crate::lifecycle::Stop;
-use crate::message::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
-use crate::secret::KeyRing;
+use crate::contract::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
+use crate::domain::clock::Timestamp;
+use crate::domain::secret::KeyRing;
+use crate::limits::bulkhead::{Bulkhead, Queue, STALLED_AFTER, Seat, Thing, Waiter};
+use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
+use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
 
 /// What a message needs on its way.

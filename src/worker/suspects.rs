@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::broker::{Feed, ORIGIN_HEADER};
-use crate::bulkhead::{Queue, SUSPECTS_IN_HAND};
-use crate::message::MessageKind;
-use crate::secret::{ExposeSecret, KeyRing};
+use crate::contract::MessageKind;
+use crate::domain::secret::{ExposeSecret, KeyRing};
+use crate::limits::bulkhead::{Queue, SUSPECTS_IN_HAND};
 use crate::telemetry::{Link, SuspectMoved};
 
 /// A message that was in hand at so many ends is a suspect.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokenkeeper::provider::RequiredWhileReserved;
+use tokenkeeper::domain::provider::RequiredWhileReserved;
 use tokenkeeper_testkit::queues::{
     BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START,
 };

@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::{Decision, Demand, Policy, decide};
-use tokenkeeper::provider::{Lifespan, RequiredWhileReserved};
+use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::decide::{Decision, Demand, Policy, decide};
+use tokenkeeper::domain::provider::{Lifespan, RequiredWhileReserved};
 use tokenkeeper::store::{AccountNames, Claim, Entry, Found, Guarded, NewPair, PairSource, StoreError};
 use tokenkeeper_entity::token_entry;
 use tokio::time::timeout;
@@ -369,7 +369,7 @@ pub(crate) async fn refuse_changes_of(world: &World, kind: Kind, entry_id: i64) 
 /// What the reply says of a claimed token is what it would say without the claim.
 #[test]
 fn a_reply_tells_reserved_from_none_by_who_holds_the_token() {
-    let state = |reserved_until: Option<Timestamp>| tokenkeeper::decide::TokenState {
+    let state = |reserved_until: Option<Timestamp>| tokenkeeper::domain::decide::TokenState {
         expires_at: None,
         reserved_until,
         granted_lifetime: None,

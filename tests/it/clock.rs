@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::store::Guarded;
 
 use crate::harness::logs::captured;

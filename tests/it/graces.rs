@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokenkeeper::provider::Lifespan;
+use tokenkeeper::domain::provider::Lifespan;
 use tokenkeeper::store::{FailureKind, Guarded};
 use tokenkeeper_testkit::scm::SpentRefreshToken;
 
@@ -66,8 +66,8 @@ async fn a_refusal_within_the_grace_is_no_matter_of_an_answer_that_was_lost() {
         // Of an earlier flight, whose end nobody knows.
         let entry = world.entry("jdoe").await;
         let refresh_token = world.store.open_refresh_token(&entry).unwrap().unwrap();
-        let attempt = tokenkeeper::secret::fingerprint(&refresh_token);
-        let now = tokenkeeper::clock::Timestamp::from_millis(world.scm.now_ms());
+        let attempt = tokenkeeper::domain::secret::fingerprint(&refresh_token);
+        let now = tokenkeeper::domain::clock::Timestamp::from_millis(world.scm.now_ms());
         let taken = world.store.take_lease(&entry, None, "the dead", &attempt, now, Duration::from_millis(1));
         assert_eq!(taken.await.unwrap(), Guarded::Done);
         world.scm.revoke("jdoe");

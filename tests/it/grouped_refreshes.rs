@@ -10,7 +10,7 @@ use futures_util::future::{join_all, select_all};
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, EntityTrait, IntoActiveModel, TransactionTrait};
 use secrecy::ExposeSecret;
-use tokenkeeper::database;
+use tokenkeeper::store::database;
 use tokenkeeper::store::{Claim, Entry, Guarded, NewPair, Origin, PairSource, Store};
 use tokenkeeper_entity::token_entry;
 use tokio::time::{sleep, timeout};

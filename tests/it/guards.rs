@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use sea_orm::ActiveValue::Set;
 use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel};
 use secrecy::ExposeSecret;
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{
     AccountNames, Entry, Failure, FailureKind, Found, Guarded, NewPair, Origin, PairSource, Store, StoreError,
 };
@@ -344,9 +344,9 @@ on_every_database! {
 
     async fn without_its_key_a_pair_stays_closed_and_the_error_says_which_key(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
-        let other_keys = tokenkeeper::secret::KeyRing::generate("other").expose_secret().to_owned();
-        let db = tokenkeeper::database::open(&world.settings().database).await.unwrap();
-        let store = Store::new(db, tokenkeeper::secret::KeyRing::parse(&other_keys).unwrap());
+        let other_keys = tokenkeeper::domain::secret::KeyRing::generate("other").expose_secret().to_owned();
+        let db = tokenkeeper::store::database::open(&world.settings().database).await.unwrap();
+        let store = Store::new(db, tokenkeeper::domain::secret::KeyRing::parse(&other_keys).unwrap());
         let error = store.open_access_token(&entry).unwrap_err();
         assert!(matches!(error, StoreError::Sealed { .. }));
         assert!(error.to_string().contains("token_entry"), "{error}");
@@ -357,7 +357,7 @@ on_every_database! {
         let (world, theirs) = world_with_entry(kind).await;
         put_login(&world, "mallory", &login("access of mallory")).await;
         let mine = world.entry("mallory").await;
-        let db = tokenkeeper::database::open(&world.settings().database).await.unwrap();
+        let db = tokenkeeper::store::database::open(&world.settings().database).await.unwrap();
         let row = |id| token_entry::Entity::find_by_id(id).one(&db);
         let stolen = row(theirs.id).await.unwrap().unwrap();
         for sealed in [stolen.access_token_sealed, stolen.refresh_token_sealed.unwrap()] {

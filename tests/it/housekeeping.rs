@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::app::lifecycle::Stop;
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::secret::fingerprint;
 use tokenkeeper::housekeeping::{Pass, pass_alone};
-use tokenkeeper::lifecycle::Stop;
-use tokenkeeper::secret::fingerprint;
 use tokenkeeper::store::{AccountNames, Failure, FailureKind, Found, Guarded, NewPair, PairSource};
 use tokenkeeper_testkit::scm::IssuedPair;
 

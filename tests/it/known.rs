@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel, ModelTrait};
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::{Decision, Demand, decide};
+use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::decide::{Decision, Demand, decide};
 use tokenkeeper::store::{Claim, Found, Guarded, KnownEntry};
 use tokenkeeper_entity::{identity, token_entry};
 

@@ -1,7 +1,7 @@
 //! A host that refuses everybody: the fault of its settings, for which no user is asked to log in again.
 
 use serde_json::json;
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{FailureKind, Guarded};
 
 use crate::cli::Cli;

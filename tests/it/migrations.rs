@@ -1,7 +1,7 @@
 //! Migrations: down and up again, with data in the tables, on every database.
 
-use tokenkeeper::clock::{Clock, SystemClock};
-use tokenkeeper::database;
+use tokenkeeper::domain::clock::{Clock, SystemClock};
+use tokenkeeper::store::database;
 use tokenkeeper::store::{AccountNames, Found, NewPair, PairSource};
 use tokenkeeper_migration::{Migrator, MigratorTrait};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use sea_orm::ConnectionTrait;
 use secrecy::ExposeSecret;
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{Claim, Entry, Found, StoreError};
 
 use crate::claims::{at, put_token};

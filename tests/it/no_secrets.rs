@@ -4,8 +4,8 @@
 use sea_orm::EntityTrait;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use tokenkeeper::message::{MessageKind, decode};
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::contract::{MessageKind, decode};
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper_entity::{auth_provider, identity, token_entry};
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
@@ -95,7 +95,7 @@ on_every_database! {
         world.scm.fail_next(1, Fault::InvalidGrant);
         world.request("carol").await;
         worker.stop().await;
-        let db = tokenkeeper::database::open(&world.settings().database).await.unwrap();
+        let db = tokenkeeper::store::database::open(&world.settings().database).await.unwrap();
 
         let entries = token_entry::Entity::find().all(&db).await.unwrap();
         let providers = auth_provider::Entity::find().all(&db).await.unwrap();

@@ -8,7 +8,7 @@ use lapin::types::AMQPValue;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::BasicProperties;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokenkeeper::provider::RequiredWhileReserved;
+use tokenkeeper::domain::provider::RequiredWhileReserved;
 use tokenkeeper::store::FailureKind;
 
 use crate::harness::{
@@ -352,7 +352,7 @@ async fn held_token(rule: RequiredWhileReserved) -> (World, InProcessWorker, Str
     let pair = world.scm.authorize_until("jdoe", world.scm.now_ms() + 60_000);
     world.store_pair(&pair).await;
     let entry = world.entry("jdoe").await;
-    let now = tokenkeeper::clock::Timestamp::from_millis(world.scm.now_ms());
+    let now = tokenkeeper::domain::clock::Timestamp::from_millis(world.scm.now_ms());
     let held = world.store.reserve(&entry, now.plus(Duration::from_secs(2)), now).await.unwrap();
     assert_eq!(held, tokenkeeper::store::Guarded::Done);
     (world, worker, pair.access_token)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper_testkit::queues::PendingReply;
 
 use crate::harness::{

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tokenkeeper::clock::ManualClock;
+use tokenkeeper::domain::clock::ManualClock;
 
 use crate::harness::world::minutes;
 use crate::harness::{Dialect, Kind, World, on_every_database};

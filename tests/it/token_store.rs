@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tokenkeeper::clock::Timestamp;
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{Failure, FailureKind, Guarded};
 use tokenkeeper_entity::identity;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};

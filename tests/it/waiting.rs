@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::store::{Guarded, Lease};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tokenkeeper::clock::{Clock, ManualClock, Timestamp};
+use tokenkeeper::domain::clock::{Clock, ManualClock, Timestamp};
 use tokenkeeper::store::{AccountNames, NewPair, PairSource};
 use tokenkeeper_testkit::queues::{TOKEN_REQUEST, WORKSPACE_START};
 

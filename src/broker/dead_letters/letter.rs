@@ -13,10 +13,10 @@ use super::replay::REPLAY_COUNT_HEADER;
 use super::seal::{self, Sealed, Unopened};
 use crate::broker::outgoing::{DETAIL_HEADER, PUBLISHER_HEADER, REASON_HEADER, TIME_HEADER};
 use crate::broker::{Feed, Names};
-use crate::clock::Timestamp;
-use crate::escape::is_printable;
-use crate::message::MessageKind;
-use crate::secret::KeyRing;
+use crate::contract::MessageKind;
+use crate::domain::clock::Timestamp;
+use crate::domain::escape::is_printable;
+use crate::domain::secret::KeyRing;
 
 /// What the broker writes when it gives up on a message: an array, its own last death first.
 const DEATHS_HEADER: &str = "x-death";

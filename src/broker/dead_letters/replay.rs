@@ -10,7 +10,7 @@ use crate::broker::confirmed::confirming_channel;
 use crate::broker::outgoing::carried_on_as;
 use crate::broker::topology::short;
 use crate::broker::{BrokerError, Names, connect, within};
-use crate::secret::KeyRing;
+use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
 
 /// Header that counts how often a message was replayed.

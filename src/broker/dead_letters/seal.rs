@@ -15,8 +15,8 @@ use serde::de::IgnoredAny;
 
 use super::letter::text_in;
 use crate::broker::topology::text;
-use crate::message::MessageKind;
-use crate::secret::{BodySeal, KeyRing, OpenError, is_key_id};
+use crate::contract::MessageKind;
+use crate::domain::secret::{BodySeal, KeyRing, OpenError, is_key_id};
 
 /// Header of a sealed letter: the id of the key, a colon, and in base64 what opens the body beside that key.
 const SEALED_HEADER: &str = "x-tokenkeeper-sealed";
@@ -171,7 +171,7 @@ pub(in crate::broker) fn without_seal(headers: FieldTable) -> FieldTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::ExposeSecret;
+    use crate::domain::secret::ExposeSecret;
 
     fn ring(id: &str) -> KeyRing {
         KeyRing::parse(KeyRing::generate(id).expose_secret()).unwrap()

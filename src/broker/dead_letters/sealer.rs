@@ -20,7 +20,7 @@ use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
 use crate::broker::outgoing::{carried_on_with_time, fits};
 use crate::broker::topology::short;
 use crate::broker::{BrokerError, Publisher, within};
-use crate::secret::KeyRing;
+use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
 use crate::telemetry;
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{AGAIN, BrokerError, Names, Publisher, Wire};
 use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
 use crate::broker::outgoing::PERSISTENT;
-use crate::message::Event;
+use crate::contract::Event;
 use crate::telemetry;
 
 /// What became of an event.

@@ -15,7 +15,7 @@ use super::line::{Line, Tried};
 use super::{OutgoingReply, Patience};
 use crate::broker::confirmed::confirming_channel;
 use crate::broker::{BrokerError, connect, take_leave};
-use crate::bulkhead::STALLED_AFTER;
+use crate::limits::bulkhead::STALLED_AFTER;
 use crate::settings::Broker;
 use crate::telemetry::{self, Link, ReplyGivenUp};
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{OutgoingReply, Patience, Replies};
 use crate::broker::BrokerError;
 use crate::broker::confirmed::Publish;
-use crate::bulkhead::STALLED_AFTER;
+use crate::limits::bulkhead::STALLED_AFTER;
 use crate::telemetry::{self, ReplyGivenUp};
 
 /// What replies are published over.

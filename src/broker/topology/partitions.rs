@@ -5,7 +5,7 @@ use lapin::protocol::AMQPHardError;
 
 use super::{Declarer, Feed};
 use crate::broker::BrokerError;
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 
 /// What the plugin `rabbitmq_consistent_hash_exchange` calls its exchanges.
 const CONSISTENT_HASH: &str = "x-consistent-hash";

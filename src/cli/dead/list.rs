@@ -1,8 +1,8 @@
 //! `tokenkeeper dead list`
 
 use comfy_table::{Cell, Table};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::summary::Summary;

@@ -1,7 +1,7 @@
 //! `tokenkeeper dead replay`
 
 use tokenkeeper::broker::dead_letters::{Letter, Replayer, Unreplayed};
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::open;

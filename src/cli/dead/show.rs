@@ -9,9 +9,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokenkeeper::broker::dead_letters::{Letter, Unopened, is_ours};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::message::RedactedBody;
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::contract::RedactedBody;
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper::settings::Broker;
 
 use super::summary::Summary;

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use tokenkeeper::broker::dead_letters::{Destination, Letter};
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::message::{Echo, MessageKind, Request, Wanted, decode};
+use tokenkeeper::contract::{Echo, MessageKind, Request, Wanted, decode};
+use tokenkeeper::domain::clock::Timestamp;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
+use tokenkeeper::app::lifecycle::StopSignals;
 use tokenkeeper::broker::dead_letters::{DeadLetters, Letter};
-use tokenkeeper::lifecycle::StopSignals;
 use tokio_util::sync::CancellationToken;
 
 use super::progress;

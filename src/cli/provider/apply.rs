@@ -6,8 +6,8 @@ use std::{env, fs};
 
 use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
-use tokenkeeper::provider::ProviderRecord;
-use tokenkeeper::provider::file::{SecretSource, parse};
+use tokenkeeper::domain::provider::ProviderRecord;
+use tokenkeeper::domain::provider::file::{SecretSource, parse};
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::{ProviderChange, Store};
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::provider::{ClientAuth, Lifespan, Provider, ProviderKind, RequiredWhileReserved};
+use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::provider::{ClientAuth, Lifespan, Provider, ProviderKind, RequiredWhileReserved};
 use tokenkeeper::store::Store;
 
 use crate::cli::output::{Output, cell, note, or_nothing, table, yes_no};

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::message::{
+use tokenkeeper::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
     Reply, ReportResult, Status, TokenGrant, TokenValue, Warning, decode,
 };
+use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper_testkit::schema::Validator;
 
 use super::*;

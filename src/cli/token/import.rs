@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokenkeeper::clock::{Clock, DatabaseClock};
-use tokenkeeper::database::clock_sync;
-use tokenkeeper::handle::Login;
-use tokenkeeper::message::{MessageKind, Request, decode};
+use tokenkeeper::contract::{MessageKind, Request, decode};
+use tokenkeeper::domain::clock::{Clock, DatabaseClock};
+use tokenkeeper::requests::Login;
+use tokenkeeper::store::database::clock_sync;
 use tokenkeeper::store::{Store, StoreError};
 use tokio::io::AsyncBufRead;
 use tokio::sync::mpsc;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use tokenkeeper::message::MAX_BODY_BYTES;
+use tokenkeeper::contract::MAX_BODY_BYTES;
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use zeroize::Zeroizing;

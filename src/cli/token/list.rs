@@ -1,7 +1,7 @@
 //! `tokenkeeper token list`
 
 use comfy_table::{Cell, Table};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::store::{ListedIdentity, ListedToken, Listing, ListingFilter};
 
 use crate::cli::output::{NOTHING, Output, cell, note, or_nothing, table, verdict};

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use comfy_table::Table;
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::store::{ListedIdentity, ListedToken, Listing, ListingFilter};
 
 use crate::cli::output::{Output, cell, key_value_table, or_nothing, verdict, yes_no};

@@ -1,7 +1,7 @@
 use super::super::testing::provider;
 use super::*;
-use crate::provider::Provider;
-use crate::secret::ExposeSecret;
+use crate::domain::provider::Provider;
+use crate::domain::secret::ExposeSecret;
 
 /// The end of a refresh, without its words.
 #[derive(Debug, PartialEq)]

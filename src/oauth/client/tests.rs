@@ -9,8 +9,8 @@ use url::Url;
 use super::super::body::MAX_ANSWER;
 use super::super::testing::{Endpoint, Reply, http, provider, read_request};
 use super::*;
-use crate::clock::{ManualClock, Timestamp};
-use crate::provider::ProviderKind;
+use crate::domain::clock::{ManualClock, Timestamp};
+use crate::domain::provider::ProviderKind;
 
 const PAIR: &str = r#"{"access_token":"new-access","refresh_token":"new-refresh","expires_in":7200}"#;
 const JSON: &str = "content-type: application/json\r\n";

@@ -8,7 +8,7 @@ use sea_orm::sqlx::{self, Decode, Error, Postgres, Row, Type};
 use tokenkeeper_entity::token_entry;
 
 use super::{Answer, Claim, Claimed, LOAD};
-use crate::clock::Timestamp;
+use crate::domain::clock::Timestamp;
 use crate::store::StoreError;
 use crate::store::line::{Line, column, driver};
 use crate::telemetry::{self, GroupedStatement};

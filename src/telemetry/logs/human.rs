@@ -8,7 +8,7 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
 
-use crate::escape::Escaping;
+use crate::domain::escape::Escaping;
 
 /// `message name=value other=value`, of which nothing leaves raw.
 pub(super) struct HumanFields;

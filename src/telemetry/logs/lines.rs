@@ -5,7 +5,7 @@ use std::io;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::escape;
+use crate::domain::escape;
 
 /// Makes writers that escape what is unprintable in a line of JSON, which says the same afterwards.
 pub(super) struct EscapedLines<M>(pub(super) M);

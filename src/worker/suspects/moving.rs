@@ -9,7 +9,7 @@ use lapin::options::ConfirmSelectOptions;
 
 use super::{Next, Origin, Tier, moved_to};
 use crate::broker::{DeadLetter, Feed, MovedMessage, MovedTo, NotMoved, Replies, within};
-use crate::message::MessageKind;
+use crate::contract::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
 use crate::worker::acks::{Acks, Verdict};
 use crate::worker::settle::{Received, Settler};

@@ -19,7 +19,7 @@ use lapin::{
 };
 use tokenkeeper::{
     broker::{Feed, Names, connect, declare},
-    message::MessageKind,
+    contract::MessageKind,
     settings::Settings,
 };
 use tokio::sync::mpsc;

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use tokenkeeper::clock::Timestamp;
-use tokenkeeper::decide::{Decision, Demand, Policy, TokenState, decide};
-use tokenkeeper::message::{
+use tokenkeeper::contract::{
     Envelope, ErrorBody, ErrorCode, ErrorReply, GrantedToken, LifetimeSecs, MessageKind, Refresh, Reply,
     Request, Status, TokenGrant, TokenReply, TokenValue, Wanted, WorkspaceStartReply, decode,
 };
-use tokenkeeper::provider::{Lifespan, RequiredWhileReserved};
+use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::decide::{Decision, Demand, Policy, TokenState, decide};
+use tokenkeeper::domain::provider::{Lifespan, RequiredWhileReserved};
 
 /// How often a case runs: enough for an allocator that takes memory in portions now and then.
 const ROUNDS: u32 = 100;

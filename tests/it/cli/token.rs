@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
-use tokenkeeper::clock::{Clock, SystemClock, Timestamp};
-use tokenkeeper::secret::ExposeSecret;
+use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
+use tokenkeeper::domain::secret::ExposeSecret;
 use tokenkeeper::store::{Failure, FailureKind, Guarded};
 
 use super::Cli;

@@ -7,7 +7,7 @@ use lapin::options::BasicNackOptions;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use tokenkeeper::broker::dead_letters;
-use tokenkeeper::secret::KeyRing;
+use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper_testkit::queues::{TOKEN_REQUEST, TOKEN_STORE};
 
 use super::*;

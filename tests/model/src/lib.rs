@@ -8,7 +8,7 @@
 //! | in the model | in the code |
 //! |---|---|
 //! | `src/statements.rs`, one method a statement | `src/store.rs`, `src/store/lease.rs`, `src/store/pair.rs` |
-//! | [`state::Phase`], the program counter of a worker | `src/handle/token.rs`, `src/refresh/flight.rs` |
+//! | [`state::Phase`], the program counter of a worker | `src/requests/token.rs`, `src/refresh/flight.rs` |
 //! | [`state::View`], what a worker loaded | `Entry` |
 //! | [`Rules`], the guards, one switch each | the `filter`s of those statements |
 //!

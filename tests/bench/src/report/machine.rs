@@ -3,7 +3,7 @@
 use std::{fs, process::Command, thread};
 
 use serde::Serialize;
-use tokenkeeper::clock::{Clock, SystemClock};
+use tokenkeeper::domain::clock::{Clock, SystemClock};
 
 use crate::options::Options;
 

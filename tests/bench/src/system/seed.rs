@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result};
 use sea_orm::{ConnectionTrait, DatabaseBackend};
 use tokenkeeper::{
-    clock::{Clock, SystemClock},
-    secret::{KeyRing, SecretString},
+    domain::clock::{Clock, SystemClock},
+    domain::secret::{KeyRing, SecretString},
 };
 
 use super::GITHUB;

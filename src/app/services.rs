@@ -1,0 +1,79 @@
+//! Services: the tasks beside messages and refreshes that a worker cannot do without. One that ends by a bug is told of, and
+//! the worker is not ready any more.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::telemetry::{self, Panicking};
+
+/// The services of a worker. Clones are one and the same.
+#[derive(Debug, Clone, Default)]
+pub struct Services {
+    tasks: TaskTracker,
+    ended: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Services {
+    /// Runs a service until it is done, by itself or because it was told to. `name` is what `/readyz` calls it.
+    pub fn spawn(&self, name: &'static str, service: impl Future<Output = ()> + Send + 'static) {
+        let ended = Arc::clone(&self.ended);
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(service).catch_unwind().await.is_err() {
+                telemetry::panicked(Panicking::Service);
+                telemetry::service_ended(name);
+                ended.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+            }
+        });
+    }
+
+    /// The same for one that ends with `stop`.
+    pub fn spawn_until(
+        &self,
+        name: &'static str,
+        stop: CancellationToken,
+        service: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = service => {}
+            }
+        });
+    }
+
+    /// Those that ended by a bug.
+    pub fn ended(&self) -> Vec<&'static str> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until all have ended, which they do when they are told to.
+    pub async fn wait(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_ends_by_a_bug_is_named_and_the_others_go_on() {
+        let services = Services::default();
+        let stop = CancellationToken::new();
+        services.spawn("clock", async { panic!("a bug") });
+        services.spawn("parking", async {});
+        services.spawn_until("flags", stop.clone(), std::future::pending());
+        while services.ended().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(services.ended(), ["clock"]);
+        stop.cancel();
+        services.wait().await;
+        assert_eq!(services.ended(), ["clock"], "one that is done or was told to end is missed by nobody");
+    }
+}

@@ -1,0 +1,32 @@
+//! DECODE, ENCODE: the contract's messages (docs/contract.md, Messages) as types.
+//!
+//! [`decode`] turns a body into a [`Request`] that holds nothing invalid, or says which field is wrong;
+//! [`Reply::encode`] turns an answer into a body. Neither does I/O, and neither puts a value that a publisher
+//! sent into an error text: a token in the wrong place must not travel on into a log or a dead letter.
+
+mod clone_url;
+mod decode;
+mod envelope;
+mod event;
+mod granted_token;
+mod redacted;
+mod reply;
+mod reply_to;
+mod request;
+
+pub use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
+pub use clone_url::{CloneUrl, CloneUrlError, Repository};
+pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
+pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
+pub use event::{Event, RefreshCause};
+pub use granted_token::{GrantedToken, TokenValue};
+pub use redacted::RedactedBody;
+pub use reply::{
+    ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status,
+    StoreReply, TokenGrant, TokenReply, Warning, WorkspaceStartReply,
+};
+pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
+pub use request::{
+    LifetimeSecs, MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest,
+    Wanted, WorkspaceStartRequest,
+};

@@ -1,0 +1,347 @@
+//! What tokenkeeper answers.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::decode::Echo;
+use super::granted_token::GrantedToken;
+use crate::domain::decide::Notice;
+use crate::domain::escape;
+
+/// The answer to a message of any kind.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// To `token.request`.
+    Token(TokenReply),
+    /// To `workspace.start`.
+    WorkspaceStart(WorkspaceStartReply),
+    /// To `token.store`.
+    Store(StoreReply),
+    /// To `token.report`.
+    Report(ReportReply),
+}
+
+impl Reply {
+    /// The JSON body.
+    #[allow(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "every field of a reply has a JSON form"
+    )]
+    pub fn encode(&self) -> Vec<u8> {
+        // One allocation for nearly every reply: the fields around a token take some 350 bytes.
+        let mut body = Vec::with_capacity(1024);
+        escape::write_json(&mut body, self).expect("a reply has a JSON form");
+        body
+    }
+
+    /// The first error in it; none: all went well.
+    pub fn error(&self) -> Option<&ErrorBody> {
+        match self {
+            Self::Token(reply) => reply.error(),
+            Self::Store(StoreReply::Ok) | Self::Report(ReportReply::Ok { .. }) => None,
+            Self::Store(StoreReply::Error(reply)) | Self::Report(ReportReply::Error(reply)) => {
+                Some(&reply.error)
+            }
+            Self::WorkspaceStart(reply) => {
+                reply.error.as_ref().or_else(|| reply.tokens.iter().find_map(TokenReply::error))
+            }
+        }
+    }
+
+    /// Its code.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.error().map(|error| error.code)
+    }
+}
+
+/// The answer to `token.request`, and to each host of `workspace.start`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.reply")]
+pub enum TokenReply {
+    /// Here is the token.
+    Ok(TokenGrant),
+    /// There is none.
+    Error(ErrorReply),
+}
+
+impl TokenReply {
+    /// Why no token was handed out; none: one was.
+    pub const fn error(&self) -> Option<&ErrorBody> {
+        match self {
+            Self::Ok(_) => None,
+            Self::Error(reply) => Some(&reply.error),
+        }
+    }
+
+    /// Its code.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.error().map(|error| error.code)
+    }
+}
+
+/// A token that was handed out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TokenGrant {
+    /// The platform's user.
+    pub user_id: String,
+    /// The provider's host.
+    pub host: String,
+    /// The token.
+    pub token: GrantedToken,
+    /// What this request did.
+    pub refresh: Refresh,
+    /// What the requester should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// What a request did to the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refresh {
+    /// Still valid.
+    None,
+    /// Still valid; an opportunistic refresh was due, but somebody holds the token.
+    Reserved,
+    /// Refreshed although still valid, because nobody held it.
+    Opportunistic,
+    /// Refreshed because it would not have lived as long as requested.
+    Required,
+}
+
+/// What a requester should know about a token that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Warning {
+    /// The provider issues tokens that live shorter than requested.
+    LifetimeClamped,
+    /// The token expires before the requested lifetime is over, because refreshing it now would kill it under
+    /// somebody who holds it.
+    LifetimeShort,
+    /// An opportunistic refresh failed; this is the still valid token.
+    RefreshFailed,
+    /// Somebody reported that the host rejects this token. It is refreshed as soon as nobody holds it.
+    TokenReported,
+}
+
+impl From<Notice> for Warning {
+    fn from(notice: Notice) -> Self {
+        match notice {
+            Notice::LifetimeClamped => Self::LifetimeClamped,
+            Notice::LifetimeShort => Self::LifetimeShort,
+            Notice::TokenReported => Self::TokenReported,
+        }
+    }
+}
+
+/// The answer where there is no token to hand out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ErrorReply {
+    /// The workspace, for a `workspace.start`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub workspace_id: Option<String>,
+    /// The platform's user, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub user_id: Option<String>,
+    /// The provider's host, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub host: Option<String>,
+    /// What is wrong.
+    pub error: ErrorBody,
+}
+
+impl ErrorReply {
+    /// An error about a message of which `echo` could be read.
+    pub fn new(echo: Echo, error: ErrorBody) -> Self {
+        Self { workspace_id: echo.workspace_id, user_id: echo.user_id, host: echo.host, error }
+    }
+}
+
+/// What is wrong, for a program and for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ErrorBody {
+    /// For the program.
+    pub code: ErrorCode,
+    /// For the person; says nothing secret.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// How long to wait before that, in seconds, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
+    pub retry_after_secs: Option<u64>,
+    /// With `reauthorization_required`: whose doing it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ErrorReason")]
+    pub reason: Option<ErrorReason>,
+}
+
+/// Why a user must log in again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorReason {
+    /// The provider refuses the refresh token: the user revoked the access, or it expired.
+    RefreshTokenRefused,
+    /// A refresh was interrupted after the provider had issued a new pair, and the pair was lost on its way here.
+    RefreshInterrupted,
+}
+
+impl ErrorBody {
+    /// An error with what its code says about retrying.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            retryable: code.is_retryable(),
+            retry_after_secs: None,
+            reason: None,
+        }
+    }
+}
+
+/// The error codes of the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Body or properties break the contract.
+    InvalidRequest,
+    /// No provider has this host.
+    UnknownHost,
+    /// The user has no identity at all.
+    UserNotFound,
+    /// The user has no identity at this host.
+    IdentityNotFound,
+    /// The identity has no token.
+    TokenNotFound,
+    /// Too short for the request, and there is no refresh token.
+    NotRefreshable,
+    /// The provider refuses the refresh token: the user must log in again.
+    ReauthorizationRequired,
+    /// The provider refuses us: the operator must mend its settings.
+    ProviderMisconfigured,
+    /// The provider cannot be reached or does not answer as it should.
+    ProviderUnavailable,
+    /// Another worker's refresh did not end within the wait.
+    RefreshTimeout,
+    /// The request was too old, or its time ran out.
+    DeadlineExceeded,
+    /// The publisher may not have this.
+    Forbidden,
+    /// Anything else.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Whether the same request may succeed later.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::ProviderUnavailable | Self::RefreshTimeout | Self::DeadlineExceeded | Self::Internal => {
+                true
+            }
+            Self::InvalidRequest
+            | Self::UnknownHost
+            | Self::UserNotFound
+            | Self::IdentityNotFound
+            | Self::TokenNotFound
+            | Self::NotRefreshable
+            | Self::ReauthorizationRequired
+            | Self::ProviderMisconfigured
+            | Self::Forbidden => false,
+        }
+    }
+
+    /// The code as it stands in replies, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::UnknownHost => "unknown_host",
+            Self::UserNotFound => "user_not_found",
+            Self::IdentityNotFound => "identity_not_found",
+            Self::TokenNotFound => "token_not_found",
+            Self::NotRefreshable => "not_refreshable",
+            Self::ReauthorizationRequired => "reauthorization_required",
+            Self::ProviderMisconfigured => "provider_misconfigured",
+            Self::ProviderUnavailable => "provider_unavailable",
+            Self::RefreshTimeout => "refresh_timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Forbidden => "forbidden",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// The answer to `workspace.start`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "workspace.start.reply")]
+pub struct WorkspaceStartReply {
+    /// `ok` when every token is.
+    pub status: Status,
+    /// The workspace, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub workspace_id: Option<String>,
+    /// The platform's user, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub user_id: Option<String>,
+    /// One a distinct host, and one for each repository without a clone URL, in the order of first appearance.
+    pub tokens: Vec<TokenReply>,
+    /// What is wrong with the message as a whole; then there are no tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ErrorBody")]
+    pub error: Option<ErrorBody>,
+}
+
+/// The answer to `token.store`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.store.reply")]
+pub enum StoreReply {
+    /// The pair is stored.
+    Ok,
+    /// It is not.
+    Error(ErrorReply),
+}
+
+/// The answer to `token.report`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+#[schemars(title = "token.report.reply")]
+pub enum ReportReply {
+    /// The report was taken.
+    Ok {
+        /// What came of it.
+        result: ReportResult,
+    },
+    /// It was not; or the token was checked, and there is no other one.
+    Error(ErrorReply),
+}
+
+/// What came of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportResult {
+    /// There is a new token: the next request gets it.
+    Refreshed,
+    /// Somebody holds the token. It is refreshed by the first request after that.
+    Held,
+    /// There is no refresh token to check it with. It is not handed out any more.
+    Withdrawn,
+    /// It is not the token that is handed out now.
+    NotCurrent,
+}
+
+/// Whether all went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It did.
+    Ok,
+    /// It did not.
+    Error,
+}

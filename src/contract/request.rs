@@ -1,0 +1,405 @@
+//! What upstream publishes. A value of these types is valid: the checks run while it is read.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::clone_url::Repository;
+use crate::domain::clock::Timestamp;
+use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
+use crate::domain::token::{MAX_TOKEN_LEN, is_usable_token};
+
+/// The kinds of message, each with its routing key, queue and type of reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum MessageKind {
+    /// One token of one user.
+    #[serde(rename = "token.request")]
+    TokenRequest,
+    /// The tokens a workspace needs to clone its repositories.
+    #[serde(rename = "workspace.start")]
+    WorkspaceStart,
+    /// A pair that a login flow obtained.
+    #[serde(rename = "token.store")]
+    TokenStore,
+    /// A token that a host rejected.
+    #[serde(rename = "token.report")]
+    TokenReport,
+}
+
+impl MessageKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] =
+        [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore, Self::TokenReport];
+
+    /// Those that have partitions, where there are any: those that come often, and meet others of the same user.
+    pub const PARTITIONED: [Self; 3] = [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore];
+
+    /// The routing key it is published with, and its name in logs and metrics.
+    pub const fn routing_key(self) -> &'static str {
+        match self {
+            Self::TokenRequest => "token.request",
+            Self::WorkspaceStart => "workspace.start",
+            Self::TokenStore => "token.store",
+            Self::TokenReport => "token.report",
+        }
+    }
+
+    /// The queue it waits in.
+    pub fn queue(self, prefix: &str) -> String {
+        let name = match self {
+            Self::TokenRequest => "token-requests",
+            Self::WorkspaceStart => "workspace-starts",
+            Self::TokenStore => "token-stores",
+            Self::TokenReport => "token-reports",
+        };
+        format!("{prefix}.{name}")
+    }
+
+    /// The AMQP `type` of its reply.
+    pub const fn reply_type(self) -> &'static str {
+        match self {
+            Self::TokenRequest => "token.reply",
+            Self::WorkspaceStart => "workspace.start.reply",
+            Self::TokenStore => "token.store.reply",
+            Self::TokenReport => "token.report.reply",
+        }
+    }
+
+    /// Whether a publisher must say where the reply goes.
+    pub const fn needs_reply_to(self) -> bool {
+        match self {
+            Self::TokenRequest | Self::WorkspaceStart => true,
+            Self::TokenStore | Self::TokenReport => false,
+        }
+    }
+}
+
+impl fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.routing_key())
+    }
+}
+
+/// A decoded message.
+#[derive(Debug)]
+pub enum Request {
+    /// `token.request`
+    Token(TokenRequest),
+    /// `workspace.start`
+    WorkspaceStart(WorkspaceStartRequest),
+    /// `token.store`
+    Store(Box<StoreRequest>),
+    /// `token.report`
+    Report(ReportRequest),
+}
+
+impl Request {
+    /// The platform's user.
+    pub fn user_id(&self) -> &str {
+        match self {
+            Self::Token(request) => request.user_id.as_str(),
+            Self::WorkspaceStart(request) => request.user_id.as_str(),
+            Self::Store(request) => request.user_id.as_str(),
+            Self::Report(request) => request.user_id.as_str(),
+        }
+    }
+
+    /// The provider's host, where the message is about one.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Token(request) => Some(request.host.as_str()),
+            Self::WorkspaceStart(_) => None,
+            Self::Store(request) => Some(request.host.as_str()),
+            Self::Report(request) => Some(request.host.as_str()),
+        }
+    }
+}
+
+/// `token.request`: hand out a user's token for a host.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.request", extend("not" = {"required": ["status"]}))]
+pub struct TokenRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// How long from now the token must work; 300 where left out.
+    pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// `workspace.start`: hand out the tokens that a workspace needs to clone its repositories.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "workspace.start", extend("not" = {"required": ["status"]}))]
+pub struct WorkspaceStartRequest {
+    /// The workspace; echoed in the reply.
+    pub workspace_id: WorkspaceId,
+    /// The platform's user.
+    pub user_id: UserId,
+    /// Clone URLs; their distinct hosts decide which tokens are handed out.
+    #[serde(deserialize_with = "repositories")]
+    #[schemars(length(min = 1, max = 16))]
+    pub repositories: Vec<Repository>,
+    /// How long from now the tokens must work; where left out the user's feature flag decides.
+    pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// What a workspace start asks for, once each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// A token for this host.
+    TokenFor(&'a Host),
+    /// Nobody knows what: the repository in this place, counted from zero, has no clone URL.
+    Unreadable(usize),
+}
+
+impl WorkspaceStartRequest {
+    /// What it asks for, in the order of first appearance.
+    pub fn wanted(&self) -> Vec<Wanted<'_>> {
+        let mut all: Vec<Wanted<'_>> = Vec::new();
+        for (place, repository) in self.repositories.iter().enumerate() {
+            let wanted = match repository {
+                Repository::At(url) => Wanted::TokenFor(url.host()),
+                Repository::Unreadable => Wanted::Unreadable(place),
+            };
+            if !all.contains(&wanted) {
+                all.push(wanted);
+            }
+        }
+        all
+    }
+}
+
+/// `token.store`: a user has authorised; tokenkeeper owns the pair from here on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.store", extend("not" = {"required": ["status"]}))]
+pub struct StoreRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// The account's id at the provider; `user_id` where left out.
+    pub auth_id: Option<ShortText>,
+    /// The account's display name at the provider.
+    pub auth_name: Option<ShortText>,
+    /// The pair.
+    #[serde(deserialize_with = "object")]
+    pub token: StoredPair,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// `token.report`: the host rejected a token that was handed out.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[schemars(title = "token.report", extend("not" = {"required": ["status"]}))]
+pub struct ReportRequest {
+    /// The platform's user.
+    pub user_id: UserId,
+    /// The provider's host.
+    pub host: Host,
+    /// SHA-256 of the access token, in hexadecimal digits: which one was rejected.
+    pub token_sha256: TokenDigest,
+    /// Never read.
+    #[serde(default, rename = "status")]
+    #[schemars(skip)]
+    _status: NoStatus,
+}
+
+/// SHA-256 of an access token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "&str")]
+#[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// Whether it is that of this token.
+    pub fn is_of(&self, token: &SecretString) -> bool {
+        self.0 == <[u8; 32]>::from(Sha256::digest(token.expose_secret()))
+    }
+}
+
+impl TryFrom<&str> for TokenDigest {
+    type Error = &'static str;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        const SHAPE: &str = "must be the SHA-256 of the token: 64 hexadecimal digits";
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(SHAPE);
+        }
+        let mut digest = [0; 32];
+        for (place, byte) in digest.iter_mut().enumerate() {
+            let digits = text.get(2 * place..2 * place + 2).filter(|digits| !digits.starts_with('+'));
+            *byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).ok_or(SHAPE)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+/// Stands where a reply has its `status`. A request cannot have one: what does is a reply that came back, and all of its
+/// other fields could be those of a request.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NoStatus;
+
+impl NoStatus {
+    pub(super) const REFUSAL: &str = "stands in replies alone, so this is no request";
+}
+
+impl<'de> Deserialize<'de> for NoStatus {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(de::Error::custom(Self::REFUSAL))
+    }
+}
+
+/// A pair as a login flow obtained it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct StoredPair {
+    /// The access token.
+    #[serde(deserialize_with = "token_value")]
+    #[schemars(with = "String", length(min = 1, max = 32768), regex(pattern = "^[!-~]*$"))]
+    pub value: SecretString,
+    /// The refresh token; left out: the pair cannot be refreshed.
+    #[serde(default, deserialize_with = "optional_token_value")]
+    #[schemars(with = "Option<String>", length(min = 1, max = 32768), regex(pattern = "^[!-~]*$"))]
+    pub refresh_token: Option<SecretString>,
+    /// Git user name that goes with the token; the provider's where left out.
+    pub username: Option<Username>,
+    /// The scopes that were granted.
+    pub scopes: Option<Vec<ShortText>>,
+    /// When the access token expires; left out: never.
+    pub expires_at: Option<Timestamp>,
+    /// When the refresh token expires; left out: not known.
+    pub refresh_token_expires_at: Option<Timestamp>,
+}
+
+/// A lifetime that may be asked for: 1 to 86400 seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "u64", extend("minimum" = 1, "maximum" = Self::MAX))]
+pub struct LifetimeSecs(u32);
+
+impl LifetimeSecs {
+    /// What a `token.request` asks for that does not say.
+    pub const DEFAULT: Duration = Duration::from_mins(5);
+    /// The longest that may be asked for.
+    pub const MAX: u32 = 86_400;
+
+    /// As a duration.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
+    }
+}
+
+/// `300` and `300.0`: for JSON Schema both are integers, and some languages write the second.
+impl<'de> Deserialize<'de> for LifetimeSecs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seconds;
+        impl Visitor<'_> for Seconds {
+            type Value = LifetimeSecs;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a whole number")
+            }
+
+            fn visit_u64<E: de::Error>(self, secs: u64) -> Result<LifetimeSecs, E> {
+                LifetimeSecs::try_from(secs).map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, secs: i64) -> Result<LifetimeSecs, E> {
+                self.visit_u64(u64::try_from(secs).unwrap_or(0))
+            }
+
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
+            fn visit_f64<E: de::Error>(self, secs: f64) -> Result<LifetimeSecs, E> {
+                if secs.trunc().total_cmp(&secs).is_ne() {
+                    return Err(E::invalid_type(Unexpected::Float(secs), &self));
+                }
+                self.visit_u64(secs as u64)
+            }
+        }
+        deserializer.deserialize_u64(Seconds)
+    }
+}
+
+impl TryFrom<u64> for LifetimeSecs {
+    type Error = &'static str;
+
+    fn try_from(secs: u64) -> Result<Self, Self::Error> {
+        match u32::try_from(secs) {
+            Ok(secs @ 1..=Self::MAX) => Ok(Self(secs)),
+            _ => Err("must be 1 to 86400 seconds"),
+        }
+    }
+}
+
+/// A token that a login flow stores must be what one that a refresh issues must be, and without blanks: no provider issues
+/// such a token, and a URL or a credential line would break at them. (One that a refresh did issue is kept: it is all that
+/// the user has.)
+fn check_token(token: &SecretString) -> Result<(), &'static str> {
+    let token = token.expose_secret();
+    if !(1..=MAX_TOKEN_LEN).contains(&token.len()) {
+        return Err("must be 1 to 32768 bytes");
+    }
+    if !is_usable_token(token) || token.contains(' ') {
+        return Err("must be printable ASCII without blanks");
+    }
+    Ok(())
+}
+
+/// Reads a struct from an object, and not from an array, which serde takes too.
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct ObjectOnly<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOnly<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
+        }
+    }
+
+    deserializer.deserialize_map(ObjectOnly(PhantomData))
+}
+
+fn token_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    let token = SecretString::from(String::deserialize(deserializer)?);
+    check_token(&token).map_err(de::Error::custom)?;
+    Ok(token)
+}
+
+fn optional_token_value<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SecretString>, D::Error> {
+    let Some(token) = Option::<String>::deserialize(deserializer)?.map(SecretString::from) else {
+        return Ok(None);
+    };
+    check_token(&token).map_err(de::Error::custom)?;
+    Ok(Some(token))
+}
+
+fn repositories<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Repository>, D::Error> {
+    let repositories = Vec::<Repository>::deserialize(deserializer)?;
+    if (1..=16).contains(&repositories.len()) {
+        Ok(repositories)
+    } else {
+        Err(de::Error::custom("must be 1 to 16 clone URLs"))
+    }
+}

@@ -1,0 +1,11 @@
+//! What the rest is about: providers, tokens, time, secrets, and the decision what to do with a stored token.
+//!
+//! Nothing here asks the network, the database or the broker.
+
+pub mod clock;
+pub mod decide;
+pub mod escape;
+pub mod provider;
+pub mod secret;
+pub mod text;
+pub mod token;

@@ -1,0 +1,242 @@
+//! DECIDE: what a request does with a stored token (docs/contract.md, The decision).
+//!
+//! A pure function: no I/O, no async, no clock. Everything it depends on is an argument, so every row of the
+//! table is a line in a test.
+
+use std::time::Duration;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::provider::{Lifespan, Provider, RequiredWhileReserved};
+
+/// What is known about the stored token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenState {
+    /// When it expires; none: never.
+    pub expires_at: Option<Timestamp>,
+    /// Until when somebody holds it.
+    pub reserved_until: Option<Timestamp>,
+    /// The lifetime the provider granted; known for a pair that a refresh issued.
+    pub granted_lifetime: Option<Duration>,
+    /// Whether there is a refresh token.
+    pub refreshable: bool,
+    /// Whether a refresh of this pair began of which nobody knows how it ended: the provider may have acted.
+    pub in_doubt: bool,
+    /// Whether somebody reported that the host rejects the access token.
+    pub reported: bool,
+}
+
+/// What the provider and the flags say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// The provider needs opportunistic refresh and the user's flag is on.
+    pub opportunistic: bool,
+    /// Where set, an opportunistic refresh waits until the token expires within this window.
+    pub opportunistic_window: Option<Duration>,
+    /// How long the old access token works once it was refreshed. Where it ends, a pair whose refresh ended nobody knows how
+    /// may be dead.
+    pub old_token_grace: Lifespan,
+    /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
+    pub required_while_reserved: RequiredWhileReserved,
+}
+
+impl Policy {
+    /// The policy of a provider for a user whose flag `opportunistic_token_refresh` is as given.
+    pub fn new(provider: &Provider, opportunistic_flag: bool) -> Self {
+        Self {
+            opportunistic: provider.opportunistic_refresh && opportunistic_flag,
+            opportunistic_window: provider.opportunistic_refresh_window,
+            old_token_grace: provider.old_token_grace,
+            required_while_reserved: if provider.kills_old_token() {
+                provider.required_while_reserved
+            } else {
+                RequiredWhileReserved::Refresh
+            },
+        }
+    }
+
+    /// From when on a reservation stands against a refresh that need not be: it outlasts the old access token.
+    pub fn reservations_stand_from(&self, now: Timestamp) -> Timestamp {
+        reservations_stand_from(self.old_token_grace, now)
+    }
+
+    const fn kills_old_token(&self) -> bool {
+        matches!(self.old_token_grace, Lifespan::Ends(_))
+    }
+}
+
+/// What a requester asks for. Both dates are fixed when the request arrives, so a request that had to wait is
+/// judged by the same `until` as one that did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// When the request arrived.
+    pub received_at: Timestamp,
+    /// How long from then the token must work.
+    pub lifetime: Duration,
+    /// When the requester stops waiting.
+    pub deadline: Timestamp,
+}
+
+impl Demand {
+    /// Until when the token must work, and be reserved.
+    pub fn until(&self) -> Timestamp {
+        self.received_at.plus(self.lifetime)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Extend the reservation to `until` and hand out the stored token.
+    Serve {
+        /// An opportunistic refresh is due, and somebody holds the token.
+        reserved: bool,
+        /// What the requester should know.
+        notices: Vec<Notice>,
+    },
+    /// Refresh, then hand out the new token.
+    Refresh(Cause),
+    /// Somebody holds the token until then, and a refresh would kill it: decide again when they are done.
+    WaitForReservation(Timestamp),
+    /// The identity has no token.
+    TokenNotFound,
+    /// It does not live as long as requested, and there is no refresh token.
+    NotRefreshable,
+}
+
+/// What a requester should know of a stored token that is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The provider issues tokens that live shorter than requested.
+    LifetimeClamped,
+    /// It expires before the requested lifetime is over, because refreshing it now would end it under somebody.
+    LifetimeShort,
+    /// Somebody reported that the host rejects it.
+    TokenReported,
+}
+
+/// Why a token is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// It is still valid for the request, and nobody holds it.
+    Opportunistic,
+    /// It does not live as long as requested.
+    Required,
+    /// Somebody reported that the host rejects it, and nobody holds it.
+    Reported,
+}
+
+impl Cause {
+    /// Whether a reservation stands against it, also one that is made while it begins.
+    pub const fn respects_reservations(self) -> bool {
+        match self {
+            Self::Opportunistic | Self::Reported => true,
+            Self::Required => false,
+        }
+    }
+}
+
+/// From when on a reservation stands against an opportunistic refresh: one that ends before is served by the old access
+/// token, which works for this grace once it was refreshed. Where that lives on for ever no reservation could be broken, and
+/// nothing is to be won by a refresh before it ends: all of them stand.
+pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Timestamp {
+    match old_token_grace {
+        Lifespan::Ends(grace) => now.plus(grace),
+        Lifespan::Unlimited => now,
+    }
+}
+
+/// Decides. The rows of the table in docs/contract.md, from top to bottom.
+pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
+    let Some(token) = token else { return Decision::TokenNotFound };
+    let reserved = token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now));
+    // Not in the table either: whoever reports a token must not end it under somebody for whom it works.
+    if token.reported && !(reserved && policy.kills_old_token()) {
+        return if token.refreshable { Decision::Refresh(Cause::Reported) } else { Decision::NotRefreshable };
+    }
+    if is_valid(token, now, demand) {
+        let due = opportunistic_due(token, now, policy);
+        // Not in the table: a pair that may be dead is tried before it is handed out, by the first one who may.
+        let doubtful = token.in_doubt && policy.kills_old_token();
+        return if due && reserved {
+            serve(token, demand, true)
+        } else if (due || doubtful) && !reserved && token.refreshable {
+            Decision::Refresh(Cause::Opportunistic)
+        } else {
+            serve(token, demand, false)
+        };
+    }
+    if !token.refreshable {
+        return Decision::NotRefreshable;
+    }
+    match token.reserved_until {
+        Some(until) if reserved && is_alive(token, now) => {
+            required_while_reserved(token, until, demand, policy)
+        }
+        _ => Decision::Refresh(Cause::Required),
+    }
+}
+
+/// Whether the token can be handed out for this demand: valid at `until`, and not expired.
+///
+/// The second half matters to a request that waited longer than the lifetime it asked for.
+pub fn is_valid(token: &TokenState, now: Timestamp, demand: &Demand) -> bool {
+    let until = demand.received_at.plus(decided_lifetime(token, demand));
+    token.expires_at.is_none_or(|expires_at| expires_at >= until) && is_alive(token, now)
+}
+
+/// The notice that goes with a token of this granted lifetime.
+pub fn clamp_notice(granted_lifetime: Option<Duration>, demand: &Demand) -> Option<Notice> {
+    granted_lifetime.is_some_and(|granted| demand.lifetime > granted).then_some(Notice::LifetimeClamped)
+}
+
+/// The lifetime to decide by. A request for more than the provider grants counts as one for half of that, so
+/// that a provider with short tokens is not asked for a new one on every call.
+fn decided_lifetime(token: &TokenState, demand: &Demand) -> Duration {
+    match token.granted_lifetime {
+        Some(granted) if demand.lifetime > granted => granted / 2,
+        _ => demand.lifetime,
+    }
+}
+
+fn is_alive(token: &TokenState, now: Timestamp) -> bool {
+    token.expires_at.is_none_or(|expires_at| expires_at > now)
+}
+
+fn opportunistic_due(token: &TokenState, now: Timestamp, policy: &Policy) -> bool {
+    policy.opportunistic
+        && match (policy.opportunistic_window, token.expires_at) {
+            (None, _) => true,
+            (Some(window), Some(expires_at)) => expires_at <= now.plus(window),
+            (Some(_), None) => false,
+        }
+}
+
+fn serve(token: &TokenState, demand: &Demand, reserved: bool) -> Decision {
+    Decision::Serve { reserved, notices: notices(token, demand).collect() }
+}
+
+fn notices(token: &TokenState, demand: &Demand) -> impl Iterator<Item = Notice> {
+    let reported = token.reported.then_some(Notice::TokenReported);
+    clamp_notice(token.granted_lifetime, demand).into_iter().chain(reported)
+}
+
+fn required_while_reserved(
+    token: &TokenState,
+    reserved_until: Timestamp,
+    demand: &Demand,
+    policy: &Policy,
+) -> Decision {
+    match policy.required_while_reserved {
+        RequiredWhileReserved::Refresh => Decision::Refresh(Cause::Required),
+        RequiredWhileReserved::Wait if reserved_until < demand.deadline => {
+            Decision::WaitForReservation(reserved_until)
+        }
+        RequiredWhileReserved::Wait | RequiredWhileReserved::GrantRemaining => Decision::Serve {
+            reserved: false,
+            notices: notices(token, demand).chain([Notice::LifetimeShort]).collect(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

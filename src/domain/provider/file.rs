@@ -1,0 +1,77 @@
+//! The provider file of `tokenkeeper provider apply` (docs/contract.md, Providers): TOML into [`ProviderRecord`]s.
+//!
+//! Everything that is wrong is told at once, and nothing that could be a secret is repeated. What the file points
+//! at (environment variables, files) comes in through [`SecretSource`].
+
+mod block;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use self::block::Block;
+pub use self::error::{Problem, ProviderFileError};
+use crate::domain::provider::ProviderRecord;
+
+/// Where the secrets are that a provider file only points at.
+pub trait SecretSource {
+    /// The value of an environment variable, where it is set.
+    fn variable(&self, name: &str) -> Option<String>;
+    /// The text of a file.
+    fn file(&self, path: &Path) -> io::Result<String>;
+}
+
+/// Reads a provider file: one record for each `[[provider]]` block, in order.
+///
+/// # Errors
+/// [`ProviderFileError`] with everything that is wrong. No record comes out of a file with a mistake in it.
+pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecord>, ProviderFileError> {
+    let file: Table = toml::from_str(text).map_err(|error| ProviderFileError::syntax(text, &error))?;
+    let mut problems = Vec::new();
+    let mut records = Vec::new();
+    let mut hosts: Vec<(usize, String)> = Vec::new();
+    for (number, table) in (1..).zip(blocks(&file, &mut problems)) {
+        let mut block = Block::new(number, table);
+        let record = block.read(secrets);
+        let own = block.host().map(str::to_owned);
+        let others = record.as_ref().map(|record| record.overrides.other_hosts.clone()).unwrap_or_default();
+        let own = own.into_iter().map(|host| ("host", host));
+        for (key, host) in own.chain(others.into_iter().map(|host| ("other_hosts", host))) {
+            if let Some((first, _)) = hosts.iter().find(|(_, earlier)| *earlier == host) {
+                block.problem(key, &format!("has {host}, which provider {first} has already"));
+            }
+            hosts.push((number, host));
+        }
+        records.extend(record);
+        problems.extend(block.into_problems());
+    }
+    if problems.is_empty() { Ok(records) } else { Err(ProviderFileError::Invalid(problems)) }
+}
+
+const BLOCKS: &str = "provider";
+
+fn blocks<'a>(file: &'a Table, problems: &mut Vec<Problem>) -> Vec<&'a Table> {
+    let mut wrong = |key: &str, text: &str| {
+        problems.push(Problem { block: "the file".into(), key: key.into(), text: text.into() });
+    };
+    for key in file.keys().filter(|key| *key != BLOCKS) {
+        wrong(key, "is not a key here; every setting stands in a [[provider]] block");
+    }
+    let entries = match file.get(BLOCKS) {
+        Some(Value::Array(entries)) => entries.as_slice(),
+        Some(_) => {
+            wrong(BLOCKS, "must be a list: write [[provider]] with two brackets above each block");
+            return Vec::new();
+        }
+        None => &[],
+    };
+    let tables: Vec<&Table> = entries.iter().filter_map(Value::as_table).collect();
+    if tables.is_empty() || tables.len() < entries.len() {
+        wrong(BLOCKS, "must be at least one [[provider]] block, and nothing else");
+    }
+    tables
+}

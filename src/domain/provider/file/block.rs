@@ -1,0 +1,344 @@
+//! One `[[provider]]` block.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::str::FromStr;
+
+use toml::{Table, Value};
+use url::Url;
+
+use super::{Problem, SecretSource};
+use crate::domain::escape::is_printable;
+use crate::domain::provider::{
+    ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
+    is_safe_token_url,
+};
+use crate::domain::secret::SecretString;
+use crate::domain::text::{Host, Username};
+
+/// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
+pub(super) struct Block<'a> {
+    number: usize,
+    table: &'a Table,
+    /// Once it is known to be one: it names the block in errors.
+    host: Option<String>,
+    known: Vec<&'static str>,
+    problems: Vec<(String, String)>,
+}
+
+impl<'a> Block<'a> {
+    pub(super) const fn new(number: usize, table: &'a Table) -> Self {
+        Self { number, table, host: None, known: Vec::new(), problems: Vec::new() }
+    }
+
+    /// None where what every provider needs is missing or wrong. There may be problems beside a record.
+    pub(super) fn read(&mut self, secrets: &dyn SecretSource) -> Option<ProviderRecord> {
+        let host = self.read_host();
+        let kind = self.required("kind", |block| block.choice("kind", &KINDS));
+        let client_id = self.required("client_id", |block| block.text("client_id", is_client_id, CLIENT_ID));
+        let client_secrets = self.client_secrets(secrets);
+        let token_url = self.text("token_url", is_token_url, TOKEN_URL);
+        let client_auth = self.choice("client_auth", &CLIENT_AUTHS);
+        let redirect_uri = self.text("redirect_uri", is_redirect_uri, REDIRECT_URI);
+        let username = self.text("username", is_username, USERNAME);
+        let opportunistic_refresh = self.boolean("opportunistic_refresh");
+        let window = self.integer("opportunistic_refresh_window_secs", 1..=u32::MAX.into());
+        let required_while_reserved = self.choice("required_while_reserved", &RULES);
+        let max_concurrent_refreshes = self.integer("max_concurrent_refreshes", 1..=u16::MAX.into());
+        let overrides = self.overrides();
+        if let Some(kind) = kind {
+            self.require_what_has_no_default(kind);
+        }
+        self.refuse_unknown_keys();
+        let mut client_secrets = client_secrets.into_iter();
+        Some(ProviderRecord {
+            host: host?,
+            kind: kind?,
+            client_id: client_id?,
+            client_secret: client_secrets.next()?,
+            spare_client_secrets: client_secrets.collect(),
+            token_url: token_url.and_then(|url| Url::parse(&url).ok()),
+            client_auth,
+            redirect_uri,
+            username,
+            opportunistic_refresh,
+            opportunistic_refresh_window_secs: window,
+            required_while_reserved,
+            max_concurrent_refreshes,
+            overrides,
+        })
+    }
+
+    fn overrides(&mut self) -> Overrides {
+        let overrides = Overrides {
+            kills_old_token: self.boolean("kills_old_token"),
+            old_token_grace_secs: self.lifespan("old_token_grace_secs"),
+            refresh_token_grace_secs: self.lifespan("refresh_token_grace_secs"),
+            refresh_token_idle_lifetime_secs: self.lifespan("refresh_token_idle_lifetime_secs"),
+            unstated_lifetime_secs: self.lifespan("unstated_lifetime_secs"),
+            refresh_parameters: self
+                .read_key("refresh_parameters", REFRESH_PARAMETERS, read_parameters)
+                .unwrap_or_default(),
+            other_hosts: self.read_key("other_hosts", OTHER_HOSTS, read_hosts).unwrap_or_default(),
+            validate_url: self
+                .text("validate_url", is_token_url, TOKEN_URL)
+                .and_then(|url| Url::parse(&url).ok()),
+        };
+        if overrides.contradicts_itself() {
+            self.problem(
+                "kills_old_token",
+                "says the contrary of old_token_grace_secs; leave one of them out",
+            );
+        }
+        for (key, lifespan) in [
+            ("refresh_token_idle_lifetime_secs", overrides.refresh_token_idle_lifetime_secs),
+            ("unstated_lifetime_secs", overrides.unstated_lifetime_secs),
+        ] {
+            if lifespan == Some(Lifespan::NONE) {
+                self.problem(key, "must be at least 1");
+            }
+        }
+        overrides
+    }
+
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    pub(super) fn problem(&mut self, key: &str, text: &str) {
+        self.problems.push((key.to_owned(), text.to_owned()));
+    }
+
+    pub(super) fn into_problems(self) -> impl Iterator<Item = Problem> {
+        let block = match self.host {
+            Some(host) => format!("provider {} ({host})", self.number),
+            None => format!("provider {}", self.number),
+        };
+        self.problems.into_iter().map(move |(key, text)| Problem { block: block.clone(), key, text })
+    }
+
+    fn read_host(&mut self) -> Option<String> {
+        self.host = self.required("host", |block| block.text("host", is_host, HOST));
+        self.host.clone()
+    }
+
+    /// In the order in which they are tried; none where one is missing or wrong.
+    fn client_secrets(&mut self, secrets: &dyn SecretSource) -> Vec<SecretString> {
+        let given: Vec<&str> =
+            CLIENT_SECRETS.into_iter().filter(|key| self.table.contains_key(*key)).collect();
+        self.known.extend(CLIENT_SECRETS);
+        let [key] = given[..] else {
+            let key = given.get(1).unwrap_or(&CLIENT_SECRETS[0]);
+            self.problem(key, "must be there once: client_secret, client_secret_env or client_secret_file");
+            return Vec::new();
+        };
+        let given = match self.table.get(key) {
+            Some(Value::String(text)) => vec![text.as_str()],
+            Some(Value::Array(texts)) if (1..=MAX_CLIENT_SECRETS).contains(&texts.len()) => {
+                texts.iter().map(|text| text.as_str().unwrap_or_default()).collect()
+            }
+            _ => {
+                let text = format!("must be text in quotes, or a list of at most {MAX_CLIENT_SECRETS}");
+                self.problem(key, &text);
+                return Vec::new();
+            }
+        };
+        let mut found = Vec::new();
+        for text in given {
+            match find_secret(key, text, secrets) {
+                Ok(secret) if is_client_secret(&secret) => found.push(secret.into()),
+                Ok(_) => self.problem(key, CLIENT_SECRET),
+                Err(text) => self.problem(key, &text),
+            }
+        }
+        found
+    }
+
+    fn require_what_has_no_default(&mut self, kind: ProviderKind) {
+        let profile = kind.profile();
+        let needed = [
+            ("token_url", profile.token_endpoint == TokenEndpoint::Told),
+            ("client_auth", profile.client_auth.is_none()),
+        ];
+        for (key, _) in needed.into_iter().filter(|(key, needed)| *needed && !self.table.contains_key(*key)) {
+            self.problem(key, &format!("is missing; kind {kind} has no default for it"));
+        }
+    }
+
+    fn refuse_unknown_keys(&mut self) {
+        for key in self.table.keys().filter(|key| !self.known.contains(&key.as_str())) {
+            let similarity = |known: &&&str| strsim::jaro_winkler(key, known);
+            let nearest = self.known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+            let nearest = nearest.copied().unwrap_or_default();
+            self.problems
+                .push((key.clone(), format!("is not a key of a provider; did you mean `{nearest}`?")));
+        }
+    }
+
+    fn required<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.known.push(key);
+            self.problem(key, "is missing");
+            return None;
+        }
+        read(self)
+    }
+
+    fn text(&mut self, key: &'static str, fits: fn(&str) -> bool, shape: &str) -> Option<String> {
+        self.read_key(key, shape, |value| value.as_str().filter(|text| fits(text)).map(str::to_owned))
+    }
+
+    fn boolean(&mut self, key: &'static str) -> Option<bool> {
+        self.read_key(key, "true or false", Value::as_bool)
+    }
+
+    fn lifespan(&mut self, key: &'static str) -> Option<Lifespan> {
+        self.read_key(key, LIFESPAN, |value| value.clone().try_into().ok())
+    }
+
+    fn choice<T: FromStr>(&mut self, key: &'static str, names: &[&str]) -> Option<T> {
+        let shape = format!("one of {}", names.join(", "));
+        self.read_key(key, &shape, |value| value.as_str()?.parse().ok())
+    }
+
+    fn integer<T: TryFrom<i64>>(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<T> {
+        let shape = format!("a whole number from {} to {}", range.start(), range.end());
+        self.read_key(key, &shape, |value| {
+            T::try_from(value.as_integer().filter(|number| range.contains(number))?).ok()
+        })
+    }
+
+    /// The value itself is not repeated: an operator may have put a secret behind the wrong key.
+    fn read_key<T>(
+        &mut self,
+        key: &'static str,
+        shape: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        self.known.push(key);
+        let value = self.table.get(key)?;
+        let read = read(value);
+        if read.is_none() {
+            self.problem(key, &format!("must be {shape}"));
+        }
+        read
+    }
+}
+
+const KINDS: [&str; ProviderKind::ALL.len()] = {
+    let mut names = [""; ProviderKind::ALL.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = ProviderKind::ALL[index].name();
+        index += 1;
+    }
+    names
+};
+const CLIENT_AUTHS: [&str; 2] = [ClientAuth::Body.name(), ClientAuth::Basic.name()];
+const RULES: [&str; 3] = [
+    RequiredWhileReserved::Refresh.name(),
+    RequiredWhileReserved::Wait.name(),
+    RequiredWhileReserved::GrantRemaining.name(),
+];
+
+const HOST: &str = "the bare host in lower case as it stands in clone URLs, with a port where there is one, like \
+                    git.example.org or git.example.org:8443";
+
+/// A host as [`crate::contract::CloneUrl`] reads it off a clone URL, else no repository would ever find it.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (text, None),
+    };
+    let as_read = Url::parse(&format!("https://{name}/"));
+    text.len() <= 255
+        && as_read.is_ok_and(|url| url.host_str() == Some(name))
+        && port.is_none_or(|port| {
+            port.parse::<u16>().is_ok_and(|number| number > 0 && number.to_string() == port)
+        })
+}
+
+const CLIENT_ID: &str = "1 to 255 printable ASCII characters (RFC 6749, appendix A.1)";
+
+fn is_client_id(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && is_printable_ascii(text)
+}
+
+const CLIENT_SECRETS: [&str; 3] = ["client_secret", "client_secret_env", "client_secret_file"];
+const CLIENT_SECRET: &str =
+    "must be, or point at, 1 to 4096 printable ASCII characters (RFC 6749, appendix A.2)";
+
+fn is_client_secret(text: &str) -> bool {
+    (1..=4096).contains(&text.len()) && is_printable_ascii(text)
+}
+
+fn find_secret(key: &str, text: &str, secrets: &dyn SecretSource) -> Result<String, String> {
+    match key {
+        "client_secret_env" => secrets
+            .variable(text)
+            .ok_or_else(|| format!("names the environment variable {text}, which is not set")),
+        "client_secret_file" => match secrets.file(Path::new(text)) {
+            // Nearly every editor ends a file with a line break.
+            Ok(content) => Ok(content.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => Err(format!("names the file {text}, which cannot be read: {error}")),
+        },
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
+}
+
+const TOKEN_URL: &str =
+    "an https URL (http for loopback addresses alone) without user, password and fragment";
+
+fn is_token_url(text: &str) -> bool {
+    Url::parse(text)
+        .is_ok_and(|url| is_safe_token_url(&url) && !names_a_user(&url) && url.fragment().is_none())
+}
+
+fn names_a_user(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+const LIFESPAN: &str = "a whole number of seconds from 0 to 4294967295, or \"unlimited\"";
+
+const MAX_CLIENT_SECRETS: usize = 4;
+
+const OTHER_HOSTS: &str =
+    "a list of at most 16 hosts as requests or clone URLs name them, like [\"ssh.example.org\"]";
+
+fn read_hosts(value: &Value) -> Option<Vec<String>> {
+    let hosts = value.as_array().filter(|hosts| hosts.len() <= 16)?;
+    hosts.iter().map(|host| Host::try_from(host.as_str()?).ok().map(|host| host.to_string())).collect()
+}
+
+const REFRESH_PARAMETERS: &str = "a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends \
+     itself: grant_type, refresh_token, client_id, client_secret and redirect_uri";
+
+fn read_parameters(value: &Value) -> Option<BTreeMap<String, String>> {
+    const OF_OAUTH: [&str; 5] = ["grant_type", "refresh_token", "client_id", "client_secret", "redirect_uri"];
+    let is_short = |text: &str| (1..=1024).contains(&text.len()) && is_printable_ascii(text);
+    let read = |(name, value): (&String, &Value)| {
+        let value = value.as_str().filter(|text| is_short(text))?;
+        (is_short(name) && !OF_OAUTH.contains(&name.as_str())).then(|| (name.clone(), value.to_owned()))
+    };
+    value.as_table().filter(|table| table.len() <= 16)?.iter().map(read).collect()
+}
+
+const REDIRECT_URI: &str =
+    "an absolute URI without fragment (RFC 6749, section 3.1.2), as it was at authorisation";
+
+fn is_redirect_uri(text: &str) -> bool {
+    // `Url` passes over line breaks and tabs.
+    Url::parse(text).is_ok_and(|url| url.fragment().is_none()) && text.trim() == text && is_printable(text)
+}
+
+const USERNAME: &str = "1 to 255 characters, none of them a blank or a control character";
+
+fn is_username(text: &str) -> bool {
+    Username::try_from(text).is_ok()
+}

@@ -1,0 +1,127 @@
+//! What an operator says in place of a kind's defaults, beyond what has a column of its own in `auth_provider`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::{Lifespan, Profile};
+
+/// Each field as the provider file names it. What is left out is the kind's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overrides {
+    /// Whether a refresh ends the old access token: at once, or after the kind's grace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kills_old_token: Option<bool>,
+    /// How long the old access token works once it was refreshed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_token_grace_secs: Option<Lifespan>,
+    /// For how long from its first use a spent refresh token may be sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token_grace_secs: Option<Lifespan>,
+    /// How long a refresh token lives that nobody uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token_idle_lifetime_secs: Option<Lifespan>,
+    /// How long an access token lives where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unstated_lifetime_secs: Option<Lifespan>,
+    /// Sent with every refresh, beside what OAuth names. No place for a secret.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refresh_parameters: BTreeMap<String, String>,
+    /// Other hosts of the same installation, as requests and clone URLs name them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_hosts: Vec<String>,
+    /// Asked with a new access token until it is accepted there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_url: Option<Url>,
+}
+
+impl Overrides {
+    /// How long the old access token works once it was refreshed.
+    pub fn old_token_grace(&self, profile: &Profile) -> Lifespan {
+        match (self.old_token_grace_secs, self.kills_old_token) {
+            (Some(grace), _) => grace,
+            (None, None) => profile.old_token_grace,
+            (None, Some(false)) => Lifespan::Unlimited,
+            (None, Some(true)) => match profile.old_token_grace {
+                grace @ Lifespan::Ends(_) => grace,
+                Lifespan::Unlimited => Lifespan::NONE,
+            },
+        }
+    }
+
+    /// Whether it says both that a refresh ends the old access token and that it does not.
+    pub fn contradicts_itself(&self) -> bool {
+        match (self.kills_old_token, self.old_token_grace_secs) {
+            (Some(kills), Some(grace)) => kills != matches!(grace, Lifespan::Ends(_)),
+            (None, _) | (_, None) => false,
+        }
+    }
+
+    /// Its settings that are not those of `after`: name, before, after. None: the kind's.
+    pub fn differences(&self, after: &Self) -> Vec<(&'static str, Option<String>, Option<String>)> {
+        let secs = |lifespan: Option<Lifespan>| {
+            lifespan.map(|lifespan| match lifespan {
+                Lifespan::Ends(duration) => duration.as_secs().to_string(),
+                Lifespan::Unlimited => Lifespan::UNLIMITED.to_owned(),
+            })
+        };
+        let parameters = |overrides: &Self| {
+            let pairs = overrides.refresh_parameters.iter().map(|(name, value)| format!("{name}={value}"));
+            let pairs: Vec<String> = pairs.collect();
+            (!pairs.is_empty()).then(|| pairs.join(" "))
+        };
+        let hosts =
+            |overrides: &Self| (!overrides.other_hosts.is_empty()).then(|| overrides.other_hosts.join(" "));
+        let shown = |overrides: &Self| {
+            [
+                ("kills_old_token", overrides.kills_old_token.map(|kills| kills.to_string())),
+                ("old_token_grace_secs", secs(overrides.old_token_grace_secs)),
+                ("refresh_token_grace_secs", secs(overrides.refresh_token_grace_secs)),
+                ("refresh_token_idle_lifetime_secs", secs(overrides.refresh_token_idle_lifetime_secs)),
+                ("unstated_lifetime_secs", secs(overrides.unstated_lifetime_secs)),
+                ("refresh_parameters", parameters(overrides)),
+                ("other_hosts", hosts(overrides)),
+                ("validate_url", overrides.validate_url.as_ref().map(Url::to_string)),
+            ]
+        };
+        let both = shown(self).into_iter().zip(shown(after));
+        both.filter(|((_, before), (_, after))| before != after)
+            .map(|((name, before), (_, after))| (name, before, after))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::provider::ProviderKind;
+
+    #[test]
+    fn a_refresh_ends_the_old_token_as_the_file_says_and_else_as_the_kind_does() {
+        use ProviderKind::{Bitbucket, BitbucketServer, Gitea};
+        let ten_minutes = Lifespan::secs(600);
+        for (kind, kills_old_token, old_token_grace_secs, expected) in [
+            (BitbucketServer, None, None, Lifespan::NONE),
+            (BitbucketServer, Some(false), None, Lifespan::Unlimited),
+            (BitbucketServer, None, Some(ten_minutes), ten_minutes),
+            (Bitbucket, None, None, ten_minutes),
+            (Bitbucket, Some(true), None, ten_minutes),
+            (Bitbucket, Some(true), Some(Lifespan::NONE), Lifespan::NONE),
+            (Bitbucket, None, Some(Lifespan::Unlimited), Lifespan::Unlimited),
+            (Gitea, None, None, Lifespan::Unlimited),
+            (Gitea, Some(true), None, Lifespan::NONE),
+        ] {
+            let overrides = Overrides { kills_old_token, old_token_grace_secs, ..Overrides::default() };
+            assert_eq!(overrides.old_token_grace(&kind.profile()), expected, "{kind} {overrides:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_older_or_newer_version_left_out_is_the_kinds() {
+        let read: Overrides = serde_json::from_str(r#"{"of_a_later_version": [1]}"#).unwrap();
+        assert_eq!(read, Overrides::default());
+        assert_eq!(serde_json::to_string(&read).unwrap(), "{}");
+    }
+}

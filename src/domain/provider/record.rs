@@ -1,0 +1,152 @@
+//! A provider as an operator wrote it.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::{ClientAuth, Lifespan, Overrides, Provider, ProviderKind, RequiredWhileReserved};
+use crate::domain::clock::Timestamp;
+use crate::domain::secret::{ExposeSecret, SecretString};
+
+/// A provider as an operator wrote it: what is none is the kind's default.
+#[derive(Debug, Clone)]
+pub struct ProviderRecord {
+    /// As it stands in clone URLs.
+    pub host: String,
+    /// Which product it is.
+    pub kind: ProviderKind,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret.
+    pub client_secret: SecretString,
+    /// Others that are tried where the token endpoint does not take that one.
+    pub spare_client_secrets: Vec<SecretString>,
+    /// Token endpoint.
+    pub token_url: Option<Url>,
+    /// How the client authenticates there.
+    pub client_auth: Option<ClientAuth>,
+    /// The redirect URI sent with a refresh.
+    pub redirect_uri: Option<String>,
+    /// Git user name.
+    pub username: Option<String>,
+    /// Whether opportunistic refresh is on.
+    pub opportunistic_refresh: Option<bool>,
+    /// How long before expiry an opportunistic refresh is due.
+    pub opportunistic_refresh_window_secs: Option<u32>,
+    /// What a required refresh does under a reservation.
+    pub required_while_reserved: Option<RequiredWhileReserved>,
+    /// Refreshes in flight at once.
+    pub max_concurrent_refreshes: Option<u16>,
+    /// What else it says.
+    pub overrides: Overrides,
+}
+
+/// Neither the record nor its kind says what must be known.
+#[derive(Debug, thiserror::Error)]
+#[error("kind {kind} has no default {setting}; set it in the provider file")]
+pub struct NoDefault {
+    kind: ProviderKind,
+    setting: &'static str,
+}
+
+impl ProviderRecord {
+    /// Every host that finds it.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        [&self.host].into_iter().chain(&self.overrides.other_hosts).map(String::as_str)
+    }
+
+    /// The provider that workers use: the kind's defaults where the record says nothing.
+    ///
+    /// # Errors
+    /// [`NoDefault`]; `provider apply` lets no such record in.
+    pub fn resolve(
+        self,
+        id: i64,
+        updated_at: Timestamp,
+        refusing_since: Option<Timestamp>,
+    ) -> Result<Provider, NoDefault> {
+        let (profile, kind) = (self.kind.profile(), self.kind);
+        let missing = |setting| NoDefault { kind, setting };
+        let overrides = self.overrides;
+        let idle_lifetime = overrides.refresh_token_idle_lifetime_secs;
+        Ok(Provider {
+            id,
+            token_url: self
+                .token_url
+                .or_else(|| kind.token_url(&self.host))
+                .ok_or_else(|| missing("token_url"))?,
+            client_auth: self.client_auth.or(profile.client_auth).ok_or_else(|| missing("client_auth"))?,
+            username: self.username.unwrap_or_else(|| profile.username.to_owned()),
+            old_token_grace: overrides.old_token_grace(&profile),
+            refresh_token_grace: overrides.refresh_token_grace_secs.unwrap_or(profile.refresh_token_grace),
+            unstated_lifetime: overrides.unstated_lifetime_secs.or(profile.unstated_lifetime),
+            refresh_token_idle_lifetime: idle_lifetime
+                .map_or(profile.refresh_token_idle_lifetime, Lifespan::duration),
+            opportunistic_refresh: self.opportunistic_refresh.unwrap_or(profile.opportunistic_refresh),
+            opportunistic_refresh_window: self
+                .opportunistic_refresh_window_secs
+                .map(|secs| Duration::from_secs(secs.into())),
+            required_while_reserved: self.required_while_reserved.unwrap_or_default(),
+            max_concurrent_refreshes: self
+                .max_concurrent_refreshes
+                .map_or(profile.max_concurrent_refreshes, usize::from),
+            host: self.host,
+            other_hosts: overrides.other_hosts,
+            kind,
+            client_id: self.client_id,
+            client_secret: self.client_secret,
+            spare_client_secrets: self.spare_client_secrets,
+            redirect_uri: self.redirect_uri,
+            refresh_parameters: overrides.refresh_parameters.into_iter().collect(),
+            validate_url: overrides.validate_url,
+            updated_at,
+            refusing_since,
+        })
+    }
+
+    /// Its settings that are not those of `after`: name, before, after. A secret is only named.
+    pub fn differences(&self, after: &Self) -> Vec<(&'static str, String, String)> {
+        let shown = |record: &Self| {
+            [
+                ("kind", Some(record.kind.to_string())),
+                ("client_id", Some(record.client_id.clone())),
+                ("token_url", record.token_url.as_ref().map(Url::to_string)),
+                ("client_auth", record.client_auth.map(|auth| auth.name().to_owned())),
+                ("redirect_uri", record.redirect_uri.clone()),
+                ("username", record.username.clone()),
+                ("opportunistic_refresh", record.opportunistic_refresh.map(|on| on.to_string())),
+                (
+                    "opportunistic_refresh_window_secs",
+                    record.opportunistic_refresh_window_secs.map(|secs| secs.to_string()),
+                ),
+                (
+                    "required_while_reserved",
+                    record.required_while_reserved.map(|rule| rule.name().to_owned()),
+                ),
+                ("max_concurrent_refreshes", record.max_concurrent_refreshes.map(|max| max.to_string())),
+            ]
+        };
+        let both = shown(self).into_iter().zip(shown(after));
+        let of_columns = both.filter(|((_, before), (_, after))| before != after);
+        let of_columns = of_columns.map(|((name, before), (_, after))| (name, before, after));
+        let or_default = |value: Option<String>| value.unwrap_or_else(|| "(default)".to_owned());
+        let mut changes: Vec<_> = of_columns
+            .chain(self.overrides.differences(&after.overrides))
+            .map(|(name, before, after)| (name, or_default(before), or_default(after)))
+            .collect();
+        if !self.has_the_secrets_of(after) {
+            changes.push(("client_secret", "(secret)".to_owned(), "(another secret)".to_owned()));
+        }
+        changes
+    }
+
+    fn has_the_secrets_of(&self, other: &Self) -> bool {
+        let secrets = |record: &Self| {
+            let spare = record.spare_client_secrets.iter();
+            [&record.client_secret].into_iter().chain(spare).cloned().collect::<Vec<_>>()
+        };
+        let (own, others) = (secrets(self), secrets(other));
+        own.len() == others.len()
+            && own.iter().zip(&others).all(|(own, other)| own.expose_secret() == other.expose_secret())
+    }
+}

@@ -1,0 +1,225 @@
+//! The story of one request: authorise, load, decide, act, outcome.
+//!
+//! Nothing here publishes or acks: [`Handler::handle`] takes what came in and gives back an [`Outcome`] for
+//! `worker.rs` to settle.
+
+mod grant;
+mod outcome;
+mod refusal;
+mod report;
+mod store_pair;
+mod token;
+mod workspace_start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::outcome::Outcome;
+pub use self::store_pair::Login;
+use self::token::Ask;
+use crate::contract::{
+    Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, InvalidRequest, LifetimeSecs, MessageKind, Request,
+    TokenReply,
+};
+use crate::domain::clock::{Clock, Timestamp};
+use crate::flags::Flags;
+use crate::limits::bulkhead::Queue;
+use crate::limits::publisher::PublisherLimit;
+use crate::refresh::Refresher;
+use crate::settings::{Access, WorkerSettings};
+use crate::store::Store;
+use crate::store::database::Availability;
+use crate::store::provider_cache::Providers;
+use crate::telemetry;
+
+/// Handles requests: everything between a delivery and its outcome.
+pub struct Handler {
+    /// Token entries.
+    pub store: Store,
+    /// Providers by host.
+    pub providers: Providers,
+    /// Flights.
+    pub refresher: Arc<Refresher>,
+    /// Whether the database is there.
+    pub database: Availability,
+    /// Feature flags.
+    pub flags: Flags,
+    /// Who may ask for what.
+    pub access: Access,
+    /// How often a publisher may ask; none: as often as he likes.
+    pub publisher_limit: Option<PublisherLimit>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// How much time a request has that does not say.
+    pub budgets: Budgets,
+}
+
+/// The most time that a request can ask for: the broker closes a channel over what is not acked for half an hour.
+const LONGEST_BUDGET: Duration = Duration::from_secs(600);
+
+/// AMQP's `timestamp` counts whole seconds: the message is younger than it says by up to this.
+const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
+
+/// How much time a request has, where its `expiration` does not say.
+#[derive(Debug, Clone, Copy)]
+pub struct Budgets {
+    /// `token.request`, `token.store` and `token.report`.
+    pub request: Duration,
+    /// `workspace.start`.
+    pub workspace_start: Duration,
+}
+
+impl From<&WorkerSettings> for Budgets {
+    fn from(settings: &WorkerSettings) -> Self {
+        Self { request: settings.request_budget, workspace_start: settings.workspace_start_budget }
+    }
+}
+
+/// A message that came in.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// Which kind, by the queue it came from.
+    pub kind: MessageKind,
+    /// Its body, decoded.
+    pub request: Result<Request, InvalidRequest>,
+    /// What its properties say.
+    pub envelope: &'a Envelope,
+    /// When it came, and when its requester stops waiting.
+    pub time: TimeFrame,
+    /// Whose prefetch it takes a place of.
+    pub queue: Queue,
+    /// Whether the broker delivers it again.
+    pub redelivered: bool,
+}
+
+/// The time frame of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeFrame {
+    received_at: Timestamp,
+    deadline: Timestamp,
+    give_up_at: Instant,
+}
+
+impl TimeFrame {
+    /// When its requester stops waiting.
+    pub const fn give_up_at(&self) -> Instant {
+        self.give_up_at
+    }
+
+    /// The same by the clock that workers share.
+    pub const fn deadline(&self) -> Timestamp {
+        self.deadline
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.give_up_at
+    }
+}
+
+impl Handler {
+    /// Handles one message.
+    pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
+        let Incoming { kind, request, envelope, time, queue, redelivered } = incoming;
+        // Also what is refused for something else counts.
+        let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
+        if let Some(unanswerable) = envelope.unanswerable {
+            return Outcome::Unanswerable { reason: unanswerable.to_string() };
+        }
+        let request = match request {
+            Ok(request) => request,
+            Err(invalid) if !invalid.is_request => return Outcome::Unanswerable { reason: invalid.reason },
+            Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
+        };
+        if let Some(reason) = envelope.unusable {
+            return Outcome::invalid(kind, Echo::of(&request), reason.to_owned());
+        }
+        if kind.needs_reply_to() && envelope.reply_to.is_none() {
+            return Outcome::invalid(
+                kind,
+                Echo::of(&request),
+                "property reply_to: is missing; it names the queue of the reply".into(),
+            );
+        }
+        // A `token.store` of which nobody would hear that it was refused is stored: a login must not be lost.
+        if let Some(too_often) = too_often
+            && envelope.reply_to.is_some()
+        {
+            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_told);
+            return Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often));
+        }
+        if time.is_over() {
+            let error =
+                ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
+            return Outcome::error(kind, Echo::of(&request), error);
+        }
+        let publisher = envelope.publisher.as_deref();
+        // Every message has room for the largest of these: what is not for a token goes into
+        // a box of its own.
+        match request {
+            Request::Token(request) => {
+                let ask = Ask {
+                    user_id: request.user_id.as_str(),
+                    host: request.host.as_str(),
+                    lifetime: request
+                        .requested_lifetime_secs
+                        .map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration),
+                    time,
+                    publisher,
+                    kind,
+                    queue,
+                };
+                Outcome::token(self.token_reply(ask).await)
+            }
+            Request::WorkspaceStart(request) => Outcome::workspace_start(
+                Box::pin(self.start_workspace(&request, time, publisher, queue)).await,
+            ),
+            Request::Store(request) => {
+                Outcome::store(Box::pin(self.store_pair(*request, time, publisher, redelivered)).await)
+            }
+            Request::Report(request) => {
+                Outcome::report(Box::pin(self.report(&request, time, publisher, queue)).await)
+            }
+        }
+    }
+
+    /// When the request came and when its requester stops waiting: at the `deadline` that it came with before it was put
+    /// off, else counted from its `timestamp` where it has one (a message may have waited in the queue), else from now.
+    pub fn time_frame(
+        &self,
+        kind: MessageKind,
+        envelope: &Envelope,
+        deadline: Option<Timestamp>,
+    ) -> TimeFrame {
+        let budget = match kind {
+            MessageKind::TokenRequest | MessageKind::TokenStore | MessageKind::TokenReport => {
+                self.budgets.request
+            }
+            MessageKind::WorkspaceStart => self.budgets.workspace_start,
+        };
+        let budget = envelope.time_to_live.map_or(budget, |time_to_live| time_to_live.min(LONGEST_BUDGET));
+        let received_at = self.clock.now();
+        // Frameworks set `timestamp` unasked, and a login stays good while it waits. Only the publisher's own `expiration`
+        // ages it.
+        let ages = kind != MessageKind::TokenStore || envelope.time_to_live.is_some();
+        // A publisher whose clock is ahead does not get more time.
+        let published_at = envelope.published_at.filter(|_| ages).map(|at| at.plus(REST_OF_THE_SECOND));
+        let counted_from = published_at.map_or(received_at, |at| at.min(received_at));
+        let deadline = deadline.unwrap_or_else(|| counted_from.plus(budget));
+        TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
+    }
+
+    /// One token, as a reply.
+    async fn token_reply(&self, ask: Ask<'_>) -> TokenReply {
+        match self.hand_out(&ask).await {
+            Ok(grant) => TokenReply::Ok(grant),
+            Err(error) => TokenReply::Error(ErrorReply {
+                workspace_id: None,
+                user_id: Some(ask.user_id.to_owned()),
+                host: Some(ask.host.to_owned()),
+                error,
+            }),
+        }
+    }
+}

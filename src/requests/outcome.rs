@@ -1,0 +1,85 @@
+//! What became of a request.
+
+use crate::contract::{
+    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Reply, ReportReply, Status, StoreReply, TokenReply,
+    WorkspaceStartReply,
+};
+
+/// What is to be done about a message that was handled.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Send the reply, where there is somewhere to send it, then ack.
+    Answered(Reply),
+    /// Send the reply, where there is somewhere to send it, lay the message into the dead letters, then ack.
+    Invalid {
+        /// An `invalid_request`.
+        reply: Reply,
+        /// Which field is wrong. Repeats nothing the publisher sent.
+        reason: String,
+    },
+    /// Lay the message into the dead letters, then ack. Nobody is told: a reply could do harm where it goes, or come back.
+    Unanswerable {
+        /// Why. Repeats nothing the publisher sent.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// A message that breaks the contract.
+    pub(super) fn invalid(kind: MessageKind, echo: Echo, reason: String) -> Self {
+        let error = ErrorBody::new(ErrorCode::InvalidRequest, reason.clone());
+        Self::Invalid { reply: error_reply(kind, echo, error), reason }
+    }
+
+    /// An error about a whole message.
+    pub(super) fn error(kind: MessageKind, echo: Echo, error: ErrorBody) -> Self {
+        Self::Answered(error_reply(kind, echo, error))
+    }
+
+    pub(super) const fn token(reply: TokenReply) -> Self {
+        Self::Answered(Reply::Token(reply))
+    }
+
+    pub(super) const fn workspace_start(reply: WorkspaceStartReply) -> Self {
+        Self::Answered(Reply::WorkspaceStart(reply))
+    }
+
+    pub(super) const fn store(reply: StoreReply) -> Self {
+        Self::Answered(Reply::Store(reply))
+    }
+
+    pub(super) const fn report(reply: ReportReply) -> Self {
+        Self::Answered(Reply::Report(reply))
+    }
+
+    /// The reply, where there may be one.
+    pub const fn reply(&self) -> Option<&Reply> {
+        match self {
+            Self::Answered(reply) | Self::Invalid { reply, .. } => Some(reply),
+            Self::Unanswerable { .. } => None,
+        }
+    }
+
+    /// The first error in it; none: all went well.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Answered(reply) | Self::Invalid { reply, .. } => reply.error_code(),
+            Self::Unanswerable { .. } => Some(ErrorCode::InvalidRequest),
+        }
+    }
+}
+
+fn error_reply(kind: MessageKind, echo: Echo, error: ErrorBody) -> Reply {
+    match kind {
+        MessageKind::TokenRequest => Reply::Token(TokenReply::Error(ErrorReply::new(echo, error))),
+        MessageKind::TokenStore => Reply::Store(StoreReply::Error(ErrorReply::new(echo, error))),
+        MessageKind::TokenReport => Reply::Report(ReportReply::Error(ErrorReply::new(echo, error))),
+        MessageKind::WorkspaceStart => Reply::WorkspaceStart(WorkspaceStartReply {
+            status: Status::Error,
+            workspace_id: echo.workspace_id,
+            user_id: echo.user_id,
+            tokens: Vec::new(),
+            error: Some(error),
+        }),
+    }
+}

@@ -1,0 +1,128 @@
+//! Why there is no token, and the words for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract::{ErrorBody, ErrorCode, ErrorReason};
+use crate::domain::provider::Provider;
+use crate::limits::publisher::TooOften;
+use crate::refresh::{FailedFlight, NoEntry};
+use crate::store::{Failure, FailureKind, StoreError};
+
+/// When to ask again where too many wait already: some of them have their answer by then.
+const CROWD_GONE_AFTER: Duration = Duration::from_secs(5);
+
+/// Why there is no token.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The requester is told so.
+    Answer(ErrorBody),
+    /// The database failed: tried again while there is time.
+    Store(Arc<StoreError>),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<Arc<StoreError>> for Refusal {
+    fn from(error: Arc<StoreError>) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ErrorBody> for Refusal {
+    fn from(error: ErrorBody) -> Self {
+        Self::Answer(error)
+    }
+}
+
+pub(super) fn refused_before(failure: &Failure, provider: &Provider) -> ErrorBody {
+    let message = format!(
+        "the user must log in at {} again: the refresh token was refused at {}",
+        provider.host, failure.at
+    );
+    ErrorBody { reason: reason(failure.kind), ..ErrorBody::new(ErrorCode::ReauthorizationRequired, message) }
+}
+
+pub(super) fn flight_failed(flight: &FailedFlight) -> ErrorBody {
+    let error = ErrorBody::new(code_of(flight.kind), flight.message.clone());
+    ErrorBody { reason: reason(flight.kind), ..told_to_wait(error, flight.retry_after) }
+}
+
+/// The provider is left alone for now.
+pub(super) fn left_alone(no_entry: NoEntry, provider: &Provider) -> ErrorBody {
+    let error = ErrorBody::new(code_of(no_entry.kind()), no_entry.message(provider));
+    told_to_wait(error, no_entry.retry_after())
+}
+
+/// Too many wait for this provider already.
+pub(super) fn crowded(provider: &Provider) -> ErrorBody {
+    let message = format!("{} answers slowly, and too many requests wait for it already", provider.host);
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(CROWD_GONE_AFTER))
+}
+
+/// Too many wait already for the end of this token's reservation.
+pub(super) fn token_held(provider: &Provider, remaining: Duration) -> ErrorBody {
+    let message = format!(
+        "somebody holds this user's token at {}, and too many requests wait for it already",
+        provider.host
+    );
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(remaining))
+}
+
+/// The refresh met a bug. Nobody tries again at once: the next one would meet it too.
+pub(super) fn panicked() -> ErrorBody {
+    let message = "the refresh met a bug in the worker, whose log says more";
+    told_to_wait(ErrorBody::new(ErrorCode::Internal, message), Some(CROWD_GONE_AFTER))
+}
+
+/// This publisher asks too often.
+pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
+    let message = "this publisher asks too often (limits.publisher_requests_per_second); the AMQP property user_id names it, \
+                   and all who leave that out count as one";
+    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
+}
+
+/// Whole seconds, rounded up: who comes back after them does not come too early.
+fn told_to_wait(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
+    let retry_after_secs =
+        retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
+    ErrorBody { retry_after_secs, ..error }
+}
+
+const fn code_of(kind: FailureKind) -> ErrorCode {
+    match kind {
+        FailureKind::Refused | FailureKind::Interrupted => ErrorCode::ReauthorizationRequired,
+        FailureKind::Misconfigured => ErrorCode::ProviderMisconfigured,
+        FailureKind::Unavailable => ErrorCode::ProviderUnavailable,
+    }
+}
+
+/// Whose doing it is that a refresh token is dead.
+const fn reason(kind: FailureKind) -> Option<ErrorReason> {
+    match kind {
+        FailureKind::Refused => Some(ErrorReason::RefreshTokenRefused),
+        FailureKind::Interrupted => Some(ErrorReason::RefreshInterrupted),
+        FailureKind::Misconfigured | FailureKind::Unavailable => None,
+    }
+}
+
+pub(super) fn refresh_timeout(provider: &Provider) -> ErrorBody {
+    let message = format!("another worker's refresh at {} did not end in time", provider.host);
+    ErrorBody::new(ErrorCode::RefreshTimeout, message)
+}
+
+pub(super) fn deadline_exceeded() -> ErrorBody {
+    ErrorBody::new(ErrorCode::DeadlineExceeded, "the time of the request ran out")
+}
+
+pub(super) fn internal_message(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Database { .. } | StoreError::NoAnswer => "the database does not answer",
+        StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
+        StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
+    }
+}

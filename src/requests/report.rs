@@ -1,0 +1,74 @@
+//! `token.report`: a host rejected a token that was handed out. The provider is asked for a new one as soon as nobody holds it.
+//!
+//! Whoever reports may be wrong, or may want to do harm: a token is never ended under somebody for whom it works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::refusal::Refusal;
+use super::token::Ask;
+use super::{Handler, TimeFrame};
+use crate::contract::{
+    Echo, ErrorReply, MessageKind, ReportReply, ReportRequest, ReportResult, TokenDigest, Warning,
+};
+use crate::domain::provider::Provider;
+use crate::limits::bulkhead::Queue;
+use crate::store::{Found, Guarded};
+use crate::telemetry;
+
+impl Handler {
+    /// Takes a report, and checks the token where that harms nobody.
+    pub(super) async fn report(
+        &self,
+        request: &ReportRequest,
+        time: TimeFrame,
+        publisher: Option<&str>,
+        queue: Queue,
+    ) -> ReportReply {
+        let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
+        // Nobody is to hold the new token on account of this.
+        let lifetime = Duration::ZERO;
+        let ask = Ask { user_id, host, lifetime, time, publisher, kind: MessageKind::TokenReport, queue };
+        let taken = async {
+            let provider = self.patiently(time, || self.provider_for(&ask)).await?;
+            let result = self
+                .patiently(time, || self.try_report(&ask, Arc::clone(&provider), request.token_sha256))
+                .await?;
+            telemetry::token_reported(&provider.host, result);
+            Ok(result)
+        };
+        match taken.await {
+            Ok(result) => ReportReply::Ok { result },
+            Err(error) => {
+                let (user_id, host) = (Some(user_id.to_owned()), Some(host.to_owned()));
+                ReportReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
+            }
+        }
+    }
+
+    async fn try_report(
+        &self,
+        ask: &Ask<'_>,
+        provider: Arc<Provider>,
+        digest: TokenDigest,
+    ) -> Result<ReportResult, Refusal> {
+        let Found::Entry(entry) = self.store.find(ask.user_id, provider.id).await? else {
+            return Ok(ReportResult::NotCurrent);
+        };
+        if !digest.is_of(&self.store.open_access_token(&entry)?) {
+            return Ok(ReportResult::NotCurrent);
+        }
+        match self.store.report(&entry, self.clock.now()).await? {
+            Guarded::Done => {}
+            Guarded::Moved => return Ok(ReportResult::NotCurrent),
+        }
+        if !entry.state.refreshable {
+            return Ok(ReportResult::Withdrawn);
+        }
+        // As a request that needs the token for no time at all: it is refreshed now, or somebody holds it.
+        let grant = self.try_hand_out(ask, provider).await?;
+        // Without the warning it is another token by now, whoever had it refreshed.
+        let is_held = grant.reply.warnings.contains(&Warning::TokenReported);
+        Ok(if is_held { ReportResult::Held } else { ReportResult::Refreshed })
+    }
+}

@@ -1,0 +1,101 @@
+//! `token.store`: a pair that a login flow obtained, kept from here on.
+
+use super::refusal::Refusal;
+use super::{Handler, TimeFrame};
+use crate::contract::{
+    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, ShortText, StoreReply, StoreRequest,
+};
+use crate::domain::clock::Timestamp;
+use crate::store::{AccountNames, NewPair, PairSource};
+
+impl Handler {
+    /// Stores the pair of a `token.store`.
+    pub(super) async fn store_pair(
+        &self,
+        request: StoreRequest,
+        time: TimeFrame,
+        publisher: Option<&str>,
+        redelivered: bool,
+    ) -> StoreReply {
+        let echo = Echo {
+            user_id: Some(request.user_id.to_string()),
+            host: Some(request.host.to_string()),
+            workspace_id: None,
+        };
+        let login = Login::from(request);
+        let stored = self.patiently(time, || self.try_store(&login, publisher, redelivered)).await;
+        match stored {
+            Ok(()) => StoreReply::Ok,
+            Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),
+        }
+    }
+
+    async fn try_store(
+        &self,
+        login: &Login,
+        publisher: Option<&str>,
+        redelivered: bool,
+    ) -> Result<(), Refusal> {
+        let provider = self.allowed_provider(publisher, MessageKind::TokenStore, &login.host).await?;
+        let now = self.clock.now();
+        let Login { user_id, account, pair, .. } = login;
+        self.store.put_login(user_id, provider.id, account, pair, redelivered, now).await?;
+        tracing::info!("token pair stored");
+        Ok(())
+    }
+}
+
+/// A `token.store` with what it leaves out filled in.
+pub struct Login {
+    /// The platform's user.
+    pub user_id: String,
+    /// The provider's host.
+    pub host: String,
+    /// The account at the provider.
+    pub account: AccountNames,
+    /// The pair.
+    pub pair: NewPair,
+}
+
+impl From<StoreRequest> for Login {
+    fn from(request: StoreRequest) -> Self {
+        let text = |text: Option<ShortText>| text.map(|text| text.to_string());
+        let user_id = request.user_id.to_string();
+        let account = AccountNames {
+            auth_id: text(request.auth_id).unwrap_or_else(|| user_id.clone()),
+            auth_name: text(request.auth_name),
+        };
+        let scopes = request.token.scopes.unwrap_or_default();
+        let pair = NewPair {
+            access_token: request.token.value,
+            refresh_token: request.token.refresh_token,
+            username: request.token.username.map(|username| username.to_string()),
+            scopes: scopes.iter().map(ShortText::to_string).collect(),
+            expires_at: request.token.expires_at.filter(|at| is_told(*at)),
+            refresh_token_expires_at: request.token.refresh_token_expires_at.filter(|at| is_told(*at)),
+            source: PairSource::Login,
+        };
+        Self { user_id, host: request.host.to_string(), account, pair }
+    }
+}
+
+/// Whether somebody set this date. Unset it is the first second of the year 1 in Go, and the epoch elsewhere.
+const fn is_told(at: Timestamp) -> bool {
+    at.as_millis() > 0
+}
+
+impl Refusal {
+    /// The publisher may not have this.
+    pub(super) fn forbidden() -> Self {
+        let message =
+            "the access rules do not let this publisher ask for this; the AMQP property user_id names it";
+        Self::Answer(ErrorBody::new(ErrorCode::Forbidden, message))
+    }
+
+    /// No provider has this host.
+    pub(super) fn unknown_host(host: &str) -> Self {
+        let message =
+            format!("no provider has the host {host}; `tokenkeeper provider list` shows those there are");
+        Self::Answer(ErrorBody::new(ErrorCode::UnknownHost, message))
+    }
+}

@@ -1,0 +1,322 @@
+//! One token for one requester: load, decide, act, until it is handed out or refused.
+
+mod waiting;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::grant::{Grant, Way, refused};
+use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
+use super::{Handler, TimeFrame};
+use crate::contract::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
+use crate::domain::clock::Timestamp;
+use crate::domain::decide::{Decision, Demand, Notice, Policy, decide};
+use crate::domain::provider::Provider;
+use crate::limits::bulkhead::{Queue, Seat, Waiter};
+use crate::refresh::FailedFlight;
+use crate::retry::Backoff;
+use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
+use crate::telemetry::{self, Opportunism, Statement};
+
+/// How a request is tried again while the database is away.
+const DATABASE_AGAIN: Backoff = Backoff {
+    initial_interval: Duration::from_millis(50),
+    max_interval: Duration::from_secs(2),
+    multiplier: 2.0,
+    jitter: 0.5,
+};
+
+/// How long the statements may take that a request still does when its time is over. A statement can hang for as
+/// long as a lock or a lost connection does, and the requester must hear something.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// A joiner whose own time ends this much later than the flight's takes the flight's failure for its own. All who
+/// ask at about the same time fail together, instead of trying one after the other.
+const SHARED_FATE: Duration = Duration::from_secs(2);
+
+/// What one requester asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) user_id: &'a str,
+    pub(super) host: &'a str,
+    pub(super) lifetime: Duration,
+    pub(super) time: TimeFrame,
+    pub(super) publisher: Option<&'a str>,
+    pub(super) kind: MessageKind,
+    pub(super) queue: Queue,
+}
+
+impl Ask<'_> {
+    fn waiter(&self) -> Waiter<'_> {
+        Waiter { queue: self.queue, publisher: self.publisher, user_id: Some(self.user_id) }
+    }
+
+    fn demand(&self) -> Demand {
+        Demand { received_at: self.time.received_at, lifetime: self.lifetime, deadline: self.time.deadline }
+    }
+}
+
+impl Handler {
+    /// Hands out a token, and counts how that went. Only a known host is counted: what a publisher writes must not
+    /// become a label.
+    pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
+        let provider = self.patiently(ask.time, || self.provider_for(ask)).await?;
+        let granted = self.patiently(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
+        match granted {
+            Ok(grant) => {
+                telemetry::token_requested(&provider.host, grant.result, grant.opportunism);
+                Ok(grant.reply)
+            }
+            Err(error) => {
+                telemetry::token_requested(&provider.host, refused(&error), Opportunism::False);
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs `attempt` again while the database is away and there is time.
+    pub(super) async fn patiently<T, F>(
+        &self,
+        time: TimeFrame,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, ErrorBody>
+    where
+        F: Future<Output = Result<T, Refusal>>,
+    {
+        let mut delays = DATABASE_AGAIN.delays();
+        loop {
+            let error = match timeout_at(time.give_up_at + LAST_LOOK, attempt()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(Refusal::Answer(error))) => return Err(error),
+                Ok(Err(Refusal::Store(error))) => error,
+                // Whatever else an attempt waits for ends with the time of the request.
+                Err(_) => Arc::new(StoreError::NoAnswer),
+            };
+            telemetry::store_failed(&error);
+            self.database.suspect();
+            let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
+            if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
+                return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
+            }
+            sleep(delay).await;
+        }
+    }
+
+    pub(super) async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {
+        self.allowed_provider(ask.publisher, ask.kind, ask.host).await
+    }
+
+    /// The provider of a host, if the publisher may have this of it. The rules are about its own host, whichever of its
+    /// hosts is asked for.
+    pub(super) async fn allowed_provider(
+        &self,
+        publisher: Option<&str>,
+        kind: MessageKind,
+        host: &str,
+    ) -> Result<Arc<Provider>, Refusal> {
+        let provider = self.providers.find(host).await?;
+        let own_host = provider.as_ref().map_or(host, |provider| &provider.host);
+        if !self.access.allows(publisher, kind, own_host) {
+            return Err(Refusal::forbidden());
+        }
+        provider.ok_or_else(|| Refusal::unknown_host(host))
+    }
+
+    pub(super) async fn try_hand_out(
+        &self,
+        ask: &Ask<'_>,
+        provider: Arc<Provider>,
+    ) -> Result<Grant, Refusal> {
+        // The flag costs nothing where the provider does not need it.
+        let flag =
+            provider.opportunistic_refresh && self.flags.opportunistic_token_refresh(ask.user_id).await;
+        let policy = Policy::new(&provider, flag);
+        Attempt {
+            handler: self,
+            ask,
+            demand: ask.demand(),
+            provider,
+            policy,
+            seat: None,
+            patience_until: None,
+            failed: None,
+        }
+        .run()
+        .await
+    }
+}
+
+/// One request on its way through load, decide and act, with what it remembers between two rounds.
+struct Attempt<'a> {
+    handler: &'a Handler,
+    ask: &'a Ask<'a>,
+    demand: Demand,
+    provider: Arc<Provider>,
+    policy: Policy,
+    /// Its place among those who wait for this host; taken when it meets the first refresh.
+    seat: Option<Seat>,
+    /// Until when it waits for refreshes of others; set when it meets the first one.
+    patience_until: Option<Instant>,
+    /// The flight that failed while it waited.
+    failed: Option<Arc<FailedFlight>>,
+}
+
+/// How a round ended.
+enum Round {
+    Granted(Grant),
+    /// The world has moved: load and decide again.
+    Again,
+}
+
+impl Attempt<'_> {
+    /// What is known first, and if that is not enough, round by round.
+    async fn run(mut self) -> Result<Grant, Refusal> {
+        if !self.ask.time.is_over()
+            && let Round::Granted(grant) = self.serve_known().await?
+        {
+            return Ok(grant);
+        }
+        // In a box: every message has room for what stands here, and most of them end before it.
+        Box::pin(self.rounds()).await
+    }
+
+    /// Round by round. Each one that does not end the request was ended by somebody else's progress.
+    async fn rounds(&mut self) -> Result<Grant, Refusal> {
+        loop {
+            if self.ask.time.is_over() {
+                return Err(deadline_exceeded().into());
+            }
+            match self.round().await? {
+                Round::Granted(grant) => return Ok(grant),
+                Round::Again => {}
+            }
+        }
+    }
+
+    /// Serves what was loaded before, where it is to be served and the row says so: most requests need nothing else.
+    async fn serve_known(&self) -> Result<Round, Refusal> {
+        let Handler { store, clock, .. } = self.handler;
+        let (user_id, provider_id, now) = (self.ask.user_id, self.provider.id, clock.now());
+        let Some(known) = store.known(user_id, provider_id, now) else { return Ok(Round::Again) };
+        let decision = decide(Some(&known.state()), now, &self.demand, &self.policy);
+        let Decision::Serve { reserved, notices } = decision else { return Ok(Round::Again) };
+        let until = self.demand.until().max(known.reserved_until());
+        match store.reserve_known(&known, until, now).await? {
+            Guarded::Done => self.granted(&known.entry, until, Way::stored(reserved), warnings(notices)),
+            Guarded::Moved => Ok(Round::Again),
+        }
+    }
+
+    /// What waits or refreshes goes into a box: every message has room for the largest of its steps, and few need so much.
+    async fn round(&mut self) -> Result<Round, Refusal> {
+        let entry = self.load().await?;
+        let now = self.handler.clock.now();
+        if entry.has_live_lease(now) {
+            telemetry::lease_waited(&self.provider.host);
+            return Box::pin(self.wait_for_others(&entry)).await;
+        }
+        let condemned = self.handler.store.condemnation(&entry)?;
+        if let Some(failure) = condemned.filter(|failure| self.ends_old_token(failure.kind)) {
+            return Err(refused_before(failure, &self.provider).into());
+        }
+        match decide(Some(&entry.state), now, &self.demand, &self.policy) {
+            Decision::Serve { reserved, notices } => {
+                self.serve(&entry, Way::stored(reserved), warnings(notices)).await
+            }
+            Decision::Refresh(cause) => match (condemned, &self.failed) {
+                (Some(failure), _) => {
+                    let error = refused_before(failure, &self.provider);
+                    Box::pin(self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error)).await
+                }
+                (None, Some(flight)) if self.shares_fate(cause, flight) => {
+                    let certain = flight.certain && !entry.is_in_doubt();
+                    Box::pin(self.go_without_refresh(&entry, cause, certain, flight_failed(flight))).await
+                }
+                (None, _) => Box::pin(self.refresh(entry, cause)).await,
+            },
+            Decision::WaitForReservation(until) => Box::pin(self.wait_for_reservation(until, now)).await,
+            Decision::TokenNotFound => Err(self.token_not_found().into()),
+            Decision::NotRefreshable => Err(self.not_refreshable(&entry).into()),
+        }
+    }
+
+    /// The entry; reserved already where no decision could be against it.
+    async fn load(&self) -> Result<Arc<Entry>, Refusal> {
+        let now = self.handler.clock.now();
+        let claim = Claim {
+            user_id: self.ask.user_id.to_owned(),
+            provider_id: self.provider.id,
+            until: Some(self.demand.until()),
+            only_if_held_beyond: self.policy.opportunistic.then(|| self.policy.reservations_stand_from(now)),
+            now,
+        };
+        let error = match self.handler.store.claim(claim).await? {
+            Found::Entry(entry) => return Ok(entry),
+            Found::NoUser => {
+                ErrorBody::new(ErrorCode::UserNotFound, "the user has no identity at any provider")
+            }
+            Found::NoIdentity => ErrorBody::new(
+                ErrorCode::IdentityNotFound,
+                format!("the user has no identity at {}", self.provider.host),
+            ),
+            Found::NoToken => self.token_not_found(),
+        };
+        Err(error.into())
+    }
+
+    /// Reserves, then hands out. No write where the reservation reaches far enough already.
+    async fn serve(&self, entry: &Entry, way: Way, warnings: Vec<Warning>) -> Result<Round, Refusal> {
+        let until = self.demand.until();
+        let reserved_until = match entry.state.reserved_until {
+            Some(reserved) if reserved >= until => reserved,
+            _ => match self.handler.store.reserve(entry, until, self.handler.clock.now()).await? {
+                Guarded::Done => until,
+                Guarded::Moved => {
+                    telemetry::lost_compare_and_set(Statement::Reserve);
+                    return Ok(Round::Again);
+                }
+            },
+        };
+        self.granted(entry, reserved_until, way, warnings)
+    }
+
+    fn granted(
+        &self,
+        entry: &Entry,
+        reserved_until: Timestamp,
+        way: Way,
+        warnings: Vec<Warning>,
+    ) -> Result<Round, Refusal> {
+        let Self { handler, ask, provider, .. } = self;
+        handler.grant(ask, provider, entry, reserved_until, way, warnings).map(Round::Granted)
+    }
+
+    /// Whether a failure of this kind says that the stored access token is dead as well.
+    fn ends_old_token(&self, kind: FailureKind) -> bool {
+        kind == FailureKind::Interrupted && self.provider.kills_old_token()
+    }
+
+    fn token_not_found(&self) -> ErrorBody {
+        let message = format!("the identity at {} has no token", self.provider.host);
+        ErrorBody::new(ErrorCode::TokenNotFound, message)
+    }
+
+    fn not_refreshable(&self, entry: &Entry) -> ErrorBody {
+        let why = if entry.state.reported {
+            "was reported as rejected by its host".to_owned()
+        } else {
+            format!("does not live until {}", self.demand.until())
+        };
+        let host = &self.provider.host;
+        let message =
+            format!("the token {why}, and there is no refresh token; the user must log in at {host} again");
+        ErrorBody::new(ErrorCode::NotRefreshable, message)
+    }
+}
+
+fn warnings(notices: Vec<Notice>) -> Vec<Warning> {
+    notices.into_iter().map(Warning::from).collect()
+}

@@ -1,0 +1,52 @@
+//! `workspace.start`: one token a distinct host, served concurrently.
+
+use futures_util::future::join_all;
+
+use super::token::Ask;
+use super::{Handler, TimeFrame};
+use crate::contract::{
+    CloneUrlError, ErrorBody, ErrorCode, ErrorReply, MessageKind, Status, TokenReply, Wanted,
+    WorkspaceStartReply, WorkspaceStartRequest,
+};
+use crate::limits::bulkhead::Queue;
+
+impl Handler {
+    /// Serves every host of a workspace start. One that fails does not hold the others up.
+    pub(super) async fn start_workspace(
+        &self,
+        request: &WorkspaceStartRequest,
+        time: TimeFrame,
+        publisher: Option<&str>,
+        queue: Queue,
+    ) -> WorkspaceStartReply {
+        let user_id = request.user_id.as_str();
+        let lifetime = match request.requested_lifetime_secs {
+            Some(lifetime) => lifetime.duration(),
+            None => self.flags.workspace_start_lifetime(user_id).await,
+        };
+        let kind = MessageKind::WorkspaceStart;
+        let ask = |host| Ask { user_id, host, lifetime, time, publisher, kind, queue };
+        let tokens = join_all(request.wanted().into_iter().map(async |wanted| match wanted {
+            Wanted::TokenFor(host) => self.token_reply(ask(host.as_str())).await,
+            Wanted::Unreadable(place) => no_clone_url(user_id, place),
+        }))
+        .await;
+        WorkspaceStartReply {
+            status: if tokens.iter().all(|reply| reply.error_code().is_none()) {
+                Status::Ok
+            } else {
+                Status::Error
+            },
+            workspace_id: Some(request.workspace_id.to_string()),
+            user_id: Some(user_id.to_owned()),
+            tokens,
+            error: None,
+        }
+    }
+}
+
+/// The element of a repository that has no clone URL.
+fn no_clone_url(user_id: &str, place: usize) -> TokenReply {
+    let error = ErrorBody::new(ErrorCode::InvalidRequest, format!("repositories[{place}]: {CloneUrlError}"));
+    TokenReply::Error(ErrorReply { workspace_id: None, user_id: Some(user_id.to_owned()), host: None, error })
+}
