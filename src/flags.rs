@@ -20,10 +20,11 @@ mod tests;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flag_set::FlagSet;
+use parking_lot::RwLock;
 pub use reload::{FlagsEvent, Reloader};
 
 /// Whether a still valid token may be refreshed while nobody holds it. Boolean, on by default.
@@ -122,13 +123,13 @@ impl Flags {
     }
 
     fn current(&self) -> Arc<FlagSet> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 
     fn put_in_force(&self, flags: FlagSet) {
         let flags = Arc::new(flags);
         let before = {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.write();
             std::mem::replace(&mut *current, flags)
         };
         // Outside the lock: this may stop a provider and remove its files.

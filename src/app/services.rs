@@ -2,9 +2,10 @@
 //! the worker is not ready any more.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +26,7 @@ impl Services {
             if AssertUnwindSafe(service).catch_unwind().await.is_err() {
                 telemetry::panicked(Panicking::Service);
                 telemetry::service_ended(name);
-                ended.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                ended.lock().push(name);
             }
         });
     }
@@ -47,7 +48,7 @@ impl Services {
 
     /// Those that ended by a bug.
     pub fn ended(&self) -> Vec<&'static str> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ended.lock().clone()
     }
 
     /// Waits until all have ended, which they do when they are told to.

@@ -15,10 +15,11 @@
 mod aside;
 mod line;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::{Channel, Connection};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -261,7 +262,7 @@ impl Replies {
 
     fn channel(&self) -> MutexGuard<'_, Arc<Channel>> {
         // Nothing that runs under it panics.
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channel.lock()
     }
 }
 

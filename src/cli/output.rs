@@ -114,7 +114,7 @@ pub(super) const fn yes_no(yes: bool) -> &'static str {
 
 /// Colours are for terminals alone, and for those who have not asked for none (<https://no-color.org>).
 pub(super) fn colours_wanted(is_terminal: bool) -> bool {
-    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    is_terminal && !anstyle_query::no_color()
 }
 
 fn aligned(mut table: Table) -> String {

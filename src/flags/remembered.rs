@@ -1,9 +1,9 @@
 //! What a targeting rule said, user by user.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Users that are remembered at most, a few hundred bytes each; the one who was not asked for the longest goes first.
 const MOST_USERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
@@ -30,7 +30,7 @@ impl<T: Copy> Remembered<T> {
     }
 
     fn users(&self) -> MutexGuard<'_, LruCache<Box<str>, T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

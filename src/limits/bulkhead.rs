@@ -17,9 +17,10 @@
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use crate::contract::MessageKind;
@@ -234,7 +235,7 @@ impl Bulkhead {
     }
 
     fn waits(&self) -> MutexGuard<'_, Waits> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waits.lock()
     }
 }
 
@@ -324,7 +325,7 @@ impl Seat {
     pub fn patience(&mut self, now: Instant) -> Result<Option<Instant>, Crowded> {
         let Self { bulkhead, thing, queue, parties, place, .. } = self;
         let quotas = bulkhead.quotas;
-        let mut waits = bulkhead.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = bulkhead.waits.lock();
         if *place == Place::Held {
             return Ok(None);
         }
@@ -345,7 +346,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut waits = self.bulkhead.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits = self.bulkhead.waits.lock();
         let seat_of = match self.place {
             Place::StandsBy => None,
             Place::Seated | Place::Held => Some(self.queue),

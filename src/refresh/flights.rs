@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -58,7 +59,7 @@ impl Passengers {
 impl Flights {
     /// Whether this entry has a flight to join.
     pub(super) fn is_under_way(&self, entry_id: i64) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&entry_id)
+        self.0.lock().contains_key(&entry_id)
     }
 
     /// Joins the flight of this entry, or starts `flight` as a task.
@@ -71,7 +72,7 @@ impl Flights {
     where
         F: Future<Output = Landing> + Send + 'static,
     {
-        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.0.lock();
         if let Some(landing) = under_way.get(&entry_id) {
             return Boarding { role: Role::Joined, landing: landing.clone() };
         }
@@ -103,6 +104,6 @@ struct RemoveWhenDone {
 
 impl Drop for RemoveWhenDone {
     fn drop(&mut self) {
-        self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.entry_id);
+        self.flights.0.lock().remove(&self.entry_id);
     }
 }

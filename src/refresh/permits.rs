@@ -1,8 +1,9 @@
 //! How many refreshes may be in flight at a host at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -28,7 +29,7 @@ impl HostPermits {
     /// A changed limit gets a new semaphore; flights on the old one end as they are.
     fn semaphore(&self, provider: &Provider) -> Arc<Semaphore> {
         let limit = provider.max_concurrent_refreshes;
-        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.0.lock();
         match hosts.get(&provider.host) {
             Some(host) if host.limit == limit => Arc::clone(&host.semaphore),
             _ => {

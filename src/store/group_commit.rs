@@ -9,10 +9,11 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
+use parking_lot::{Mutex, MutexGuard};
 use sea_orm::DatabaseConnection;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
@@ -133,7 +134,7 @@ impl<G: Grouped> Clone for GroupCommit<G> {
 impl<G: Grouped> Shared<G> {
     fn queue(&self) -> MutexGuard<'_, Queue<G>> {
         // Nothing that runs under it panics half way.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

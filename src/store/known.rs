@@ -9,10 +9,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::reserve::Reservation;
 use super::{Entry, Guarded, Store, StoreError};
@@ -137,7 +138,7 @@ impl Known {
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing that runs under it panics half way.
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 }
 

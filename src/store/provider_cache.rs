@@ -1,9 +1,10 @@
 //! The providers a worker knows, kept for a moment: they change once in a month and are asked for by every message.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::domain::provider::Provider;
@@ -38,7 +39,7 @@ impl Providers {
             return Ok(Some(provider));
         }
         let provider = Box::pin(self.store.provider(host)).await?.map(Arc::new);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         match &provider {
             Some(provider) => {
                 let entry = Known { provider: Arc::clone(provider), loaded_at: Instant::now() };
@@ -53,13 +54,13 @@ impl Providers {
     /// to load it again, and the others believe it until that is done: one query a second, not one a message.
     fn believed(&self, host: &str) -> Option<Arc<Provider>> {
         {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let known = self.known.read();
             let entry = known.get(host)?;
             if entry.loaded_at.elapsed() < FRESH_FOR {
                 return Some(Arc::clone(&entry.provider));
             }
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         let entry = known.get_mut(host)?;
         if entry.loaded_at.elapsed() < FRESH_FOR {
             return Some(Arc::clone(&entry.provider));

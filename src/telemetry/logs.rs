@@ -4,7 +4,7 @@ mod human;
 mod lines;
 
 use std::io::{self, IsTerminal};
-use std::{env, fmt, str};
+use std::{fmt, str};
 
 use serde::Serializer;
 use tracing::Subscriber;
@@ -108,7 +108,7 @@ fn write_fields(to: &mut Vec<u8>, fields: &impl RecordFields) -> serde_json::Res
 }
 
 fn colours_wanted() -> bool {
-    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    io::stderr().is_terminal() && !anstyle_query::no_color()
 }
 
 /// The level is for our own events. Other crates get a word in only when something is wrong, whatever the level:

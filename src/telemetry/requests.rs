@@ -1,9 +1,10 @@
 //! What requests for tokens came to.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::LazyLock;
 
 use metrics::{Counter, counter, describe_counter};
+use parking_lot::RwLock;
 
 use crate::contract::ReportResult;
 
@@ -97,7 +98,7 @@ fn count(host: &str, result: TokenResult, opportunism: Opportunism) {
     static HOSTS: LazyLock<RwLock<HashMap<String, Series>>> = LazyLock::new(RwLock::default);
     let labels = (result, opportunism);
     {
-        let hosts = HOSTS.read().unwrap_or_else(PoisonError::into_inner);
+        let hosts = HOSTS.read();
         if let Some(counter) = hosts.get(host).and_then(|series| series.get(&labels)) {
             return counter.increment(1);
         }
@@ -107,6 +108,6 @@ fn count(host: &str, result: TokenResult, opportunism: Opportunism) {
         "host" => host.to_owned(), "result" => result.name(), "opportunisticRefresh" => opportunism.name()
     );
     counter.increment(1);
-    let mut hosts = HOSTS.write().unwrap_or_else(PoisonError::into_inner);
+    let mut hosts = HOSTS.write();
     hosts.entry(host.to_owned()).or_default().insert(labels, counter);
 }

@@ -1,8 +1,8 @@
 //! Log lines that outsiders can bring about as often as they like.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// At most one line in this time.
@@ -25,7 +25,7 @@ impl Seldom {
 
     /// Whether a line may be written now, and how many were not since the last one.
     pub(super) fn lets_through(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         if state.last.is_some_and(|last| now < last + PAUSE) {
             state.kept_back += 1;
             return None;

@@ -19,7 +19,7 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde_json::Value;
 use tokenkeeper::broker::dead_letters;
-use tokenkeeper_testkit::queues::{TOKEN_REPORT, TOKEN_STORE};
+use tokenkeeper_testkit::queues::{TOKEN_REPORT, TOKEN_REQUEST, TOKEN_STORE, WORKSPACE_START};
 use tokenkeeper_testkit::wait::{eventually, within};
 use tokio::time::Instant;
 
@@ -39,6 +39,9 @@ const GROWTH_KIB: u64 = 5 * 1024;
 /// How long nothing may happen before what is missing is looked for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Users who are served as ever, each of whom logs in once.
+const GOOD_USERS: usize = 10;
+
 /// Replies, by correlation id; those without one under the empty text.
 type Replies = Arc<Mutex<HashMap<String, Vec<Value>>>>;
 
@@ -51,7 +54,7 @@ async fn ten_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_s
     world.set("log.level", "info");
     let oracle = Oracle::from_published_schemas(&Cli::of(&world)).await;
     let worker = world.spawn_worker().await;
-    let users: Vec<String> = (0..10).map(|number| format!("good-{number}")).collect();
+    let users: Vec<String> = (0..GOOD_USERS).map(|number| format!("good-{number}")).collect();
     for user in &users {
         world.user_with_token(user).await;
     }
@@ -70,7 +73,7 @@ async fn ten_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_s
             .collect();
         let expected = publish(&world, messages).await;
         all.extend(expected);
-        settled(&world, &all, &replies).await;
+        settled(&world, &worker, &all, &replies).await;
         let rss = memory_kib(&worker, "VmRSS");
         println!("after {} messages: {rss} KiB", all.len());
         memory.push(rss);
@@ -166,8 +169,26 @@ async fn confirmed(confirms: &mut Vec<lapin::PublisherConfirm>) {
     }
 }
 
-/// Waits until everything that has to come has come. Says what is missing where it does not.
-async fn settled(world: &World, expected: &BTreeMap<i64, Expected>, replies: &Replies) {
+/// How many messages of any type the worker has settled.
+async fn count_settled(worker: &WorkerProcess) -> usize {
+    let mut settled = 0;
+    for kind in [TOKEN_REQUEST, WORKSPACE_START, TOKEN_STORE, TOKEN_REPORT] {
+        for outcome in ["ok", "error", "dead_lettered"] {
+            let series = format!("tokenkeeper_messages_total{{type=\"{kind}\",outcome=\"{outcome}\"}}");
+            settled += worker.count(&series).await;
+        }
+    }
+    settled
+}
+
+/// Waits until everything that has to come has come, and every message is settled: those that nobody would hear of lie in the
+/// dead letters too. Says what is missing where it does not.
+async fn settled(
+    world: &World,
+    worker: &WorkerProcess,
+    expected: &BTreeMap<i64, Expected>,
+    replies: &Replies,
+) {
     let replies_due = expected.values().filter(|message| message.reply.is_some()).count();
     let letters_due = expected.values().filter(|message| message.dead_letter.is_some()).count();
     let (mut before, mut since) = ((0, 0), Instant::now());
@@ -184,7 +205,9 @@ async fn settled(world: &World, expected: &BTreeMap<i64, Expected>, replies: &Re
             check_replies(expected, &replies.lock().unwrap());
             check_dead_letters(world, expected).await;
         }
-        (answered >= replies_due && letters >= letters_due).then_some(())
+        let all_came = answered >= replies_due && letters >= letters_due;
+        // The logins of the good users came before.
+        (all_came && count_settled(worker).await >= expected.len() + GOOD_USERS).then_some(())
     })
     .await;
 }
