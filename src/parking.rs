@@ -109,7 +109,9 @@ pub async fn restore(
     parked: &ParkedPair,
     stop: &CancellationToken,
 ) -> Return {
-    for delay in RESTORE_AGAIN.delays() {
+    let mut delays = RESTORE_AGAIN.delays();
+    loop {
+        let delay = delays.next_delay();
         let stored = timeout(RESTORE_PATIENCE, store.store_parked(parked, clock.now())).await;
         let error = match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
             Ok(restored) => {
@@ -128,7 +130,6 @@ pub async fn restore(
             () = sleep(delay) => {}
         }
     }
-    Return::Stopped
 }
 
 /// Brings back what an earlier worker left in the spool folder.

@@ -4,7 +4,6 @@
 //! machine's clock, sleeps past its limit where a `Retry-After` says so, and cannot be cancelled.
 
 use std::future::Future;
-use std::iter;
 use std::time::Duration;
 
 use backoff::backoff::Backoff as _;
@@ -24,6 +23,14 @@ pub struct Backoff {
     /// How far a wait strays at random, as a part of it from 0 to 1, so that workers that failed together do not
     /// come back together: 0.5 means between half of the interval and one and a half.
     pub jitter: f64,
+}
+
+/// The waits between the tries of one operation. They never end.
+#[derive(Debug)]
+pub struct Delays {
+    backoff: Backoff,
+    /// Made for the first wait: nearly everything goes well at once, and has none.
+    intervals: Option<Box<ExponentialBackoff>>,
 }
 
 /// How an operation is tried again.
@@ -56,15 +63,9 @@ pub enum RetryEnd<E> {
 }
 
 impl Backoff {
-    /// The waits, without end: what a reconnect loop sleeps between its tries.
-    pub fn delays(&self) -> impl Iterator<Item = Duration> + Send + use<> {
-        let backoff = *self;
-        // Made for the first wait: whatever goes well at once, and that is nearly everything, has none.
-        let mut intervals = None;
-        iter::repeat_with(move || {
-            let intervals = intervals.get_or_insert_with(|| Box::new(backoff.intervals()));
-            intervals.next_backoff().unwrap_or(backoff.max_interval).min(backoff.max_interval)
-        })
+    /// The waits, from the first one on.
+    pub const fn delays(self) -> Delays {
+        Delays { backoff: self, intervals: None }
     }
 
     /// The crate puts jitter on top of its longest interval; ours leaves room for it, since cutting the waits at the
@@ -80,6 +81,40 @@ impl Backoff {
             // Measured with the machine's clock, which tests cannot move: the deadline is ours.
             .with_max_elapsed_time(None)
             .build()
+    }
+}
+
+impl Delays {
+    /// How long the next wait is.
+    pub fn next_delay(&mut self) -> Duration {
+        let intervals = self.intervals.get_or_insert_with(|| Box::new(self.backoff.intervals()));
+        intervals.next_backoff().unwrap_or(self.backoff.max_interval).min(self.backoff.max_interval)
+    }
+
+    /// Waits for the next delay.
+    pub async fn wait(&mut self) {
+        sleep(self.next_delay()).await;
+    }
+
+    /// Begins with the first wait again, after a try that went well.
+    pub fn reset(&mut self) {
+        self.intervals = None;
+    }
+}
+
+/// Calls `operation` until it gives a result, and waits between two calls. Each call is told how long the wait after it
+/// will be.
+pub async fn retry_forever<T, F>(backoff: Backoff, mut operation: impl FnMut(Duration) -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let mut delays = backoff.delays();
+    loop {
+        let delay = delays.next_delay();
+        if let Some(result) = operation(delay).await {
+            return result;
+        }
+        sleep(delay).await;
     }
 }
 
@@ -128,7 +163,7 @@ fn next_wait(
     policy: &RetryPolicy,
     deadline: Instant,
     verdict: Verdict,
-    delays: &mut impl Iterator<Item = Duration>,
+    delays: &mut Delays,
 ) -> Option<Duration> {
     let asked = match verdict {
         Verdict::Permanent => return None,
@@ -136,7 +171,7 @@ fn next_wait(
         Verdict::After(asked) if asked > policy.retry_after_cap => return None,
         Verdict::After(asked) => asked,
     };
-    let wait = delays.next()?.max(asked);
+    let wait = delays.next_delay().max(asked);
     (wait < deadline.saturating_duration_since(Instant::now())).then_some(wait)
 }
 
@@ -300,12 +335,41 @@ mod tests {
         assert_eq!(end.await, Err(RetryEnd::Cancelled(None)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_without_a_deadline_is_tried_until_it_gives_a_result() {
+        let begin = Instant::now();
+        let waits = RefCell::new(Vec::new());
+        let tries = retry_forever(POLICY.backoff, |wait| {
+            waits.borrow_mut().push(wait);
+            let tries = waits.borrow().len();
+            async move { (tries == 100).then_some(tries) }
+        });
+        assert_eq!(tries.await, 100);
+        let waited: Duration = waits.into_inner().iter().take(99).sum();
+        assert!(begin.elapsed() >= waited && begin.elapsed() < waited + Duration::from_millis(100));
+    }
+
+    #[test]
+    fn after_a_reset_the_first_wait_comes_again() {
+        let mut delays = POLICY.backoff.delays();
+        for _ in 0..10 {
+            delays.next_delay();
+        }
+        delays.reset();
+        assert!(delays.next_delay() <= Duration::from_millis(151));
+    }
+
+    fn first_delays(backoff: Backoff, count: usize) -> Vec<Duration> {
+        let mut delays = backoff.delays();
+        (0..count).map(|_| delays.next_delay()).collect()
+    }
+
     #[test]
     fn delays_grow_with_jitter_up_to_the_longest_and_never_end() {
         let backoff = POLICY.backoff;
         let mut distinct = std::collections::HashSet::new();
         for _ in 0..200 {
-            let delays: Vec<Duration> = backoff.delays().take(20).collect();
+            let delays = first_delays(backoff, 20);
             assert!(
                 (Duration::from_millis(50)..=Duration::from_millis(151)).contains(&delays[0]),
                 "{delays:?}"
@@ -325,8 +389,8 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_still_wait() {
         let odd = Backoff { multiplier: 0.0, jitter: 0.0, ..POLICY.backoff };
-        assert!(odd.delays().take(50).all(|delay| delay == odd.initial_interval));
+        assert!(first_delays(odd, 50).iter().all(|delay| *delay == odd.initial_interval));
         let long_first = Backoff { initial_interval: Duration::from_secs(60), ..POLICY.backoff };
-        assert!(long_first.delays().take(50).all(|delay| delay <= long_first.max_interval));
+        assert!(first_delays(long_first, 50).iter().all(|delay| *delay <= long_first.max_interval));
     }
 }

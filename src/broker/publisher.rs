@@ -28,6 +28,7 @@ use super::{
 };
 use crate::contract::PARKED_PAIR_TYPE;
 use crate::domain::secret::KeyRing;
+use crate::retry::retry_forever;
 use crate::settings::Broker;
 use crate::telemetry::{self, Link};
 
@@ -254,30 +255,37 @@ impl Publisher {
     where
         F: Future<Output = Result<(), BrokerError>>,
     {
-        let mut wire = self.wire.clone();
-        let attempts = async {
-            let mut delays = AGAIN.delays();
-            loop {
-                // An error here means the supervisor has ended, which it does after the hard stop alone.
-                let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else { return };
-                let Some(up) = up else { continue };
+        let attempts = retry_forever(AGAIN, |delay| {
+            let publish = &publish;
+            async move {
+                let Some(up) = self.wire_up().await else { return Some(Err(Stopped)) };
                 let error = match publish(Arc::clone(&up)).await {
-                    Ok(()) => return,
+                    Ok(()) => return Some(Ok(())),
                     Err(error) => error,
                 };
-                if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
-                    up.silent.store(true, Ordering::Relaxed);
-                }
-                self.suspicion.notify_one();
-                let delay = delays.next().unwrap_or(AGAIN.max_interval);
+                self.suspect(&up, &error);
                 telemetry::publish_failed(&error, delay);
-                sleep(delay).await;
+                None
             }
-        };
+        });
         tokio::select! {
             () = self.hard_stop.cancelled() => Err(Stopped),
-            () = attempts => if self.hard_stop.is_cancelled() { Err(Stopped) } else { Ok(()) },
+            published = attempts => if self.hard_stop.is_cancelled() { Err(Stopped) } else { published },
         }
+    }
+
+    /// The connection, once there is one; none where the supervisor has ended, which it does after the hard stop alone.
+    async fn wire_up(&self) -> Option<Arc<Wire>> {
+        let mut wire = self.wire.clone();
+        wire.wait_for(Option::is_some).await.ok().and_then(|up| up.clone())
+    }
+
+    /// Has the supervisor look at a connection over which something failed.
+    fn suspect(&self, up: &Wire, error: &BrokerError) {
+        if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
+            up.silent.store(true, Ordering::Relaxed);
+        }
+        self.suspicion.notify_one();
     }
 }
 
@@ -326,10 +334,10 @@ async fn supervise(
     let keep_up = async {
         let mut delays = AGAIN.delays();
         loop {
-            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            let delay = delays.next_delay();
             match Wire::open(&settings, &name).await {
                 Ok(wire) => {
-                    delays = AGAIN.delays();
+                    delays.reset();
                     telemetry::broker_connected(Link::Publish, settings.display_url());
                     let wire = Arc::new(wire);
                     up.send_replace(Some(Arc::clone(&wire)));

@@ -16,7 +16,6 @@ mod aside;
 mod line;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lapin::{Channel, Connection};
 use parking_lot::{Mutex, MutexGuard};
@@ -27,6 +26,7 @@ pub use self::aside::Aside;
 use self::line::{Line, Tried};
 use super::confirmed::confirming_channel;
 use super::{AGAIN, BrokerError, OutgoingReply, Stopped, within};
+use crate::retry::Delays;
 use crate::settings::Broker;
 use crate::telemetry::{self, ReplyGivenUp};
 
@@ -189,14 +189,10 @@ impl Replies {
     }
 
     /// Waits before the next try, where there may be one.
-    async fn pause(
-        &self,
-        delays: &mut (impl Iterator<Item = Duration> + Send),
-        patience: &mut impl Patience,
-    ) -> Result<(), ReplyGivenUp> {
+    async fn pause(&self, delays: &mut Delays, patience: &mut impl Patience) -> Result<(), ReplyGivenUp> {
         let now = Instant::now();
         let until = patience(now).ok_or(ReplyGivenUp::Refused)?;
-        let delay = delays.next().unwrap_or(AGAIN.max_interval);
+        let delay = delays.next_delay();
         sleep_until(until.min(now + delay)).await;
         Ok(())
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use url::{Position, Url};
 use zeroize::Zeroizing;
 
@@ -14,7 +14,7 @@ use super::TokenClient;
 use super::connection::Message;
 use crate::domain::provider::is_safe_token_url;
 use crate::domain::secret::{ExposeSecret, SecretString};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, retry_forever};
 
 /// How often is asked. Providers that need a moment need less than a second.
 const AGAIN: Backoff = Backoff {
@@ -28,15 +28,10 @@ impl TokenClient {
     /// Asks with an access token (RFC 6750, section 2.1) until it is not answered 401 any more, or the time is over. Whatever
     /// else comes back says nothing about the token. Gives back whether it was accepted.
     pub async fn wait_until_accepted(&self, url: &Url, token: &SecretString, until: Instant) -> bool {
-        let asked = async {
-            for delay in AGAIN.delays() {
-                if self.answers(url, token).await != Some(StatusCode::UNAUTHORIZED) {
-                    return;
-                }
-                sleep(delay).await;
-            }
-        };
-        timeout_at(until, asked).await.is_ok()
+        let accepted = retry_forever(AGAIN, async |_| {
+            (self.answers(url, token).await != Some(StatusCode::UNAUTHORIZED)).then_some(())
+        });
+        timeout_at(until, accepted).await.is_ok()
     }
 
     /// The status of the answer; none: there was none. The connection is not used again: nothing reads the body.

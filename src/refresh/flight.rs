@@ -106,9 +106,11 @@ impl Crew {
     /// Looks at an entry until nobody refreshes it any more, or the longest wait is over.
     pub(super) async fn watch(&self, entry_id: i64) -> Landing {
         let until = Instant::now() + self.options.wait;
-        for delay in WATCH.delays() {
+        let mut delays = WATCH.delays();
+        loop {
+            let delay = delays.next_delay();
             if Instant::now() + delay >= until {
-                break;
+                return Landing::Moved;
             }
             sleep(delay).await;
             match self.store.reload(entry_id).await {
@@ -118,7 +120,6 @@ impl Crew {
                 Err(error) => telemetry::lease_not_kept(&error),
             }
         }
-        Landing::Moved
     }
 
     fn deadline(&self, order: &Order) -> Instant {
@@ -197,18 +198,19 @@ impl Crew {
     /// Watches an entry for a short while: whether a newer pair turns up.
     async fn has_moved(&self, entry: &Entry) -> bool {
         let until = Instant::now() + SECOND_LOOK;
-        for delay in WATCH.delays() {
+        let mut delays = WATCH.delays();
+        loop {
+            let delay = delays.next_delay();
             if let Ok(Some(current)) = self.store.reload(entry.id).await
                 && current.generation != entry.generation
             {
                 return true;
             }
             if Instant::now() + delay >= until {
-                break;
+                return false;
             }
             sleep(delay).await;
         }
-        false
     }
 }
 

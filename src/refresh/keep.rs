@@ -52,7 +52,7 @@ impl Crew {
                 }
                 Err(error) => error,
             };
-            let delay = delays.next().unwrap_or(STORE_AGAIN.max_interval);
+            let delay = delays.next_delay();
             telemetry::pair_not_stored(host, &error, delay);
             if self.parking.is_due() || !error.is_transient() {
                 let parked = self.store.seal_parked(host, &order.entry, &pair, holder);

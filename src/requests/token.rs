@@ -97,7 +97,7 @@ impl Handler {
             };
             telemetry::store_failed(&error);
             self.database.suspect();
-            let delay = delays.next().unwrap_or(DATABASE_AGAIN.max_interval);
+            let delay = delays.next_delay();
             if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
                 return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
             }

@@ -73,10 +73,10 @@ impl Consumers {
         let consumers = Arc::new(self);
         let mut delays = AGAIN.delays();
         while !consumers.stop.soft.is_cancelled() {
-            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            let delay = delays.next_delay();
             let error = match consumers.open().await {
                 Ok(replies) => {
-                    delays = AGAIN.delays();
+                    delays.reset();
                     match consumers.consume(&replies).await {
                         Ok(channels) => return Some(Drained { replies, _channels: channels }),
                         Err(error) => error,
@@ -194,7 +194,7 @@ impl Consumers {
             let error = match self.consume_in_turn(replies, feed, prefetch).await {
                 Ok(Pumped::Stopped(channel)) => return Ok(Some(channel)),
                 Ok(Pumped::TurnOver) => {
-                    delays = AGAIN.delays();
+                    delays.reset();
                     continue;
                 }
                 Err(error) => error,
@@ -202,7 +202,7 @@ impl Consumers {
             if !connection.status().connected() {
                 return Err(error);
             }
-            let delay = delays.next().unwrap_or(AGAIN.max_interval);
+            let delay = delays.next_delay();
             telemetry::consumer_lost(self.tier.link(), &feed, &error, delay);
             tokio::select! {
                 () = self.stop.soft.cancelled() => return Ok(None),

@@ -5,17 +5,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{AGAIN, BrokerError, Names, Publisher, Wire};
 use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
 use crate::broker::outgoing::PERSISTENT;
 use crate::contract::Event;
+use crate::retry::retry_forever;
 use crate::telemetry;
 
 /// What became of an event.
@@ -44,28 +43,21 @@ impl Publisher {
     async fn insist_on_event(&self, event: &Event) -> EventFate {
         let body = event.encode();
         let message_id = Uuid::new_v4().to_string();
-        let mut wire = self.wire.clone();
-        let mut delays = AGAIN.delays();
-        loop {
-            // An error here means the supervisor has ended, which it does at the hard stop alone.
-            let Ok(up) = wire.wait_for(Option::is_some).await.map(|up| up.clone()) else {
-                return EventFate::Stopped;
-            };
-            let Some(up) = up else { continue };
-            let error = match self.try_event(&up, event.name(), &message_id, &body).await {
-                Ok(()) => return EventFate::Published,
+        let (body, message_id) = (&body, &message_id);
+        retry_forever(AGAIN, |_| async move {
+            let Some(up) = self.wire_up().await else { return Some(EventFate::Stopped) };
+            let error = match self.try_event(&up, event.name(), message_id, body).await {
+                Ok(()) => return Some(EventFate::Published),
                 Err(error) => error,
             };
             telemetry::event_not_published(&error);
             if is_refusal(&error) {
-                return EventFate::Unwanted;
+                return Some(EventFate::Unwanted);
             }
-            if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
-                up.silent.store(true, Ordering::Relaxed);
-            }
-            self.suspicion.notify_one();
-            sleep(delays.next().unwrap_or(AGAIN.max_interval)).await;
-        }
+            self.suspect(&up, &error);
+            None
+        })
+        .await
     }
 
     async fn try_event(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::retry::Backoff;
 use crate::store::{Store, StoreError};
@@ -75,11 +75,10 @@ async fn look(store: Store, found: watch::Sender<Option<Arc<str>>>, suspicion: A
         let Err(error) = ping(&store).await else { continue };
         telemetry::database_lost(&error);
         found.send_replace(Some(error.to_string().into()));
-        for delay in LOOK_AGAIN.delays() {
-            sleep(delay).await;
-            if ping(&store).await.is_ok() {
-                break;
-            }
+        let mut delays = LOOK_AGAIN.delays();
+        delays.wait().await;
+        while ping(&store).await.is_err() {
+            delays.wait().await;
         }
         telemetry::database_back();
         found.send_replace(None);
