@@ -126,11 +126,12 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Whether a reservation stands against it, also one that is made while it begins.
-    pub const fn respects_reservations(self) -> bool {
-        match self {
-            Self::Opportunistic | Self::Reported => true,
-            Self::Required => false,
+    /// A reservation beyond this date stands against such a refresh, also one that is made while the refresh begins. None:
+    /// no reservation does.
+    pub fn unless_reserved_beyond(self, old_token_grace: Lifespan, now: Timestamp) -> Option<Timestamp> {
+        match (self, old_token_grace) {
+            (Self::Required, _) | (Self::Reported, Lifespan::Unlimited) => None,
+            (Self::Opportunistic | Self::Reported, grace) => Some(reservations_stand_from(grace, now)),
         }
     }
 }

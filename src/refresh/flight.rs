@@ -14,7 +14,7 @@ use super::tenure::Tenure;
 use super::{FailedFlight, HeldBack, Landing, Order, RefreshOptions};
 use crate::broker::events::Events;
 use crate::domain::clock::Clock;
-use crate::domain::decide::{Cause, reservations_stand_from};
+use crate::domain::decide::Cause;
 use crate::domain::provider::Provider;
 use crate::domain::secret::{SecretString, fingerprint};
 use crate::oauth::TokenClient;
@@ -76,10 +76,7 @@ impl Crew {
         let now = self.clock.now();
         let ttl = self.options.lease_ttl;
         let attempt = fingerprint(&refresh_token);
-        let unless_reserved_beyond = order
-            .cause
-            .respects_reservations()
-            .then(|| reservations_stand_from(order.provider.old_token_grace, now));
+        let unless_reserved_beyond = order.cause.unless_reserved_beyond(order.provider.old_token_grace, now);
         let taken =
             self.store.take_lease(&order.entry, unless_reserved_beyond, holder, &attempt, now, ttl).await;
         match taken {

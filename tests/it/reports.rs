@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokenkeeper::domain::provider::Lifespan;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REPORT};
 
 use crate::harness::reply::{error_message, token};
@@ -48,6 +49,21 @@ on_every_database! {
         assert_ne!(reply["token"]["value"], json!(pair.access_token));
         assert_eq!((&reply["refresh"], &reply["warnings"]), (&json!("none"), &json!([])));
         assert_eq!(report(&world, "jdoe", &pair.access_token).await, ok("not_current"), "it is known");
+        assert_eq!(world.scm.refreshes("jdoe"), 1);
+        worker.stop().await;
+    }
+
+    async fn a_reported_token_is_replaced_under_whoever_holds_it_where_the_old_one_works_on(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        world.apply_provider(|provider| provider.overrides.old_token_grace_secs = Some(Lifespan::Unlimited)).await;
+        let worker = world.start_worker().await;
+        let pair = world.user_with_token("jdoe").await;
+        token(&world.request_for("jdoe", 900).await);
+
+        assert_eq!(report(&world, "jdoe", &pair.access_token).await, ok("refreshed"));
+
+        let reply = world.request_for("jdoe", 60).await;
+        assert_eq!(token(&reply)["value"], json!(world.scm.latest_pair("jdoe").unwrap().access_token));
         assert_eq!(world.scm.refreshes("jdoe"), 1);
         worker.stop().await;
     }
