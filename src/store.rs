@@ -25,6 +25,7 @@ mod refusal;
 mod replica;
 mod report;
 mod reserve;
+mod rules;
 mod store_refreshed;
 mod take_lease;
 

@@ -97,7 +97,7 @@ impl Store {
 
 impl Claim {
     /// Whether the decision (docs/contract.md) leaves no choice: the token is valid for that long, nobody reported it, no refresh is
-    /// under way, in doubt or failed, and [`Claim::only_if_held_beyond`] says yes. And it is not reserved as far already.
+    /// under way, in doubt or failed, and [`Claim::only_if_held_beyond`] says yes. And it is not reserved for longer.
     pub fn is_plain(&self, entry: &Entry) -> bool {
         let Some(until) = self.until else { return false };
         let (expires_at, reserved_until) = (entry.state.expires_at, entry.state.reserved_until);
@@ -105,7 +105,7 @@ impl Claim {
         let nobody_refreshes = !entry.has_live_lease(self.now) && entry.is_ordinary();
         let held =
             self.only_if_held_beyond.is_none_or(|beyond| reserved_until.is_some_and(|until| until > beyond));
-        let grows = reserved_until.is_none_or(|reserved_until| reserved_until < until);
+        let grows = reserved_until.is_none_or(|reserved_until| reserved_until <= until);
         valid && nobody_refreshes && held && grows
     }
 }

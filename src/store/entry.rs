@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ColumnTrait, Condition};
+use sea_orm::ActiveValue::Set;
 use tokenkeeper_entity::token_entry;
 
 use super::{Store, StoreError};
@@ -168,9 +168,31 @@ impl Entry {
         })
     }
 
-    /// Whether somebody refreshes it now.
-    pub fn has_live_lease(&self, now: Timestamp) -> bool {
-        self.lease.as_ref().is_some_and(|lease| lease.until > now)
+    /// The columns that a new pair brings: the pair, its dates and its reservation. No failure or report is left of the one
+    /// before. The lease, and the attempt that goes with it, are not among them.
+    pub(super) fn pair_columns(&self) -> token_entry::ActiveModel {
+        let millis = |time: Option<Timestamp>| Set(time.map(Timestamp::as_millis));
+        token_entry::ActiveModel {
+            generation: Set(self.generation),
+            access_token_sealed: Set(self.access_token_sealed.clone()),
+            refresh_token_sealed: Set(self.refresh_token_sealed.clone()),
+            key_id: Set(self.key_id.clone()),
+            username: Set(self.username.clone()),
+            scopes: Set(scopes_json(&self.scopes)),
+            expires_at: millis(self.state.expires_at),
+            refresh_token_expires_at: millis(self.refresh_token_expires_at),
+            granted_lifetime_ms: Set(lifetime_ms(self.state.granted_lifetime)),
+            reserved_until: millis(self.state.reserved_until),
+            refreshed_at: millis(self.refreshed_at),
+            login_fingerprint: Set(self.login_fingerprint.clone()),
+            reported_at: Set(None),
+            failure_code: Set(None),
+            failure_message: Set(None),
+            failure_fingerprint: Set(None),
+            failed_at: Set(None),
+            updated_at: Set(self.updated_at.as_millis()),
+            ..Default::default()
+        }
     }
 
     /// Whether a refresh of this very pair began and nobody knows how it ended, once its lease is over. The provider
@@ -188,33 +210,16 @@ impl Entry {
     pub fn origin_of_successor(&self, asked_at: Timestamp) -> Origin {
         Origin { login: self.login_fingerprint.clone(), asked_at }
     }
+}
 
-    /// Whether no refresh of this pair is in doubt or has failed, and nobody reported it: what the statements that many share
-    /// are for.
-    pub(super) const fn is_ordinary(&self) -> bool {
-        !self.is_in_doubt() && self.failed_at.is_none() && self.reported_at.is_none()
-    }
+/// The scopes as they stand in the row.
+pub(super) fn scopes_json(scopes: &[String]) -> String {
+    serde_json::Value::from(scopes.to_vec()).to_string()
+}
 
-    /// The guard of what hands the token out or begins a refresh: no refresh of this pair has begun or failed since it
-    /// was loaded, and nobody has reported it. A lease can be taken, lost and given up in between, and leaves the generation as it was; but the
-    /// pair may be dead now, or its refresh token refused.
-    pub(super) fn is_as_decided_on(&self) -> Condition {
-        let attempt = token_entry::Column::AttemptFingerprint;
-        let is_at = |column: token_entry::Column, at: Option<i64>| {
-            at.map_or_else(|| column.is_null(), |at| column.eq(at))
-        };
-        self.is_unmoved()
-            .add(self.attempt.as_ref().map_or_else(|| attempt.is_null(), |sent| attempt.eq(sent.as_str())))
-            .add(is_at(token_entry::Column::FailedAt, self.failed_at))
-            .add(is_at(token_entry::Column::ReportedAt, self.reported_at))
-    }
-
-    /// The guard of every write: this row, with the pair that was loaded.
-    pub(super) fn is_unmoved(&self) -> Condition {
-        Condition::all()
-            .add(token_entry::Column::Id.eq(self.id))
-            .add(token_entry::Column::Generation.eq(self.generation))
-    }
+/// A lifetime as it stands in the row.
+pub(super) fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
+    lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }
 
 impl Store {

@@ -8,7 +8,7 @@ use tokenkeeper_entity::identity;
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, FailureKind};
-use super::lease::{none_live, none_reserved_beyond};
+use super::rules::{lease_is_free, not_reserved_beyond};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
@@ -173,8 +173,8 @@ fn condemned() -> Condition {
 fn expired_for_good(cutoff: Timestamp, now: Timestamp) -> Condition {
     Condition::all()
         .add(Column::ExpiresAt.lte(cutoff.as_millis()))
-        .add(none_live(now))
-        .add(none_reserved_beyond(now))
+        .add(lease_is_free(now))
+        .add(not_reserved_beyond(now))
         // A refresh of which nobody knows how it ended may have brought a pair that is still on its way here.
         .add(Column::AttemptFingerprint.is_null())
         .add(
@@ -188,7 +188,7 @@ fn expired_for_good(cutoff: Timestamp, now: Timestamp) -> Condition {
 fn refreshable_and_free(now: Timestamp) -> Condition {
     Condition::all()
         .add(Column::RefreshTokenSealed.is_not_null())
-        .add(none_live(now))
-        .add(none_reserved_beyond(now))
+        .add(lease_is_free(now))
+        .add(not_reserved_beyond(now))
         .add(condemned().not())
 }

@@ -3,22 +3,12 @@
 use std::time::Duration;
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, Failure};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
-
-/// Nobody refreshes it.
-pub(super) fn none_live(now: Timestamp) -> Condition {
-    Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now.as_millis()))
-}
-
-/// Nobody holds the token for longer than until then.
-pub(super) fn none_reserved_beyond(then: Timestamp) -> Condition {
-    Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(then.as_millis()))
-}
 
 impl Store {
     /// Keeps the lease alive while the provider call runs. One that ran out is lost, also where nobody took it: the

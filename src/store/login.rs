@@ -6,7 +6,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, Sq
 use tokenkeeper_entity::{identity, token_entry};
 
 use super::entry::Entry;
-use super::pair::{Leases, NewPair, lifetime_ms, scopes_json};
+use super::pair::{Leases, NewPair};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
@@ -113,34 +113,10 @@ impl Store {
         pair: &NewPair,
         now: Timestamp,
     ) -> Result<Guarded, StoreError> {
-        let generation = 1;
-        let sealed = self.seal_pair(identity_id, generation, pair);
         let new = token_entry::ActiveModel {
-            id: NotSet,
             identity_id: Set(identity_id),
-            generation: Set(generation),
-            access_token_sealed: Set(sealed.access_token),
-            refresh_token_sealed: Set(sealed.refresh_token),
-            key_id: Set(sealed.key_id),
-            username: Set(pair.username.clone()),
-            scopes: Set(scopes_json(&pair.scopes)),
-            expires_at: Set(pair.expires_at.map(Timestamp::as_millis)),
-            refresh_token_expires_at: Set(pair.refresh_token_expires_at.map(Timestamp::as_millis)),
-            granted_lifetime_ms: Set(lifetime_ms(pair.source.granted_lifetime())),
-            reserved_until: Set(pair.source.reserved_until().map(Timestamp::as_millis)),
-            lease_holder: Set(None),
-            lease_until: Set(None),
-            attempt_fingerprint: Set(None),
-            attempted_at: Set(None),
-            reported_at: Set(None),
-            failure_code: Set(None),
-            failure_message: Set(None),
-            failure_fingerprint: Set(None),
-            failed_at: Set(None),
-            login_fingerprint: Set(pair.login_fingerprint()),
-            refreshed_at: Set(None),
             created_at: Set(now.as_millis()),
-            updated_at: Set(now.as_millis()),
+            ..self.new_entry(identity_id, 1, pair, now).pair_columns()
         };
         match token_entry::Entity::insert(new).exec_without_returning(&self.db).await {
             Ok(_) => Ok(Guarded::Done),

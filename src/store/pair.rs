@@ -164,36 +164,8 @@ impl Store {
         successor: &Entry,
         leases: Leases<'_>,
     ) -> Result<Guarded, StoreError> {
-        let nothing = || Expr::value(None::<String>);
         let updated = token_entry::Entity::update_many()
-            .col_expr(token_entry::Column::Generation, Expr::value(successor.generation))
-            .col_expr(
-                token_entry::Column::AccessTokenSealed,
-                Expr::value(successor.access_token_sealed.clone()),
-            )
-            .col_expr(
-                token_entry::Column::RefreshTokenSealed,
-                Expr::value(successor.refresh_token_sealed.clone()),
-            )
-            .col_expr(token_entry::Column::KeyId, Expr::value(successor.key_id.as_str()))
-            .col_expr(token_entry::Column::Username, Expr::value(successor.username.clone()))
-            .col_expr(token_entry::Column::Scopes, Expr::value(scopes_json(&successor.scopes)))
-            .col_expr(
-                token_entry::Column::ExpiresAt,
-                Expr::value(successor.state.expires_at.map(Timestamp::as_millis)),
-            )
-            .col_expr(
-                token_entry::Column::RefreshTokenExpiresAt,
-                Expr::value(successor.refresh_token_expires_at.map(Timestamp::as_millis)),
-            )
-            .col_expr(
-                token_entry::Column::GrantedLifetimeMs,
-                Expr::value(lifetime_ms(successor.state.granted_lifetime)),
-            )
-            .col_expr(
-                token_entry::Column::ReservedUntil,
-                Expr::value(successor.state.reserved_until.map(Timestamp::as_millis)),
-            )
+            .set(successor.pair_columns())
             // MySQL and MariaDB set one after the other: the holder, which the others are asked about, goes last.
             .col_expr(
                 token_entry::Column::AttemptFingerprint,
@@ -207,17 +179,6 @@ impl Store {
                 token_entry::Column::LeaseHolder,
                 leases.cleared(token_entry::Column::LeaseHolder, None::<String>),
             )
-            .col_expr(
-                token_entry::Column::RefreshedAt,
-                Expr::value(successor.refreshed_at.map(Timestamp::as_millis)),
-            )
-            .col_expr(token_entry::Column::LoginFingerprint, Expr::value(successor.login_fingerprint.clone()))
-            .col_expr(token_entry::Column::FailureCode, nothing())
-            .col_expr(token_entry::Column::FailureMessage, nothing())
-            .col_expr(token_entry::Column::FailureFingerprint, nothing())
-            .col_expr(token_entry::Column::FailedAt, Expr::value(None::<i64>))
-            .col_expr(token_entry::Column::ReportedAt, Expr::value(None::<i64>))
-            .col_expr(token_entry::Column::UpdatedAt, Expr::value(successor.updated_at.as_millis()))
             .filter(entry.is_unmoved())
             .exec(&self.urgent)
             .await
@@ -227,11 +188,27 @@ impl Store {
 
     /// The entry that follows `entry` with this pair.
     pub(super) fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
-        let generation = entry.generation + 1;
-        let sealed = self.seal_pair(entry.identity_id, generation, pair);
+        let next = self.new_entry(entry.identity_id, entry.generation + 1, pair, now);
+        let login_fingerprint = next.login_fingerprint.or_else(|| entry.login_fingerprint.clone());
+        Entry { id: entry.id, login_fingerprint, ..next }
+    }
+
+    /// An entry with this pair, which has no row yet.
+    pub(super) fn new_entry(
+        &self,
+        identity_id: i64,
+        generation: i64,
+        pair: &NewPair,
+        now: Timestamp,
+    ) -> Entry {
+        let seal = |secret: &SecretString, column: PairColumn| {
+            self.keys.seal(secret, &column.bound_to(identity_id, generation))
+        };
+        let access_token = seal(&pair.access_token, PairColumn::AccessToken);
+        let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));
         Entry {
-            id: entry.id,
-            identity_id: entry.identity_id,
+            id: NO_ROW,
+            identity_id,
             generation,
             username: pair.username.clone(),
             scopes: pair.scopes.clone(),
@@ -251,39 +228,14 @@ impl Store {
             failed_at: None,
             reported_at: None,
             refreshed_at: pair.source.asked_at(),
-            login_fingerprint: pair.login_fingerprint().or_else(|| entry.login_fingerprint.clone()),
+            login_fingerprint: pair.login_fingerprint(),
             updated_at: now,
-            access_token_sealed: sealed.access_token,
-            refresh_token_sealed: sealed.refresh_token,
-            key_id: sealed.key_id,
-        }
-    }
-
-    pub(super) fn seal_pair(&self, identity_id: i64, generation: i64, pair: &NewPair) -> SealedPair {
-        let seal = |secret: &SecretString, column: PairColumn| {
-            self.keys.seal(secret, &column.bound_to(identity_id, generation))
-        };
-        let access_token = seal(&pair.access_token, PairColumn::AccessToken);
-        let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));
-        SealedPair {
             key_id: access_token.key_id,
-            access_token: access_token.bytes,
-            refresh_token: refresh_token.map(|sealed| sealed.bytes),
+            access_token_sealed: access_token.bytes,
+            refresh_token_sealed: refresh_token.map(|sealed| sealed.bytes),
         }
     }
 }
 
-/// The encrypted columns of an entry.
-pub(super) struct SealedPair {
-    pub(super) key_id: String,
-    pub(super) access_token: Vec<u8>,
-    pub(super) refresh_token: Option<Vec<u8>>,
-}
-
-pub(super) fn scopes_json(scopes: &[String]) -> String {
-    serde_json::Value::from(scopes.to_vec()).to_string()
-}
-
-pub(super) fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
-    lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
-}
+/// The id of an entry that has no row yet. Databases count rows from one.
+const NO_ROW: i64 = 0;

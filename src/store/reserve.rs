@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
-    Statement, Value, sqlx,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, Statement, Value, sqlx,
 };
 use tokenkeeper_entity::token_entry;
 
 use super::claim::in_few_lengths;
 use super::group_commit::Grouped;
 use super::line::{Line, column, driver};
-use super::{Entry, Guarded, Store, StoreError, lease};
+use super::rules::{
+    is_ordinary_sql, is_unmoved_sql, lease_is_free, lease_is_free_sql, not_reserved_beyond,
+    not_reserved_beyond_sql,
+};
+use super::{Entry, Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
@@ -44,14 +47,11 @@ impl Store {
         until: Timestamp,
         now: Timestamp,
     ) -> Result<Guarded, StoreError> {
-        let grows = Condition::any()
-            .add(token_entry::Column::ReservedUntil.is_null())
-            .add(token_entry::Column::ReservedUntil.lt(until.as_millis()));
         let updated = token_entry::Entity::update_many()
             .col_expr(token_entry::Column::ReservedUntil, Expr::value(until.as_millis()))
             .filter(entry.is_as_decided_on())
-            .filter(lease::none_live(now))
-            .filter(grows)
+            .filter(lease_is_free(now))
+            .filter(not_reserved_beyond(until))
             .exec(&self.db)
             .await
             .map_err(StoreError::database("reserve a token"))?;
@@ -119,12 +119,16 @@ impl Grouped for Reservation {
 /// the reservation does not shrink. Where it reaches as far already, the token is as good as reserved.
 macro_rules! guard {
     () => {
-        "entry.id = wanted.id AND entry.generation = wanted.generation \
-         AND coalesce(entry.expires_at, 9223372036854775807) = wanted.expires_ms \
-         AND entry.attempt_fingerprint IS NULL AND entry.failed_at IS NULL AND entry.reported_at IS NULL \
-         AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms) \
-         AND (entry.reserved_until IS NULL OR entry.reserved_until <= wanted.until_ms) \
-         AND (entry.reserved_until > wanted.now_ms OR NOT wanted.only_if_held)"
+        concat!(
+            is_unmoved_sql!("wanted.id", "wanted.generation"),
+            " AND coalesce(entry.expires_at, 9223372036854775807) = wanted.expires_ms AND ",
+            is_ordinary_sql!(),
+            " AND ",
+            lease_is_free_sql!("wanted.now_ms"),
+            " AND ",
+            not_reserved_beyond_sql!("wanted.until_ms"),
+            " AND (entry.reserved_until > wanted.now_ms OR NOT wanted.only_if_held)"
+        )
     };
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sea_orm::{DbBackend, DbErr, sqlx};
 
-use super::entry::Entry;
+use super::entry::{Entry, lifetime_ms, scopes_json};
 use super::group_commit::Grouped;
 use super::line::{Line, column, driver};
-use super::pair::{Age, Leases, NewPair, lifetime_ms, scopes_json};
+use super::pair::{Age, Leases, NewPair};
+use super::rules::is_unmoved_sql;
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
@@ -110,8 +111,8 @@ impl Grouped for Succession {
 
 /// What `Store::store_successor` does, for many: guarded by the generation alone, and leaving others' leases as they are.
 /// `LATERAL` and `SKIP LOCKED` for the reasons that `RESERVE` in `claim/postgres.rs` has them.
-const STORE: &str = "\
-WITH unmoved AS MATERIALIZED (
+const STORE: &str = concat!(
+    "WITH unmoved AS MATERIALIZED (
   SELECT new.*
   FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::text[],
     $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
@@ -119,7 +120,9 @@ WITH unmoved AS MATERIALIZED (
       expires_at, refresh_token_expires_at, granted_lifetime_ms, reserved_until, refreshed_at, updated_at, login_fingerprint,
       place)
   CROSS JOIN LATERAL (
-    SELECT entry.id FROM token_entry AS entry WHERE entry.id = new.id AND entry.generation = new.generation - 1
+    SELECT entry.id FROM token_entry AS entry WHERE ",
+    is_unmoved_sql!("new.id", "new.generation - 1"),
+    "
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 ), stored AS (
@@ -145,7 +148,8 @@ WITH unmoved AS MATERIALIZED (
   FROM unmoved AS new WHERE entry.id = new.id
   RETURNING new.place
 )
-SELECT array_agg(place) FROM stored";
+SELECT array_agg(place) FROM stored"
+);
 
 async fn store(line: &mut Line, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
     let entries: Vec<&Entry> = column(group, |new| &*new.successor);

@@ -9,8 +9,11 @@ use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::Entry;
 use super::group_commit::Grouped;
-use super::lease::{none_live, none_reserved_beyond};
 use super::line::{Line, column, driver};
+use super::rules::{
+    is_ordinary_sql, is_unmoved_sql, lease_is_free, lease_is_free_sql, not_reserved_beyond,
+    not_reserved_beyond_sql,
+};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
@@ -49,9 +52,9 @@ impl Store {
     }
 
     async fn take_lease_alone(&self, entry: &Entry, wanted: &WantedLease) -> Result<Guarded, StoreError> {
-        let mut free = entry.is_as_decided_on().add(none_live(wanted.now));
+        let mut free = entry.is_as_decided_on().add(lease_is_free(wanted.now));
         if let Some(then) = wanted.unless_reserved_beyond {
-            free = free.add(none_reserved_beyond(then));
+            free = free.add(not_reserved_beyond(then));
         }
         let taken_already = Column::LeaseHolder.eq(wanted.holder.as_str());
         let updated = TokenEntry::update_many()
@@ -112,17 +115,22 @@ impl Grouped for WantedLease {
 /// The guards of [`Store::take_lease`], for an [ordinary](Entry::is_ordinary) entry. PostgreSQL's, the one
 /// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
 /// `RESERVE` in `claim/postgres.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
-const TAKE: &str = "\
-WITH free AS MATERIALIZED (
+const TAKE: &str = concat!(
+    "WITH free AS MATERIALIZED (
   SELECT wanted.*
   FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[])
     WITH ORDINALITY AS wanted (id, generation, holder, until_ms, attempt, reserved_ms, now_ms, place)
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry
-    WHERE entry.id = wanted.id AND entry.generation = wanted.generation
-      AND num_nulls(entry.attempt_fingerprint, entry.failed_at, entry.reported_at) = 3
-      AND (entry.lease_until IS NULL OR entry.lease_until <= wanted.now_ms)
-      AND (wanted.reserved_ms IS NULL OR entry.reserved_until IS NULL OR entry.reserved_until <= wanted.reserved_ms)
+    WHERE ",
+    is_unmoved_sql!("wanted.id", "wanted.generation"),
+    " AND ",
+    is_ordinary_sql!(without_index),
+    " AND ",
+    lease_is_free_sql!("wanted.now_ms"),
+    " AND (wanted.reserved_ms IS NULL OR ",
+    not_reserved_beyond_sql!("wanted.reserved_ms"),
+    ")
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 ), taken AS (
@@ -132,7 +140,8 @@ WITH free AS MATERIALIZED (
   FROM free WHERE entry.id = free.id
   RETURNING free.place
 )
-SELECT array_agg(place) FROM taken";
+SELECT array_agg(place) FROM taken"
+);
 
 async fn take(line: &mut Line, group: &[WantedLease]) -> Result<Vec<Guarded>, DbErr> {
     let taken = sqlx::query_scalar(TAKE)

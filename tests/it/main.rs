@@ -18,6 +18,7 @@ mod dead_letters;
 mod endless_answers;
 mod errors;
 mod events;
+mod every_state;
 mod flags;
 mod frozen;
 mod git_clone;

@@ -11,6 +11,7 @@ use super::{Answer, Claim, Claimed, LOAD};
 use crate::domain::clock::Timestamp;
 use crate::store::StoreError;
 use crate::store::line::{Line, column, driver};
+use crate::store::rules::{is_ordinary_sql, lease_is_free_sql, not_reserved_beyond_sql};
 use crate::telemetry::{self, GroupedStatement};
 
 /// Reserves what is plain, and then looks at the rest. While most of it is rest, as when many tokens have expired, everything
@@ -41,15 +42,28 @@ pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Resul
 /// A claim, and its place among all that are answered together.
 type Asked<'a> = (usize, &'a Claim);
 
-/// The columns of an entry, in the order in which [`read`] reads them. By name, a migration that adds one could not run
-/// while workers do: PostgreSQL refuses a prepared `*` that has come to mean something else.
+/// The columns of an entry behind its id, in the order in which they are asked for and read. By name: a migration that adds
+/// one could not run beside workers that ask for `*`, because PostgreSQL refuses a prepared `*` that has come to mean
+/// something else.
 macro_rules! columns {
-    () => {
-        "entry.id, entry.identity_id, entry.generation, entry.access_token_sealed, entry.refresh_token_sealed, \
-         entry.key_id, entry.username, entry.scopes, entry.expires_at, entry.refresh_token_expires_at, \
-         entry.granted_lifetime_ms, entry.reserved_until, entry.lease_holder, entry.lease_until, \
-         entry.attempt_fingerprint, entry.attempted_at, entry.reported_at, entry.failure_code, entry.failure_message, entry.failure_fingerprint, \
-         entry.failed_at, entry.login_fingerprint, entry.refreshed_at, entry.created_at, entry.updated_at"
+    ($use:ident $($argument:ident)*) => {
+        $use!(
+            $($argument)*;
+            identity_id, generation, access_token_sealed, refresh_token_sealed, key_id, username, scopes, expires_at,
+            refresh_token_expires_at, granted_lifetime_ms, reserved_until, lease_holder, lease_until, attempt_fingerprint,
+            attempted_at, reported_at, failure_code, failure_message, failure_fingerprint, failed_at, login_fingerprint,
+            refreshed_at, created_at, updated_at
+        )
+    };
+}
+
+macro_rules! as_text {
+    (; $($column:ident),+) => { concat!("entry.id" $(, ", entry.", stringify!($column))+) };
+}
+
+macro_rules! as_model {
+    ($row:ident $id:ident; $($column:ident),+) => {
+        token_entry::Model { id: $id, $($column: $row.next()?),+ }
     };
 }
 
@@ -70,19 +84,22 @@ const RESERVE: &str = concat!(
   FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY
     AS wanted (user_id, provider_id, until, now, held_beyond, place)
   CROSS JOIN LATERAL (
-    SELECT ctid AS version FROM token_entry
-    WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id
-      AND (expires_at IS NULL OR (expires_at >= wanted.until AND expires_at > wanted.now))
-      AND (lease_until IS NULL OR lease_until <= wanted.now)
-      AND num_nulls(attempt_fingerprint, failed_at, reported_at) = 3
-      AND (reserved_until > wanted.held_beyond OR wanted.held_beyond IS NULL)
-      AND (reserved_until IS NULL OR reserved_until < wanted.until)
+    SELECT entry.ctid AS version FROM token_entry AS entry
+    WHERE entry.user_id = wanted.user_id AND entry.provider_id = wanted.provider_id
+      AND (entry.expires_at IS NULL OR (entry.expires_at >= wanted.until AND entry.expires_at > wanted.now))
+      AND ",
+    lease_is_free_sql!("wanted.now"),
+    " AND ",
+    is_ordinary_sql!(without_index),
+    " AND (entry.reserved_until > wanted.held_beyond OR wanted.held_beyond IS NULL) AND ",
+    not_reserved_beyond_sql!("wanted.until"),
+    "
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 )
 UPDATE token_entry AS entry SET reserved_until = plain.until FROM plain WHERE entry.ctid = plain.version
 RETURNING plain.place, ",
-    columns!()
+    columns!(as_text)
 );
 
 /// What was reserved, each in its place.
@@ -115,7 +132,7 @@ pub(super) fn reserved(row: &PgRow) -> Claimed {
 /// By way of `identity`: it may be there without an entry, and an entry that a replication wrote may lack the copies.
 const FIND: &str = concat!(
     "SELECT wanted.place, ",
-    columns!(),
+    columns!(as_text),
     "
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (user_id, provider_id, place)
 CROSS JOIN LATERAL (
@@ -144,34 +161,7 @@ fn read(row: &PgRow) -> Result<(usize, Option<token_entry::Model>), Error> {
     let mut row = InOrder::of(row);
     let place = row.place()?;
     let Some(id) = row.next()? else { return Ok((place, None)) };
-    let entry = token_entry::Model {
-        id,
-        identity_id: row.next()?,
-        generation: row.next()?,
-        access_token_sealed: row.next()?,
-        refresh_token_sealed: row.next()?,
-        key_id: row.next()?,
-        username: row.next()?,
-        scopes: row.next()?,
-        expires_at: row.next()?,
-        refresh_token_expires_at: row.next()?,
-        granted_lifetime_ms: row.next()?,
-        reserved_until: row.next()?,
-        lease_holder: row.next()?,
-        lease_until: row.next()?,
-        attempt_fingerprint: row.next()?,
-        attempted_at: row.next()?,
-        reported_at: row.next()?,
-        failure_code: row.next()?,
-        failure_message: row.next()?,
-        failure_fingerprint: row.next()?,
-        failed_at: row.next()?,
-        login_fingerprint: row.next()?,
-        refreshed_at: row.next()?,
-        created_at: row.next()?,
-        updated_at: row.next()?,
-    };
-    Ok((place, Some(entry)))
+    Ok((place, Some(columns!(as_model row id))))
 }
 
 /// The columns of a row, one after the other: looking each up by its name takes longer than reading it.
