@@ -31,22 +31,20 @@ use self::settle::Settler;
 use self::suspects::Tier;
 use crate::app::admin::{Endpoint, Health};
 use crate::app::lifecycle::Stop;
+use crate::app::refreshing::{Refreshing, open_store};
 use crate::app::services::Services;
 use crate::broker::dead_letters::Sealer;
-use crate::broker::events;
 use crate::broker::{Aside, Names, Publisher};
 use crate::domain::clock::{Clock, DatabaseClock};
 use crate::domain::secret::KeyRing;
 use crate::flags::{Flags, FlagsEvent};
 use crate::housekeeping::Housekeeper;
 use crate::limits::publisher::PublisherLimit;
-use crate::oauth::TokenClient;
-use crate::parking::{self, Parking, Spool};
-use crate::refresh::{Outlets, RefreshOptions, Refresher};
+use crate::parking;
 use crate::requests::{Budgets, Handler};
 use crate::settings::{Broker, Settings};
 use crate::store::Store;
-use crate::store::database::{self, Availability, clock_sync};
+use crate::store::database::{Availability, clock_sync};
 use crate::store::provider_cache::Providers;
 use crate::telemetry;
 
@@ -77,11 +75,7 @@ pub struct Worker {
     aside: Arc<Aside>,
     /// Messages in hand.
     messages: TaskTracker,
-    /// Refreshes under way; they outlive the requests that started them.
-    flights: TaskTracker,
-    /// The task that publishes events, and what tells it that there will be no more.
-    publish_events: JoinHandle<()>,
-    drain_events: CancellationToken,
+    refreshing: Refreshing,
     /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
     services: Services,
     /// Ends the publisher, which refreshes need for longer than the hard stop.
@@ -125,7 +119,7 @@ impl Worker {
         let store = open_store(&settings, &keys).await?;
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
-        let (messages, flights) = (TaskTracker::new(), TaskTracker::new());
+        let messages = TaskTracker::new();
         let clock = time.open(&settings, &store, services, stop).await?;
         let (database, look_at_database) = Availability::watch(store.clone());
         services.spawn_until("looking at the database", stop.hard.clone(), look_at_database);
@@ -133,32 +127,19 @@ impl Worker {
         // Shown in the broker's list of connections, and in its consumer tags.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
-        let drain_events = CancellationToken::new();
-        let publisher = publisher(&broker, &keys, &instance, services, stop, closed);
-        let (events, outbox) = events::queue();
-        let publish_events = tokio::spawn(outbox.publish(publisher.clone(), drain_events.clone()));
-        let spool = open_spool(&settings).await;
-        let pick_up = parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone());
+        let name = format!("{instance} publish");
+        let (refreshing, keep_publishing) =
+            Refreshing::open(&settings, &keys, &store, &clock, name, stop, closed).await?;
+        services.spawn("the publishing connection", keep_publishing);
+        let publisher = refreshing.publisher.clone();
+        seal_dead_letters(&broker, &keys, &publisher, services, stop);
+        let spool = refreshing.spool.clone();
+        let pick_up = parking::pick_up(spool, store.clone(), Arc::clone(&clock), stop.hard.clone());
         services.spawn("the spool folder", pick_up);
-        let client = TokenClient::new(
-            settings.refresh.connect_timeout,
-            settings.refresh.total_timeout,
-            Arc::clone(&clock),
-        )?;
-        let outlets = Outlets { parking: Parking::new(publisher.clone(), spool, stop.soft.clone()), events };
-        let refresher = Arc::new(Refresher::new(
-            store.clone(),
-            client,
-            Arc::clone(&clock),
-            RefreshOptions::new(&settings.refresh, &settings.worker),
-            outlets,
-            flights.clone(),
-            stop.hard.clone(),
-        ));
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
-            refresher,
+            refresher: Arc::clone(&refreshing.refresher),
             database: database.clone(),
             flags,
             access: settings.access.clone(),
@@ -209,19 +190,7 @@ impl Worker {
         };
         let consumers = consume(&common, partitions);
         let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
-        Ok(Self {
-            settings,
-            stop,
-            health,
-            consumers,
-            aside,
-            messages,
-            flights,
-            publish_events,
-            drain_events,
-            services,
-            closed,
-        })
+        Ok(Self { settings, stop, health, consumers, aside, messages, refreshing, services, closed })
     }
 
     /// What the admin endpoint knows.
@@ -234,29 +203,24 @@ impl Worker {
         let drained = try_join_all(self.consumers).await.context("the consumers ended unexpectedly")?;
         self.messages.close();
         self.messages.wait().await;
-        self.flights.close();
+        let flights = &self.refreshing.flights;
+        flights.close();
         // A provider call that is under way may have rotated a pair: it gets the time it needs to be stored, even
         // after the hard stop.
         let patience = self.settings.refresh.total_timeout + Duration::from_secs(1);
         let finished = async {
             tokio::select! {
-                () = self.flights.wait() => true,
+                () = flights.wait() => true,
                 late = async {
                     self.stop.hard.cancelled().await;
-                    timeout(patience, self.flights.wait()).await.is_ok()
+                    timeout(patience, flights.wait()).await.is_ok()
                 } => late,
             }
         };
         if !finished.await {
-            tracing::error!(refreshes = self.flights.len(), "stopping with refreshes under way");
+            tracing::error!(refreshes = flights.len(), "stopping with refreshes under way");
         }
-        self.drain_events.cancel();
-        let mut publish_events = self.publish_events;
-        if timeout(EVENTS_PATIENCE, &mut publish_events).await.is_err() {
-            // Ends them: each one is counted as lost.
-            self.stop.hard.cancel();
-            publish_events.await.context("the task that publishes events ended unexpectedly")?;
-        }
+        self.refreshing.publish_last_events(EVENTS_PATIENCE, &self.stop).await?;
         join_all(drained.iter().flatten().map(Drained::close)).await;
         self.aside.close().await;
         self.stop.hard.cancel();
@@ -298,35 +262,18 @@ impl TimeSource {
     }
 }
 
-async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store> {
-    let db = database::open_migrated(&settings.database).await?;
-    let urgent = database::open_urgent(&settings.database, &db).await?;
-    Ok(Store::new(db, keys.clone()).with_urgent(urgent))
-}
-
-/// The publisher, whose connection is kept up until `closed` fires; and whoever seals what the broker itself lays into the
-/// dead letters.
-fn publisher(
+/// Seals what the broker itself lays into the dead letters.
+fn seal_dead_letters(
     broker: &Arc<Broker>,
     keys: &Arc<KeyRing>,
-    instance: &str,
+    publisher: &Publisher,
     services: &Services,
     stop: &Stop,
-    closed: &CancellationToken,
-) -> Publisher {
-    let (publisher, keep_publishing) = Publisher::new(
-        Arc::clone(broker),
-        Arc::clone(keys),
-        format!("{instance} publish"),
-        stop.hard.clone(),
-        closed.clone(),
-    );
-    services.spawn("the publishing connection", keep_publishing);
-    let sealer =
-        Sealer { settings: Arc::clone(broker), keys: Arc::clone(keys), publisher: publisher.clone() };
-    let seal = async { match sealer.run().await {} };
+) {
+    let (settings, keys, publisher) = (Arc::clone(broker), Arc::clone(keys), publisher.clone());
+    let sealer = Sealer { settings, keys, publisher };
+    let seal = async move { match sealer.run().await {} };
     services.spawn_until("sealing dead letters", stop.soft.clone(), seal);
-    publisher
 }
 
 /// Where it is switched on. `instance` is the worker's name.
@@ -353,13 +300,4 @@ fn consume(common: &Common, partitions: Partitions) -> Vec<JoinHandle<Option<Dra
         tokio::spawn(Consumers { tier, partitions, common: common.clone() }.run())
     };
     Tier::ALL.map(of_tier).into()
-}
-
-/// The spool folder. That it cannot be written to is said while there is time to mend it.
-async fn open_spool(settings: &Settings) -> Spool {
-    let spool = Spool::new(&settings.worker.spool_dir);
-    if let Err(error) = spool.check().await {
-        telemetry::spool_unusable(spool.folder(), &error);
-    }
-    spool
 }
