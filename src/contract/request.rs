@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Unexpected, Visitor};
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::clone_url::Repository;
+use super::lifetime::LifetimeSecs;
 use crate::domain::clock::Timestamp;
 use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::domain::token::{MAX_TOKEN_LEN, is_usable_token};
@@ -223,7 +223,7 @@ pub struct ReportRequest {
 
 /// SHA-256 of an access token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(try_from = "&str")]
+#[serde(try_from = "String")]
 #[schemars(with = "String", extend("pattern" = "^[0-9A-Fa-f]{64}$"))]
 pub struct TokenDigest([u8; 32]);
 
@@ -234,10 +234,10 @@ impl TokenDigest {
     }
 }
 
-impl TryFrom<&str> for TokenDigest {
+impl TryFrom<String> for TokenDigest {
     type Error = &'static str;
 
-    fn try_from(text: &str) -> Result<Self, Self::Error> {
+    fn try_from(text: String) -> Result<Self, Self::Error> {
         const SHAPE: &str = "must be the SHA-256 of the token: 64 hexadecimal digits";
         if text.len() != 64 || !text.is_ascii() {
             return Err(SHAPE);
@@ -285,65 +285,6 @@ pub struct StoredPair {
     pub expires_at: Option<Timestamp>,
     /// When the refresh token expires; left out: not known.
     pub refresh_token_expires_at: Option<Timestamp>,
-}
-
-/// A lifetime that may be asked for: 1 to 86400 seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "u64", extend("minimum" = 1, "maximum" = Self::MAX))]
-pub struct LifetimeSecs(u32);
-
-impl LifetimeSecs {
-    /// What a `token.request` asks for that does not say.
-    pub const DEFAULT: Duration = Duration::from_mins(5);
-    /// The longest that may be asked for.
-    pub const MAX: u32 = 86_400;
-
-    /// As a duration.
-    pub const fn duration(self) -> Duration {
-        Duration::from_secs(self.0 as u64)
-    }
-}
-
-/// `300` and `300.0`: for JSON Schema both are integers, and some languages write the second.
-impl<'de> Deserialize<'de> for LifetimeSecs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Seconds;
-        impl Visitor<'_> for Seconds {
-            type Value = LifetimeSecs;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a whole number")
-            }
-
-            fn visit_u64<E: de::Error>(self, secs: u64) -> Result<LifetimeSecs, E> {
-                LifetimeSecs::try_from(secs).map_err(E::custom)
-            }
-
-            fn visit_i64<E: de::Error>(self, secs: i64) -> Result<LifetimeSecs, E> {
-                self.visit_u64(u64::try_from(secs).unwrap_or(0))
-            }
-
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
-            fn visit_f64<E: de::Error>(self, secs: f64) -> Result<LifetimeSecs, E> {
-                if secs.trunc().total_cmp(&secs).is_ne() {
-                    return Err(E::invalid_type(Unexpected::Float(secs), &self));
-                }
-                self.visit_u64(secs as u64)
-            }
-        }
-        deserializer.deserialize_u64(Seconds)
-    }
-}
-
-impl TryFrom<u64> for LifetimeSecs {
-    type Error = &'static str;
-
-    fn try_from(secs: u64) -> Result<Self, Self::Error> {
-        match u32::try_from(secs) {
-            Ok(secs @ 1..=Self::MAX) => Ok(Self(secs)),
-            _ => Err("must be 1 to 86400 seconds"),
-        }
-    }
 }
 
 /// A token that a login flow stores must be what one that a refresh issues must be, and without blanks: no provider issues
@@ -401,5 +342,27 @@ fn repositories<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Reposi
         Ok(repositories)
     } else {
         Err(de::Error::custom("must be 1 to 16 clone URLs"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_64_hexadecimal_digits_however_json_spells_them() {
+        let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
+        let read = |text: String| serde_json::from_str::<TokenDigest>(&text);
+        for spelled in [
+            format!("\"{digest}\""),
+            format!("\"{}\"", digest.to_uppercase()),
+            format!("\"\\u00{:x}{}\"", digest.as_bytes()[0], &digest[1..]),
+        ] {
+            let read = read(spelled.clone()).unwrap_or_else(|error| panic!("{spelled}: {error}"));
+            assert!(read.is_of(&"s3cret".into()) && !read.is_of(&"another".into()), "{spelled}");
+        }
+        for wrong in ["\"\"".to_owned(), format!("\"{}\"", &digest[1..]), format!("\"+{}\"", &digest[1..])] {
+            assert!(read(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 }
