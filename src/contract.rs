@@ -9,6 +9,7 @@ mod decode;
 mod envelope;
 mod event;
 mod granted_token;
+mod lifetime;
 mod redacted;
 mod reply;
 mod reply_to;
@@ -20,6 +21,7 @@ pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, TokenValue};
+pub use lifetime::LifetimeSecs;
 pub use redacted::RedactedBody;
 pub use reply::{
     ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status,
@@ -27,6 +29,6 @@ pub use reply::{
 };
 pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
-    LifetimeSecs, MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest,
-    Wanted, WorkspaceStartRequest,
+    MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest, Wanted,
+    WorkspaceStartRequest,
 };

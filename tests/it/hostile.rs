@@ -1,4 +1,4 @@
-//! Ten thousand malformed and hostile messages among good ones: each is answered where that is possible and laid into the
+//! Fifteen thousand malformed and hostile messages among good ones: each is answered where that is possible and laid into the
 //! dead letters where it belongs, the good ones are served, and the worker neither dies nor grows.
 #![allow(clippy::print_stdout, reason = "the seed, the counts and the memory are told")]
 
@@ -28,13 +28,15 @@ use self::oracle::Oracle;
 use crate::cli::Cli;
 use crate::harness::{Dialect, Kind, WorkerProcess, World};
 
-const HOSTILE: usize = 10_000;
+const HOSTILE: usize = 15_000;
+/// In so many rounds; after the first two the worker has all that it needs for them.
+const ROUNDS: usize = 3;
 /// One good request after so many hostile messages.
 const GOOD_EVERY: usize = 10;
 /// How many messages are under way to the broker at once.
 const PIPELINED: usize = 250;
-/// How much more memory the worker may hold after the second half of the messages than after the first: 0.4 MiB was measured.
-/// A message in hand is a kilobyte, so that keeping one of each would be 5.4 MiB.
+/// How much more memory the worker may hold after the last round than before it: 0.2 to 1.7 MiB were measured. A message in
+/// hand is a kilobyte, so that keeping one of each would be 5.4 MiB.
 const GROWTH_KIB: u64 = 5 * 1024;
 /// How long nothing may happen before what is missing is looked for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,14 +48,14 @@ const GOOD_USERS: usize = 10;
 type Replies = Arc<Mutex<HashMap<String, Vec<Value>>>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_suffers() {
+async fn fifteen_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_suffers() {
     let seed = seed();
     println!("HOSTILE_SEED={seed}");
     let started = Instant::now();
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("log.level", "info");
     let oracle = Oracle::from_published_schemas(&Cli::of(&world)).await;
-    let worker = world.spawn_worker().await;
+    let worker = WorkerProcess::spawn_to_measure_memory(&world).await;
     let users: Vec<String> = (0..GOOD_USERS).map(|number| format!("good-{number}")).collect();
     for user in &users {
         world.user_with_token(user).await;
@@ -62,10 +64,10 @@ async fn ten_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_s
     let mut generator = Generator::new(seed, &world.scm.host(), &reply_to, &users);
     let mut all = BTreeMap::new();
     let mut memory = Vec::new();
-    for half in 0..2 {
-        let messages: Vec<Message> = (0..HOSTILE / 2)
+    for round in 0..ROUNDS {
+        let messages: Vec<Message> = (0..HOSTILE / ROUNDS)
             .flat_map(|number| {
-                let number = half * HOSTILE / 2 + number;
+                let number = round * HOSTILE / ROUNDS + number;
                 let good = number.is_multiple_of(GOOD_EVERY).then(|| generator.good(number));
                 [Some(generator.hostile(number, &oracle)), good]
             })
@@ -74,17 +76,18 @@ async fn ten_thousand_hostile_messages_are_refused_one_by_one_and_nothing_else_s
         let expected = publish(&world, messages).await;
         all.extend(expected);
         settled(&world, &worker, &all, &replies).await;
-        let rss = memory_kib(&worker, "VmRSS");
-        println!("after {} messages: {rss} KiB", all.len());
-        memory.push(rss);
+        // What it has allocated alone: how much of the binary is in memory is the machine's affair.
+        let allocated = memory_kib(&worker, "RssAnon");
+        println!("after {} messages: {allocated} KiB of {} KiB", all.len(), memory_kib(&worker, "VmRSS"));
+        memory.push(allocated);
     }
     println!("at most: {} KiB; {:?}", memory_kib(&worker, "VmHWM"), started.elapsed());
     report(&all);
 
     check_replies(&all, &replies.lock().unwrap());
     check_dead_letters(&world, &all).await;
-    let growth = memory[1].saturating_sub(memory[0]);
-    println!("growth over the second half: {growth} KiB");
+    let growth = memory[ROUNDS - 1].saturating_sub(memory[ROUNDS - 2]);
+    println!("growth over the last round: {growth} KiB");
     assert!(growth <= GROWTH_KIB, "seed {seed}: {memory:?} KiB");
     for user in &users {
         assert_eq!(world.request(user).await["status"], "ok", "{user} is served as ever");

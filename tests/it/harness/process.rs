@@ -48,6 +48,18 @@ impl WorkerProcess {
         worker
     }
 
+    /// Starts it in this world with an allocator (glibc's) that gives free memory back at once, and waits until it is ready:
+    /// what it keeps can be measured.
+    pub(crate) async fn spawn_to_measure_memory(world: &World) -> Self {
+        let mut program = Command::new("/bin/sh");
+        let script = "export MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536 MALLOC_MMAP_THRESHOLD_=65536; \
+                      exec \"$0\" worker";
+        program.args(["-c", script, env!("CARGO_BIN_EXE_tokenkeeper")]);
+        let worker = Self::launch_by(program, world).await;
+        worker.wait_until_ready().await;
+        worker
+    }
+
     async fn launch_by(mut program: Command, world: &World) -> Self {
         let mut child = program
             .current_dir(std::env::temp_dir())
