@@ -20,7 +20,7 @@ pub use self::look::due;
 use self::look::{Look, Providers};
 use crate::domain::clock::Clock;
 use crate::domain::decide::Cause;
-use crate::refresh::{Landing, Order, Refresher};
+use crate::refresh::{FlightOutcome, Order, Refresher};
 use crate::settings::HousekeepingSettings;
 use crate::store::{Guarded, IdleEntry, Store, StoreError};
 use crate::telemetry::{self, ChoreOutcome};
@@ -128,7 +128,7 @@ impl Housekeeper {
     async fn refresh(&self, idle: IdleEntry, providers: &Providers) -> ChoreOutcome {
         let Some(provider) = providers.get(&idle.owner.provider_id) else { return ChoreOutcome::Failed };
         let deadline = Instant::now() + self.refresher.options().opportunistic_budget;
-        let mut boarding = self.refresher.refresh(Order {
+        let mut in_flight = self.refresher.refresh(Order {
             user_id: idle.owner.user_id,
             entry: idle.entry,
             provider: Arc::clone(provider),
@@ -137,12 +137,11 @@ impl Housekeeper {
             until: self.clock.now(),
             deadline,
         });
-        match timeout_at(deadline + self.refresher.options().wait, boarding.landing()).await {
-            Ok(Landing::Refreshed(_)) => ChoreOutcome::Refreshed,
-            Ok(Landing::Moved) => ChoreOutcome::Moved,
-            Ok(Landing::Failed(_) | Landing::StoreFailed(_) | Landing::Panicked) | Err(_) => {
-                ChoreOutcome::Failed
-            }
+        match timeout_at(deadline + self.refresher.options().wait, in_flight.outcome()).await {
+            Ok(FlightOutcome::Refreshed(_)) => ChoreOutcome::Refreshed,
+            Ok(FlightOutcome::Moved) => ChoreOutcome::Moved,
+            Ok(FlightOutcome::Failed(_) | FlightOutcome::StoreFailed(_) | FlightOutcome::Panicked)
+            | Err(_) => ChoreOutcome::Failed,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! REFRESH: lease, provider call with retries, store; one flight per identity.
 //!
-//! A *flight* is one attempt to get an entry a new pair, and everybody in this process who needs one joins it.
-//! It runs as a task of its own: a requester who stops waiting does not stop it, because the provider may already
-//! have rotated the pair. Over all replicas the lease in the row makes it one at a time (invariant 2).
+//! A *flight* is one attempt to refresh an entry. All requests of this process that need a new pair join it. It runs as a task
+//! of its own: a request that stops waiting does not stop it, because the provider may have rotated the pair already. Across
+//! replicas, the lease in the row allows one flight at a time (invariant 2).
 
 mod aftermath;
 mod call;
@@ -10,14 +10,14 @@ mod circuit;
 mod flight;
 mod flights;
 mod gate;
-mod keep;
+mod lease_guard;
 mod lifetime;
 mod no_entry;
 mod pace;
 mod permits;
 mod probes;
+mod save;
 mod standing;
-mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +28,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 pub use self::circuit::{CircuitPolicy, Phase};
-use self::flight::Crew;
+use self::flight::FlightContext;
 use self::flights::Flights;
-pub use self::flights::{Boarding, Role};
+pub use self::flights::{InFlight, Role};
 use self::gate::Gate;
 pub use self::no_entry::{HeldBack, NoEntry};
 pub use self::pace::Pace;
@@ -55,8 +55,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How refreshes are done.
 #[derive(Debug, Clone)]
 pub struct RefreshOptions {
-    /// How long a lease lives without a heartbeat. Shorter than the wait of those who meet it, so that they
-    /// outlast a worker that died.
+    /// How long a lease lives without a heartbeat. Shorter than the wait for another worker's refresh, so that requests outlast
+    /// a worker that died.
     pub lease_ttl: Duration,
     /// How long a request waits for somebody else's refresh.
     pub wait: Duration,
@@ -81,7 +81,7 @@ pub struct Limits {
     pub per_host: Pace,
 }
 
-/// Where what comes of a refresh goes, beside the database.
+/// Where pairs and events go, beside the database.
 #[derive(Debug, Clone)]
 pub struct Outlets {
     /// Pairs that the database does not take before the worker must stop.
@@ -90,9 +90,9 @@ pub struct Outlets {
     pub events: Events,
 }
 
-/// Refreshes entries. One a process: joining a running flight works within one of these.
+/// Refreshes entries. A process has one, because requests join flights within it.
 pub struct Refresher {
-    crew: Arc<Crew>,
+    context: Arc<FlightContext>,
     bulkhead: Bulkhead,
     flights: Flights,
     tracker: TaskTracker,
@@ -101,7 +101,7 @@ pub struct Refresher {
 /// An order to refresh an entry.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// Whose token it is, for those who listen to events.
+    /// Whose token it is; for events.
     pub user_id: String,
     /// The entry as it was decided on.
     pub entry: Entry,
@@ -109,22 +109,22 @@ pub struct Order {
     pub provider: Arc<Provider>,
     /// Why.
     pub cause: Cause,
-    /// Until when the new pair is reserved for the one who ordered.
+    /// Until when the new pair is reserved.
     pub until: Timestamp,
-    /// When the one who ordered stops waiting; no try begins after it.
+    /// When the request stops waiting. No try begins after it.
     pub deadline: Instant,
 }
 
-/// How a flight ended, for everybody on it.
+/// How a flight ended.
 #[derive(Debug, Clone)]
-pub enum Landing {
+pub enum FlightOutcome {
     /// A new pair is stored: this is the entry now.
     Refreshed(Arc<Entry>),
     /// There is no new pair.
     Failed(Arc<FailedFlight>),
     /// The database failed before the provider was asked, or did not take the new pair, which is parked.
     StoreFailed(Arc<StoreError>),
-    /// The entry is not what was decided on any more, or nobody refreshes it any more: decide again.
+    /// The entry has changed since the decision, or nobody refreshes it any more: decide again.
     Moved,
     /// The flight met a bug. Its lease ends by itself, and the row tells what it did.
     Panicked,
@@ -191,13 +191,14 @@ impl Refresher {
         let bulkhead = Bulkhead::new(options.quotas);
         let gate = Gate::new(options.circuit, options.limits, options.retry.retry_after_cap, events.clone());
         let permits = HostPermits::default();
-        let crew = Crew { store, client, clock, options, hard_stop, permits, parking, gate, events };
-        Self { crew: Arc::new(crew), bulkhead, flights: Flights::default(), tracker }
+        let context =
+            FlightContext { store, client, clock, options, hard_stop, permits, parking, gate, events };
+        Self { context: Arc::new(context), bulkhead, flights: Flights::default(), tracker }
     }
 
     /// How refreshes are done.
     pub fn options(&self) -> &RefreshOptions {
-        &self.crew.options
+        &self.context.options
     }
 
     /// Whether a refresh of this entry may begin now, or is under way.
@@ -205,7 +206,7 @@ impl Refresher {
         if self.flights.is_under_way(entry.id) {
             return Ok(());
         }
-        self.crew.gate.look(entry, provider, Instant::now())
+        self.context.gate.look(entry, provider, Instant::now())
     }
 
     /// Where messages wait.
@@ -214,25 +215,25 @@ impl Refresher {
     }
 
     /// Joins the flight of this entry, or starts one that refreshes it.
-    pub fn refresh(&self, order: Order) -> Boarding {
-        self.flights.board(order.entry.id, &self.tracker, |passengers| {
+    pub fn refresh(&self, order: Order) -> InFlight {
+        self.flights.join_or_start(order.entry.id, &self.tracker, |waiters| {
             let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
-            let crew = Arc::clone(&self.crew);
-            // Unique for each flight: owner checks must not take an earlier flight of this process for this one.
+            let context = Arc::clone(&self.context);
+            // Unique for each flight, so that no check takes an earlier flight of this process for this one.
             async move {
-                let landing = crew.fly(order, &Uuid::new_v4().to_string(), &passengers).await;
+                let outcome = context.run(order, &Uuid::new_v4().to_string(), &waiters).await;
                 drop(outstanding);
-                landing
+                outcome
             }
         })
     }
 
     /// Joins the flight of this entry, or starts one that watches another worker's lease until it is gone.
-    pub fn watch(&self, entry: &Entry) -> Boarding {
+    pub fn watch(&self, entry: &Entry) -> InFlight {
         let entry_id = entry.id;
-        self.flights.board(entry_id, &self.tracker, |_| {
-            let crew = Arc::clone(&self.crew);
-            async move { crew.watch(entry_id).await }
+        self.flights.join_or_start(entry_id, &self.tracker, |_| {
+            let context = Arc::clone(&self.context);
+            async move { context.watch(entry_id).await }
         })
     }
 }

@@ -1,12 +1,12 @@
-//! What follows from how a flight ended: who is told, and whether a refusal is the user's fault at all.
+//! What follows from the outcome of a flight: who is told, and whose fault a refusal is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flight::Crew;
-use super::{FailedFlight, Landing, NoEntry, Order};
+use super::flight::FlightContext;
+use super::{FailedFlight, FlightOutcome, NoEntry, Order};
 use crate::contract::{ErrorReason, Event, RefreshCause};
 use crate::domain::decide::Cause;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
@@ -15,10 +15,10 @@ use crate::telemetry;
 /// When every worker knows the settings that `provider apply` has just written.
 const SETTINGS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 
-/// A token that its provider does not know after so long is handed out all the same.
+/// How long to wait until a provider accepts its newest token. Then the token is handed out all the same.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 
-impl Crew {
+impl FlightContext {
     /// A new pair is stored.
     pub(super) async fn after_success(&self, order: &Order, entry: &Entry) {
         let host = &order.provider.host;
@@ -44,8 +44,8 @@ impl Crew {
         }
     }
 
-    /// Some providers know their newest tokens a moment late. Whoever waits for this flight waits for that too, where the
-    /// operator wants it; the pair is stored already.
+    /// Some providers accept their newest tokens a moment late. If the operator wants it, the requests of this flight wait for
+    /// that; the pair is stored already.
     pub(super) async fn validate(&self, order: &Order, entry: &Entry) {
         let Some(url) = &order.provider.validate_url else { return };
         let Ok(token) = self.store.open_access_token(entry) else { return };
@@ -55,18 +55,18 @@ impl Crew {
         }
     }
 
-    /// A failure is recorded. Where it is the fault of the provider after all, the flight failed for that.
+    /// A failure was recorded. If it is the provider's fault after all, the flight fails for that reason.
     pub(super) async fn after_failure(
         &self,
         order: &Order,
         failure: &Failure,
         flight: FailedFlight,
-    ) -> Landing {
+    ) -> FlightOutcome {
         let reason = match failure.kind {
             FailureKind::Refused => ErrorReason::RefreshTokenRefused,
             FailureKind::Interrupted => ErrorReason::RefreshInterrupted,
             FailureKind::Misconfigured | FailureKind::Unavailable => {
-                return Landing::Failed(Arc::new(flight));
+                return FlightOutcome::Failed(Arc::new(flight));
             }
         };
         let host = &order.provider.host;
@@ -103,7 +103,7 @@ impl Crew {
                 }
             }
         };
-        Landing::Failed(Arc::new(flight))
+        FlightOutcome::Failed(Arc::new(flight))
     }
 
     async fn judge(&self, order: &Order, failure: &Failure) -> Judgement {
@@ -115,7 +115,7 @@ impl Crew {
     }
 }
 
-/// The host gave somebody a new pair, so it does not refuse everybody.
+/// The host issued a new pair, so it does not refuse everybody.
 async fn end_refusing(store: &Store, order: &Order) -> Result<Guarded, StoreError> {
     match order.provider.refusing_since {
         Some(since) => Box::pin(store.end_refusing(order.provider.id, since)).await,

@@ -1,14 +1,14 @@
-//! One flight's calls of the token endpoint: again where that makes sense, and how certain a failure is.
+//! One flight's calls of the token endpoint: when to try again, and how certain a failure is.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::flight::Crew;
+use super::flight::FlightContext;
 use super::gate::Pass;
+use super::lease_guard::LeaseGuard;
 use super::lifetime::{Lifetime, lifetime};
 use super::no_entry::NoEntry;
-use super::tenure::Tenure;
 use super::{FailedFlight, Order};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Lifespan;
@@ -21,20 +21,20 @@ use crate::telemetry;
 /// A pair as the provider issued it, with the time from which its lifetime counts.
 pub(super) struct Issue {
     pair: IssuedPair,
-    /// Before the request was sent: the provider counts from some later moment, so a token is never thought to
-    /// live longer than it does.
+    /// Just before the request was sent. The provider counts from a later moment, so the token never expires earlier than
+    /// recorded.
     asked_at: Timestamp,
 }
 
 /// Why a call of the token endpoint brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// It was not made: another worker may be at it by now.
+    /// It was not made, because another worker may have the lease.
     #[error("the refresh lease is over")]
     LeaseLost,
     #[error(transparent)]
     Provider(RefreshError),
-    /// It was not made: the provider is left alone.
+    /// It was not made, because the provider is left alone.
     #[error("the provider is left alone")]
     NotLetThrough(NoEntry),
 }
@@ -54,8 +54,8 @@ pub(super) struct Spent<'a> {
 }
 
 impl<'a> Spent<'a> {
-    /// Of an entry of which nobody knows how its last refresh ended, also from when it was sent is taken; none there: it may be
-    /// long ago.
+    /// If the outcome of an earlier refresh is unknown, its date counts: the token may have been spent since. Without a date it
+    /// counts as sent long ago.
     pub(super) fn new(token: &'a SecretString, order: &Order, now: Timestamp) -> Self {
         let long_ago = Timestamp::from_millis(0);
         let earlier = order.entry.is_in_doubt().then(|| order.entry.attempted_at.unwrap_or(long_ago));
@@ -69,19 +69,19 @@ impl<'a> Spent<'a> {
     }
 }
 
-impl Crew {
+impl FlightContext {
     /// Calls the token endpoint, again where that makes sense, and says how certain a failure is.
     pub(super) async fn call_provider(
         &self,
         order: &Order,
         holder: &str,
         spent: &Spent<'_>,
-        tenure: &Tenure,
+        lease_guard: &LeaseGuard,
         pass: Pass<'_>,
     ) -> Result<Issue, CallEnd> {
         let provider = &order.provider;
-        // An answer that was lost on the way may have been a new pair, also one to an earlier flight whose worker
-        // died, or which gave up in doubt.
+        // A lost answer may have carried a new pair. That includes the answer to an earlier flight that gave up in doubt, or
+        // whose worker died.
         let answer_lost = AtomicBool::new(order.entry.is_in_doubt());
         let answer_lost = &answer_lost;
         let calls = AtomicU32::new(0);
@@ -92,11 +92,11 @@ impl Crew {
             let pass = first.take().map_or_else(|| self.gate.admit_again(order, Instant::now()), Ok);
             async move {
                 if again {
-                    // A newer pair may have come meanwhile, from a login or a worker that was thawed.
-                    Box::pin(self.renew_lease(&order.entry, holder, tenure)).await;
+                    // A login, or a worker that was frozen, may have stored a newer pair meanwhile.
+                    Box::pin(self.renew_lease(&order.entry, holder, lease_guard)).await;
                 }
                 let asked_at = self.clock.now();
-                if !tenure.holds(asked_at) {
+                if !lease_guard.holds(asked_at) {
                     return Err(CallError::LeaseLost);
                 }
                 let pass = pass.map_err(CallError::NotLetThrough)?;
@@ -141,8 +141,8 @@ impl Crew {
     }
 }
 
-/// Whether a failed call is worth another one. One that the provider may have acted on costs the grant if its refresh token
-/// is sent once more to a provider that does not take it `again`.
+/// Whether a failed call is worth another one. If the provider may have acted, a second call with the same refresh token costs
+/// the grant, unless the provider accepts it `again`.
 fn verdict(error: &CallError, again: bool) -> Verdict {
     match error {
         CallError::Provider(RefreshError::Unreadable { .. }) if again => Verdict::Transient,
@@ -162,7 +162,7 @@ fn verdict(error: &CallError, again: bool) -> Verdict {
     }
 }
 
-/// Whether an answer was lost on the way, which may have been a new pair.
+/// Whether an answer was lost that may have carried a new pair.
 #[derive(Clone, Copy)]
 struct Lost {
     answer: bool,
@@ -195,7 +195,7 @@ fn failed_call(end: RetryEnd<CallError>, lost: Lost, order: &Order, no_entry: Op
         RefreshError::Refused { .. } if order.provider.refusing_since.is_some() => {
             (FailureKind::Misconfigured, None)
         }
-        // It is not refused for having been sent before, where it may be sent again.
+        // Where a refresh token may be sent again, it is not refused for that.
         RefreshError::Refused { .. } if lost.answer && !lost.again => (FailureKind::Interrupted, None),
         RefreshError::Refused { .. } => (FailureKind::Refused, None),
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
@@ -207,7 +207,7 @@ fn failed_call(end: RetryEnd<CallError>, lost: Lost, order: &Order, no_entry: Op
     CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })
 }
 
-/// What is stored of an answer: what it leaves out stays as it was (RFC 6749, sections 5.1 and 6).
+/// The pair to store. What the answer leaves out stays as it was (RFC 6749, sections 5.1 and 6).
 pub(super) fn new_pair(order: &Order, issue: Issue, refresh_token: &SecretString) -> NewPair {
     let Order { entry, provider, until, .. } = order;
     let Issue { pair, asked_at } = issue;

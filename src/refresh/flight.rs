@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{CallEnd, Spent, new_pair};
-use super::flights::Passengers;
+use super::flights::Waiters;
 use super::gate::{Gate, Pass};
+use super::lease_guard::LeaseGuard;
 use super::permits::HostPermits;
-use super::tenure::Tenure;
-use super::{FailedFlight, HeldBack, Landing, Order, RefreshOptions};
+use super::{FailedFlight, FlightOutcome, HeldBack, Order, RefreshOptions};
 use crate::broker::events::Events;
 use crate::domain::clock::Clock;
 use crate::domain::decide::Cause;
@@ -23,7 +23,7 @@ use crate::retry::Backoff;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Store};
 use crate::telemetry::{self, Statement};
 
-/// How often a lease of another worker is looked at: soon at first, since most refreshes are quick.
+/// How often to look at another worker's lease: soon at first, because most refreshes are quick.
 const WATCH: Backoff = Backoff {
     initial_interval: Duration::from_millis(30),
     max_interval: Duration::from_millis(300),
@@ -31,12 +31,12 @@ const WATCH: Backoff = Backoff {
     jitter: 0.5,
 };
 
-/// How long a refusal after a lost answer waits for the pair to turn up before it condemns: in the hands of a worker
-/// that was frozen and is thawed, or parked while the database was away.
+/// How long a refusal after a lost answer waits for the new pair before it condemns the entry. A worker that was frozen may
+/// still store the pair, or it may be parked.
 const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 /// What every flight of a process works with.
-pub(super) struct Crew {
+pub(super) struct FlightContext {
     pub(super) store: Store,
     pub(super) client: TokenClient,
     pub(super) clock: Arc<dyn Clock>,
@@ -48,30 +48,30 @@ pub(super) struct Crew {
     pub(super) events: Events,
 }
 
-impl Crew {
-    /// Refreshes an entry, if anybody waits for it by the time it could. `holder` names this flight in the lease.
+impl FlightContext {
+    /// Refreshes an entry, unless nobody waits for it any more. `holder` names this flight in the lease.
     ///
-    /// What seldom happens in a flight goes into a box: each flight is a task, and would carry the room for all of it.
-    pub(super) async fn fly(&self, order: Order, holder: &str, passengers: &Passengers) -> Landing {
+    /// Rare futures are boxed, because each flight is a task and would carry their size.
+    pub(super) async fn run(&self, order: Order, holder: &str, waiters: &Waiters) -> FlightOutcome {
         let order = Order { deadline: self.deadline(&order), ..order };
         let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
-            return Landing::Failed(Arc::new(busy(&order)));
+            return FlightOutcome::Failed(Arc::new(busy(&order)));
         };
         let pass = match self.gate.admit(&order, Instant::now()) {
             Ok(pass) => pass,
             Err(no_entry) => {
                 telemetry::refresh_not_begun(&order.provider.host, no_entry.held_back().map(HeldBack::name));
-                return Landing::Failed(Arc::new(no_entry.failed(&order)));
+                return FlightOutcome::Failed(Arc::new(no_entry.failed(&order)));
             }
         };
-        // They may all have been answered while it waited for the permit: it would kill a token for nobody.
-        if !passengers.any() {
-            return Landing::Moved;
+        // The requests may all have been answered while the flight waited for the permit. A refresh would kill a token in vain.
+        if !waiters.any() {
+            return FlightOutcome::Moved;
         }
         let refresh_token = match self.store.open_refresh_token(&order.entry) {
             Ok(Some(refresh_token)) => refresh_token,
-            Ok(None) => return Landing::Moved,
-            Err(error) => return Landing::StoreFailed(Arc::new(error)),
+            Ok(None) => return FlightOutcome::Moved,
+            Err(error) => return FlightOutcome::StoreFailed(Arc::new(error)),
         };
         let now = self.clock.now();
         let ttl = self.options.lease_ttl;
@@ -83,37 +83,37 @@ impl Crew {
             Ok(Guarded::Done) => {}
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::TakeLease);
-                return Landing::Moved;
+                return FlightOutcome::Moved;
             }
-            Err(error) => return Landing::StoreFailed(error),
+            Err(error) => return FlightOutcome::StoreFailed(error),
         }
-        let tenure = Tenure::until(now.plus(ttl));
+        let lease_guard = LeaseGuard::until(now.plus(ttl));
         let spent = Spent::new(&refresh_token, &order, now);
-        let landing = tokio::select! {
-            landing = self.refresh_under_lease(&order, holder, &spent, &tenure, pass) => landing,
-            never = self.keep_lease(&order.entry, holder, &tenure) => match never {},
+        let outcome = tokio::select! {
+            outcome = self.refresh_under_lease(&order, holder, &spent, &lease_guard, pass) => outcome,
+            never = self.keep_lease(&order.entry, holder, &lease_guard) => match never {},
         };
-        if let Landing::Refreshed(entry) = &landing {
+        if let FlightOutcome::Refreshed(entry) = &outcome {
             self.after_success(&order, entry).await;
             Box::pin(self.validate(&order, entry)).await;
         }
-        landing
+        outcome
     }
 
-    /// Looks at an entry until nobody refreshes it any more, or the longest wait is over.
-    pub(super) async fn watch(&self, entry_id: i64) -> Landing {
+    /// Polls an entry until nobody refreshes it any more, or the longest wait is over.
+    pub(super) async fn watch(&self, entry_id: i64) -> FlightOutcome {
         let until = Instant::now() + self.options.wait;
         let mut delays = WATCH.delays();
         loop {
             let delay = delays.next_delay();
             if Instant::now() + delay >= until {
-                return Landing::Moved;
+                return FlightOutcome::Moved;
             }
             sleep(delay).await;
             match self.store.reload(entry_id).await {
                 Ok(Some(entry)) if entry.has_live_lease(self.clock.now()) => {}
-                Ok(_) => return Landing::Moved,
-                // The database is away for a moment; whoever waits has a deadline of their own.
+                Ok(_) => return FlightOutcome::Moved,
+                // The database is away for a moment. The waiting requests have deadlines of their own.
                 Err(error) => telemetry::lease_not_kept(&error),
             }
         }
@@ -131,16 +131,16 @@ impl Crew {
         order: &Order,
         holder: &str,
         spent: &Spent<'_>,
-        tenure: &Tenure,
+        lease_guard: &LeaseGuard,
         pass: Pass<'_>,
-    ) -> Landing {
+    ) -> FlightOutcome {
         let started = Instant::now();
-        match self.call_provider(order, holder, spent, tenure, pass).await {
+        match self.call_provider(order, holder, spent, lease_guard, pass).await {
             Ok(issue) => {
                 let pair = new_pair(order, issue, spent.token);
-                self.keep_pair(order, holder, pair, started).await
+                self.save_pair(order, holder, pair, started).await
             }
-            Err(CallEnd::LeaseLost) => Landing::Moved,
+            Err(CallEnd::LeaseLost) => FlightOutcome::Moved,
             Err(CallEnd::Failed(flight)) => {
                 let host = &order.provider.host;
                 telemetry::refresh_failed(host, flight.kind.name(), &flight.message, started.elapsed());
@@ -149,15 +149,15 @@ impl Crew {
         }
     }
 
-    /// Gives the lease back and records the failure. Where the row has moved meanwhile, the failure says nothing
-    /// about the pair that is there now.
+    /// Gives the lease back and records the failure. If the row has changed, the failure says nothing about the pair that is
+    /// there now.
     async fn give_up(
         &self,
         order: &Order,
         holder: &str,
         refresh_token: &SecretString,
         flight: FailedFlight,
-    ) -> Landing {
+    ) -> FlightOutcome {
         let failure = Failure {
             kind: flight.kind,
             message: flight.message.clone(),
@@ -165,7 +165,7 @@ impl Crew {
             at: self.clock.now(),
         };
         if flight.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
-            return Landing::Moved;
+            return FlightOutcome::Moved;
         }
         // A refused refresh token settles the doubt: the provider has acted.
         let settled = flight.certain || flight.kind.condemns_refresh_token();
@@ -182,17 +182,17 @@ impl Crew {
                 if settled {
                     self.release(&order.entry, holder).await;
                 }
-                Landing::Moved
+                FlightOutcome::Moved
             }
             Err(error) => {
-                // The lease ends by itself; the failure is found out again by the next one.
+                // The lease ends by itself, and the next refresh meets the failure again.
                 telemetry::lease_not_kept(&error);
-                Landing::Failed(Arc::new(flight))
+                FlightOutcome::Failed(Arc::new(flight))
             }
         }
     }
 
-    /// Watches an entry for a short while: whether a newer pair turns up.
+    /// Whether a newer pair is stored within a short while.
     async fn has_moved(&self, entry: &Entry) -> bool {
         let until = Instant::now() + SECOND_LOOK;
         let mut delays = WATCH.delays();

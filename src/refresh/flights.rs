@@ -11,22 +11,22 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::Landing;
+use super::FlightOutcome;
 use crate::telemetry::{self, Panicking};
 
 /// The flights under way, by entry.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Flights(Arc<Mutex<HashMap<i64, watch::Receiver<Option<Landing>>>>>);
+pub(super) struct Flights(Arc<Mutex<HashMap<i64, watch::Receiver<Option<FlightOutcome>>>>>);
 
-/// A seat on a flight.
+/// A flight that a request waits for.
 #[derive(Debug)]
-pub struct Boarding {
+pub struct InFlight {
     /// Whether this request started it.
     pub role: Role,
-    landing: watch::Receiver<Option<Landing>>,
+    outcome: watch::Receiver<Option<FlightOutcome>>,
 }
 
-/// How a request came to be on a flight.
+/// How a request came to wait for a flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// It started it.
@@ -35,20 +35,20 @@ pub enum Role {
     Joined,
 }
 
-impl Boarding {
-    /// Waits until the flight ends.
-    pub async fn landing(&mut self) -> Landing {
-        let landed = self.landing.wait_for(Option::is_some).await;
-        // None: the task was dropped, since the process ends.
-        landed.ok().and_then(|landing| landing.clone()).unwrap_or(Landing::Moved)
+impl InFlight {
+    /// Waits until the flight has ended.
+    pub async fn outcome(&mut self) -> FlightOutcome {
+        let ended = self.outcome.wait_for(Option::is_some).await;
+        // None: the task was dropped, because the process ends.
+        ended.ok().and_then(|outcome| outcome.clone()).unwrap_or(FlightOutcome::Moved)
     }
 }
 
-/// Who waits for a flight. One that has begun goes on without them; one that nobody waits for any more need not begin.
+/// The requests that wait for a flight. A flight goes on without them once it has begun, and need not begin if none is left.
 #[derive(Debug)]
-pub(super) struct Passengers(watch::Sender<Option<Landing>>);
+pub(super) struct Waiters(watch::Sender<Option<FlightOutcome>>);
 
-impl Passengers {
+impl Waiters {
     /// Whether anybody waits.
     pub(super) fn any(&self) -> bool {
         // One receiver is the list's own.
@@ -63,40 +63,40 @@ impl Flights {
     }
 
     /// Joins the flight of this entry, or starts `flight` as a task.
-    pub(super) fn board<F>(
+    pub(super) fn join_or_start<F>(
         &self,
         entry_id: i64,
         tracker: &TaskTracker,
-        flight: impl FnOnce(Passengers) -> F,
-    ) -> Boarding
+        flight: impl FnOnce(Waiters) -> F,
+    ) -> InFlight
     where
-        F: Future<Output = Landing> + Send + 'static,
+        F: Future<Output = FlightOutcome> + Send + 'static,
     {
         let mut under_way = self.0.lock();
-        if let Some(landing) = under_way.get(&entry_id) {
-            return Boarding { role: Role::Joined, landing: landing.clone() };
+        if let Some(outcome) = under_way.get(&entry_id) {
+            return InFlight { role: Role::Joined, outcome: outcome.clone() };
         }
-        let (landed, landing) = watch::channel(None);
-        under_way.insert(entry_id, landing.clone());
+        let (ended, outcome) = watch::channel(None);
+        under_way.insert(entry_id, outcome.clone());
         let done = RemoveWhenDone { flights: self.clone(), entry_id };
-        let flight = flight(Passengers(landed.clone()));
+        let flight = flight(Waiters(ended.clone()));
         let flight = async move {
             let ending = AssertUnwindSafe(flight).catch_unwind().await.unwrap_or_else(|_| {
                 telemetry::panicked(Panicking::Refresh);
-                Landing::Panicked
+                FlightOutcome::Panicked
             });
-            // First off the list, then the word: whoever looks after this starts a flight of their own instead of
-            // joining one that has ended.
+            // The flight leaves the list before the outcome is sent. A request that comes later starts a flight of its own
+            // instead of joining one that has ended.
             drop(done);
-            landed.send_replace(Some(ending));
+            ended.send_replace(Some(ending));
         };
-        // Its log lines belong to the request that started it. In a box at once: on its way into a task it is moved.
+        // Its log lines belong to the request that started it. Boxed at once, because it is moved on its way into a task.
         tracker.spawn(Box::pin(flight.in_current_span()));
-        Boarding { role: Role::Started, landing }
+        InFlight { role: Role::Started, outcome }
     }
 }
 
-/// Takes a flight off the list, also when its task is dropped.
+/// Removes a flight from the list, also if its task is dropped.
 struct RemoveWhenDone {
     flights: Flights,
     entry_id: i64,

@@ -1,11 +1,11 @@
-//! How long a new access token is good for, where the answer may not say.
+//! How long a new access token lives, if the answer does not say.
 
 use std::time::Duration;
 
 use crate::domain::decide::TokenState;
 use crate::domain::provider::Lifespan;
 
-/// The life of an access token of which nothing is known.
+/// The lifetime of an access token about which nothing is known.
 const ASSUMED: Duration = Duration::from_hours(1);
 
 /// How long an access token is good for, from when it was asked for.
@@ -29,8 +29,8 @@ impl Lifetime {
     }
 }
 
-/// As the answer tells, else as long as the one before, else as its kind says (`unstated`). For ever only where the one
-/// before had no end either, or the provider's settings say so: a token that has died must not be handed out.
+/// The lifetime in the answer, or that of the token before, or the kind's (`unstated`). It is unlimited only if the token before
+/// never expired or the provider's settings say so, because an expired token must not be handed out.
 pub(super) fn lifetime(told: Option<Duration>, before: &TokenState, unstated: Option<Lifespan>) -> Lifetime {
     if let Some(told) = told {
         // Some count milliseconds: a thousand times the lifetime before, give or take a tenth.

@@ -1,7 +1,7 @@
-//! Waiting for a refresh: one's own, one that is under way in this process, or another worker's.
+//! Waits for a refresh: the request's own, another one in this process, or another worker's.
 //!
-//! Whoever waits holds a message of the prefetch window, so they need a seat first (`bulkhead.rs`); and where
-//! the host cannot be asked now, they do not wait at all.
+//! A waiting request occupies the prefetch, so it needs a seat first (`bulkhead.rs`). If the host cannot be asked now, it does
+//! not wait.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::contract::{ErrorBody, Warning};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::{Cause, clamp_notice, is_valid};
 use crate::limits::bulkhead::{Crowded, Thing, Waited};
-use crate::refresh::{Boarding, FailedFlight, HeldBack, Landing, NoEntry, Order, Role};
+use crate::refresh::{FailedFlight, FlightOutcome, HeldBack, InFlight, NoEntry, Order, Role};
 use crate::requests::grant::Way;
 use crate::requests::refusal::{
     Refusal, crowded, deadline_exceeded, flight_failed, left_alone, panicked, refresh_timeout, token_held,
@@ -28,7 +28,7 @@ impl Attempt<'_> {
         if let Err(error) = self.take_seat_for_host() {
             return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
         }
-        let mut boarding = self.handler.refresher.refresh(Order {
+        let mut in_flight = self.handler.refresher.refresh(Order {
             user_id: self.ask.user_id.to_owned(),
             entry: Entry::clone(&entry),
             provider: Arc::clone(&self.provider),
@@ -36,21 +36,21 @@ impl Attempt<'_> {
             until: self.demand.until(),
             deadline: self.ask.time.give_up_at,
         });
-        let role = boarding.role;
+        let role = in_flight.role;
         let until = match role {
             Role::Started => self.ask.time.give_up_at,
             Role::Joined => self.patience_until(),
         };
-        match self.wait(&mut boarding, until).await {
-            Waited::Came(Landing::Refreshed(entry)) if role == Role::Started => {
+        match self.wait(&mut in_flight, until).await {
+            Waited::Came(FlightOutcome::Refreshed(entry)) if role == Role::Started => {
                 let warnings = self.clamp(&entry);
                 self.granted(&entry, self.demand.until(), Way::refreshed(cause), warnings)
             }
-            Waited::Came(Landing::Failed(flight))
+            Waited::Came(FlightOutcome::Failed(flight))
                 if role == Role::Started || self.shares_fate(cause, &flight) =>
             {
                 match cause {
-                    // The entry is another one now that the failure is recorded: decide on that.
+                    // The failure is recorded by now, so the entry has changed: decide on that.
                     Cause::Opportunistic => {
                         self.failed = Some(flight);
                         Ok(Round::Again)
@@ -58,16 +58,15 @@ impl Attempt<'_> {
                     Cause::Required | Cause::Reported => Err(flight_failed(&flight).into()),
                 }
             }
-            Waited::Came(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Came(Landing::Panicked) => Err(panicked().into()),
-            Waited::Came(Landing::Refreshed(_) | Landing::Failed(_) | Landing::Moved) | Waited::Crowded => {
-                Ok(Round::Again)
-            }
+            Waited::Came(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Came(FlightOutcome::Panicked) => Err(panicked().into()),
+            Waited::Came(FlightOutcome::Refreshed(_) | FlightOutcome::Failed(_) | FlightOutcome::Moved)
+            | Waited::Crowded => Ok(Round::Again),
             Waited::TimedOut => self.last_look().await,
         }
     }
 
-    /// No refresh may begin now. One that was only asked for too often is no failure where it was not needed.
+    /// No refresh may begin now. If it was only too frequent and not needed, that is no failure.
     async fn leave_alone(&self, entry: &Entry, cause: Cause, no_entry: NoEntry) -> Result<Round, Refusal> {
         telemetry::refresh_not_begun(&self.provider.host, no_entry.held_back().map(HeldBack::name));
         let certain = !entry.is_in_doubt();
@@ -77,8 +76,7 @@ impl Attempt<'_> {
         self.go_without_refresh(entry, cause, certain, left_alone(no_entry, &self.provider)).await
     }
 
-    /// There will be no refresh. The token is still good for an opportunistic one, where it is certain that the
-    /// provider did not act.
+    /// There will be no refresh. If it was opportunistic and the provider certainly did not act, the token is still good.
     pub(super) async fn go_without_refresh(
         &self,
         entry: &Entry,
@@ -113,13 +111,13 @@ impl Attempt<'_> {
         }
         let until = self.patience_until();
         match self.wait(&mut watch, until).await {
-            Waited::Came(Landing::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Came(Landing::Panicked) => Err(panicked().into()),
-            Waited::Came(Landing::Failed(flight)) => {
+            Waited::Came(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Came(FlightOutcome::Panicked) => Err(panicked().into()),
+            Waited::Came(FlightOutcome::Failed(flight)) => {
                 self.failed = Some(flight);
                 Ok(Round::Again)
             }
-            Waited::Came(Landing::Refreshed(_) | Landing::Moved) if Instant::now() < until => {
+            Waited::Came(FlightOutcome::Refreshed(_) | FlightOutcome::Moved) if Instant::now() < until => {
                 Ok(Round::Again)
             }
             Waited::Crowded => Ok(Round::Again),
@@ -167,10 +165,10 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Waits in the seat. One that is needed for others is given up: the next round tells what that means.
-    async fn wait(&mut self, boarding: &mut Boarding, until: Instant) -> Waited<Landing> {
+    /// Waits in the seat. If the seat is taken away for others, the next round tells what that means.
+    async fn wait(&mut self, in_flight: &mut InFlight, until: Instant) -> Waited<FlightOutcome> {
         let Some(mut seat) = self.seat.take() else { return Waited::Crowded };
-        let waited = seat.wait(until, boarding.landing()).await;
+        let waited = seat.wait(until, in_flight.outcome()).await;
         match waited {
             Waited::Crowded => {}
             Waited::Came(_) | Waited::TimedOut => self.seat = Some(seat),
@@ -178,7 +176,7 @@ impl Attempt<'_> {
         waited
     }
 
-    /// The wait is over: hand the token out if nobody refreshes it any more and it is valid by now.
+    /// The wait is over: hand the token out if nobody refreshes it any more and it is valid.
     async fn last_look(&self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();
@@ -193,8 +191,8 @@ impl Attempt<'_> {
             .into())
     }
 
-    /// Whether this token may be dead: a refresh was interrupted; or nobody knows how one ended, or somebody reported the
-    /// token, and nobody who was sure of it holds it.
+    /// Whether this token may be dead. It may if a refresh was interrupted. It also may if the outcome of a refresh is unknown
+    /// or somebody reported the token, unless somebody holds it.
     fn may_be_dead(&self, entry: &Entry, now: Timestamp) -> Result<bool, Refusal> {
         let condemned = self.handler.store.condemnation(entry)?;
         let doubtful = entry.is_in_doubt() && self.provider.kills_old_token() || entry.state.reported;

@@ -1,16 +1,16 @@
-//! A pair that the provider issued is kept: stored, or parked where the process must stop first (invariant 4).
+//! Saves a pair that the provider issued: it is stored, or parked if the process must stop first (invariant 4).
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::flight::Crew;
-use super::{Landing, Order};
+use super::flight::FlightContext;
+use super::{FlightOutcome, Order};
 use crate::retry::Backoff;
 use crate::store::{NewPair, StoreError};
 use crate::telemetry;
 
-/// How often a pair is tried to be stored while the database is away.
+/// The waits between tries to store a pair while the database is away.
 const STORE_AGAIN: Backoff = Backoff {
     initial_interval: Duration::from_millis(50),
     max_interval: Duration::from_secs(2),
@@ -18,21 +18,20 @@ const STORE_AGAIN: Backoff = Backoff {
     jitter: 0.5,
 };
 
-/// How long one try to store a pair may take, before the next one. It may have taken effect all the same; the next
-/// one then finds that out.
+/// How long one try to store a pair may take. If it took effect all the same, the next try notices.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
-impl Crew {
-    /// Stores a new pair. It is never dropped: where the database does not take it, it is tried again for as long as
-    /// the process lives, while the heartbeat keeps others away. Once the process is told to stop it is parked, and at once
-    /// where the database refuses it: to write it again would change nothing.
-    pub(super) async fn keep_pair(
+impl FlightContext {
+    /// Stores a new pair, and never drops it. While the database is away it tries again for as long as the process lives, and
+    /// the heartbeat keeps others away. Once the process is told to stop, the pair is parked. A pair that the database refuses
+    /// is parked at once.
+    pub(super) async fn save_pair(
         &self,
         order: &Order,
         holder: &str,
         pair: NewPair,
         started: Instant,
-    ) -> Landing {
+    ) -> FlightOutcome {
         let host = &order.provider.host;
         let mut delays = STORE_AGAIN.delays();
         loop {
@@ -43,12 +42,12 @@ impl Crew {
             {
                 Ok(Some(entry)) => {
                     telemetry::refreshed(host, started.elapsed());
-                    return Landing::Refreshed(entry);
+                    return FlightOutcome::Refreshed(entry);
                 }
                 Ok(None) => {
                     telemetry::refreshed_pair_superseded(host);
                     Box::pin(self.release(&order.entry, holder)).await;
-                    return Landing::Moved;
+                    return FlightOutcome::Moved;
                 }
                 Err(error) => error,
             };
@@ -57,7 +56,7 @@ impl Crew {
             if self.parking.is_due() || !error.is_transient() {
                 let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
                 match Box::pin(self.parking.park(&parked)).await {
-                    Ok(()) => return Landing::StoreFailed(error),
+                    Ok(()) => return FlightOutcome::StoreFailed(error),
                     Err(error) => telemetry::pair_not_parked(host, &error),
                 }
                 sleep(delay).await;

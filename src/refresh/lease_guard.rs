@@ -1,28 +1,28 @@
-//! The lease as the flight that holds it sees it: kept alive by a heartbeat, and looked at before each provider call.
+//! The lease as its holder knows it: renewed by a heartbeat, and checked before each provider call.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::time::{Instant, interval_at, timeout};
 
-use super::flight::Crew;
+use super::flight::FlightContext;
 use crate::domain::clock::Timestamp;
 use crate::store::{Entry, Guarded, StoreError};
 use crate::telemetry::{self, Statement};
 
 /// Until when a flight may count on its lease.
 ///
-/// A process can be frozen (SIGSTOP, a paused machine) for longer than its lease lives, and then go on as if nothing
-/// had happened. So whoever is about to call the provider looks here first (invariant 2).
+/// A process can be frozen (SIGSTOP, a paused machine) for longer than its lease lives, and not notice. So it checks this
+/// before each provider call (invariant 2).
 #[derive(Debug)]
-pub(super) struct Tenure(AtomicI64);
+pub(super) struct LeaseGuard(AtomicI64);
 
-impl Tenure {
+impl LeaseGuard {
     pub(super) const fn until(until: Timestamp) -> Self {
         Self(AtomicI64::new(until.as_millis()))
     }
 
-    /// Whether the lease is this flight's, as far as it can know.
+    /// Whether the lease is still this flight's, as far as it can know.
     pub(super) fn holds(&self, now: Timestamp) -> bool {
         now.as_millis() < self.0.load(Ordering::Relaxed)
     }
@@ -36,29 +36,34 @@ impl Tenure {
     }
 }
 
-impl Crew {
-    /// The heartbeat: renews the lease at a third of its life, so that two lost beats do not cost it.
-    pub(super) async fn keep_lease(&self, entry: &Entry, holder: &str, tenure: &Tenure) -> Infallible {
+impl FlightContext {
+    /// The heartbeat: renews the lease at each third of its life, so that it survives two lost beats.
+    pub(super) async fn keep_lease(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        lease_guard: &LeaseGuard,
+    ) -> Infallible {
         let period = self.options.lease_ttl / 3;
         let mut beats = interval_at(Instant::now() + period, period);
         loop {
             beats.tick().await;
-            Box::pin(self.renew_lease(entry, holder, tenure)).await;
+            Box::pin(self.renew_lease(entry, holder, lease_guard)).await;
         }
     }
 
     /// One beat.
-    pub(super) async fn renew_lease(&self, entry: &Entry, holder: &str, tenure: &Tenure) {
+    pub(super) async fn renew_lease(&self, entry: &Entry, holder: &str, lease_guard: &LeaseGuard) {
         let ttl = self.options.lease_ttl;
-        // Read before the statement is sent: the lease lives from then on, however long the answer takes.
+        // Read before the statement is sent: the lease counts from then, however long the answer takes.
         let now = self.clock.now();
         let renewal = timeout(ttl / 3, self.store.renew_lease(entry, holder, now, ttl)).await;
         match renewal.unwrap_or(Err(StoreError::NoAnswer)) {
-            Ok(Guarded::Done) => tenure.renewed(now.plus(ttl)),
-            // Somebody stored a newer pair or took the lease over, or it ran out. A call that is under way goes on all
-            // the same: what comes of it is stored if it is the newer pair. But no other call begins.
+            Ok(Guarded::Done) => lease_guard.renewed(now.plus(ttl)),
+            // Somebody stored a newer pair or took the lease over, or it ran out. A call in flight goes on, and its pair is
+            // stored if it is the newer one. No other call begins.
             Ok(Guarded::Moved) => {
-                tenure.lost();
+                lease_guard.lost();
                 telemetry::lost_compare_and_set(Statement::RenewLease);
             }
             Err(error) => telemetry::lease_not_kept(&error),
@@ -66,8 +71,8 @@ impl Crew {
     }
 }
 
-impl Crew {
-    /// Gives the lease back where the pair is another one by now: its flight has nothing more to do.
+impl FlightContext {
+    /// Gives the lease back after the pair has changed: the flight is over.
     pub(super) async fn release(&self, entry: &Entry, holder: &str) {
         match self.store.release(entry.id, holder).await {
             // Gone already, or another flight's.
@@ -84,11 +89,11 @@ mod tests {
     #[test]
     fn a_lease_is_held_until_it_is_over_or_lost_and_again_once_it_is_renewed() {
         let at = Timestamp::from_millis;
-        let tenure = Tenure::until(at(100));
-        assert!(tenure.holds(at(99)) && !tenure.holds(at(100)));
-        tenure.renewed(at(200));
-        assert!(tenure.holds(at(199)));
-        tenure.lost();
-        assert!(!tenure.holds(at(0)));
+        let lease_guard = LeaseGuard::until(at(100));
+        assert!(lease_guard.holds(at(99)) && !lease_guard.holds(at(100)));
+        lease_guard.renewed(at(200));
+        assert!(lease_guard.holds(at(199)));
+        lease_guard.lost();
+        assert!(!lease_guard.holds(at(0)));
     }
 }
