@@ -1,9 +1,8 @@
 //! RabbitMQ: topology, connections and their recovery, confirmed mandatory publishing.
 //!
-//! Two connections. One carries requests, their replies and their acks (`replies.rs` says why it may carry all three); the
-//! other one carries dead letters, parked pairs and events, so that nothing that goes wrong with them costs a request its
-//! connection. Neither recovers by itself: `lapin`'s own recovery turns some channel errors into a consumer that hangs
-//! for ever, so whoever uses a connection watches it and makes it anew.
+//! One kind of connection carries requests, their replies and their acks (`replies.rs` says why all three). Another carries dead
+//! letters, parked pairs and events, so that their errors cost no request its connection. `lapin`'s own recovery is off, because
+//! it turns some channel errors into a consumer that hangs for ever. The user of a connection watches it and opens a new one.
 
 mod confirmed;
 mod connection;
@@ -39,7 +38,7 @@ pub const AGAIN: Backoff = Backoff {
 /// What can go wrong between us and the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The broker, or the way to it, said no.
+    /// The broker or the connection failed.
     #[error("cannot {action}: {source}")]
     Amqp {
         /// What was tried, on what.
@@ -48,7 +47,7 @@ pub enum BrokerError {
         #[source]
         source: lapin::Error,
     },
-    /// Nothing came back.
+    /// There was no answer.
     #[error("cannot {action}: no answer within {} s", after.as_secs())]
     Timeout {
         /// What was tried, on what.
@@ -56,7 +55,7 @@ pub enum BrokerError {
         /// How long was waited.
         after: Duration,
     },
-    /// The URL is none that the client library reads.
+    /// The client library cannot read the URL.
     #[error("{url} is not a URL of a broker: {reason}")]
     Url {
         /// The URL, without its password.
@@ -86,7 +85,7 @@ pub enum BrokerError {
         /// Which queue.
         queue: String,
     },
-    /// What is settled does not reach the broker.
+    /// Acks do not reach the broker.
     #[error("the task that acks what comes from {queue} ended")]
     NoAcks {
         /// Which queue.
@@ -113,8 +112,8 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// What the broker said when it closed the channel, where it did: what was asked for is not there, is locked,
-    /// is refused. The connection lives on.
+    /// What the broker said when it closed the channel, if it did: something is missing, locked or refused. The connection
+    /// lives on.
     pub fn soft_error(&self) -> Option<&AMQPSoftError> {
         match self.protocol_error()? {
             AMQPErrorKind::Soft(error) => Some(error),
@@ -122,7 +121,7 @@ impl BrokerError {
         }
     }
 
-    /// What the broker said when it closed the whole connection, where it did.
+    /// What the broker said when it closed the whole connection, if it did.
     fn hard_error(&self) -> Option<&AMQPHardError> {
         match self.protocol_error()? {
             AMQPErrorKind::Hard(error) => Some(error),
@@ -137,7 +136,7 @@ impl BrokerError {
     }
 }
 
-/// Waits for an AMQP call, but not for ever: a blocked or half-dead connection answers never.
+/// Waits for an AMQP call, with a limit: a blocked or half-dead connection never answers.
 pub async fn within<T>(
     limit: Duration,
     action: impl Fn() -> String,

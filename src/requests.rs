@@ -142,7 +142,7 @@ impl Handler {
                 "property reply_to: is missing; it names the queue of the reply".into(),
             );
         }
-        // A `token.store` of which nobody would hear that it was refused is stored: a login must not be lost.
+        // A `token.store` without `reply_to` is stored all the same. Nobody would hear of the refusal, and the login would be lost.
         if let Some(too_often) = too_often
             && envelope.reply_to.is_some()
         {

@@ -86,8 +86,8 @@ pub struct Broker {
     pub dead_letters_max_age: Duration,
     /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
     pub delivery_limit: u32,
-    /// How long a message waits that failed, may succeed later, and of which nobody can be told. Zero: the broker delays it
-    /// by itself, as RabbitMQ does from 4.3 on where the queue has a delayed retry.
+    /// How long a message waits that failed for now, if its publisher cannot be told. Zero: the broker delays it, as RabbitMQ
+    /// 4.3 and later do for a queue with delayed retries.
     pub retry_delay: Duration,
     /// How often such a message is tried again before it goes to the dead letters.
     pub retry_limit: u32,

@@ -1,9 +1,8 @@
 //! RESERVE: every query on token entries (docs/contract.md, The database protocol), and nothing else.
 //!
-//! Each write is one short conditional UPDATE guarded by the state it was decided on. It says whether it took
-//! effect ([`Guarded`]); where it did not, the world has moved, and the caller loads and decides again. Nothing
-//! here holds a transaction, and nothing holds a connection longer than a statement takes, or the statements of many that
-//! follow one another without a pause (`line.rs`).
+//! Each write is one short conditional UPDATE, guarded by the state that was decided on (`rules.rs`). It tells whether it took
+//! effect ([`Guarded`]). If it did not, the row has changed, and the caller loads and decides again. Nothing here holds a
+//! transaction. A connection is held for one statement, or for grouped statements that follow one another (`line.rs`).
 
 mod claim;
 pub mod database;

@@ -86,8 +86,8 @@ impl Worker {
     /// Opens the database, and starts consuming as soon as the broker is there.
     ///
     /// # Errors
-    /// What makes it pointless to start: missing keys, no database, pending migrations, a clock that is far off,
-    /// broken flags, a taken port. A broker that is away is none of it: it is waited for.
+    /// The worker cannot start: missing keys, no database, pending migrations, a clock that is far off, broken flags, or a
+    /// taken port. A broker that is away is not an error: the worker waits for it.
     pub async fn start(
         settings: Settings,
         time: TimeSource,

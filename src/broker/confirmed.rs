@@ -16,15 +16,15 @@ use crate::settings::Broker;
 pub(super) struct Publish {
     pub(super) exchange: ShortString,
     pub(super) routing_key: ShortString,
-    /// Whether the broker is asked to give it back where nobody would get it.
+    /// Whether the broker returns it if no queue takes it.
     pub(super) mandatory: bool,
     pub(super) properties: BasicProperties,
 }
 
 impl Publish {
-    /// Its way over `channel`, which ends with its confirm.
+    /// Publishes it over `channel` and waits for its confirm.
     ///
-    /// No `async fn`: that would have room for everything twice, where every message in hand has room for this.
+    /// Not an `async fn`: its future would hold everything twice, and every message in hand carries it.
     pub(super) fn over<'a>(
         self,
         channel: &'a Channel,
@@ -36,10 +36,9 @@ impl Publish {
     }
 }
 
-/// Waits until a message is published; gives back one that the broker returned meanwhile. `what` is what errors call it.
+/// Waits until a message is published, and gives back one that the broker returned meanwhile. Errors call the message `what`.
 ///
-/// While the broker blocks the connection (memory or disk alarm) the confirm is waited for: what is published once more
-/// would arrive twice when the alarm is over.
+/// While an alarm blocks the connection it waits for the confirm: a second publish would arrive twice after the alarm.
 pub(super) async fn confirmed(
     connection: &Connection,
     mut publishing: Pin<&mut (impl Future<Output = lapin::Result<Confirmation>> + Send)>,

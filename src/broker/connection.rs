@@ -9,12 +9,12 @@ use secrecy::ExposeSecret;
 use super::{BrokerError, within};
 use crate::settings::Broker;
 
-/// How long the other side may be silent, in seconds, where the URL does not say (`?heartbeat=`). The broker
-/// proposes a minute: so long would a connection whose other end is gone look alive.
+/// The heartbeat in seconds, unless the URL says another (`?heartbeat=`). With the minute that the broker proposes, a dead
+/// connection would look alive for that long.
 const HEARTBEAT_SECS: u16 = 10;
 
-/// How long a worker that ends waits for a connection to be closed in order. Where that takes longer nobody is at the other end,
-/// and a connection that breaks off gives everything back as well.
+/// How long a stopping worker waits until a connection is closed. After that the other end is gone, and a broken connection
+/// gives everything back as well.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connects under a name that the operator sees in the broker's list of connections.
@@ -36,7 +36,7 @@ pub async fn connect(settings: &Broker, name: &str) -> Result<Connection, Broker
 
 /// Closes a connection before the worker ends.
 pub async fn take_leave(connection: &Connection) {
-    // Over a blocked one nothing is written, and the broker finds it gone.
+    // Nothing can be written over a blocked connection. The broker notices that it is gone.
     if !connection.status().blocked() {
         let close = connection.close(200, "the worker stops".into());
         drop(within(LEAVE_PATIENCE, || "close a connection".to_owned(), close).await);

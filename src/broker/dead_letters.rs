@@ -1,12 +1,10 @@
-//! The dead letters, as an operator's commands look at them, take them out and publish them again.
+//! The dead letters: an operator's commands list them, take them out and publish them again.
 //!
-//! AMQP cannot browse. So whoever looks takes every letter without acking it, and gives all of them back in the
-//! end; the quorum queue delivers what was given back first, in the order it had. Two who do that at once would
-//! each see half of the letters: an exclusive queue, which the broker deletes with its owner's connection, lets in
-//! one at a time.
+//! AMQP cannot browse. So a command takes all letters without acking them, and gives them back in the end. The quorum queue
+//! then delivers them first, in their order. Two commands at once would each see half of the letters. So an exclusive queue,
+//! which the broker deletes with its owner's connection, admits one at a time.
 //!
-//! Nothing is lost however this ends, because a letter leaves the queue by its ack alone, and whatever is not acked
-//! goes back with the connection.
+//! No letter is lost, however a command ends. Only an ack removes a letter, and unacked ones go back with the connection.
 
 mod letter;
 mod replay;
@@ -32,17 +30,17 @@ use super::topology::{short, text};
 use super::{BrokerError, Names, connect, within};
 use crate::settings::Broker;
 
-/// How many letters are held over one channel. A channel that is full stays open and silent, and the next one takes
-/// over: so the memory for letters that have come and were not looked at yet has a limit.
+/// How many letters one channel holds. A full channel stays open, and a new one takes over. That bounds the memory for letters
+/// that have arrived and not been looked at.
 const HELD_PER_CHANNEL: u16 = 500;
 
-/// The pause between two looks whether letters that were given back are ready: usually the first one finds them nearly so.
+/// The pause between two checks whether returned letters are ready. The first check usually comes just too early.
 const READY_POLL: Duration = Duration::from_millis(10);
 
-/// The pause between two tries to get in. The broker logs each that it refuses.
+/// The pause between two tries to get in. The broker logs each refusal.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// Why the dead letters cannot be had.
+/// Why the dead letters cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
     /// There is no such queue.

@@ -37,12 +37,12 @@ pub struct OutgoingReply<'a> {
     pub reply_type: &'static str,
     /// The request's properties.
     pub envelope: &'a Envelope,
-    /// Whether it must be known that somebody gets it: then nothing else is published beside it, so that a return is exact.
+    /// Whether it must be certain that a queue took it. Then nothing is published beside it, so that a return is exact.
     pub exact: bool,
 }
 
 impl OutgoingReply<'_> {
-    /// Whether the broker is asked to give the reply back where nobody would get it.
+    /// Whether the broker returns the reply if no queue takes it.
     pub(super) fn mandatory(&self) -> bool {
         !self.is_direct()
     }

@@ -1,8 +1,7 @@
-//! What is published beside replies: dead letters, parked pairs, suspects and events, over a connection of its own that is made anew
-//! when it breaks.
+//! Publishes dead letters, parked pairs, suspects and events over a connection of its own, which it opens again when it breaks.
 //!
-//! Dead letters and parked pairs go one at a time, so that a return is exact: what has no place there must not be thought
-//! safe.
+//! Dead letters and parked pairs are published one at a time, so that a return is exact: a message that no queue took must not
+//! count as safe.
 
 mod events;
 
@@ -250,7 +249,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes again until it works or the worker stops.
+    /// Publishes again and again, until it works or the worker stops.
     async fn insist<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
     where
         F: Future<Output = Result<(), BrokerError>>,
@@ -274,13 +273,13 @@ impl Publisher {
         }
     }
 
-    /// The connection, once there is one; none where the supervisor has ended, which it does after the hard stop alone.
+    /// The connection, once there is one; none after the supervisor has ended, which it does after the hard stop.
     async fn wire_up(&self) -> Option<Arc<Wire>> {
         let mut wire = self.wire.clone();
         wire.wait_for(Option::is_some).await.ok().and_then(|up| up.clone())
     }
 
-    /// Has the supervisor look at a connection over which something failed.
+    /// Makes the supervisor check a connection after an error.
     fn suspect(&self, up: &Wire, error: &BrokerError) {
         if matches!(error, BrokerError::Timeout { .. }) && !up.connection.status().blocked() {
             up.silent.store(true, Ordering::Relaxed);

@@ -29,7 +29,7 @@ pub struct CloneUrl {
 pub enum Repository {
     /// At this clone URL.
     At(CloneUrl),
-    /// What stands there is no clone URL.
+    /// It is not a clone URL.
     Unreadable,
 }
 

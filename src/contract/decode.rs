@@ -1,4 +1,4 @@
-//! Bodies into requests, and what is wrong with a body that is none.
+//! Decodes bodies into requests, and says what is wrong with a body.
 
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -84,7 +84,7 @@ impl Echo {
     }
 }
 
-/// The fields of a body; none where it is no JSON object, or too large to be looked at.
+/// The fields of a body; none if it is not a JSON object, or too large to look at.
 fn fields(body: &[u8]) -> Map<String, Value> {
     if body.len() > MAX_BODY_BYTES {
         return Map::default();

@@ -17,7 +17,7 @@ pub const PARKED_PAIR_TYPE: &str = "parked.pair";
 /// What the properties of a request say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// Where the reply goes. Nowhere, also, where it could do harm: see `unanswerable`.
+    /// Where the reply goes. None also if it could do harm there: see `unanswerable`.
     pub reply_to: Option<ReplyTo>,
     /// Why this message gets no reply, whatever else it says.
     pub unanswerable: Option<Unanswerable>,
@@ -25,13 +25,13 @@ pub struct Envelope {
     pub correlation_id: Option<ShortString>,
     /// W3C trace context, copied to the reply.
     pub traceparent: Option<String>,
-    /// The AMQP user who published: the broker checked it, where it is there.
+    /// The AMQP user who published, if set; the broker checks it.
     pub publisher: Option<String>,
     /// How long the publisher waits, from `expiration`.
     pub time_to_live: Option<Duration>,
-    /// When it was published, to the second, where the publisher says.
+    /// When it was published, in whole seconds, if the publisher says.
     pub published_at: Option<Timestamp>,
-    /// Which property breaks the contract, and how; none: they are right.
+    /// Which property breaks the contract, and how, if one does.
     pub unusable: Option<&'static str>,
 }
 
@@ -109,7 +109,7 @@ fn traceparent(properties: &BasicProperties) -> Option<String> {
         AMQPValue::ShortString(text) => text.as_str(),
         _ => return None,
     };
-    // A W3C traceparent has 55 characters. What is none costs nobody an answer (it is not the publisher's own field, but
-    // his tracing's), and is not carried around.
+    // A W3C traceparent has 55 characters. A bad one is dropped and the request is answered: the publisher's tracing library
+    // wrote it, not the publisher.
     (text.len() <= 255 && is_printable(text)).then(|| text.to_owned())
 }

@@ -15,7 +15,7 @@ use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
 pub enum RedactedBody {
     /// A JSON object: fields of the contract with values as the contract has them; placeholders for the others.
     Object(Value),
-    /// Anything else: what can be said of it without showing it.
+    /// Anything else: described without showing it.
     Other(String),
 }
 

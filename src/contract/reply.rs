@@ -68,7 +68,7 @@ pub enum TokenReply {
 }
 
 impl TokenReply {
-    /// Why no token was handed out; none: one was.
+    /// Why no token was handed out, if none was.
     pub const fn error(&self) -> Option<&ErrorBody> {
         match self {
             Self::Ok(_) => None,

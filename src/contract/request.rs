@@ -163,7 +163,7 @@ pub struct WorkspaceStartRequest {
 pub enum Wanted<'a> {
     /// A token for this host.
     TokenFor(&'a Host),
-    /// Nobody knows what: the repository in this place, counted from zero, has no clone URL.
+    /// Nothing: the repository in this place, counted from zero, has no clone URL that can be read.
     Unreadable(usize),
 }
 

@@ -19,7 +19,7 @@ pub struct TokenState {
     pub granted_lifetime: Option<Duration>,
     /// Whether there is a refresh token.
     pub refreshable: bool,
-    /// Whether a refresh of this pair began of which nobody knows how it ended: the provider may have acted.
+    /// Whether the outcome of a refresh of this pair is unknown: the provider may have acted.
     pub in_doubt: bool,
     /// Whether somebody reported that the host rejects the access token.
     pub reported: bool,
@@ -32,8 +32,8 @@ pub struct Policy {
     pub opportunistic: bool,
     /// Where set, an opportunistic refresh waits until the token expires within this window.
     pub opportunistic_window: Option<Duration>,
-    /// How long the old access token works once it was refreshed. Where it ends, a pair whose refresh ended nobody knows how
-    /// may be dead.
+    /// How long the old access token works after a refresh. If it does not work for ever and the outcome of a refresh is
+    /// unknown, the stored pair may be dead.
     pub old_token_grace: Lifespan,
     /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
     pub required_while_reserved: RequiredWhileReserved,
@@ -117,7 +117,7 @@ pub enum Notice {
 /// Why a token is refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// It is still valid for the request, and nobody holds it.
+    /// The token is still valid for the request, and nobody holds it.
     Opportunistic,
     /// It does not live as long as requested.
     Required,
@@ -126,8 +126,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// A reservation beyond this date stands against such a refresh, also one that is made while the refresh begins. None:
-    /// no reservation does.
+    /// A reservation beyond this date stands against such a refresh, even one that is made while the refresh begins. None: no
+    /// reservation does.
     pub fn unless_reserved_beyond(self, old_token_grace: Lifespan, now: Timestamp) -> Option<Timestamp> {
         match (self, old_token_grace) {
             (Self::Required, _) | (Self::Reported, Lifespan::Unlimited) => None,
@@ -136,9 +136,9 @@ impl Cause {
     }
 }
 
-/// From when on a reservation stands against an opportunistic refresh: one that ends before is served by the old access
-/// token, which works for this grace once it was refreshed. Where that lives on for ever no reservation could be broken, and
-/// nothing is to be won by a refresh before it ends: all of them stand.
+/// A reservation stands against an opportunistic refresh if it ends after this date. The old access token, which works for
+/// the grace, serves one that ends earlier. Where the old token works for ever, a refresh would break no reservation, but it
+/// would bring nothing either: every live reservation stands.
 pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Timestamp {
     match old_token_grace {
         Lifespan::Ends(grace) => now.plus(grace),
@@ -150,13 +150,13 @@ pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Tim
 pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
     let Some(token) = token else { return Decision::TokenNotFound };
     let reserved = token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now));
-    // Not in the table either: whoever reports a token must not end it under somebody for whom it works.
+    // A report must not end a token that works for somebody else.
     if token.reported && !(reserved && policy.kills_old_token()) {
         return if token.refreshable { Decision::Refresh(Cause::Reported) } else { Decision::NotRefreshable };
     }
     if is_valid(token, now, demand) {
         let due = opportunistic_due(token, now, policy);
-        // Not in the table: a pair that may be dead is tried before it is handed out, by the first one who may.
+        // A pair that may be dead is refreshed before it is handed out, unless somebody holds it.
         let doubtful = token.in_doubt && policy.kills_old_token();
         return if due && reserved {
             serve(token, demand, true)

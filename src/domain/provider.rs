@@ -53,9 +53,9 @@ pub struct Provider {
     pub old_token_grace: Lifespan,
     /// For how long from its first use a spent refresh token may be sent again.
     pub refresh_token_grace: Lifespan,
-    /// How long an access token lives where nobody says. None: not known.
+    /// How long an access token lives if the token endpoint does not say. None: not known.
     pub unstated_lifetime: Option<Lifespan>,
-    /// How long a refresh token lives that nobody uses. None: not known, or for ever.
+    /// How long an unused refresh token lives. None: not known, or for ever.
     pub refresh_token_idle_lifetime: Option<Duration>,
     /// Whether a still valid token is refreshed whenever nobody holds it.
     pub opportunistic_refresh: bool,
@@ -67,7 +67,7 @@ pub struct Provider {
     pub max_concurrent_refreshes: usize,
     /// When its settings were applied.
     pub updated_at: Timestamp,
-    /// Since when it refuses everybody's refresh token; none: it does not.
+    /// Since when it refuses everybody's refresh token, if it does.
     pub refusing_since: Option<Timestamp>,
 }
 
@@ -88,7 +88,7 @@ pub enum ClientAuth {
     Basic,
 }
 
-/// What a required refresh does while somebody else's reservation is alive, where refreshing kills the old token.
+/// What a required refresh does while somebody else holds the token, if a refresh ends the old token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequiredWhileReserved {

@@ -1,4 +1,4 @@
-//! What can be an access or refresh token.
+//! Which texts are usable as an access or refresh token.
 
 /// The longest token, in bytes: far above what any provider issues, and what the database is made for.
 pub const MAX_TOKEN_LEN: usize = 32 * 1024;

@@ -8,16 +8,16 @@ use crate::contract::{
 /// What is to be done about a message that was handled.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Send the reply, where there is somewhere to send it, then ack.
+    /// Send the reply, if there is somewhere to send it, then ack.
     Answered(Reply),
-    /// Send the reply, where there is somewhere to send it, lay the message into the dead letters, then ack.
+    /// Send the reply, if there is somewhere to send it, copy the message to the dead letters, then ack.
     Invalid {
         /// An `invalid_request`.
         reply: Reply,
         /// Which field is wrong. Repeats nothing the publisher sent.
         reason: String,
     },
-    /// Lay the message into the dead letters, then ack. Nobody is told: a reply could do harm where it goes, or come back.
+    /// Copy the message to the dead letters, then ack. There is no reply: it could do harm where it goes, or come back.
     Unanswerable {
         /// Why. Repeats nothing the publisher sent.
         reason: String,

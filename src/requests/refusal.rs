@@ -9,7 +9,7 @@ use crate::limits::publisher::TooOften;
 use crate::refresh::{FailedFlight, NoEntry};
 use crate::store::{Failure, FailureKind, StoreError};
 
-/// When to ask again where too many wait already: some of them have their answer by then.
+/// When to ask again if too many requests wait already. Some of them are answered by then.
 const CROWD_GONE_AFTER: Duration = Duration::from_secs(5);
 
 /// Why there is no token.
@@ -17,7 +17,7 @@ const CROWD_GONE_AFTER: Duration = Duration::from_secs(5);
 pub(super) enum Refusal {
     /// The requester is told so.
     Answer(ErrorBody),
-    /// The database failed: tried again while there is time.
+    /// The database failed. It is tried again while there is time.
     Store(Arc<StoreError>),
 }
 
@@ -73,7 +73,7 @@ pub(super) fn token_held(provider: &Provider, remaining: Duration) -> ErrorBody 
     told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(remaining))
 }
 
-/// The refresh met a bug. Nobody tries again at once: the next one would meet it too.
+/// The refresh panicked. It is not tried again at once, because it would panic again.
 pub(super) fn panicked() -> ErrorBody {
     let message = "the refresh met a bug in the worker, whose log says more";
     told_to_wait(ErrorBody::new(ErrorCode::Internal, message), Some(CROWD_GONE_AFTER))
@@ -86,7 +86,7 @@ pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
     told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 
-/// Whole seconds, rounded up: who comes back after them does not come too early.
+/// Whole seconds, rounded up, so that nobody comes back too early.
 fn told_to_wait(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
     let retry_after_secs =
         retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
@@ -101,7 +101,7 @@ const fn code_of(kind: FailureKind) -> ErrorCode {
     }
 }
 
-/// Whose doing it is that a refresh token is dead.
+/// Why a refresh token is dead.
 const fn reason(kind: FailureKind) -> Option<ErrorReason> {
     match kind {
         FailureKind::Refused => Some(ErrorReason::RefreshTokenRefused),

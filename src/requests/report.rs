@@ -1,6 +1,6 @@
 //! `token.report`: a host rejected a token that was handed out. The provider is asked for a new one as soon as nobody holds it.
 //!
-//! Whoever reports may be wrong, or may want to do harm: a token is never ended under somebody for whom it works.
+//! A report may be wrong or malicious. So it never ends a token that somebody holds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::store::{Found, Guarded};
 use crate::telemetry;
 
 impl Handler {
-    /// Takes a report, and checks the token where that harms nobody.
+    /// Records a report, and refreshes the token if that harms nobody.
     pub(super) async fn report(
         &self,
         request: &ReportRequest,
@@ -26,7 +26,7 @@ impl Handler {
         queue: Queue,
     ) -> ReportReply {
         let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
-        // Nobody is to hold the new token on account of this.
+        // A report reserves nothing.
         let lifetime = Duration::ZERO;
         let ask = Ask { user_id, host, lifetime, time, publisher, kind: MessageKind::TokenReport, queue };
         let taken = async {
@@ -65,9 +65,9 @@ impl Handler {
         if !entry.state.refreshable {
             return Ok(ReportResult::Withdrawn);
         }
-        // As a request that needs the token for no time at all: it is refreshed now, or somebody holds it.
+        // Like a request for no time at all: the token is refreshed now, or somebody holds it.
         let grant = self.try_hand_out(ask, provider).await?;
-        // Without the warning it is another token by now, whoever had it refreshed.
+        // Without the warning the token is another one by now.
         let is_held = grant.reply.warnings.contains(&Warning::TokenReported);
         Ok(if is_held { ReportResult::Held } else { ReportResult::Refreshed })
     }

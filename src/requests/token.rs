@@ -29,12 +29,12 @@ const DATABASE_AGAIN: Backoff = Backoff {
     jitter: 0.5,
 };
 
-/// How long the statements may take that a request still does when its time is over. A statement can hang for as
-/// long as a lock or a lost connection does, and the requester must hear something.
+/// How long statements may take after the request's time is over. A statement can hang on a lock or a lost connection, and the
+/// requester must get an answer.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// A joiner whose own time ends this much later than the flight's takes the flight's failure for its own. All who
-/// ask at about the same time fail together, instead of trying one after the other.
+/// A request takes a joined flight's failure for its own if its time ends at most this much later than the flight's. So
+/// requests of about the same time fail together, instead of trying one after the other.
 const SHARED_FATE: Duration = Duration::from_secs(2);
 
 /// What one requester asks for.
@@ -60,8 +60,7 @@ impl Ask<'_> {
 }
 
 impl Handler {
-    /// Hands out a token, and counts how that went. Only a known host is counted: what a publisher writes must not
-    /// become a label.
+    /// Hands out a token, and counts the result. Only known hosts are counted: a label must not come from a publisher.
     pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
         let provider = self.patiently(ask.time, || self.provider_for(ask)).await?;
         let granted = self.patiently(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
@@ -92,7 +91,7 @@ impl Handler {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(Refusal::Answer(error))) => return Err(error),
                 Ok(Err(Refusal::Store(error))) => error,
-                // Whatever else an attempt waits for ends with the time of the request.
+                // Everything else that an attempt waits for ends with the time of the request.
                 Err(_) => Arc::new(StoreError::NoAnswer),
             };
             telemetry::store_failed(&error);
@@ -109,8 +108,7 @@ impl Handler {
         self.allowed_provider(ask.publisher, ask.kind, ask.host).await
     }
 
-    /// The provider of a host, if the publisher may have this of it. The rules are about its own host, whichever of its
-    /// hosts is asked for.
+    /// The provider of a host, if the publisher may ask for it. Access rules name a provider's own host, not its other hosts.
     pub(super) async fn allowed_provider(
         &self,
         publisher: Option<&str>,
@@ -130,7 +128,7 @@ impl Handler {
         ask: &Ask<'_>,
         provider: Arc<Provider>,
     ) -> Result<Grant, Refusal> {
-        // The flag costs nothing where the provider does not need it.
+        // The flag is read only if the provider needs it.
         let flag =
             provider.opportunistic_refresh && self.flags.opportunistic_token_refresh(ask.user_id).await;
         let policy = Policy::new(&provider, flag);
@@ -149,16 +147,16 @@ impl Handler {
     }
 }
 
-/// One request on its way through load, decide and act, with what it remembers between two rounds.
+/// A request in its rounds of load, decide and act, with what it remembers between two rounds.
 struct Attempt<'a> {
     handler: &'a Handler,
     ask: &'a Ask<'a>,
     demand: Demand,
     provider: Arc<Provider>,
     policy: Policy,
-    /// Its place among those who wait for this host; taken when it meets the first refresh.
+    /// Its seat among the requests that wait for this host; taken at the first refresh.
     seat: Option<Seat>,
-    /// Until when it waits for refreshes of others; set when it meets the first one.
+    /// Until when it waits for other requests' refreshes; set at the first one.
     patience_until: Option<Instant>,
     /// The flight that failed while it waited.
     failed: Option<Arc<FailedFlight>>,
@@ -167,23 +165,23 @@ struct Attempt<'a> {
 /// How a round ended.
 enum Round {
     Granted(Grant),
-    /// The world has moved: load and decide again.
+    /// The row has changed: load and decide again.
     Again,
 }
 
 impl Attempt<'_> {
-    /// What is known first, and if that is not enough, round by round.
+    /// Tries the cache first, then goes round by round.
     async fn run(mut self) -> Result<Grant, Refusal> {
         if !self.ask.time.is_over()
             && let Round::Granted(grant) = self.serve_known().await?
         {
             return Ok(grant);
         }
-        // In a box: every message has room for what stands here, and most of them end before it.
+        // Boxed: every message would carry its size, and most of them end before.
         Box::pin(self.rounds()).await
     }
 
-    /// Round by round. Each one that does not end the request was ended by somebody else's progress.
+    /// Goes round by round. A round that does not end the request was overtaken by somebody else's progress.
     async fn rounds(&mut self) -> Result<Grant, Refusal> {
         loop {
             if self.ask.time.is_over() {
@@ -196,7 +194,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Serves what was loaded before, where it is to be served and the row says so: most requests need nothing else.
+    /// Serves a cached entry, if the decision is to serve it and the row has not changed. Most requests need nothing else.
     async fn serve_known(&self) -> Result<Round, Refusal> {
         let Handler { store, clock, .. } = self.handler;
         let (user_id, provider_id, now) = (self.ask.user_id, self.provider.id, clock.now());
@@ -210,7 +208,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// What waits or refreshes goes into a box: every message has room for the largest of its steps, and few need so much.
+    /// Waits and refreshes are boxed: every message would carry the size of its largest step, and few need that.
     async fn round(&mut self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();
@@ -243,7 +241,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// The entry; reserved already where no decision could be against it.
+    /// The entry, already reserved if every decision would reserve it.
     async fn load(&self) -> Result<Arc<Entry>, Refusal> {
         let now = self.handler.clock.now();
         let claim = Claim {
@@ -267,7 +265,7 @@ impl Attempt<'_> {
         Err(error.into())
     }
 
-    /// Reserves, then hands out. No write where the reservation reaches far enough already.
+    /// Reserves, then hands out. Nothing is written if the reservation reaches far enough.
     async fn serve(&self, entry: &Entry, way: Way, warnings: Vec<Warning>) -> Result<Round, Refusal> {
         let until = self.demand.until();
         let reserved_until = match entry.state.reserved_until {

@@ -1,7 +1,7 @@
-//! CLAIM: finding the entries of many requests by one statement and, where the database can, reserving them by the same one.
+//! CLAIM: one statement finds the entries of many requests and, on PostgreSQL, reserves them.
 //!
-//! A claim reserves where the decision (docs/contract.md) leaves no choice: the token is valid, and nobody is to refresh it.
-//! Everything else is loaded as it stands, for [`decide`](crate::domain::decide::decide) and what follows from it.
+//! A claim reserves an entry if the decision (docs/contract.md) leaves no choice: the token is valid, and no refresh is due.
+//! Every other entry is loaded as it is, for [`decide`](crate::domain::decide::decide).
 
 mod postgres;
 
@@ -28,9 +28,9 @@ pub struct Claim {
     pub user_id: String,
     /// Whose token.
     pub provider_id: i64,
-    /// Until when it is to be reserved; none: it is only looked at.
+    /// Until when to reserve it; none: only look at it.
     pub until: Option<Timestamp>,
-    /// Reserve it only where somebody holds it for longer than that: otherwise a refresh may be due.
+    /// Reserve it only if somebody holds it for longer than that. Otherwise a refresh may be due.
     pub only_if_held_beyond: Option<Timestamp>,
     /// What time it is.
     pub now: Timestamp,
@@ -50,8 +50,7 @@ pub(super) enum Claimed {
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
     Read(Claimed),
-    /// An entry that was reserved, as PostgreSQL sent it. Whoever asked for it reads it, so that the next statement need not
-    /// wait until all have been.
+    /// A reserved entry as PostgreSQL sent it. The caller reads it, so that the next statement does not wait for that.
     Unread(Arc<PgRow>),
 }
 
@@ -65,9 +64,8 @@ impl Answer {
 }
 
 impl Store {
-    /// What there is for a user at a provider; reserved already where that is plain, and the database can do both at once.
-    ///
-    /// What is [plain](Claim::is_plain) is served whatever else is decided, so the decision finds it reserved far enough.
+    /// What there is for a user at a provider. If the claim is [plain](Claim::is_plain) and the database can do both at once,
+    /// the entry is reserved already, and the decision finds it reserved far enough.
     ///
     /// # Errors
     /// [`StoreError`], shared with those whose requests were in the same statement.
@@ -128,7 +126,7 @@ impl Grouped for Claim {
     async fn run(line: &mut Line, claims: &[Self]) -> Result<Vec<Answer>, StoreError> {
         let answers = match line.db().get_database_backend() {
             DbBackend::Postgres => postgres::find_and_reserve(line, claims).await,
-            // MariaDB and MySQL give no rows back from an UPDATE; SQLite does, but none that says whose they are.
+            // An UPDATE returns no rows on MariaDB and MySQL. On SQLite its rows do not tell whose they are.
             _ => find(line.db(), claims).await,
         };
         answers.map_err(StoreError::database(LOAD))
@@ -150,8 +148,8 @@ async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Answer>, 
     Ok(claims.iter().map(|claim| Answer::Read(claimed(claim).unwrap_or(Claimed::NoIdentity))).collect())
 }
 
-/// The last one again and again, up to a power of two. Every length is a statement of its own, which each connection
-/// prepares and keeps.
+/// Repeats the last item up to a power of two. Each length is a statement of its own, which every connection prepares and
+/// keeps.
 pub(super) fn in_few_lengths<T>(items: &[T]) -> impl Iterator<Item = &T> {
     let length = items.len().next_power_of_two();
     items.iter().chain(items.last().into_iter().cycle()).take(length)

@@ -30,12 +30,11 @@ pub struct Entry {
     pub refresh_token_expires_at: Option<Timestamp>,
     /// Who refreshes it.
     pub lease: Option<Lease>,
-    /// Which refresh token was sent, or was about to be, by a refresh of this pair of which nobody knows yet how it
-    /// ended.
+    /// The refresh token that a refresh of this pair sent, or was about to send. Kept until the outcome is known.
     pub attempt: Option<String>,
     /// When that refresh token was sent first; none: not known.
     pub attempted_at: Option<Timestamp>,
-    /// How the last refresh failed; none where none did since this pair was stored.
+    /// How the last refresh of this pair failed, if one did.
     pub failure: Option<Failure>,
     /// When this pair was stored.
     pub updated_at: Timestamp,
@@ -195,8 +194,8 @@ impl Entry {
         }
     }
 
-    /// Whether a refresh of this very pair began and nobody knows how it ended, once its lease is over. The provider
-    /// may have acted, and then the pair is dead.
+    /// Whether a refresh of this pair began whose outcome is unknown, once its lease is over. If the provider acted, the pair
+    /// may be dead.
     pub const fn is_in_doubt(&self) -> bool {
         self.attempt.is_some()
     }

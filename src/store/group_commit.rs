@@ -1,8 +1,8 @@
-//! GROUP COMMIT: what is asked for while a statement runs goes into the next one, together.
+//! GROUP COMMIT: requests that arrive while a statement runs share the next one.
 //!
-//! A statement for sixty rows costs a database little more than one for a single row: one round trip, one plan, one
-//! commit. Nobody waits for company, though. Whoever comes while no statement of the kind runs is served at once; a group is
-//! what has gathered while one ran. One at a time, for the groups are the larger (two at once: measured, and slower).
+//! A statement for sixty rows costs a database little more than one for a single row: one round trip, one plan, one commit.
+//! No request waits for others to join it. If no statement of its kind runs, it runs at once. One statement of a kind runs
+//! at a time, which makes the groups larger. Two at once were measured, and slower.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -23,17 +23,17 @@ use super::StoreError;
 use super::line::Line;
 use crate::telemetry::{self, GroupedStatement};
 
-/// The most that goes into one statement: beyond, a row costs as much as it does in two of them.
+/// The most rows in one statement. A row of a larger group costs as much as in two statements.
 const LARGEST_GROUP: usize = 128;
 
-/// How long a statement for many may take. One row that somebody holds locked must not keep the others for longer.
+/// How long a shared statement may take. One locked row must not hold up the others for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a server that has nobody to serve keeps its connection. Under load the next ones come within a millisecond, and
-/// giving the connection back and taking one costs two round trips and as many wake-ups.
+/// How long an idle server keeps its connection. Under load the next request comes within a millisecond, and to return the
+/// connection and take one again costs two round trips and two wake-ups.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// What one row of a grouped statement is asked for.
+/// A request for one row of a grouped statement.
 pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
     /// Requests with the same key are one row.
     type Key<'a>: Eq + Hash
@@ -46,31 +46,31 @@ pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
 
     fn key(&self) -> Self::Key<'_>;
 
-    /// Takes the other one's wish into this one, so that what fulfils this one fulfils both.
+    /// Merges another request for the same row into this one.
     fn absorb(&mut self, other: &Self);
 
-    /// One statement for all of them. Answers in their order.
+    /// Runs one statement for the whole group. The answers are in the group's order.
     fn run(
         line: &mut Line,
         group: &[Self],
     ) -> impl Future<Output = Result<Vec<Self::Answer>, StoreError>> + Send;
 }
 
-/// Who waits for a kind of statement. Clones are one and the same.
+/// The queue of one kind of statement. Clones share it.
 #[derive(Debug)]
 pub(super) struct GroupCommit<G: Grouped> {
     shared: Arc<Shared<G>>,
 }
 
-/// Those who wait and the server that serves them meet here.
+/// What the callers and the server share.
 #[derive(Debug)]
 struct Shared<G: Grouped> {
     queue: Mutex<Queue<G>>,
-    /// Somebody came while the server was idle.
+    /// A request arrived while the server was idle.
     news: Notify,
 }
 
-/// An error is shared by all who were in the statement.
+/// All requests of a failed statement share its error.
 type Answer<G> = Result<<G as Grouped>::Answer, Arc<StoreError>>;
 
 #[derive(Debug)]
@@ -79,13 +79,13 @@ struct Queue<G: Grouped> {
     server: ServerState,
 }
 
-/// What the server does. While anybody waits it is busy.
+/// What the server does. It is busy while a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ServerState {
-    /// There is none.
+    /// No server runs.
     Absent,
     Busy,
-    /// It listens for whoever comes next, and keeps its connection meanwhile.
+    /// It waits for the next request, and keeps its connection.
     Idle,
 }
 
@@ -101,15 +101,15 @@ impl<G: Grouped> GroupCommit<G> {
         Self { shared: Arc::new(Shared { queue, news: Notify::new() }) }
     }
 
-    /// Has `item` answered by a statement that it shares with whoever waits at the same time.
+    /// Runs a statement for `item` and the other requests that wait at the same time.
     ///
-    /// A caller that stops waiting takes nobody with it: the statement is not the caller's, but a task's.
+    /// A task of its own runs the statement, so that a caller that stops waiting cancels nobody else's.
     pub(super) async fn submit(&self, db: &DatabaseConnection, item: G) -> Answer<G> {
         let (answer, answered) = oneshot::channel();
         if let Some(server) = self.enter(Waiting { item, answer }) {
             tokio::spawn(server.serve(db.clone()));
         }
-        // Without an answer the task is gone: it panicked, or the process ends.
+        // No answer: the task panicked, or the process ends.
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::NoAnswer)))
     }
 
@@ -133,21 +133,20 @@ impl<G: Grouped> Clone for GroupCommit<G> {
 
 impl<G: Grouped> Shared<G> {
     fn queue(&self) -> MutexGuard<'_, Queue<G>> {
-        // Nothing that runs under it panics half way.
         self.queue.lock()
     }
 }
 
-/// Serves those who wait. Its place is free again when it is dropped, whatever ended it.
+/// Runs the statements of one queue. When it is dropped, for whatever reason, another server can start.
 struct Server<G: Grouped> {
     shared: Arc<Shared<G>>,
-    /// It found nobody waiting, and its place is free already.
+    /// It stopped because the queue was empty, and another server can start already.
     left: bool,
 }
 
 impl<G: Grouped> Server<G> {
-    /// Serves group after group until nobody has come for a while. The answers of one are handed out when the statement of the
-    /// next one is on its way: the database need not wait while they are made use of.
+    /// Runs group after group until no request has come for a while. The answers of a group go out after the next statement
+    /// has been sent, so that the database does not wait for the callers.
     async fn serve(mut self, db: DatabaseConnection) {
         let mut line = Line::new(db);
         let mut answered = Vec::new();
@@ -157,7 +156,7 @@ impl<G: Grouped> Server<G> {
                 self.gather().await;
             }
             let Some(group) = self.next_group() else {
-                // Whoever comes after a pause need not be like those before it.
+                // Requests after a pause may differ from those before it.
                 line.reserve_first(true);
                 if self.somebody_comes().await {
                     continue;
@@ -174,8 +173,8 @@ impl<G: Grouped> Server<G> {
         !self.shared.queue().waiting.is_empty()
     }
 
-    /// Goes behind whoever is about to run, for as long as that brings more: messages that came in one read are decoded
-    /// one after the other, and would miss the statement of the first of them.
+    /// Yields to other tasks for as long as that brings more requests. Messages that arrived in one read are decoded one after
+    /// the other, and would otherwise miss the statement of the first of them.
     async fn gather(&self) {
         let mut waiting = 0;
         loop {
@@ -188,8 +187,8 @@ impl<G: Grouped> Server<G> {
         }
     }
 
-    /// The next group. None: it is idle, from the same moment on in which nobody waited; else whoever came in between would
-    /// wait for nobody.
+    /// The next group; none if the queue is empty. Then the server is idle from the same moment on, or a request that arrives
+    /// in between would never be noticed.
     fn next_group(&self) -> Option<Vec<Waiting<G>>> {
         let mut queue = self.shared.queue();
         if queue.waiting.is_empty() {
@@ -201,7 +200,7 @@ impl<G: Grouped> Server<G> {
         Some(mem::replace(&mut queue.waiting, rest))
     }
 
-    /// Listens until somebody comes. If nobody does, its place is free.
+    /// Waits for a request. If none comes, another server can start.
     async fn somebody_comes(&mut self) -> bool {
         if timeout(LINGER, self.shared.news.notified()).await.is_ok() {
             return true;
@@ -223,12 +222,11 @@ impl<G: Grouped> Drop for Server<G> {
     }
 }
 
-/// The answers to those who waited. Whom the statement fails is told so at once, or has one of its own.
+/// The answers to a group. If the statement fails, each request is told at once, or gets a statement of its own.
 async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) -> Vec<Answered<G>> {
     let (items, waiting) = rows_of(waiting);
     telemetry::grouped_statement(G::STATEMENT, items.len());
-    // A statement that takes too long fails also where it is for one row alone: whoever comes next must not wait for the
-    // lock that this one waits for.
+    // A statement for a single row has the same limit: the next requests must not wait for a lock that it waits for.
     let together = timeout(PATIENCE, G::run(line, &items)).await.unwrap_or(Err(StoreError::NoAnswer));
     let error = match together {
         Ok(answers) => {
@@ -247,17 +245,17 @@ async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) -> V
     Vec::new()
 }
 
-/// Who asked, and the answer.
+/// A caller and its answer.
 type Answered<G> = (oneshot::Sender<Answer<G>>, Answer<G>);
 
 fn hand_out<G: Grouped>(answered: Vec<Answered<G>>) {
     for (asked, answer) in answered {
-        // Whoever stopped waiting needs no answer.
+        // The caller may have stopped waiting.
         drop(asked.send(answer));
     }
 }
 
-/// The rows that are asked for, each once, and who waits for which of them.
+/// The rows of a group, each once, and which caller waits for which row.
 fn rows_of<G: Grouped>(waiting: Vec<Waiting<G>>) -> (Vec<G>, Vec<Asked<G>>) {
     let mut place_of = HashMap::with_capacity(waiting.len());
     let places: Vec<usize> = waiting
@@ -280,18 +278,18 @@ fn rows_of<G: Grouped>(waiting: Vec<Waiting<G>>) -> (Vec<G>, Vec<Asked<G>>) {
     (rows, asked)
 }
 
-/// Who waits for the answer in a place.
+/// A caller, and the place of the row that it waits for.
 type Asked<G> = (usize, oneshot::Sender<Answer<G>>);
 
 fn answer_all<G: Grouped>(waiting: Vec<Asked<G>>, answer_of: impl Fn(usize) -> Answer<G>) {
     for (place, answer) in waiting {
-        // Whoever stopped waiting needs no answer.
+        // The caller may have stopped waiting.
         drop(answer.send(answer_of(place)));
     }
 }
 
-/// A statement for each row, so that a bad row fails, and a locked one waits, alone: in tasks of their own, while the next
-/// group is served.
+/// Runs a statement for each row, so that a bad row fails alone and a locked one waits alone. Each runs in a task of its own,
+/// beside the next group.
 fn one_by_one<G: Grouped>(
     db: &DatabaseConnection,
     items: Vec<G>,

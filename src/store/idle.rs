@@ -169,13 +169,13 @@ fn condemned() -> Condition {
     Condition::all().add(Column::FailureCode.is_not_null()).add(Column::FailureCode.is_in(names))
 }
 
-/// Where somebody refreshes it, what comes of that is waited for.
+/// Expired by `cutoff`, not refreshable, and neither held nor being refreshed.
 fn expired_for_good(cutoff: Timestamp, now: Timestamp) -> Condition {
     Condition::all()
         .add(Column::ExpiresAt.lte(cutoff.as_millis()))
         .add(lease_is_free(now))
         .add(not_reserved_beyond(now))
-        // A refresh of which nobody knows how it ended may have brought a pair that is still on its way here.
+        // If the outcome of a refresh is unknown, its pair may still be on its way here.
         .add(Column::AttemptFingerprint.is_null())
         .add(
             Condition::any()

@@ -1,10 +1,10 @@
-//! KNOWN: entries that were loaded lately and not for the first time, and held by somebody.
+//! KNOWN: a cache of entries that were loaded more than once lately, and that somebody holds.
 //!
-//! Whoever asks for one of them again is served by one guarded UPDATE of a row whose key is known, and nothing is loaded. A
-//! copy may be as old as it likes: the guard is everything that was decided on.
+//! The next request for such an entry takes one guarded UPDATE by its key, and loads nothing. The age of the copy does not
+//! matter, because the guard covers everything that was decided on.
 //!
-//! Who is asked for once is not kept in mind. Of a million users who come by chance hardly anybody comes again in time, and
-//! keeping and forgetting an entry costs as much as reading it.
+//! The first request for a user does not fill the cache. Among a million users few come again in time, and to keep and evict
+//! an entry costs as much as to read it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
@@ -20,13 +20,13 @@ use super::{Entry, Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::TokenState;
 
-/// Entries that are known at most, about a kilobyte each; the one that was not asked for the longest goes first.
+/// Capacity in entries of about a kilobyte. The least recently used one is evicted.
 const MOST_ENTRIES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 
-/// How many users are remembered to have been asked for, at most: eight bytes each.
+/// How many users are remembered as asked for once, eight bytes each.
 const MOST_MET: u64 = 8_192;
 
-/// Of an entry that is not to be believed any more: held until the epoch.
+/// The reservation of an entry that must not be used any more: until the epoch.
 const FORGOTTEN: i64 = 0;
 
 /// An entry as it was loaded, and what was reserved of it since.
@@ -36,15 +36,15 @@ pub struct KnownEntry {
     pub entry: Arc<Entry>,
     user_id: String,
     provider_id: i64,
-    /// Until when it is reserved as far as is known, in ms since the epoch. Beside the entry, of which the rest stays as it is:
-    /// with every request it grows.
+    /// Until when it is reserved as far as is known, in ms since the epoch. It grows with every request, while the rest of the
+    /// entry stays as it is.
     reserved_until: AtomicI64,
 }
 
-/// What is known. Clones are one and the same.
+/// The cache. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    /// Makes a mark of a user and a provider. Its seed is by chance, so that nobody can choose users whose marks are the same.
+    /// Hashes a user and a provider to a mark. The seed is random, so that nobody can choose users with equal marks.
     marks: RandomState,
     memory: Arc<Mutex<Memory>>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Known {
 struct Memory {
     /// By mark. Of two with the same mark the later one is known.
     entries: LruCache<u64, Arc<KnownEntry>>,
-    /// The marks of who was asked for, each in the place that its remainder says; zero: nobody.
+    /// The marks of users that were asked for, each at its remainder; zero: empty.
     met: Box<[u64]>,
 }
 
@@ -106,7 +106,7 @@ impl Known {
         Self { marks: RandomState::new(), memory: Arc::new(Mutex::new(memory)) }
     }
 
-    /// Keeps an entry in mind, if it is one that the next request is likely to be served without another look.
+    /// Caches an entry, if the next request can probably be served from it.
     pub(super) fn learn(&self, user_id: &str, provider_id: i64, entry: &Arc<Entry>, now: Timestamp) {
         if !entry.is_ordinary() {
             return;
@@ -137,13 +137,12 @@ impl Known {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        // Nothing that runs under it panics half way.
         self.memory.lock()
     }
 }
 
 impl Memory {
-    /// Whether whoever has this mark was met before, and not forgotten for another one since.
+    /// Whether this mark was seen before, and not overwritten by another one since.
     fn meet(&mut self, mark: u64) -> bool {
         let place = usize::try_from(mark % MOST_MET).unwrap_or_default();
         mem::replace(&mut self.met[place], mark) == mark

@@ -11,8 +11,8 @@ use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
 impl Store {
-    /// Keeps the lease alive while the provider call runs. One that ran out is lost, also where nobody took it: the
-    /// token may have been handed out since.
+    /// Extends the lease while the provider call runs. A lease that ran out is lost, even if nobody took it: the token may have
+    /// been handed out since.
     pub async fn renew_lease(
         &self,
         entry: &Entry,
@@ -31,7 +31,7 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Gives the lease back and records why nothing came of it, where it is known what the provider did.
+    /// Gives the lease back and records why the refresh failed. It is known what the provider did.
     pub async fn give_up(
         &self,
         entry: &Entry,
@@ -41,8 +41,8 @@ impl Store {
         self.end_lease(entry, holder, failure, Attempt::Settled).await
     }
 
-    /// Gives the lease back and records the failure, but lets the attempt stand: whoever refreshes next must know
-    /// that the provider may have acted ([`Entry::is_in_doubt`]).
+    /// Gives the lease back and records the failure, but keeps the attempt: the next refresh must know that the provider may
+    /// have acted ([`Entry::is_in_doubt`]).
     pub async fn give_up_in_doubt(
         &self,
         entry: &Entry,
@@ -52,8 +52,7 @@ impl Store {
         self.end_lease(entry, holder, failure, Attempt::InDoubt).await
     }
 
-    /// Gives the lease back where the pair has moved meanwhile, and it is known what the provider did: nobody needs to
-    /// wait for it any more.
+    /// Gives the lease back after the pair has changed. It is known what the provider did, so nobody needs to wait.
     pub async fn release(&self, entry_id: i64, holder: &str) -> Result<Guarded, StoreError> {
         let updated = TokenEntry::update_many()
             .col_expr(Column::AttemptFingerprint, Expr::value(None::<String>))

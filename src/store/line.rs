@@ -1,16 +1,16 @@
-//! The line to the database that grouped statements run over, one after the other.
+//! The connection that grouped statements run over, one after the other.
 
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, PgConnection, Postgres};
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 
-/// A connection of PostgreSQL that is kept between statements that follow one another: the pool asks each one that comes back
-/// whether it is alive, and that takes as long as a small statement. The other databases take one from the pool each time.
+/// A connection of PostgreSQL that is kept between statements. The pool tests each connection that is returned, and that takes
+/// as long as a small statement. On other databases each statement takes a connection from the pool.
 #[derive(Debug)]
 pub(super) struct Line {
     db: DatabaseConnection,
     held: Option<PoolConnection<Postgres>>,
-    /// Whether a claim reserves before it looks. What the next tokens are like is guessed from the last ones.
+    /// Whether the next claims reserve before they look, judged by the last ones.
     reserve_first: bool,
 }
 
@@ -23,12 +23,12 @@ impl Line {
         &self.db
     }
 
-    /// Whether claims are to be reserved before what is left of them is looked at, or looked at only.
+    /// Whether claims reserve first and then look at the rest, or only look.
     pub(super) const fn reserves_first(&self) -> bool {
         self.reserve_first
     }
 
-    /// Which of them the next claims are.
+    /// Sets [`Line::reserves_first`] for the next claims.
     pub(super) const fn reserve_first(&mut self, first: bool) {
         self.reserve_first = first;
     }
@@ -37,13 +37,13 @@ impl Line {
     pub(super) async fn postgres(&mut self) -> Result<&mut PgConnection, DbErr> {
         let held = match self.held.take() {
             Some(held) => held,
-            // In a box: it has room for making a connection, 14 kB that every group's task would carry.
+            // Boxed: the future that opens a connection takes 14 kB, which every task would carry.
             None => Box::pin(self.db.get_postgres_connection_pool().acquire()).await.map_err(driver)?,
         };
         Ok(self.held.insert(held))
     }
 
-    /// Lets the connection go where the pool has no other one left: somebody may wait for it.
+    /// Returns the connection if the pool has no other left, because somebody may wait for it.
     pub(super) fn make_room(&mut self) {
         if self.held.is_none() {
             return;
@@ -54,7 +54,7 @@ impl Line {
         }
     }
 
-    /// Lets the connection go: it broke, or is still busy with a statement that was given up.
+    /// Returns the connection: it broke, or still runs a statement that was given up.
     pub(super) fn hang_up(&mut self) {
         self.held = None;
     }

@@ -19,7 +19,7 @@ pub struct Listing {
     db: DatabaseConnection,
 }
 
-/// Which identities; what is none does not matter.
+/// Which identities to list. A field that is not set does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct ListingFilter {
     /// Of this user.
@@ -69,11 +69,11 @@ pub struct ListedToken {
     pub reserved_until: Option<Timestamp>,
     /// Who refreshes it; over where its time is.
     pub lease: Option<ListedLease>,
-    /// Whether a refresh of this pair began of which nobody knows how it ended, unless its lease is live.
+    /// Whether the outcome of a refresh of this pair is unknown, unless its lease is live.
     pub in_doubt: bool,
     /// When somebody reported that the host rejects the access token; none: nobody did.
     pub reported_at: Option<Timestamp>,
-    /// How the last refresh failed; none where none did since this pair was stored.
+    /// How the last refresh of this pair failed, if one did.
     pub failure: Option<ListedFailure>,
 }
 

@@ -1,4 +1,4 @@
-//! Storing pairs, and which of two is the newer one.
+//! Stores pairs, and tells which of two is newer.
 
 use std::cmp::Ordering;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct NewPair {
 }
 
 impl NewPair {
-    /// This pair, in the place of one that was handed out already: a reservation only ever grows.
+    /// This pair with the longer of both reservations: the current pair may have been handed out, and reservations only grow.
     pub(super) fn reserved_like(&self, current: &Entry) -> Self {
         let mut pair = self.clone();
         if let PairSource::Refresh { reserved_until, .. } = &mut pair.source {
@@ -82,8 +82,8 @@ impl PairSource {
         }
     }
 
-    /// Of two pairs that descend from the same login the one that was asked for later is the newer one. The login's own
-    /// pair is there only where the user has logged in again.
+    /// Of two pairs that descend from the same login, the one that was requested later is newer. A login's own pair is newer
+    /// than both: the user has logged in again.
     pub(super) fn age_beside(&self, current: &Entry) -> Age {
         match (self, current.refreshed_at) {
             (Self::Refresh { origin, .. }, Some(stored_at)) if origin.login == current.login_fingerprint => {
@@ -105,17 +105,17 @@ impl PairSource {
     }
 }
 
-/// Whose lease, and attempt on record, ends with the pair that is stored.
+/// Whose lease and attempt end when a pair is stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Leases<'a> {
     /// Anybody's: a login wins over whatever is under way.
     All,
-    /// This holder's. Another flight may have taken over meanwhile; that one goes on.
+    /// This holder's. A flight that has taken over meanwhile goes on.
     Of(&'a str),
 }
 
 impl Leases<'_> {
-    /// What a column of the lease is set to.
+    /// The new value of a column of the lease.
     fn cleared<T: Into<Value>>(self, column: token_entry::Column, nothing: T) -> Expr {
         match self {
             Self::All => Expr::value(nothing),
@@ -127,7 +127,7 @@ impl Leases<'_> {
     }
 }
 
-/// A pair beside the one that is stored.
+/// The age of a pair, compared with the stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
     Older,
@@ -138,10 +138,10 @@ pub(super) enum Age {
 impl Store {
     /// Stores the next generation of an entry: pair, dates and reservation as given, lease and failure cleared.
     ///
-    /// Guarded by the generation alone. Whoever still has the entry's generation has its newest pair, lease or no
-    /// lease; whoever does not must not overwrite the newer one.
+    /// Guarded by the generation alone: a caller with the current generation has the newest pair, with or without the lease. Any
+    /// other caller must not overwrite the newer pair.
     ///
-    /// Gives back the entry as it is stored now, or none where the generation has moved.
+    /// Returns the stored entry, or none if the generation has changed.
     pub(super) async fn store_pair(
         &self,
         entry: &Entry,
@@ -166,7 +166,7 @@ impl Store {
     ) -> Result<Guarded, StoreError> {
         let updated = token_entry::Entity::update_many()
             .set(successor.pair_columns())
-            // MySQL and MariaDB set one after the other: the holder, which the others are asked about, goes last.
+            // MySQL and MariaDB assign one column after the other. The others depend on the holder, so it goes last.
             .col_expr(
                 token_entry::Column::AttemptFingerprint,
                 leases.cleared(token_entry::Column::AttemptFingerprint, None::<String>),

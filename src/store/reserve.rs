@@ -1,4 +1,4 @@
-//! RESERVE: holding a token that was decided on.
+//! RESERVE: extends the reservation of a token that was decided on.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Store {
         }
         match self.reservations.submit(&self.db, Reservation::of(entry, until, now)).await? {
             Guarded::Done => Ok(Guarded::Done),
-            // Or somebody else was writing the row, or the database told only how many rows it changed.
+            // The row has changed, somebody else was writing it, or the database told only how many rows it changed.
             Guarded::Moved => Ok(Box::pin(self.reserve_alone(entry, until, now)).await?),
         }
     }
@@ -64,33 +64,33 @@ impl Store {
 pub(super) struct Reservation {
     entry_id: i64,
     generation: i64,
-    /// When the token expires, in ms since the epoch; [`NEVER`]. Goes with the generation, unless somebody wrote it by hand.
+    /// When the token expires, in ms since the epoch, or [`NEVER`]. Changes with the generation, or if somebody edits the row.
     expires_ms: i64,
     until: Timestamp,
     now: Timestamp,
-    /// Only if somebody holds it: else a refresh may be due.
+    /// Only if somebody holds it. Otherwise a refresh may be due.
     only_if_held: bool,
 }
 
-/// When a token expires that does not. The same in [`guard`].
+/// The expiry of a token that never expires. [`guard`] has the same number.
 const NEVER: i64 = i64::MAX;
 
 impl Reservation {
-    /// Of an entry that was loaded just now.
+    /// For an entry that was loaded just now.
     pub(super) fn of(entry: &Entry, until: Timestamp, now: Timestamp) -> Self {
         let expires_ms = entry.state.expires_at.map_or(NEVER, Timestamp::as_millis);
         let (entry_id, generation) = (entry.id, entry.generation);
         Self { entry_id, generation, expires_ms, until, now, only_if_held: false }
     }
 
-    /// Of an entry that was loaded at some time.
+    /// For an entry that may have been loaded long ago.
     pub(super) fn while_held(entry: &Entry, until: Timestamp, now: Timestamp) -> Self {
         Self { only_if_held: true, ..Self::of(entry, until, now) }
     }
 }
 
 impl Grouped for Reservation {
-    /// The row's id, its generation and expiry: what its answer is found by.
+    /// The row's id, generation and expiry.
     type Key<'a> = (i64, i64, i64);
     type Answer = Guarded;
     const STATEMENT: GroupedStatement = GroupedStatement::Reserve;
@@ -115,8 +115,7 @@ impl Grouped for Reservation {
     }
 }
 
-/// The guard of [`Entry::is_as_decided_on`] for an ordinary entry; no live lease; and
-/// the reservation does not shrink. Where it reaches as far already, the token is as good as reserved.
+/// The row is as it was decided on, an ordinary one, without a live lease, and the reservation does not shrink.
 macro_rules! guard {
     () => {
         concat!(
@@ -132,8 +131,8 @@ macro_rules! guard {
     };
 }
 
-/// `LATERAL` and `SKIP LOCKED`: for the reasons that `RESERVE` in `claim/postgres.rs` has them. One row comes back, with the
-/// places of those that are held: a row each would take both sides longer than the numbers in it.
+/// `claim/postgres.rs` says why `LATERAL` and `SKIP LOCKED`. The places of the reserved rows come back in one row: a row for
+/// each costs both sides more than its contents.
 const RESERVE: &str = concat!(
     "WITH held AS MATERIALIZED (SELECT wanted.*, entry.reserved_until \
      FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[]) \
@@ -178,7 +177,7 @@ async fn reserve_on_sqlite(db: &DatabaseConnection, group: &[Reservation]) -> Re
     Ok(group.iter().map(|reservation| answer(reservation.key())).collect())
 }
 
-/// MariaDB and MySQL tell how many rows they reserved, and not which: all of them, or nobody can be sure.
+/// MariaDB and MySQL tell how many rows they changed, and not which. Unless it was all of them, each is tried again alone.
 async fn reserve_on_mariadb(db: &DatabaseConnection, group: &[Reservation]) -> Result<Vec<Guarded>, DbErr> {
     let row =
         "SELECT ? AS id, ? AS generation, ? AS expires_ms, ? AS until_ms, ? AS now_ms, ? AS only_if_held";

@@ -1,4 +1,4 @@
-//! STORE: the pairs that refreshes brought, those of many flights by one statement where the database can.
+//! STORE: stores the pairs that refreshes brought. On PostgreSQL one statement stores those of many flights.
 
 use std::sync::Arc;
 
@@ -14,14 +14,13 @@ use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 impl Store {
-    /// Stores what a refresh of `entry` issued, whatever has become of the row meanwhile. `holder` is the one whose lease
-    /// it was refreshed under; another one's lease is left alone.
+    /// Stores the pair that a refresh of `entry` issued. `holder` had the lease of that refresh; another holder's lease stays.
     ///
-    /// Where the generation has moved, the newer pair stays: a login's, and one that was asked for later. A provider that
-    /// accepts a spent refresh token can issue two pairs for one, when a worker was frozen and another one took its
-    /// place. Then the one that was asked for later has killed the other one, and is stored over it.
+    /// If the generation has changed, the newer pair stays: a login's, or one that was requested later. A provider that accepts
+    /// a spent refresh token can issue two pairs for it, if a worker froze and another took its place. The later request then
+    /// killed the earlier pair, so its pair is stored over the other.
     ///
-    /// Gives back the entry as it is stored now, or none where a newer pair is there, or the entry is gone.
+    /// Returns the stored entry, or none if a newer pair is there or the entry is gone.
     ///
     /// # Errors
     /// [`StoreError`], shared with those whose pairs were in the same statement.
@@ -51,7 +50,7 @@ impl Store {
             let succession = Succession { successor: Arc::clone(&successor), holder: holder.to_owned() };
             match self.successions.submit(&self.urgent, succession).await? {
                 Guarded::Done => return Ok(Guarded::Done),
-                // Or somebody else was writing the row.
+                // The row has changed, or somebody else was writing it.
                 Guarded::Moved => {}
             }
         }
@@ -68,7 +67,7 @@ impl Store {
         loop {
             let Some(current) = self.reload(entry_id).await? else { return Ok(None) };
             match pair.source.age_beside(&current) {
-                // The answer to an earlier try was lost, not the try.
+                // An earlier try stored it, and its answer was lost.
                 Age::Same => return Ok(Some(current)),
                 Age::Older => return Ok(None),
                 Age::Newer => {
@@ -83,7 +82,7 @@ impl Store {
     }
 }
 
-/// An entry that takes the place of the one it was refreshed from.
+/// An entry that replaces the one it was refreshed from.
 #[derive(Debug, Clone)]
 pub(super) struct Succession {
     successor: Arc<Entry>,
@@ -109,8 +108,8 @@ impl Grouped for Succession {
     }
 }
 
-/// What `Store::store_successor` does, for many: guarded by the generation alone, and leaving others' leases as they are.
-/// `LATERAL` and `SKIP LOCKED` for the reasons that `RESERVE` in `claim/postgres.rs` has them.
+/// `Store::store_successor` for many entries: guarded by the generation alone, and other holders' leases stay.
+/// `claim/postgres.rs` says why `LATERAL` and `SKIP LOCKED`.
 const STORE: &str = concat!(
     "WITH unmoved AS MATERIALIZED (
   SELECT new.*

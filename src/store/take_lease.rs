@@ -19,11 +19,10 @@ use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
 impl Store {
-    /// Takes the lease, and puts on record which refresh token is about to be sent, and since when it is spent. Where a date
-    /// is given, a reservation beyond that stands against it (invariant 1); in any case an attempt, a failure or a report that
-    /// the entry does not know of.
+    /// Takes the lease, and records which refresh token is about to be sent and since when it counts as spent.
     ///
-    /// A holder that has it already is told so: whoever heard nothing of a statement can ask once more.
+    /// A reservation beyond `unless_reserved_beyond` stands against it (invariant 1). So does an attempt, a failure or a report
+    /// that is not in `entry`. A holder that has the lease already gets `Done`: it may not have heard of its first try.
     ///
     /// # Errors
     /// [`StoreError`], shared with those whose leases were in the same statement.
@@ -44,7 +43,7 @@ impl Store {
         if postgres && entry.is_ordinary() {
             match self.leases.submit(&self.db, wanted.clone()).await? {
                 Guarded::Done => return Ok(Guarded::Done),
-                // Or somebody else was writing the row, or it is this holder's already.
+                // The row has changed, somebody else was writing it, or this holder has the lease already.
                 Guarded::Moved => {}
             }
         }
@@ -60,7 +59,7 @@ impl Store {
         let updated = TokenEntry::update_many()
             .col_expr(Column::LeaseHolder, Expr::value(wanted.holder.as_str()))
             .col_expr(Column::LeaseUntil, Expr::value(wanted.until.as_millis()))
-            // Before the attempt, which it is asked about: MySQL and MariaDB set one after the other.
+            // Before the attempt, which it depends on: MySQL and MariaDB assign one column after the other.
             .col_expr(Column::AttemptedAt, first_sent(wanted))
             .col_expr(Column::AttemptFingerprint, Expr::value(wanted.attempt.as_str()))
             .filter(entry.is_unmoved())
@@ -72,7 +71,7 @@ impl Store {
     }
 }
 
-/// When the refresh token was sent first: as it stands, if it was on record already.
+/// When the refresh token was sent first. A date that is on record stays.
 fn first_sent(wanted: &WantedLease) -> SimpleExpr {
     Expr::case(Column::AttemptFingerprint.eq(wanted.attempt.as_str()), Expr::col(Column::AttemptedAt))
         .finally(wanted.now.as_millis())
@@ -112,9 +111,8 @@ impl Grouped for WantedLease {
     }
 }
 
-/// The guards of [`Store::take_lease`], for an [ordinary](Entry::is_ordinary) entry. PostgreSQL's, the one
-/// database that says which rows it changed and can leave locked ones out; `LATERAL` and `SKIP LOCKED` for the reasons that
-/// `RESERVE` in `claim/postgres.rs` has them, one row with places for that of `RESERVE` in `reserve.rs`.
+/// [`Store::take_lease`] for [ordinary](Entry::is_ordinary) entries. For PostgreSQL alone, which tells which rows it changed and
+/// can skip locked ones. `claim/postgres.rs` says why `LATERAL` and `SKIP LOCKED`, and `reserve.rs` why one row comes back.
 const TAKE: &str = concat!(
     "WITH free AS MATERIALIZED (
   SELECT wanted.*

@@ -1,7 +1,7 @@
-//! ACK: what was settled is told to the broker, in as few frames as its order allows.
+//! ACK: tells the broker which deliveries are settled, in as few frames as their order allows.
 //!
-//! Every subscription has a task that alone acks on its channel. What was settled while it wrote goes into its next
-//! frames: one for everything up to the first message that is still in hand, and one for each beyond.
+//! Each subscription has one task that acks on its channel. Deliveries that are settled while it writes go into its next
+//! frames: one frame up to the first message that is still in hand, and one for each message beyond it.
 
 mod ledger;
 
@@ -19,8 +19,7 @@ use tokio_util::task::TaskTracker;
 use self::ledger::{Ack, Ledger};
 use crate::telemetry;
 
-/// How long an ack may take: it is a frame to write, and no answer comes. On a connection that is breaking it can
-/// wait for ever.
+/// How long an ack may take. It is one frame without an answer, but on a broken connection the write can hang.
 const ACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a delivery.
@@ -35,27 +34,27 @@ pub(super) enum Verdict {
     Reject,
 }
 
-/// Where the verdicts on one channel's deliveries go. Clones are one and the same.
+/// Takes the verdicts on one channel's deliveries. Clones share the channel.
 #[derive(Debug, Clone)]
 pub(super) struct Acks {
     verdicts: UnboundedSender<(DeliveryTag, Verdict)>,
 }
 
 impl Acks {
-    /// For a channel on which nothing was delivered yet. The task that `tasks` gets keeps the channel open, and ends when
-    /// nobody can settle anything on it any more.
+    /// For a channel without deliveries so far. It spawns a task on `tasks`, which keeps the channel open and ends when the last
+    /// clone is dropped.
     pub(super) fn open(connection: Arc<Connection>, channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
         let (verdicts, settled) = unbounded_channel();
         tasks.spawn(Line { connection, channel }.tell(settled));
         Self { verdicts }
     }
 
-    /// Whether nothing that is settled reaches the broker any more.
+    /// Whether the channel is closed, so that no ack reaches the broker.
     pub(super) fn is_closed(&self) -> bool {
         self.verdicts.is_closed()
     }
 
-    /// Settles a delivery. At most once for each: the broker closes a channel over a tag that it does not know.
+    /// Settles a delivery, once at most: the broker closes a channel on an unknown tag.
     pub(super) fn settle(&self, tag: DeliveryTag, verdict: Verdict) {
         if self.verdicts.send((tag, verdict)).is_err() {
             telemetry::acks_lost(1);
@@ -71,7 +70,7 @@ struct Line {
 
 impl Line {
     async fn tell(self, mut settled: UnboundedReceiver<(DeliveryTag, Verdict)>) {
-        /// More than any prefetch holds.
+        /// Larger than any prefetch.
         const AT_ONCE: usize = 1 << 16;
         let mut ledger = Ledger::default();
         let mut verdicts = Vec::new();
@@ -79,8 +78,8 @@ impl Line {
             for (tag, verdict) in verdicts.drain(..) {
                 match verdict {
                     Verdict::Ack => ledger.answered(tag),
-                    // Before any ack beyond it, which would ack it along. Where that is not certain it stays in hand, and
-                    // so no such ack is written.
+                    // Before any ack beyond it, which would cover it. If the nack may not have been written, the delivery stays
+                    // in hand, so that no such ack is written.
                     Verdict::Nack if self.give_back(self.nack(tag)).await => ledger.told(tag),
                     Verdict::Reject if self.give_back(self.reject(tag)).await => ledger.told(tag),
                     Verdict::Nack | Verdict::Reject => {}
@@ -111,8 +110,8 @@ impl Line {
 
     /// Whether the broker was told.
     async fn give_back(&self, written: impl Future<Output = lapin::Result<()>>) -> bool {
-        // Nothing is written before the alarm is over, and who gives back does so in order to end, which gives everything
-        // back.
+        // Nothing is written while the broker has an alarm. A worker that gives messages back is about to stop, and then the
+        // broker takes everything back.
         let told =
             !self.connection.status().blocked() && matches!(timeout(ACK_PATIENCE, written).await, Ok(Ok(())));
         if !told {
@@ -161,7 +160,7 @@ mod tests_with_a_broker {
         drop(acks);
         tasks.close();
         tasks.wait().await;
-        // What is not acked by now is delivered again.
+        // Deliveries that are not acked by now come again.
         channel.close(200, "done".into()).await.unwrap();
 
         let no_ack = BasicGetOptions { no_ack: true };

@@ -1,7 +1,7 @@
-//! IN HAND: what was taken from one subscription and is not settled yet.
+//! IN HAND: the messages of one subscription that are not settled yet.
 //!
-//! The task that consumes the queue takes its messages on as well, each whenever it can go on. With a task for each of
-//! them, a message was woken on one thread by another some three times on its way.
+//! The task that consumes a queue also polls its messages. With a task for each message, another thread woke it about three
+//! times on its way.
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,14 +14,13 @@ use tokio::runtime::Handle;
 use tokio_util::sync::ReusableBoxFuture;
 use tokio_util::task::TaskTracker;
 
-/// Boxes that are kept for the next messages, some two kilobytes each.
+/// How many boxes to keep for later messages, about two kilobytes each.
 const MOST_BOXES: usize = 128;
 
-/// The messages in hand. Dropped, it leaves nobody behind: what is not settled then goes on in a task of its own.
+/// The messages in hand. When it is dropped, each unsettled message goes on in a task of its own.
 pub(super) struct InHand {
     messages: FuturesUnordered<Message>,
-    /// What settled messages were in, the last one on top: it is still in the processor's cache, and the allocator need not
-    /// find room for one so large.
+    /// Boxes of settled messages. The last one is on top, because it is still in the processor's cache.
     boxes: Vec<Reusable>,
     /// Gets that task.
     tasks: TaskTracker,
@@ -29,7 +28,7 @@ pub(super) struct InHand {
 
 type Reusable = ReusableBoxFuture<'static, ()>;
 
-/// One that is not settled. It leaves its box behind.
+/// An unsettled message. It leaves its box behind.
 struct Message(Option<Reusable>);
 
 impl InHand {
@@ -49,12 +48,12 @@ impl InHand {
         self.messages.push(Message(Some(message)));
     }
 
-    /// How many there are.
+    /// How many messages there are.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Takes every message on that can go on, and says how many are done with. `context` is woken when one can again.
+    /// Polls every message that can go on, and returns how many are settled. `context` is woken when one can go on again.
     pub(super) fn go_on(&mut self, context: &mut Context<'_>) -> usize {
         let mut done = 0;
         while let Poll::Ready(Some(left)) = self.messages.poll_next_unpin(context) {
@@ -72,7 +71,7 @@ impl Future for Message {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reusable>> {
         let Some(message) = &mut self.0 else { return Poll::Ready(None) };
-        // A bug that one of them meets must not end the others. What it had in hand settled itself (`settlement.rs`).
+        // A panic of one message must not end the others. Its delivery is settled by `settlement.rs`.
         match catch_unwind(AssertUnwindSafe(|| message.poll(context))) {
             Ok(polled) => {
                 ready!(polled);

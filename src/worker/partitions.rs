@@ -1,10 +1,8 @@
-//! When a queue is consumed, and with how many messages in hand: the plain ones always, a partition while it is this
-//! worker's.
+//! When a queue is consumed, and with what prefetch: a plain queue always, a partition while this worker owns it.
 //!
-//! The plain queue of a kind keeps its whole prefetch, and the partitions share as much again. So a queue that carries
-//! all there is while publishers change over is as fast as it was, and need not be subscribed again whenever a replica
-//! comes or goes. A worker has at most twice the prefetch in hand; of both together a host that is stalled still gets no
-//! more than a quarter of the prefetch (`bulkhead.rs`).
+//! The plain queue of a kind has the whole prefetch, and the partitions share as much again. So the plain queue stays fast
+//! while publishers change over, and is not subscribed again whenever a replica comes or goes. A worker has at most twice the
+//! prefetch in hand. A stalled host still gets at most a quarter of the prefetch of both together (`bulkhead.rs`).
 
 use std::future::pending;
 use std::sync::Arc;
@@ -27,12 +25,12 @@ const PREFETCH_PARKED_PAIRS: u16 = 64;
 /// This worker's partitions, as far as it consumes them.
 pub(super) struct Partitions {
     membership: Membership,
-    /// None: not known yet, or there is no connection to consume over.
+    /// None: not known yet, or no connection.
     share: watch::Sender<Option<Share>>,
 }
 
 impl Partitions {
-    /// Before anything is known of them, and where to learn what this worker's share is.
+    /// Nothing is known yet. The receiver tells what this worker's share is.
     pub(super) fn new(
         settings: &Broker,
         store: &Store,
@@ -50,7 +48,7 @@ impl Partitions {
         (Self { membership, share }, known)
     }
 
-    /// Every partition that this worker may be in charge of.
+    /// Every partition that this worker may own.
     pub(super) fn feeds(&self) -> impl Iterator<Item = Feed> {
         let indexes = (0..self.membership.partitions).map_while(|index| u8::try_from(index).ok());
         indexes.flat_map(|index| MessageKind::PARTITIONED.map(|kind| Feed::Partition(kind, index)))
@@ -61,13 +59,13 @@ impl Partitions {
         self.membership.take_part(&self.share, leave).await;
     }
 
-    /// There is no connection any more: what is known of the share counts for nothing until there is one.
+    /// The connection is gone, and the share is unknown until there is a new one.
     pub(super) fn forget_share(&self) {
         telemetry::no_share();
         self.share.send_replace(self.membership.unknown());
     }
 
-    /// Waits until something is true of the share, and gives that back.
+    /// Waits until the share satisfies a condition, and returns the result.
     async fn share_with<T>(&self, find: impl Fn(Option<&Share>) -> Option<T>) -> T {
         let mut share = self.share.subscribe();
         loop {
@@ -84,7 +82,7 @@ impl Partitions {
 }
 
 impl Consumers {
-    /// Waits until it is time to consume this feed, and says how many of its messages may be in hand.
+    /// Waits until it is time to consume this feed, and returns the prefetch.
     pub(super) async fn turn(&self, feed: Feed) -> u16 {
         loop {
             self.database.there().await;

@@ -1,7 +1,8 @@
-//! PUT OFF: a message that failed, may succeed later, and of which nobody can be told.
+//! PUT OFF: a message that failed for now, and whose publisher cannot be told.
 //!
-//! Given back to the broker it would come again at once, and reach the delivery limit before a database has restarted. So it
-//! waits in a queue of its own, out of which the broker moves it back to the queue of its kind. Its origin keeps the count.
+//! The broker would deliver a requeued message again at once. The message would reach the delivery limit before a database
+//! has restarted. So it waits in a queue of its own, and the broker moves it back to the queue of its kind. Its origin keeps
+//! the count.
 
 use super::settle::{Received, Settler};
 use super::suspects::Origin;

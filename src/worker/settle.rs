@@ -23,7 +23,7 @@ use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
 use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
 
-/// What a message needs on its way.
+/// What handles, answers and settles messages.
 pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
@@ -32,21 +32,21 @@ pub(super) struct Settler {
     pub(super) keys: Arc<KeyRing>,
     /// What the names of our queues begin with.
     pub(super) prefix: String,
-    /// How often a message is put off at most; none: the broker delays and counts.
+    /// The most times that a message is put off; none: the broker delays and counts.
     pub(super) retry_limit: Option<u32>,
     pub(super) stop: Stop,
 }
 
-/// A message in hand. In a box from step to step: it is a kilobyte.
+/// A message in hand. Boxed from step to step, because it takes a kilobyte.
 pub(super) struct Received {
     pub(super) kind: MessageKind,
-    /// Whose prefetch it takes a place of.
+    /// The feed whose prefetch it counts against.
     queue: Queue,
     pub(super) delivery: Delivery,
     pub(super) envelope: Envelope,
-    /// When its `expiration` is over, where the broker took that off while it waited.
+    /// When its `expiration` ends, if the broker removed that property while the message waited.
     pub(super) deadline: Option<Timestamp>,
-    /// How often it was tried in vain and put off.
+    /// How often it has been put off.
     pub(super) put_off: u32,
     since: Instant,
     replies: Arc<Replies>,
@@ -61,7 +61,7 @@ struct Handled {
     time: TimeFrame,
 }
 
-/// A message whose reply the broker has confirmed, and whose copy lies in the dead letters if it belongs there.
+/// A message whose reply the broker has confirmed, and which was copied to the dead letters if it belongs there.
 struct Replied {
     received: Box<Received>,
     outcome: MessageOutcome,
@@ -104,12 +104,12 @@ impl Received {
         self
     }
 
-    /// What its log lines say it is about. Made once it is decoded: a span to which fields are added is written anew.
+    /// The span of its log lines. Created after decoding, because adding fields to a span formats it again.
     fn span(&self, request: Option<&Request>) -> Span {
         tracing::info_span!(
             "message",
             kind = self.kind.routing_key(),
-            // Whatever a publisher wrote: `Debug` escapes what would break a log line.
+            // From a publisher: `Debug` escapes what would break a log line.
             request_id = self.envelope.correlation_id.as_ref().map(|id| field::debug(id.as_str())),
             user = request.map(Request::user_id),
             host = request.and_then(Request::host),
@@ -124,10 +124,10 @@ impl Received {
         bulkhead: &Bulkhead,
     ) -> Result<Told, Unanswered> {
         let reply_type = self.kind.reply_type();
-        // Of a message that is kept where nobody hears that it failed.
+        // The message is kept if nobody hears that it failed.
         let exact = !self.kind.needs_reply_to() && reply.error().is_some();
         let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope, exact };
-        // The answer to a request whose time is over is still worth a moment.
+        // The answer to a request whose time is over still gets a moment.
         let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
         let mut seat: Option<Seat> = None;
         let patience = |now: Instant| {
@@ -151,7 +151,7 @@ impl Received {
         telemetry::message_requeued(&reason);
         let verdict = match reason {
             Unanswered::Stopped | Unanswered::ConnectionGone => Verdict::Nack,
-            // From RabbitMQ 4.3 on a nack does not count towards the delivery limit, and it would come again for ever.
+            // From RabbitMQ 4.3 on a nack does not count towards the delivery limit, so the message would come again for ever.
             Unanswered::NobodyToTell => Verdict::Reject,
         };
         let Self { kind, since, settlement, in_flight, .. } = *self;
@@ -162,7 +162,7 @@ impl Received {
 }
 
 impl Settler {
-    /// Takes one message all the way.
+    /// Handles, answers and settles one message.
     pub(super) async fn process(self: Arc<Self>, received: Box<Received>) {
         let request = decode(received.kind, &received.delivery.data);
         let span = received.span(request.as_ref().ok());
@@ -205,7 +205,7 @@ impl Settler {
         }
     }
 
-    /// The worker stops, and cannot finish what it has in hand: the grace period is over, or the database is away.
+    /// Waits until the worker stops without finishing its messages: the grace period is over, or the database is away.
     async fn out_of_time(&self) {
         let pointless = async {
             self.stop.soft.cancelled().await;
@@ -225,7 +225,7 @@ impl Settler {
             }
             (None, _) | (_, None) => Ok(Told::No),
         };
-        // Whoever must name a queue for the reply, and deletes it, wants to hear nothing.
+        // A publisher that must name a reply queue, and deletes it, wants no answer.
         let is_told = match published {
             Ok(told) => told == Told::Yes || received.kind.needs_reply_to(),
             Err(unanswered) => return Err((received, unanswered)),

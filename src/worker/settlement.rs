@@ -1,4 +1,4 @@
-//! The duty to settle a delivery: whoever has a message in hand has one, and it is done by dropping at the latest.
+//! The duty to settle a delivery. Each message in hand has one, and dropping it settles the delivery at the latest.
 
 use std::thread;
 
@@ -7,8 +7,8 @@ use lapin::types::DeliveryTag;
 use super::acks::{Acks, Verdict};
 use crate::telemetry::{self, Panicking};
 
-/// A delivery that is not settled. Dropped without a word, it gives the message back: a bug that its handling meets must
-/// not keep it from the others, nor the acks of those behind it from standing for many.
+/// An unsettled delivery. When it is dropped, the message goes back to the queue. So a panic neither keeps the message from
+/// other workers nor holds up the acks of later messages.
 #[derive(Debug)]
 pub(super) struct Settlement {
     acks: Acks,

@@ -1,11 +1,10 @@
-//! SUSPECTS: messages that may end what works on them, kept away from the others.
+//! SUSPECTS: messages that may crash a worker or its connection, kept away from the others.
 //!
-//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts. One message
-//! that ends it each time it is worked on would take everybody's messages along until they are all over the
-//! delivery limit. So a message that was in hand at two such ends is moved to a queue that is consumed a few at a time over a
-//! connection of its own, and one that was in hand when that ended to another one that is consumed one at a time.
-//! Whoever only stood beside it is answered there. One that goes on ending what works on it alone becomes a dead
-//! letter after as many deliveries as the delivery limit allows in all.
+//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts. A message that causes
+//! this each time would push all messages beside it over the delivery limit. So a message that was in hand at two such ends
+//! moves to a queue that is consumed a few at a time, over a connection of its own. If that connection ends too, its messages
+//! move to a third queue, which is consumed one at a time. Innocent messages are answered there. A message that crashes its
+//! worker even alone becomes a dead letter once it reaches the delivery limit.
 
 mod front;
 mod moving;
@@ -33,7 +32,7 @@ const DELIVERIES_BEFORE_ISOLATION: u64 = ENDS_OF_A_SUSPECT + 1;
 /// Which messages a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tier {
-    /// All that come for the first time, or for the second.
+    /// Messages that come for the first or second time.
     Ordinary,
     /// Suspects, a few at a time.
     Suspects,
@@ -48,7 +47,7 @@ pub(super) enum Next {
     Work,
     /// Move it on.
     MoveTo(Feed),
-    /// It was alone in hand too often when that ended.
+    /// It was alone in hand at too many ends.
     GiveUp,
 }
 
@@ -79,7 +78,7 @@ impl Tier {
         }
     }
 
-    /// Whose prefetch a message of this kind takes a place of.
+    /// The feed whose prefetch a message of this kind counts against.
     pub(super) const fn queue(self, kind: MessageKind) -> Queue {
         match self {
             Self::Ordinary => Queue::Messages(kind),
@@ -118,8 +117,8 @@ pub(super) const fn moved_to(feed: Feed) -> SuspectMoved {
     }
 }
 
-/// At how many ends a message was in hand in this queue. Only the broker is believed: a publisher can write the header too,
-/// but not that it is delivered again.
+/// At how many ends a message was in hand in this queue. The header counts only if the broker marks the message as redelivered:
+/// a publisher can write the header, but not that mark.
 pub(super) fn ends(delivery: &Delivery) -> u64 {
     let count = |headers: &FieldTable| match headers.inner().get("x-delivery-count")? {
         AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
@@ -135,18 +134,17 @@ pub(super) fn ends(delivery: &Delivery) -> u64 {
     if delivery.redelivered { counted.unwrap_or(0) } else { 0 }
 }
 
-/// What a message was before it was moved. Sealed, because a `user_id` is only as good as who vouches for it, and a count
-/// as who counts.
+/// What a message was before it was moved. Sealed, so that no publisher can forge its `user_id` or its count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     pub(super) kind: MessageKind,
     /// The AMQP user who published it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) publisher: Option<String>,
-    /// When its `expiration` is over, where it had one, which the broker takes off while it waits; in ms since the epoch.
+    /// When its `expiration` ends, in ms since the epoch; the broker removes that property while the message waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) deadline_ms: Option<i64>,
-    /// How often it was tried in vain and put off.
+    /// How often it has been put off.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) put_off: u32,
 }
@@ -156,7 +154,7 @@ const fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// What an origin is bound to: the message that has it, and no other.
+/// What an origin is bound to: its own message.
 fn bound_to(body: &[u8]) -> String {
     format!("suspect/{}", BASE64.encode(Sha256::digest(body)))
 }

@@ -1,8 +1,8 @@
-//! Dead letters that may hold a token are sealed with the key ring before they are laid there (invariant 6): whoever may
-//! read the queue, its backup or the broker's disk reads none.
+//! Dead letters that may hold a token are sealed with the key ring before they are published (invariant 6). So the queue, its
+//! backup and the broker's disk show no token.
 //!
-//! A body keeps its length, since it may be as long as the broker takes at all. What opens it beside the key stands in a
-//! header. It opens as the body of the very message that it came with, and of no other.
+//! A body keeps its length, because it may have the broker's maximum already. A header holds what opens it beside the key. It
+//! opens as the body of its own message only.
 
 use std::borrow::Cow;
 
@@ -135,9 +135,8 @@ fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
     parts.iter().flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat()).collect()
 }
 
-/// Whether a body is one that may hold a token: a `token.store` or a `token.report` whatever it looks like (somebody may
-/// report a token itself in the place of its digest), and whatever else has a field for
-/// one, as a reply of ours has. Of what cannot be read, whatever speaks of one.
+/// Whether a body may hold a token. A `token.store` or `token.report` always may (a publisher may send a token in place of its
+/// digest). Any other body may if it has a field for one, or cannot be read and mentions one.
 fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
     /// Not read into memory: a body may be large.
     #[derive(Deserialize)]

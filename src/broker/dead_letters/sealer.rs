@@ -1,6 +1,6 @@
-//! What the broker itself moves to the dead letters (what expired, what was delivered too often) arrives there as it was
-//! published. This seals it afterwards, letter by letter: published sealed and confirmed, and only then taken out. However
-//! it ends nothing is lost; a letter that it was at work on may be there twice.
+//! Seals the dead letters that the broker itself moved there: messages that expired, or were delivered too often. It publishes
+//! each letter sealed and waits for the confirm, and then takes out the original. No letter is lost, however this ends, but the
+//! last one may be there twice.
 
 use std::convert::Infallible;
 use std::pin::pin;

@@ -1,7 +1,7 @@
 //! Publishing events: with a confirm, not mandatory, over a channel of their own.
 //!
-//! That channel is no part of what makes a connection good: the broker closes it where there is no exchange of events
-//! or we may not publish to it, and dead letters go on all the same.
+//! The connection counts as good without that channel. The broker closes the channel if there is no exchange of events, or no
+//! permission to publish to it, and dead letters go on all the same.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,9 +29,8 @@ pub enum EventFate {
 }
 
 impl Publisher {
-    /// Publishes an event and waits for the broker's confirm: over a new connection where this one breaks, and until
-    /// an alarm is over where the broker blocks it. Where a confirm was lost it is published twice, with the same
-    /// `message_id`.
+    /// Publishes an event and waits for the broker's confirm, over a new connection if this one breaks, and until an alarm is
+    /// over. After a lost confirm the event is published twice, with the same `message_id`.
     pub async fn event(&self, event: &Event) -> EventFate {
         tokio::select! {
             biased;

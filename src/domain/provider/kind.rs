@@ -45,7 +45,7 @@ pub enum TokenEndpoint {
 pub struct Profile {
     /// Where the token endpoint is.
     pub token_endpoint: TokenEndpoint,
-    /// How its token endpoint wants the client authenticated; none: the operator says.
+    /// How the client authenticates at the token endpoint; none: the operator says.
     pub client_auth: Option<ClientAuth>,
     /// The user name that git sends beside the token.
     pub username: &'static str,
@@ -67,13 +67,13 @@ pub struct Profile {
     /// How long an access token lives of which the token endpoint does not say (`expires_in` left out), and the one before
     /// it neither. None: not known.
     pub unstated_lifetime: Option<Lifespan>,
-    /// How long a refresh token lives that nobody uses, where the token endpoint does not say
+    /// How long an unused refresh token lives, if the token endpoint does not say
     /// (`refresh_token_expires_in`). None: not known, or for ever.
     pub refresh_token_idle_lifetime: Option<Duration>,
 }
 
 impl Profile {
-    /// What is true of an OAuth server of which nothing is known.
+    /// The profile of an unknown OAuth server.
     const UNKNOWN: Self = Self {
         token_endpoint: TokenEndpoint::Told,
         client_auth: None,
@@ -202,7 +202,7 @@ impl ProviderKind {
         }
     }
 
-    /// The token endpoint of an installation at `host`, where the kind knows it.
+    /// The token endpoint of an installation at `host`, if the kind determines it.
     pub fn token_url(self, host: &str) -> Option<Url> {
         match self.profile().token_endpoint {
             TokenEndpoint::Path(path) => Url::parse(&format!("https://{host}{path}")).ok(),

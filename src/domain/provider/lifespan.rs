@@ -27,7 +27,7 @@ impl Lifespan {
         Self::Ends(Duration::from_secs(secs as u64))
     }
 
-    /// None: it does not end.
+    /// None: unlimited.
     pub const fn duration(self) -> Option<Duration> {
         match self {
             Self::Ends(duration) => Some(duration),

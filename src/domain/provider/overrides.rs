@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{Lifespan, Profile};
 
-/// Each field as the provider file names it. What is left out is the kind's.
+/// Each field as the provider file names it. A field that is left out takes the kind's value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Overrides {
@@ -20,10 +20,10 @@ pub struct Overrides {
     /// For how long from its first use a spent refresh token may be sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token_grace_secs: Option<Lifespan>,
-    /// How long a refresh token lives that nobody uses.
+    /// How long an unused refresh token lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token_idle_lifetime_secs: Option<Lifespan>,
-    /// How long an access token lives where nobody says.
+    /// How long an access token lives if the token endpoint does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unstated_lifetime_secs: Option<Lifespan>,
     /// Sent with every refresh, beside what OAuth names. No place for a secret.

@@ -8,7 +8,7 @@ use super::{ClientAuth, Lifespan, Overrides, Provider, ProviderKind, RequiredWhi
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::{ExposeSecret, SecretString};
 
-/// A provider as an operator wrote it: what is none is the kind's default.
+/// A provider as an operator wrote it. A field that is not set takes the kind's default.
 #[derive(Debug, Clone)]
 pub struct ProviderRecord {
     /// As it stands in clone URLs.

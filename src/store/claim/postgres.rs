@@ -1,4 +1,4 @@
-//! Claims on PostgreSQL: as a rule one statement that finds the entries and reserves them.
+//! Claims on PostgreSQL: one statement finds the entries and reserves them.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::store::line::{Line, column, driver};
 use crate::store::rules::{is_ordinary_sql, lease_is_free_sql, not_reserved_beyond_sql};
 use crate::telemetry::{self, GroupedStatement};
 
-/// Reserves what is plain, and then looks at the rest. While most of it is rest, as when many tokens have expired, everything
-/// is looked at at once instead.
+/// Reserves the plain claims, then looks at the rest. While most claims are not plain, as when many tokens have expired, one
+/// statement looks at all of them instead.
 pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Answer>, DbErr> {
     let any_to_reserve = claims.iter().any(|claim| claim.until.is_some());
     let mut answers = if line.reserves_first() && any_to_reserve {
@@ -39,12 +39,11 @@ pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Resul
     Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Read(Claimed::NoIdentity))).collect())
 }
 
-/// A claim, and its place among all that are answered together.
+/// A claim, and its place in the group.
 type Asked<'a> = (usize, &'a Claim);
 
-/// The columns of an entry behind its id, in the order in which they are asked for and read. By name: a migration that adds
-/// one could not run beside workers that ask for `*`, because PostgreSQL refuses a prepared `*` that has come to mean
-/// something else.
+/// The columns of an entry after its id, in the order in which they are selected and read. They are named because of
+/// migrations: PostgreSQL refuses a prepared `SELECT *` once a column has been added, and workers may be running.
 macro_rules! columns {
     ($use:ident $($argument:ident)*) => {
         $use!(
@@ -69,15 +68,15 @@ macro_rules! as_model {
 
 /// The condition is that of [`Claim::is_plain`].
 ///
-/// `LATERAL … LIMIT 1` and `num_nulls` leave the planner no way but the keys, one row after the other. Left the choice it takes
-/// other indexes where it knows nothing of the tables yet, and a statement for thirty rows goes through all of them.
+/// `LATERAL … LIMIT 1` and `num_nulls` make the planner use the keys, row by row. Without statistics it would choose other
+/// indexes, and read all rows for a group of thirty.
 ///
-/// `SKIP LOCKED`: a row that somebody else is writing is not waited for, here where others would wait along. It is loaded as
-/// it was before, and reserved by a statement of its own.
+/// `SKIP LOCKED`: the group does not wait for a row that somebody else is writing. That row is loaded as it was before, and
+/// reserved by a statement of its own.
 ///
-/// `user_id` and `provider_id`, which a trigger copies from `identity`, and `ctid`, the place of the row's version that was
-/// locked, spare a look at two more indexes, whose pages may not be in memory. A version that somebody else has written since
-/// this statement began is not seen by it, and so not reserved.
+/// A trigger copies `user_id` and `provider_id` from `identity`, and `ctid` locates the row version that was locked. They save
+/// two index lookups, whose pages may not be in memory. The statement does not see a version that was written after it began,
+/// and so does not reserve it.
 const RESERVE: &str = concat!(
     "WITH plain AS MATERIALIZED (
   SELECT entry.version, wanted.until, wanted.place
@@ -102,7 +101,7 @@ RETURNING plain.place, ",
     columns!(as_text)
 );
 
-/// What was reserved, each in its place.
+/// The entries that were reserved, each in its place.
 async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>>, DbErr> {
     let statement = sqlx::query(RESERVE)
         .bind(column(claims, |claim| claim.user_id.as_str()))
@@ -121,7 +120,7 @@ async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>
     Ok(reserved)
 }
 
-/// What was reserved, in a row that [`reserve`] brought.
+/// The entry in a row from [`reserve`].
 pub(super) fn reserved(row: &PgRow) -> Claimed {
     match read(row) {
         Ok((_, entry)) => Claimed::of(entry),
@@ -129,7 +128,7 @@ pub(super) fn reserved(row: &PgRow) -> Claimed {
     }
 }
 
-/// By way of `identity`: it may be there without an entry, and an entry that a replication wrote may lack the copies.
+/// By way of `identity`: an identity may have no entry, and an entry that replication wrote may lack the copied columns.
 const FIND: &str = concat!(
     "SELECT wanted.place, ",
     columns!(as_text),
@@ -141,7 +140,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (SELECT * FROM token_entry WHERE identity_id = identity.id LIMIT 1) AS entry ON TRUE"
 );
 
-/// What there is, in the order of the claims.
+/// What there is for each claim, in their order.
 async fn find(line: &mut Line, asked: &[Asked<'_>]) -> Result<Vec<Claimed>, DbErr> {
     let statement = sqlx::query(FIND)
         .bind(column(asked, |(_, claim)| claim.user_id.as_str()))
@@ -164,7 +163,7 @@ fn read(row: &PgRow) -> Result<(usize, Option<token_entry::Model>), Error> {
     Ok((place, Some(columns!(as_model row id))))
 }
 
-/// The columns of a row, one after the other: looking each up by its name takes longer than reading it.
+/// Reads the columns of a row in order. Lookup by name takes longer than the read itself.
 struct InOrder<'r> {
     row: &'r PgRow,
     next: usize,
