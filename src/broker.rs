@@ -28,12 +28,7 @@ pub use self::topology::{Feed, Names, declare, declare_for};
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
-pub const AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(100),
-    max_interval: Duration::from_secs(2),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+pub const AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
 
 /// What can go wrong between us and the broker.
 #[derive(Debug, thiserror::Error)]

@@ -25,12 +25,7 @@ use crate::telemetry;
 const BROKER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a parked pair is tried to be stored.
-const RESTORE_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(50),
-    max_interval: Duration::from_secs(1),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+const RESTORE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
 
 /// How long one try to store a parked pair may take: a worker that stops waits for it. It may have taken effect all the
 /// same; the next one then finds that out.

@@ -153,12 +153,7 @@ impl RefreshOptions {
             wait: settings.wait,
             opportunistic_budget: settings.opportunistic_budget,
             retry: RetryPolicy {
-                backoff: Backoff {
-                    initial_interval: settings.retry_initial,
-                    max_interval: settings.retry_max,
-                    multiplier: 2.0,
-                    jitter: 0.5,
-                },
+                backoff: Backoff::doubling(settings.retry_initial, settings.retry_max),
                 retry_after_cap: settings.retry_after_cap,
             },
             circuit: CircuitPolicy {

@@ -63,6 +63,11 @@ pub enum RetryEnd<E> {
 }
 
 impl Backoff {
+    /// Waits that double from try to try, up to the longest, and stray by half.
+    pub const fn doubling(initial_interval: Duration, max_interval: Duration) -> Self {
+        Self { initial_interval, max_interval, multiplier: 2.0, jitter: 0.5 }
+    }
+
     /// The waits, from the first one on.
     pub const fn delays(self) -> Delays {
         Delays { backoff: self, intervals: None }
@@ -182,12 +187,7 @@ mod tests {
     use super::*;
 
     const POLICY: RetryPolicy = RetryPolicy {
-        backoff: Backoff {
-            initial_interval: Duration::from_millis(100),
-            max_interval: Duration::from_secs(2),
-            multiplier: 2.0,
-            jitter: 0.5,
-        },
+        backoff: Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2)),
         retry_after_cap: Duration::from_secs(30),
     };
 

@@ -17,12 +17,7 @@ use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::retry::{Backoff, retry_forever};
 
 /// How often is asked. Providers that need a moment need less than a second.
-const AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(100),
-    max_interval: Duration::from_secs(1),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+const AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
 
 impl TokenClient {
     /// Asks with an access token (RFC 6750, section 2.1) until it is not answered 401 any more, or the time is over. Whatever

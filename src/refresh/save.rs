@@ -11,12 +11,7 @@ use crate::store::{NewPair, StoreError};
 use crate::telemetry;
 
 /// The waits between tries to store a pair while the database is away.
-const STORE_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(50),
-    max_interval: Duration::from_secs(2),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+const STORE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(2));
 
 /// How long one try to store a pair may take. If it took effect all the same, the next try notices.
 const STORE_PATIENCE: Duration = Duration::from_secs(5);

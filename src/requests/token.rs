@@ -22,12 +22,7 @@ use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
 use crate::telemetry::{self, Opportunism, Statement};
 
 /// How a request is tried again while the database is away.
-const DATABASE_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(50),
-    max_interval: Duration::from_secs(2),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+const DATABASE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(2));
 
 /// How long statements may take after the request's time is over. A statement can hang on a lock or a lost connection, and the
 /// requester must get an answer.

@@ -17,12 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often it is looked at while it is away: what comes back is noticed soon.
-const LOOK_AGAIN: Backoff = Backoff {
-    initial_interval: Duration::from_millis(100),
-    max_interval: Duration::from_secs(1),
-    multiplier: 2.0,
-    jitter: 0.5,
-};
+const LOOK_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
 
 /// What is known of the database. Cheap to clone.
 #[derive(Debug, Clone)]
