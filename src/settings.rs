@@ -12,6 +12,7 @@ mod circuit;
 mod error;
 mod housekeeping;
 mod limits;
+pub mod provider_file;
 mod reader;
 mod sources;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use tracing::level_filters::LevelFilter;
 pub use self::access::{Access, AccessRule};
 pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
 pub use self::circuit::CircuitSettings;
-pub use self::error::{Problem, SettingsError, Source};
+pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
 pub use self::url::ConnectionUrl;
@@ -236,7 +237,9 @@ impl Broker {
     fn read(from: &mut Reader) -> Self {
         Self {
             url: from.url("broker.url", "amqp://guest:guest@127.0.0.1:5672/%2f", ConnectionUrl::broker),
-            prefix: from.text("broker.prefix", "tokenkeeper", is_prefix, PREFIX_SHAPE),
+            prefix: from
+                .text("broker.prefix", is_prefix, PREFIX_SHAPE)
+                .unwrap_or_else(|| "tokenkeeper".to_owned()),
             topology: from.choice(
                 "broker.topology",
                 &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],

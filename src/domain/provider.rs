@@ -1,6 +1,5 @@
 //! Providers: SCM installations, what their kind says about them, and what an operator overrode.
 
-pub mod file;
 mod kind;
 mod lifespan;
 mod overrides;

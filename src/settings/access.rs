@@ -40,7 +40,7 @@ impl Access {
         let rules: Vec<AccessRule> = from.list(RULES).unwrap_or_default();
         for (index, rule) in rules.iter().enumerate() {
             if let Some(problem) = rule.problem() {
-                from.problem(RULES, &format!("rule {}: {problem}", index + 1));
+                from.problem(RULES, format!("rule {}: {problem}", index + 1));
             }
         }
         Self { rules }

@@ -17,17 +17,8 @@ pub enum SettingsError {
         error: io::Error,
     },
     /// The settings file is not TOML.
-    #[error("{}, line {line}, column {column}: {message}", path.display())]
-    Syntax {
-        /// The settings file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// Counted from 1, in characters.
-        column: usize,
-        /// What is wrong there, without the text of the line, which may hold a password.
-        message: String,
-    },
+    #[error("{}, {error}", path.display())]
+    Syntax { path: PathBuf, error: NotToml },
     /// An environment variable is not UTF-8.
     #[error("the environment variable {0} is not UTF-8 text")]
     NotUnicode(String),
@@ -35,7 +26,7 @@ pub enum SettingsError {
     #[error("the settings cannot be put together: {0}")]
     Merge(#[from] config::ConfigError),
     /// Settings are wrong: all of them.
-    #[error("{}", list(.0))]
+    #[error("{}", all_of(.0))]
     Invalid(Vec<Problem>),
     /// A command needs the encryption keys and there are none.
     #[error(
@@ -43,6 +34,17 @@ pub enum SettingsError {
          environment variable TOKENKEEPER_KEYS, or into a file that `encryption.keys_file` names"
     )]
     NoKeys,
+}
+
+/// Where a text stops being TOML. The line itself may hold a secret, so no error repeats it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct NotToml {
+    /// Counted from 1.
+    line: usize,
+    /// Counted from 1, in characters.
+    column: usize,
+    message: String,
 }
 
 /// One wrong setting.
@@ -83,10 +85,23 @@ impl fmt::Display for Source {
     }
 }
 
-fn list(problems: &[Problem]) -> String {
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+impl NotToml {
+    pub(super) fn new(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: error.message().to_owned(),
+        }
+    }
+}
+
+/// Every problem on a line of its own.
+pub(super) fn all_of(problems: &[impl fmt::Display]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     match &lines[..] {
-        [problem] => format!("a setting is wrong: {problem}"),
+        [problem] => problem.clone(),
         problems => format!("{} settings are wrong:\n  {}", problems.len(), problems.join("\n  ")),
     }
 }

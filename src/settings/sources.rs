@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use config::{Config, Environment, File, FileFormat};
 use serde_json::Value;
 
-use super::error::{SettingsError, Source};
+use super::error::{NotToml, SettingsError, Source};
+use super::reader::{Found, Written};
 
 /// What the file and the environment say, merged, and which of the two said it.
 pub(super) struct Sources {
@@ -48,7 +49,7 @@ impl Sources {
         Ok(Self { merged, file: file.map(Path::to_owned), variables })
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+    fn get(&self, key: &str) -> Option<&Value> {
         key.split('.').try_fold(&self.merged, |value, name| value.get(name))
     }
 
@@ -69,12 +70,29 @@ impl Sources {
     pub(super) fn folder(&self) -> &Path {
         self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""))
     }
+}
 
-    /// Every key that is set.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
+impl Written for Sources {
+    fn value(&self, key: &str) -> Option<Found> {
+        Some(match self.get(key)?.clone() {
+            Value::String(text) if self.is_variable(key) => Found::Text(text.trim().to_owned()),
+            value => Found::Typed(value),
+        })
+    }
+
+    fn keys(&self) -> BTreeSet<String> {
         let mut keys: BTreeSet<String> = self.variables.keys().cloned().collect();
         collect_keys(&self.merged, "", &mut keys);
         keys
+    }
+
+    fn repeat(found: &Found) -> String {
+        match found {
+            Found::Typed(Value::Array(_)) => "; it is a list".to_owned(),
+            Found::Typed(Value::Object(_)) => "; it is a section".to_owned(),
+            Found::Typed(Value::String(text)) | Found::Text(text) => format!("; it is the text `{text}`"),
+            Found::Typed(value) => format!("; it is `{value}`"),
+        }
     }
 }
 
@@ -121,15 +139,7 @@ fn toml_text(path: &Path) -> Result<String, SettingsError> {
     match toml::from_str::<toml::Table>(&text) {
         Ok(_) => Ok(text),
         Err(error) => {
-            let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
-            let message = error.message().to_owned();
-            Err(SettingsError::Syntax { path: path.to_owned(), line, column, message })
+            Err(SettingsError::Syntax { path: path.to_owned(), error: NotToml::new(&text, &error) })
         }
     }
-}
-
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }

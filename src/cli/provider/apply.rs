@@ -7,8 +7,8 @@ use std::{env, fs};
 use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
 use tokenkeeper::domain::provider::ProviderRecord;
-use tokenkeeper::domain::provider::file::{SecretSource, parse};
 use tokenkeeper::settings::Settings;
+use tokenkeeper::settings::provider_file::{SecretSource, parse};
 use tokenkeeper::store::{ProviderChange, Store};
 
 use super::open_store;

@@ -1,11 +1,11 @@
 //! One `[[provider]]` block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::str::FromStr;
 
-use toml::{Table, Value};
+use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use super::{Problem, SecretSource};
@@ -16,49 +16,52 @@ use crate::domain::provider::{
 };
 use crate::domain::secret::SecretString;
 use crate::domain::text::{Host, Username};
+use crate::settings::reader::{Found, Reader, Written};
 
-/// Reads one key after the other and goes on after a wrong one, so that an operator is told all of them at once.
-pub(super) struct Block<'a> {
+/// Reads one block.
+pub(super) struct Block {
     number: usize,
-    table: &'a Table,
-    /// Once it is known to be one: it names the block in errors.
+    /// Names the block in errors, once it is known to be a host.
     host: Option<String>,
-    known: Vec<&'static str>,
-    problems: Vec<(String, String)>,
+    keys: Reader<Table>,
 }
 
-impl<'a> Block<'a> {
-    pub(super) const fn new(number: usize, table: &'a Table) -> Self {
-        Self { number, table, host: None, known: Vec::new(), problems: Vec::new() }
+impl Block {
+    pub(super) const fn new(number: usize, table: serde_json::Map<String, Value>) -> Self {
+        Self { number, host: None, keys: Reader::new(Table(table)) }
     }
 
-    /// None where what every provider needs is missing or wrong. There may be problems beside a record.
+    /// Returns no record if a required key is missing or wrong. There may be problems beside a record.
     pub(super) fn read(&mut self, secrets: &dyn SecretSource) -> Option<ProviderRecord> {
-        let host = self.read_host();
-        let kind = self.required("kind", |block| block.choice("kind", &KINDS));
-        let client_id = self.required("client_id", |block| block.text("client_id", is_client_id, CLIENT_ID));
+        let keys = &mut self.keys;
+        self.host = keys.required("host", |keys, key| keys.text(key, is_host, HOST));
+        let kinds = ProviderKind::ALL.map(|kind| (kind.name(), kind));
+        let kind = keys.required("kind", |keys, key| keys.one_of(key, &kinds));
+        let client_id = keys.required("client_id", |keys, key| keys.text(key, is_client_id, CLIENT_ID));
         let client_secrets = self.client_secrets(secrets);
-        let token_url = self.text("token_url", is_token_url, TOKEN_URL);
-        let client_auth = self.choice("client_auth", &CLIENT_AUTHS);
-        let redirect_uri = self.text("redirect_uri", is_redirect_uri, REDIRECT_URI);
-        let username = self.text("username", is_username, USERNAME);
-        let opportunistic_refresh = self.boolean("opportunistic_refresh");
+        let token_url = self.url("token_url");
+        let client_auth = self.keys.one_of("client_auth", &CLIENT_AUTHS);
+        let redirect_uri = self.keys.text("redirect_uri", is_redirect_uri, REDIRECT_URI);
+        let username = self.keys.text("username", is_username, USERNAME);
+        let opportunistic_refresh = self.keys.boolean("opportunistic_refresh");
         let window = self.integer("opportunistic_refresh_window_secs", 1..=u32::MAX.into());
-        let required_while_reserved = self.choice("required_while_reserved", &RULES);
+        let required_while_reserved = self.keys.one_of("required_while_reserved", &RULES);
         let max_concurrent_refreshes = self.integer("max_concurrent_refreshes", 1..=u16::MAX.into());
         let overrides = self.overrides();
         if let Some(kind) = kind {
             self.require_what_has_no_default(kind);
         }
-        self.refuse_unknown_keys();
+        for (key, nearest) in self.keys.unknown_keys() {
+            self.problem(&key, format!("is not a key of a provider; did you mean `{nearest}`?"));
+        }
         let mut client_secrets = client_secrets.into_iter();
         Some(ProviderRecord {
-            host: host?,
+            host: self.host.clone()?,
             kind: kind?,
             client_id: client_id?,
             client_secret: client_secrets.next()?,
             spare_client_secrets: client_secrets.collect(),
-            token_url: token_url.and_then(|url| Url::parse(&url).ok()),
+            token_url,
             client_auth,
             redirect_uri,
             username,
@@ -70,20 +73,38 @@ impl<'a> Block<'a> {
         })
     }
 
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    pub(super) fn problem(&mut self, key: &str, text: impl Into<String>) {
+        self.keys.problem(key, text);
+    }
+
+    pub(super) fn into_problems(self) -> impl Iterator<Item = Problem> {
+        let block = match self.host {
+            Some(host) => format!("provider {} ({host})", self.number),
+            None => format!("provider {}", self.number),
+        };
+        self.keys.into_problems().map(move |(key, text)| Problem { block: block.clone(), key, text })
+    }
+
     fn overrides(&mut self) -> Overrides {
         let overrides = Overrides {
-            kills_old_token: self.boolean("kills_old_token"),
+            kills_old_token: self.keys.boolean("kills_old_token"),
             old_token_grace_secs: self.lifespan("old_token_grace_secs"),
             refresh_token_grace_secs: self.lifespan("refresh_token_grace_secs"),
             refresh_token_idle_lifetime_secs: self.lifespan("refresh_token_idle_lifetime_secs"),
             unstated_lifetime_secs: self.lifespan("unstated_lifetime_secs"),
             refresh_parameters: self
-                .read_key("refresh_parameters", REFRESH_PARAMETERS, read_parameters)
+                .keys
+                .read("refresh_parameters", REFRESH_PARAMETERS, |found| read_parameters(found.typed()?))
                 .unwrap_or_default(),
-            other_hosts: self.read_key("other_hosts", OTHER_HOSTS, read_hosts).unwrap_or_default(),
-            validate_url: self
-                .text("validate_url", is_token_url, TOKEN_URL)
-                .and_then(|url| Url::parse(&url).ok()),
+            other_hosts: self
+                .keys
+                .read("other_hosts", OTHER_HOSTS, |found| read_hosts(found.typed()?))
+                .unwrap_or_default(),
+            validate_url: self.url("validate_url"),
         };
         if overrides.contradicts_itself() {
             self.problem(
@@ -102,57 +123,43 @@ impl<'a> Block<'a> {
         overrides
     }
 
-    pub(super) fn host(&self) -> Option<&str> {
-        self.host.as_deref()
-    }
-
-    pub(super) fn problem(&mut self, key: &str, text: &str) {
-        self.problems.push((key.to_owned(), text.to_owned()));
-    }
-
-    pub(super) fn into_problems(self) -> impl Iterator<Item = Problem> {
-        let block = match self.host {
-            Some(host) => format!("provider {} ({host})", self.number),
-            None => format!("provider {}", self.number),
-        };
-        self.problems.into_iter().map(move |(key, text)| Problem { block: block.clone(), key, text })
-    }
-
-    fn read_host(&mut self) -> Option<String> {
-        self.host = self.required("host", |block| block.text("host", is_host, HOST));
-        self.host.clone()
-    }
-
-    /// In the order in which they are tried; none where one is missing or wrong.
+    /// In the order in which they are tried.
     fn client_secrets(&mut self, secrets: &dyn SecretSource) -> Vec<SecretString> {
-        let given: Vec<&str> =
-            CLIENT_SECRETS.into_iter().filter(|key| self.table.contains_key(*key)).collect();
-        self.known.extend(CLIENT_SECRETS);
-        let [key] = given[..] else {
-            let key = given.get(1).unwrap_or(&CLIENT_SECRETS[0]);
-            self.problem(key, "must be there once: client_secret, client_secret_env or client_secret_file");
-            return Vec::new();
+        let given = CLIENT_SECRETS.map(|key| (key, self.keys.value(key)));
+        let mut given = given.into_iter().filter_map(|(key, found)| Some((key, found?)));
+        let (key, found) = match (given.next(), given.next()) {
+            (Some(only), None) => only,
+            (_, second) => {
+                let key = second.map_or(CLIENT_SECRETS[0], |(key, _)| key);
+                self.problem(
+                    key,
+                    "must be there once: client_secret, client_secret_env or client_secret_file",
+                );
+                return Vec::new();
+            }
         };
-        let given = match self.table.get(key) {
+        let texts = match found.typed() {
             Some(Value::String(text)) => vec![text.as_str()],
             Some(Value::Array(texts)) if (1..=MAX_CLIENT_SECRETS).contains(&texts.len()) => {
                 texts.iter().map(|text| text.as_str().unwrap_or_default()).collect()
             }
             _ => {
-                let text = format!("must be text in quotes, or a list of at most {MAX_CLIENT_SECRETS}");
-                self.problem(key, &text);
+                self.problem(
+                    key,
+                    format!("must be text in quotes, or a list of at most {MAX_CLIENT_SECRETS}"),
+                );
                 return Vec::new();
             }
         };
-        let mut found = Vec::new();
-        for text in given {
+        let mut usable = Vec::new();
+        for text in texts {
             match find_secret(key, text, secrets) {
-                Ok(secret) if is_client_secret(&secret) => found.push(secret.into()),
+                Ok(secret) if is_client_secret(&secret) => usable.push(secret.into()),
                 Ok(_) => self.problem(key, CLIENT_SECRET),
-                Err(text) => self.problem(key, &text),
+                Err(text) => self.problem(key, text),
             }
         }
-        found
+        usable
     }
 
     fn require_what_has_no_default(&mut self, kind: ProviderKind) {
@@ -161,91 +168,57 @@ impl<'a> Block<'a> {
             ("token_url", profile.token_endpoint == TokenEndpoint::Told),
             ("client_auth", profile.client_auth.is_none()),
         ];
-        for (key, _) in needed.into_iter().filter(|(key, needed)| *needed && !self.table.contains_key(*key)) {
-            self.problem(key, &format!("is missing; kind {kind} has no default for it"));
+        for (key, needed) in needed {
+            if needed && !self.keys.is_set(key) {
+                self.problem(key, format!("is missing; kind {kind} has no default for it"));
+            }
         }
-    }
-
-    fn refuse_unknown_keys(&mut self) {
-        for key in self.table.keys().filter(|key| !self.known.contains(&key.as_str())) {
-            let similarity = |known: &&&str| strsim::jaro_winkler(key, known);
-            let nearest = self.known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-            let nearest = nearest.copied().unwrap_or_default();
-            self.problems
-                .push((key.clone(), format!("is not a key of a provider; did you mean `{nearest}`?")));
-        }
-    }
-
-    fn required<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
-        if !self.table.contains_key(key) {
-            self.known.push(key);
-            self.problem(key, "is missing");
-            return None;
-        }
-        read(self)
-    }
-
-    fn text(&mut self, key: &'static str, fits: fn(&str) -> bool, shape: &str) -> Option<String> {
-        self.read_key(key, shape, |value| value.as_str().filter(|text| fits(text)).map(str::to_owned))
-    }
-
-    fn boolean(&mut self, key: &'static str) -> Option<bool> {
-        self.read_key(key, "true or false", Value::as_bool)
     }
 
     fn lifespan(&mut self, key: &'static str) -> Option<Lifespan> {
-        self.read_key(key, LIFESPAN, |value| value.clone().try_into().ok())
+        self.keys.read(key, LIFESPAN, |found| Lifespan::deserialize(found.typed()?).ok())
     }
 
-    fn choice<T: FromStr>(&mut self, key: &'static str, names: &[&str]) -> Option<T> {
-        let shape = format!("one of {}", names.join(", "));
-        self.read_key(key, &shape, |value| value.as_str()?.parse().ok())
+    fn url(&mut self, key: &'static str) -> Option<Url> {
+        self.keys.text(key, is_token_url, TOKEN_URL).and_then(|url| Url::parse(&url).ok())
     }
 
     fn integer<T: TryFrom<i64>>(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<T> {
         let shape = format!("a whole number from {} to {}", range.start(), range.end());
-        self.read_key(key, &shape, |value| {
-            T::try_from(value.as_integer().filter(|number| range.contains(number))?).ok()
-        })
-    }
-
-    /// The value itself is not repeated: an operator may have put a secret behind the wrong key.
-    fn read_key<T>(
-        &mut self,
-        key: &'static str,
-        shape: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        self.known.push(key);
-        let value = self.table.get(key)?;
-        let read = read(value);
-        if read.is_none() {
-            self.problem(key, &format!("must be {shape}"));
-        }
-        read
+        self.keys.number(key, range, &shape)
     }
 }
 
-const KINDS: [&str; ProviderKind::ALL.len()] = {
-    let mut names = [""; ProviderKind::ALL.len()];
-    let mut index = 0;
-    while index < names.len() {
-        names[index] = ProviderKind::ALL[index].name();
-        index += 1;
+/// A block's keys and values. TOML's dates are no value of any key here, so JSON holds them all.
+struct Table(serde_json::Map<String, Value>);
+
+impl Written for Table {
+    fn value(&self, key: &str) -> Option<Found> {
+        self.0.get(key).cloned().map(Found::Typed)
     }
-    names
+
+    fn keys(&self) -> BTreeSet<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// An operator may have put a secret behind the wrong key.
+    fn repeat(_: &Found) -> String {
+        String::new()
+    }
+}
+
+const CLIENT_AUTHS: [(&str, ClientAuth); 2] =
+    [(ClientAuth::Body.name(), ClientAuth::Body), (ClientAuth::Basic.name(), ClientAuth::Basic)];
+
+const RULES: [(&str, RequiredWhileReserved); 3] = {
+    use RequiredWhileReserved::{GrantRemaining, Refresh, Wait};
+    [(Refresh.name(), Refresh), (Wait.name(), Wait), (GrantRemaining.name(), GrantRemaining)]
 };
-const CLIENT_AUTHS: [&str; 2] = [ClientAuth::Body.name(), ClientAuth::Basic.name()];
-const RULES: [&str; 3] = [
-    RequiredWhileReserved::Refresh.name(),
-    RequiredWhileReserved::Wait.name(),
-    RequiredWhileReserved::GrantRemaining.name(),
-];
 
 const HOST: &str = "the bare host in lower case as it stands in clone URLs, with a port where there is one, like \
                     git.example.org or git.example.org:8443";
 
-/// A host as [`crate::contract::CloneUrl`] reads it off a clone URL, else no repository would ever find it.
+/// A host as [`CloneUrl`](crate::contract::CloneUrl) reads it off a clone URL, else no repository would ever find it.
 fn is_host(text: &str) -> bool {
     let (name, port) = match text.rsplit_once(':') {
         // The colons of an IPv6 address stand in brackets.
@@ -326,7 +299,7 @@ fn read_parameters(value: &Value) -> Option<BTreeMap<String, String>> {
         let value = value.as_str().filter(|text| is_short(text))?;
         (is_short(name) && !OF_OAUTH.contains(&name.as_str())).then(|| (name.clone(), value.to_owned()))
     };
-    value.as_table().filter(|table| table.len() <= 16)?.iter().map(read).collect()
+    value.as_object().filter(|table| table.len() <= 16)?.iter().map(read).collect()
 }
 
 const REDIRECT_URI: &str =

@@ -1,7 +1,7 @@
 //! The provider file of `tokenkeeper provider apply` (docs/contract.md, Providers): TOML into [`ProviderRecord`]s.
 //!
-//! Everything that is wrong is told at once, and nothing that could be a secret is repeated. What the file points
-//! at (environment variables, files) comes in through [`SecretSource`].
+//! An error lists every mistake, and repeats no value, because any value may be a secret. [`SecretSource`] reads the
+//! environment variables and files that the file names.
 
 mod block;
 mod error;
@@ -11,10 +11,11 @@ mod tests;
 use std::io;
 use std::path::Path;
 
-use toml::{Table, Value};
+use serde_json::{Map, Value};
 
 use self::block::Block;
 pub use self::error::{Problem, ProviderFileError};
+use super::error::NotToml;
 use crate::domain::provider::ProviderRecord;
 
 /// Where the secrets are that a provider file only points at.
@@ -30,11 +31,11 @@ pub trait SecretSource {
 /// # Errors
 /// [`ProviderFileError`] with everything that is wrong. No record comes out of a file with a mistake in it.
 pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecord>, ProviderFileError> {
-    let file: Table = toml::from_str(text).map_err(|error| ProviderFileError::syntax(text, &error))?;
+    let file: Map<String, Value> = toml::from_str(text).map_err(|error| NotToml::new(text, &error))?;
     let mut problems = Vec::new();
     let mut records = Vec::new();
     let mut hosts: Vec<(usize, String)> = Vec::new();
-    for (number, table) in (1..).zip(blocks(&file, &mut problems)) {
+    for (number, table) in (1..).zip(blocks(file, &mut problems)) {
         let mut block = Block::new(number, table);
         let record = block.read(secrets);
         let own = block.host().map(str::to_owned);
@@ -42,7 +43,7 @@ pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecor
         let own = own.into_iter().map(|host| ("host", host));
         for (key, host) in own.chain(others.into_iter().map(|host| ("other_hosts", host))) {
             if let Some((first, _)) = hosts.iter().find(|(_, earlier)| *earlier == host) {
-                block.problem(key, &format!("has {host}, which provider {first} has already"));
+                block.problem(key, format!("has {host}, which provider {first} has already"));
             }
             hosts.push((number, host));
         }
@@ -54,23 +55,25 @@ pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecor
 
 const BLOCKS: &str = "provider";
 
-fn blocks<'a>(file: &'a Table, problems: &mut Vec<Problem>) -> Vec<&'a Table> {
+fn blocks(mut file: Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Map<String, Value>> {
     let mut wrong = |key: &str, text: &str| {
         problems.push(Problem { block: "the file".into(), key: key.into(), text: text.into() });
     };
     for key in file.keys().filter(|key| *key != BLOCKS) {
         wrong(key, "is not a key here; every setting stands in a [[provider]] block");
     }
-    let entries = match file.get(BLOCKS) {
-        Some(Value::Array(entries)) => entries.as_slice(),
+    let entries = match file.remove(BLOCKS) {
+        Some(Value::Array(entries)) => entries,
         Some(_) => {
             wrong(BLOCKS, "must be a list: write [[provider]] with two brackets above each block");
             return Vec::new();
         }
-        None => &[],
+        None => Vec::new(),
     };
-    let tables: Vec<&Table> = entries.iter().filter_map(Value::as_table).collect();
-    if tables.is_empty() || tables.len() < entries.len() {
+    let count = entries.len();
+    let table = |entry| if let Value::Object(table) = entry { Some(table) } else { None };
+    let tables: Vec<_> = entries.into_iter().filter_map(table).collect();
+    if tables.is_empty() || tables.len() < count {
         wrong(BLOCKS, "must be at least one [[provider]] block, and nothing else");
     }
     tables
