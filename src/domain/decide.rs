@@ -1,7 +1,6 @@
 //! DECIDE: what a request does with a stored token (docs/contract.md, The decision).
 //!
-//! A pure function: no I/O, no async, no clock. Everything it depends on is an argument, so every row of the
-//! table is a line in a test.
+//! A pure function: no I/O, no async, no clock. Every row of the decision table is a line in a test.
 
 use std::time::Duration;
 
@@ -11,36 +10,34 @@ use crate::domain::provider::{Lifespan, Provider, RequiredWhileReserved};
 /// What is known about the stored token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenState {
-    /// When it expires; none: never.
+    /// None: never.
     pub expires_at: Option<Timestamp>,
-    /// Until when somebody holds it.
     pub reserved_until: Option<Timestamp>,
-    /// The lifetime the provider granted; known for a pair that a refresh issued.
+    /// The lifetime that the provider granted. Known only for a pair that a refresh issued.
     pub granted_lifetime: Option<Duration>,
-    /// Whether there is a refresh token.
     pub refreshable: bool,
-    /// Whether the outcome of a refresh of this pair is unknown: the provider may have acted.
+    /// The outcome of a refresh of this pair is unknown: the provider may have acted.
     pub in_doubt: bool,
-    /// Whether somebody reported that the host rejects the access token.
+    /// Somebody reported that the host rejects the access token.
     pub reported: bool,
 }
 
 /// What the provider and the flags say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// The provider needs opportunistic refresh and the user's flag is on.
+    /// The provider has opportunistic refresh switched on, and the user's flag is on.
     pub opportunistic: bool,
-    /// Where set, an opportunistic refresh waits until the token expires within this window.
+    /// If set, an opportunistic refresh is due only when the token expires within this window.
     pub opportunistic_window: Option<Duration>,
-    /// How long the old access token works after a refresh. If it does not work for ever and the outcome of a refresh is
-    /// unknown, the stored pair may be dead.
+    /// How long the old access token works after a refresh. If that ends, and the outcome of a refresh is unknown, the
+    /// stored pair may be dead.
     pub old_token_grace: Lifespan,
-    /// What a required refresh does while somebody holds the token. `Refresh` where a refresh does not kill it.
+    /// What a required refresh does while somebody holds the token. Always `Refresh` if a refresh does not revoke the old one.
     pub required_while_reserved: RequiredWhileReserved,
 }
 
 impl Policy {
-    /// The policy of a provider for a user whose flag `opportunistic_token_refresh` is as given.
+    /// `opportunistic_flag`: the user's flag `opportunistic_token_refresh`.
     pub fn new(provider: &Provider, opportunistic_flag: bool) -> Self {
         Self {
             opportunistic: provider.opportunistic_refresh && opportunistic_flag,
@@ -54,7 +51,7 @@ impl Policy {
         }
     }
 
-    /// From when on a reservation stands against a refresh that need not be: it outlasts the old access token.
+    /// See [`reservations_stand_from`].
     pub fn reservations_stand_from(&self, now: Timestamp) -> Timestamp {
         reservations_stand_from(self.old_token_grace, now)
     }
@@ -64,13 +61,11 @@ impl Policy {
     }
 }
 
-/// What a requester asks for. Both dates are fixed when the request arrives, so a request that had to wait is
-/// judged by the same `until` as one that did not.
+/// What a requester asks for. All of it is fixed when the request arrives: waiting does not change `until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// When the request arrived.
     pub received_at: Timestamp,
-    /// How long from then the token must work.
+    /// How long the token must work, counted from `received_at`.
     pub lifetime: Duration,
     /// When the requester stops waiting.
     pub deadline: Timestamp,
@@ -83,34 +78,31 @@ impl Demand {
     }
 }
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Extend the reservation to `until` and hand out the stored token.
     Serve {
-        /// An opportunistic refresh is due, and somebody holds the token.
+        /// An opportunistic refresh was due, but somebody holds the token.
         reserved: bool,
-        /// What the requester should know.
         notices: Vec<Notice>,
     },
     /// Refresh, then hand out the new token.
     Refresh(Cause),
-    /// Somebody holds the token until then, and a refresh would kill it: decide again when they are done.
+    /// Somebody holds the token until then, and a refresh would revoke it. Decide again after that.
     WaitForReservation(Timestamp),
-    /// The identity has no token.
     TokenNotFound,
-    /// It does not live as long as requested, and there is no refresh token.
+    /// The token does not live as long as requested, and there is no refresh token.
     NotRefreshable,
 }
 
-/// What a requester should know of a stored token that is handed out.
+/// What a requester should know about a stored token that is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// The provider issues tokens that live shorter than requested.
     LifetimeClamped,
-    /// It expires before the requested lifetime is over, because refreshing it now would end it under somebody.
+    /// The token expires before the requested lifetime is over. Refreshing it now would revoke it while somebody uses it.
     LifetimeShort,
-    /// Somebody reported that the host rejects it.
+    /// Somebody reported that the host rejects the token.
     TokenReported,
 }
 
@@ -119,14 +111,14 @@ pub enum Notice {
 pub enum Cause {
     /// The token is still valid for the request, and nobody holds it.
     Opportunistic,
-    /// It does not live as long as requested.
+    /// The token does not live as long as requested.
     Required,
-    /// Somebody reported that the host rejects it, and nobody holds it.
+    /// Somebody reported that the host rejects the token, and nobody holds it.
     Reported,
 }
 
 impl Cause {
-    /// A reservation beyond this date stands against such a refresh, even one that is made while the refresh begins. None: no
+    /// A reservation that ends after this date prevents the refresh, even if it is made while the refresh begins. None: no
     /// reservation does.
     pub fn unless_reserved_beyond(self, old_token_grace: Lifespan, now: Timestamp) -> Option<Timestamp> {
         match (self, old_token_grace) {
@@ -136,9 +128,9 @@ impl Cause {
     }
 }
 
-/// A reservation stands against an opportunistic refresh if it ends after this date. The old access token, which works for
-/// the grace, serves one that ends earlier. Where the old token works for ever, a refresh would break no reservation, but it
-/// would bring nothing either: every live reservation stands.
+/// A reservation prevents an opportunistic refresh if it ends after this date. A shorter reservation is safe: the old access
+/// token still works for the grace. If the old token works for ever, a refresh breaks no reservation, but brings nothing
+/// either: then every live reservation prevents it.
 pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Timestamp {
     match old_token_grace {
         Lifespan::Ends(grace) => now.plus(grace),
@@ -146,17 +138,17 @@ pub fn reservations_stand_from(old_token_grace: Lifespan, now: Timestamp) -> Tim
     }
 }
 
-/// Decides. The rows of the table in docs/contract.md, from top to bottom.
+/// The rows of the table in docs/contract.md, from top to bottom.
 pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, policy: &Policy) -> Decision {
     let Some(token) = token else { return Decision::TokenNotFound };
     let reserved = token.reserved_until.is_some_and(|until| until > policy.reservations_stand_from(now));
-    // A report must not end a token that works for somebody else.
+    // A report must not revoke a token that works for somebody else.
     if token.reported && !(reserved && policy.kills_old_token()) {
         return if token.refreshable { Decision::Refresh(Cause::Reported) } else { Decision::NotRefreshable };
     }
     if is_valid(token, now, demand) {
         let due = opportunistic_due(token, now, policy);
-        // A pair that may be dead is refreshed before it is handed out, unless somebody holds it.
+        // The pair may be dead: refresh it before it is handed out, unless somebody holds it.
         let doubtful = token.in_doubt && policy.kills_old_token();
         return if due && reserved {
             serve(token, demand, true)
@@ -177,21 +169,19 @@ pub fn decide(token: Option<&TokenState>, now: Timestamp, demand: &Demand, polic
     }
 }
 
-/// Whether the token can be handed out for this demand: valid at `until`, and not expired.
-///
-/// The second half matters to a request that waited longer than the lifetime it asked for.
+/// Whether the token can be handed out: valid at `until`, and not expired now. The latter matters to a request that waited
+/// longer than the lifetime it asked for.
 pub fn is_valid(token: &TokenState, now: Timestamp, demand: &Demand) -> bool {
     let until = demand.received_at.plus(decided_lifetime(token, demand));
     token.expires_at.is_none_or(|expires_at| expires_at >= until) && is_alive(token, now)
 }
 
-/// The notice that goes with a token of this granted lifetime.
 pub fn clamp_notice(granted_lifetime: Option<Duration>, demand: &Demand) -> Option<Notice> {
     granted_lifetime.is_some_and(|granted| demand.lifetime > granted).then_some(Notice::LifetimeClamped)
 }
 
-/// The lifetime to decide by. A request for more than the provider grants counts as one for half of that, so
-/// that a provider with short tokens is not asked for a new one on every call.
+/// The lifetime to decide by. A request for more than the provider grants counts as a request for half of the grant.
+/// Otherwise each such request would refresh.
 fn decided_lifetime(token: &TokenState, demand: &Demand) -> Duration {
     match token.granted_lifetime {
         Some(granted) if demand.lifetime > granted => granted / 2,
