@@ -36,26 +36,18 @@ pub enum BrokerError {
     /// The broker or the connection failed.
     #[error("cannot {action}: {source}")]
     Amqp {
-        /// What was tried, on what.
         action: String,
-        /// What came back.
         #[source]
         source: lapin::Error,
     },
     /// There was no answer.
     #[error("cannot {action}: no answer within {} s", after.as_secs())]
-    Timeout {
-        /// What was tried, on what.
-        action: String,
-        /// How long was waited.
-        after: Duration,
-    },
+    Timeout { action: String, after: Duration },
     /// The client library cannot read the URL.
     #[error("{url} is not a URL of a broker: {reason}")]
     Url {
         /// The URL, without its password.
         url: String,
-        /// Why.
         reason: String,
     },
     /// The broker does not know the type of exchange that spreads messages over partitions.
@@ -64,51 +56,29 @@ pub enum BrokerError {
          `broker.partitions` needs; run `rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its \
          nodes, or set `broker.partitions` to 0"
     )]
-    NoHashExchange {
-        /// The exchange.
-        exchange: String,
-    },
+    NoHashExchange { exchange: String },
     /// A name is longer than AMQP can carry.
     #[error("{what} is longer than 255 bytes")]
-    TooLong {
-        /// What has the name.
-        what: String,
-    },
+    TooLong { what: String },
     /// The stream of deliveries ended: the broker cancelled the consumer.
     #[error("the broker cancelled the consumer of {queue}")]
-    Cancelled {
-        /// Which queue.
-        queue: String,
-    },
+    Cancelled { queue: String },
     /// Acks do not reach the broker.
     #[error("the task that acks what comes from {queue} ended")]
-    NoAcks {
-        /// Which queue.
-        queue: String,
-    },
+    NoAcks { queue: String },
     /// The dead-letter queue is not there.
     #[error("the broker returned a message for the dead letters: exchange {exchange} routes it nowhere")]
-    NoDeadLetters {
-        /// The exchange.
-        exchange: String,
-    },
+    NoDeadLetters { exchange: String },
     /// A queue is not there.
     #[error("the broker returned a message: there is no queue {queue}")]
-    NoQueue {
-        /// Which one.
-        queue: String,
-    },
+    NoQueue { queue: String },
     /// The broker refused to keep a message.
     #[error("the broker refused (basic.nack) {what}")]
-    Refused {
-        /// Which message.
-        what: &'static str,
-    },
+    Refused { what: &'static str },
 }
 
 impl BrokerError {
-    /// What the broker said when it closed the channel, if it did: something is missing, locked or refused. The connection
-    /// lives on.
+    /// Why the broker closed the channel, if it did: something is missing, locked or refused. The connection lives on.
     pub fn soft_error(&self) -> Option<&AMQPSoftError> {
         match self.protocol_error()? {
             AMQPErrorKind::Soft(error) => Some(error),
@@ -116,7 +86,7 @@ impl BrokerError {
         }
     }
 
-    /// What the broker said when it closed the whole connection, if it did.
+    /// Why the broker closed the connection, if it did.
     fn hard_error(&self) -> Option<&AMQPHardError> {
         match self.protocol_error()? {
             AMQPErrorKind::Hard(error) => Some(error),

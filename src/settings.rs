@@ -3,8 +3,8 @@
 //! A later source wins: defaults, the file, `AMQP_URL` / `DATABASE_URL` / `TOKENKEEPER_KEYS`, and
 //! `TOKENKEEPER__SECTION__KEY`. An empty variable counts as not set. `tokenkeeper.example.toml` shows every key.
 //!
-//! What is read here is the only place where a key, its range and its default are written: the list of known
-//! keys is what the sections below asked for.
+//! Each key, its range and its default are written only in the `read` of its section. The keys that those ask for are the
+//! known ones.
 
 mod access;
 mod admin;
@@ -79,22 +79,22 @@ pub struct Broker {
     pub prefix: String,
     /// What the worker does about exchanges and queues at start.
     pub topology: Topology,
-    /// How many partitions each kind of message has, so that one user's messages meet in one worker; 0: none.
+    /// Partitions of each kind of message, so that one user's messages meet in one worker. 0: none.
     pub partitions: u16,
-    /// How many dead letters there may be; the oldest give way. 0: any number.
+    /// The oldest dead letters beyond this number are dropped. 0: any number.
     pub dead_letters_max_length: u32,
     /// How long a dead letter is kept. Zero: for ever.
     pub dead_letters_max_age: Duration,
-    /// How often a message that nobody could finish is delivered again before it goes to the dead letters.
+    /// How often the broker redelivers a message before it goes to the dead letters.
     pub delivery_limit: u32,
-    /// How long a message waits that failed for now, if its publisher cannot be told. Zero: the broker delays it, as RabbitMQ
-    /// 4.3 and later do for a queue with delayed retries.
+    /// How long a message waits that failed for now, if its publisher cannot be told. Zero: the broker delays it (delayed
+    /// retries of quorum queues, from RabbitMQ 4.3).
     pub retry_delay: Duration,
     /// How often such a message is tried again before it goes to the dead letters.
     pub retry_limit: u32,
     /// Limit for connecting, TLS and the AMQP handshake included.
     pub connect_timeout: Duration,
-    /// Limit for every single AMQP operation: on a blocked connection they wait for ever otherwise.
+    /// Limit for every AMQP operation. Without it an operation on a blocked connection waits for ever.
     pub operation_timeout: Duration,
 }
 
@@ -103,9 +103,9 @@ pub struct Broker {
 pub enum Topology {
     /// Declare them.
     Declare,
-    /// Check that they are there; an operator declares them.
+    /// Check that they are there. An operator declares them.
     Passive,
-    /// Nothing: the broker's user may not even look.
+    /// Do nothing: the broker's user may not even check.
     None,
 }
 
@@ -120,15 +120,15 @@ pub struct Database {
     pub max_connections: u32,
     /// How long a query waits for a free connection.
     pub acquire_timeout: Duration,
-    /// How far the worker's clock may be from the database's at start. It follows the database's from then on; but
-    /// one that is far off says that the machine is not as it should be.
+    /// How far the machine's clock may be from the database's at start. The worker follows the database's clock, but a large
+    /// offset means that the machine is misconfigured.
     pub max_clock_offset: Duration,
 }
 
 /// Keys for what is encrypted at rest.
 #[derive(Debug, Clone)]
 pub struct Encryption {
-    /// None: commands that read or write tokens refuse to run ([`Settings::key_ring`]).
+    /// None: commands that need them refuse to run ([`Settings::key_ring`]).
     pub keys: Option<KeyRing>,
 }
 
@@ -160,18 +160,18 @@ pub enum LogFormat {
 }
 
 impl Settings {
-    /// Reads `file` (or [`DEFAULT_FILE`] where none is named and it is there) and the process's environment.
+    /// Reads `file` and the process's environment. Without `file`, reads [`DEFAULT_FILE`] if it is there.
     ///
     /// # Errors
-    /// The file cannot be read, or at least one setting is wrong; then every wrong one is told.
+    /// The file cannot be read, or settings are wrong. The error lists all of them.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
         let default = Path::new(DEFAULT_FILE);
-        // One that is there and cannot be looked at must not be passed over in silence.
+        // A file that is there but cannot be examined must not be ignored silently.
         let file = file.or_else(|| default.try_exists().unwrap_or(true).then_some(default));
         Self::load_from(file, process_environment()?)
     }
 
-    /// Reads `file`, if any, and `environment` instead of the process's own.
+    /// The same with another environment.
     ///
     /// # Errors
     /// As [`Settings::load`].
@@ -185,10 +185,10 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The encryption keys, for a command that cannot work without them.
+    /// The encryption keys, for a command that needs them.
     ///
     /// # Errors
-    /// There are none; the error says how to make some.
+    /// There are no keys. The error says how to make one.
     pub fn key_ring(&self) -> Result<KeyRing, SettingsError> {
         self.encryption.keys.clone().ok_or(SettingsError::NoKeys)
     }
@@ -211,7 +211,7 @@ impl Settings {
         settings
     }
 
-    /// Limits that make sense in one order alone.
+    /// Some limits must not exceed others.
     fn check_order(&self, from: &mut Reader) {
         let Self { worker, refresh, .. } = self;
         let request_budget = ("worker.request_budget_secs", worker.request_budget);
@@ -245,11 +245,11 @@ impl Broker {
                 &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],
                 Topology::Declare,
             ),
-            // Each one is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. 256 of
-            // them block every new connection of a broker that may open 1,024 files; 64 leave it a third of these.
+            // Each partition is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. On
+            // a broker with 1,024 files 256 partitions block every new connection. 64 leave a third of the files.
             partitions: from.integer("broker.partitions", 0..=64, 0),
             dead_letters_max_length: from.integer("broker.dead_letters_max_length", 0..=1_000_000_000, 0),
-            // As long as the broker counts, in milliseconds of 32 bits.
+            // The broker counts milliseconds in 32 bits.
             dead_letters_max_age: from.seconds("broker.dead_letters_max_age_secs", 0..=4_294_967, 0),
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
             retry_delay: from.seconds("broker.retry_delay_secs", 0..=3_600, 5),
@@ -268,7 +268,7 @@ impl Database {
 
     fn read(from: &mut Reader) -> Self {
         let url = from.url("database.url", "sqlite://tokenkeeper.db", ConnectionUrl::database);
-        // An embedded database has one user, who expects it to work; a shared one is migrated by one replica.
+        // The user of an embedded database expects it to work. A shared one is migrated by one replica.
         let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
         Self {
             url,

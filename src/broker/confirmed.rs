@@ -36,9 +36,9 @@ impl Publish {
     }
 }
 
-/// Waits until a message is published, and gives back one that the broker returned meanwhile. Errors call the message `what`.
+/// Waits for the confirm. Returns the message that the broker sent back meanwhile, if any. Errors call the message `what`.
 ///
-/// While an alarm blocks the connection it waits for the confirm: a second publish would arrive twice after the alarm.
+/// Keeps waiting while an alarm blocks the connection: a second publish would arrive twice after the alarm.
 pub(super) async fn confirmed(
     connection: &Connection,
     mut publishing: Pin<&mut (impl Future<Output = lapin::Result<Confirmation>> + Send)>,

@@ -40,15 +40,13 @@ const READY_POLL: Duration = Duration::from_millis(10);
 /// The pause between two tries to get in. The broker logs each refusal.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// Why the dead letters cannot be opened.
+/// The dead letters cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
-    /// There is no such queue.
     #[error(
         "there is no queue {queue} at {broker}: a worker declares it; are `broker.url` and `broker.prefix` its own?"
     )]
     NoQueue {
-        /// The queue's name.
         queue: String,
         /// The broker, without its password.
         broker: String,
@@ -58,25 +56,20 @@ pub enum DeadLettersError {
         "another `tokenkeeper dead` command, or a worker that seals them, has had {queue} for {} s; try again when it has ended",
         after.as_secs()
     )]
-    Busy {
-        /// The queue's name.
-        queue: String,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The broker, or the way to it.
+    Busy { queue: String, after: Duration },
+    /// The broker, or the connection to it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
 }
 
-/// The dead letters that were there when this was opened, one after the other. Nobody else opens them meanwhile.
+/// The dead letters that were there at opening, one after the other. Nobody else can open them meanwhile.
 #[derive(Debug)]
 pub struct DeadLetters {
     settings: Broker,
     names: Names,
     queue: String,
     connection: Connection,
-    /// Kept open: with each of them the letters that were taken over it go back.
+    /// Kept open, because closing a channel gives its letters back.
     full: Vec<Channel>,
     current: Option<Current>,
     waiting: u32,
@@ -93,10 +86,10 @@ struct Current {
 }
 
 impl DeadLetters {
-    /// Opens the dead letters. Waits at most `patience` for somebody else who has them, and says so by `on_wait`.
+    /// Opens the dead letters. If somebody else has them, calls `on_wait` and waits at most `patience`.
     ///
     /// # Errors
-    /// [`DeadLettersError`]; nothing was taken.
+    /// [`DeadLettersError`]; no letter was taken.
     pub async fn open(
         settings: &Broker,
         patience: Duration,
@@ -114,20 +107,20 @@ impl DeadLetters {
             seen: 0,
             acked: 0,
         };
-        // Before the lock: an operator who has the wrong prefix learns it at once.
+        // Before the lock, so that an operator with a wrong prefix learns it at once.
         letters.existing().await?;
         letters.lock(patience, on_wait).await?;
         letters.waiting = letters.existing().await?;
         Ok(letters)
     }
 
-    /// How many there were when this was opened.
+    /// How many letters there were at opening.
     pub fn waiting(&self) -> u32 {
         self.waiting
     }
 
-    /// The next one; none: that was the last of those that were there when this was opened. One that comes back
-    /// after it was replayed is not given out again.
+    /// The next letter, or None after the last one that was there at opening. A replayed letter that comes back is not
+    /// given out again.
     ///
     /// # Errors
     /// [`DeadLettersError::Broker`]: the connection is gone, and the letters are back in the queue.
@@ -147,7 +140,7 @@ impl DeadLetters {
                 Err(BrokerError::Amqp { action: format!("read queue {}", self.queue), source }.into())
             }
             Ok(None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }.into()),
-            // Somebody purged the queue, or took letters from it by other means.
+            // Somebody purged the queue, or took letters by other means.
             Err(_) if self.ready().await?.unwrap_or_default() == 0 => Ok(None),
             Err(_) => {
                 let action = format!("read queue {}", self.queue);
@@ -156,10 +149,10 @@ impl DeadLetters {
         }
     }
 
-    /// Takes a letter out for good. It must be the last one that [`DeadLetters::next`] gave out.
+    /// Removes a letter. It must be the last one that [`DeadLetters::next`] gave out.
     ///
     /// # Errors
-    /// [`BrokerError`]: it is back in the queue.
+    /// [`BrokerError`]: the letter is back in the queue.
     pub async fn take_out(&mut self, letter: &Letter) -> Result<(), BrokerError> {
         let limit = self.settings.operation_timeout;
         if !within(limit, || "ack a dead letter".to_owned(), letter.ack()).await? {
@@ -172,31 +165,31 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Gives back what was not taken out, and lets in the next one.
+    /// Gives back the letters that were not removed, and lets the next command in.
     ///
     /// # Errors
-    /// [`BrokerError`]: some of what was taken out may be back in the queue as well.
+    /// [`BrokerError`]: some removed letters may be back in the queue, too.
     pub async fn close(mut self) -> Result<(), BrokerError> {
         let limit = self.settings.operation_timeout;
         let current = self.current.take();
         if let Some(Current { channel, consumer, .. }) = &current {
-            // Or what the others give back would come here, and go back behind the rest.
+            // Otherwise letters that other channels give back would come here, and go back behind the rest.
             let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             within(limit, || "stop reading the dead letters".to_owned(), cancel).await?;
         }
-        // One after the other, the oldest first, so that the letters go back in the order they had. They are back a
-        // moment after their channel is closed: closed at once, the next one's could overtake them.
+        // One channel after the other, the oldest first, so that the letters keep their order. They are back a moment
+        // after their channel is closed. Without a pause the next channel's letters could overtake them.
         let mut back = self.ready().await?.unwrap_or_default();
         let mut all_came = true;
         for channel in mem::take(&mut self.full) {
             self.give_back(&channel).await?;
             back += u32::from(HELD_PER_CHANNEL);
-            // Once in vain is enough: somebody takes them away.
+            // One failed wait is enough: somebody takes them away.
             all_came = all_came && self.until_ready(back).await?;
         }
         if let Some(Current { channel, .. }) = &current {
             self.give_back(channel).await?;
-            // Whoever comes next shall find all of them.
+            // The next command must find all of them.
             if all_came {
                 self.until_ready(self.waiting.saturating_sub(self.acked)).await?;
             }
@@ -210,8 +203,8 @@ impl DeadLetters {
         within(self.settings.operation_timeout, || "give back the dead letters".to_owned(), close).await
     }
 
-    /// Waits until so many are ready, and says whether they are. Not for ever: somebody may have purged the queue, or taken
-    /// some by other means.
+    /// Waits until so many are ready, and returns whether they are. Gives up after a while: somebody may have purged the
+    /// queue, or taken letters by other means.
     async fn until_ready(&self, count: u32) -> Result<bool, BrokerError> {
         let give_up_at = Instant::now() + self.settings.operation_timeout;
         loop {
@@ -224,7 +217,7 @@ impl DeadLetters {
         }
     }
 
-    /// The channel that letters come over: a new one when the one before holds all it may.
+    /// The channel that letters come over. Opens a new one when the last one is full.
     async fn current(&mut self) -> Result<&mut Current, BrokerError> {
         let current = match self.current.take() {
             Some(current) if current.held < HELD_PER_CHANNEL => current,
@@ -255,7 +248,7 @@ impl DeadLetters {
         })
     }
 
-    /// How many letters lie in the queue and are in nobody's hands; none: there is no such queue.
+    /// How many letters are ready in the queue. None: there is no such queue.
     async fn ready(&self) -> Result<Option<u32>, BrokerError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match self.declare(&self.queue, passive, FieldTable::default()).await {
@@ -265,12 +258,12 @@ impl DeadLetters {
         }
     }
 
-    /// An exclusive queue belongs to one connection: the broker refuses it to any other until that one is gone.
+    /// Declares the exclusive queue. The broker refuses it to every other connection until ours is gone.
     async fn lock(&self, patience: Duration, on_wait: impl FnOnce()) -> Result<(), DeadLettersError> {
         let name = format!("{}.in-use", self.queue);
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let mut arguments = FieldTable::default();
-        // Whatever the virtual host's default is: no other type can be exclusive.
+        // Whatever the virtual host's default type is: only a classic queue can be exclusive.
         arguments.insert("x-queue-type".into(), text("classic"));
         let give_up_at = Instant::now() + patience;
         let mut on_wait = Some(on_wait);
@@ -286,14 +279,14 @@ impl DeadLetters {
                 Some(AMQPSoftError::RESOURCELOCKED) => {
                     return Err(DeadLettersError::Busy { queue: self.queue.clone(), after: patience });
                 }
-                // This user may declare nothing: then it is up to the operators not to be two.
+                // This user may not declare queues: then operators themselves must not run two commands at once.
                 Some(AMQPSoftError::ACCESSREFUSED) => return Ok(()),
                 _ => return Err(error.into()),
             }
         }
     }
 
-    /// Over a channel of its own: what is not there, or somebody else's, closes it.
+    /// Over a channel of its own: a missing or foreign queue closes it.
     async fn declare(
         &self,
         name: &str,

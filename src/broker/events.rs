@@ -1,7 +1,6 @@
-//! Events on their way to the exchange of events: a bounded queue in memory and a task that publishes them.
+//! A bounded queue of events in memory, and a task that publishes them.
 //!
-//! An event never holds up a reply. Where the broker does not keep up the queue overflows, and what does not fit is
-//! dropped and counted; a requester's answer does not depend on any of them.
+//! An event never delays a reply. If the broker does not keep up, the queue overflows: events are dropped and counted.
 
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -11,29 +10,28 @@ use crate::broker::{EventFate, Publisher};
 use crate::contract::Event;
 use crate::telemetry::{self, EventLoss};
 
-/// So many events wait at most: what a busy worker refreshes in the time that a broker takes to come back.
+/// The length of the queue: what a busy worker refreshes while a broker restarts.
 const CAPACITY: usize = 4_096;
 
-/// So many are published at most before the first of them is confirmed. One at a time, the broker's answers would be the
-/// limit of how many tokens a worker can refresh and tell of.
+/// How many events are published before the first one is confirmed. With one at a time, confirms would limit how many tokens
+/// a worker can refresh.
 const UNCONFIRMED: usize = 64;
 
-/// Where events are handed in. Cheap to clone.
+/// The sending end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Events(Sender<Event>);
 
-/// The other end: what is to be published.
+/// The receiving end.
 #[derive(Debug)]
 pub struct Outbox(Receiver<Event>);
 
-/// A queue of events.
 pub fn queue() -> (Events, Outbox) {
     let (sender, receiver) = mpsc::channel(CAPACITY);
     (Events(sender), Outbox(receiver))
 }
 
 impl Events {
-    /// Hands an event in. Never waits.
+    /// Queues an event. Never waits.
     pub fn emit(&self, event: Event) {
         if let Err(refused) = self.0.try_send(event) {
             telemetry::event_lost(refused.into_inner().name(), EventLoss::Overflow);
@@ -42,11 +40,11 @@ impl Events {
 }
 
 impl Outbox {
-    /// Publishes what is handed in, until `drain` fires and nothing is left, or the publisher takes no more.
+    /// Publishes queued events until `drain` fires and the queue is empty, or the publisher stops.
     pub async fn publish(self, publisher: Publisher, drain: CancellationToken) {
         let events = stream::unfold((self.0, drain), async |(mut handed_in, drain)| {
             let event = tokio::select! {
-                // First what is there.
+                // Queued events first.
                 biased;
                 event = handed_in.recv() => event,
                 () = drain.cancelled() => None,

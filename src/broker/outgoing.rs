@@ -12,17 +12,17 @@ use crate::domain::clock::Timestamp;
 use crate::domain::escape;
 use crate::domain::secret::KeyRing;
 
-/// Header that says, in a word, why a message is in the dead letters.
+/// Header: why a message is in the dead letters, in a word.
 pub(super) const REASON_HEADER: &str = "x-tokenkeeper-reason";
-/// Header that says it in a sentence.
+/// Header: the same in a sentence.
 pub(super) const DETAIL_HEADER: &str = "x-tokenkeeper-detail";
-/// Header that says since when, as an RFC 3339 date.
+/// Header: since when, as an RFC 3339 date.
 pub(super) const TIME_HEADER: &str = "x-tokenkeeper-time";
-/// Header with the AMQP user who published. The property cannot be kept: the broker compares it with ours.
+/// Header: the AMQP user who published. The property `user_id` cannot be kept, because the broker compares it with our own.
 pub(super) const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
-/// Header of a suspect that says, sealed, what it is and who published it: the broker vouched for that once, and does
-/// not for what a worker publishes again.
+/// Header of a suspect: its kind and publisher, sealed. The broker vouched for the publisher of the original, but does not for
+/// a message that a worker publishes again.
 pub const ORIGIN_HEADER: &str = "x-tokenkeeper-origin";
 
 /// AMQP `delivery_mode` of a message that survives the broker.
@@ -31,23 +31,20 @@ pub(super) const PERSISTENT: u8 = 2;
 /// A reply, ready to be published.
 #[derive(Debug, Clone)]
 pub struct OutgoingReply<'a> {
-    /// Where it goes.
     pub reply_to: &'a ReplyTo,
-    /// AMQP `type`.
     pub reply_type: &'static str,
-    /// The request's properties.
     pub envelope: &'a Envelope,
-    /// Whether it must be certain that a queue took it. Then nothing is published beside it, so that a return is exact.
+    /// The worker must know whether a queue took the reply. Then nothing else is published meanwhile, so that a return is exact.
     pub exact: bool,
 }
 
 impl OutgoingReply<'_> {
-    /// Whether the broker returns the reply if no queue takes it.
+    /// The broker returns the reply if no queue takes it.
     pub(super) fn mandatory(&self) -> bool {
         !self.is_direct()
     }
 
-    /// Whether it goes to a direct reply-to, which only the broker can judge.
+    /// Only the broker can judge a direct reply-to.
     pub(super) fn is_direct(&self) -> bool {
         match self.reply_to {
             ReplyTo::Queue(_) => false,
@@ -75,24 +72,21 @@ impl OutgoingReply<'_> {
     }
 }
 
-/// A message that goes to the dead letters as it came, with the reason in its headers; sealed, where it may hold a token.
+/// A message for the dead letters, as it came, with the reason in its headers. Sealed if it may hold a token.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
-    /// The routing key it came with.
     pub routing_key: &'a str,
-    /// The properties it came with.
     pub properties: &'a BasicProperties,
     /// Why, in a word.
     pub reason: &'static str,
     /// Why, in a sentence. Repeats nothing of the body.
     pub detail: &'a str,
-    /// When it was given up.
     pub at: Timestamp,
 }
 
 impl DeadLetter<'_> {
-    /// The properties it is published with, in a frame of at most `frame_max` bytes: the broker closes the connection
-    /// over a larger one. The message may have filled its own to the last byte; then its headers give way.
+    /// The properties to publish, in a frame of at most `frame_max` bytes: the broker closes the connection over a larger
+    /// frame. If the original headers leave no room, they are dropped.
     pub(super) fn properties(&self, sealed: Option<&Sealed>, frame_max: u32) -> BasicProperties {
         let marked = |properties| match sealed {
             Some(sealed) => sealed.mark(properties),
@@ -107,7 +101,7 @@ impl DeadLetter<'_> {
         marked(self.with_headers(FieldTable::default(), &detail))
     }
 
-    /// The body that it is published with, where that may not be the one it came with.
+    /// The body to publish, if it differs from the original.
     pub(super) fn sealed(&self, keys: &KeyRing, body: &[u8]) -> Option<Sealed> {
         let kind = MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == self.routing_key);
         Sealed::of(keys, kind, self.routing_key, self.properties, body)
@@ -122,29 +116,27 @@ impl DeadLetter<'_> {
     }
 }
 
-/// Where a message is moved to.
+/// Where to move a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MovedTo {
-    /// To a queue that is consumed.
+    /// A queue that workers consume.
     Queue(Feed),
-    /// To where it waits, before it goes back to the queue of its kind.
+    /// The queue where it waits before it goes back to the queue of its kind.
     Again(MessageKind),
 }
 
-/// A message that is moved on to another queue of ours, to be worked on from there.
+/// A message to move to another queue of ours.
 #[derive(Debug, Clone)]
 pub struct MovedMessage<'a> {
-    /// Where.
     pub to: MovedTo,
-    /// The properties it came with.
     pub properties: &'a BasicProperties,
-    /// What its headers say of where it came from.
+    /// Headers that tell where it came from.
     pub origin: &'a str,
 }
 
 impl MovedMessage<'_> {
-    /// As it came, `expiration` and `timestamp` included, in a frame of at most `frame_max` bytes. Where its own headers
-    /// leave no room they give way. Where it waits, `expiration` would end that early, and is taken off by the broker.
+    /// As it came, with `expiration` and `timestamp`, in a frame of at most `frame_max` bytes. If the original headers leave
+    /// no room, they are dropped. In the waiting queue `expiration` would end the wait early, so it is left out there.
     pub(super) fn properties(&self, frame_max: u32) -> BasicProperties {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let whole = self.with_headers(headers);
@@ -155,7 +147,7 @@ impl MovedMessage<'_> {
     }
 
     fn with_headers(&self, headers: FieldTable) -> BasicProperties {
-        // What the broker counted in the queue that it leaves says nothing in the next one.
+        // The broker's counts in the old queue mean nothing in the next one.
         let mut headers = without(headers, &["x-delivery-count", "x-death"]);
         headers.insert(ORIGIN_HEADER.into(), text(self.origin));
         let to = carried_on(self.properties, headers);
@@ -169,24 +161,24 @@ impl MovedMessage<'_> {
     }
 }
 
-/// Whether a frame of at most `frame_max` bytes carries these properties.
+/// Whether these properties fit into a frame of `frame_max` bytes.
 pub(super) fn fits(properties: &BasicProperties, frame_max: u32) -> bool {
     header_frame_len(properties) <= u64::from(frame_max)
 }
 
-/// The bytes of the frame that carries these properties.
+/// The size of the frame with these properties, in bytes.
 fn header_frame_len(properties: &BasicProperties) -> u64 {
     // Type, channel, size and end of the frame; class, weight and body size of the header.
     const AROUND: u64 = 8 + 12;
     let written = gen_properties(properties)(Vec::new().into());
-    // What cannot be written does not fit.
+    // Properties that cannot be written do not fit.
     written.map_or(u64::MAX, |written| written.into_inner().1.saturating_add(AROUND))
 }
 
-/// What is carried on of a message's properties when it is published again: persistent, with these headers.
+/// The properties of a message that is published again: persistent, with these headers.
 ///
-/// Copied one by one: `user_id` must stay behind, since the broker compares it with our own (the header says
-/// who it was), and so must `expiration`, by which the message would be gone before anybody looks.
+/// Copied one by one. `user_id` must stay behind, because the broker compares it with our own; a header holds it instead.
+/// `expiration` must stay behind, because the message would expire before anybody looks.
 pub(super) fn carried_on(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
     carried_on_as(from, from.content_type().as_ref(), headers)
 }
@@ -197,7 +189,7 @@ pub(super) fn carried_on_as(
     content_type: Option<&ShortString>,
     headers: FieldTable,
 ) -> BasicProperties {
-    // By these the broker would route it to further queues, with our permissions.
+    // These headers would make the broker route the message to further queues, with our permissions.
     let mut headers = without(headers, &["CC", "BCC"]);
     if let Some(publisher) = from.user_id() {
         headers.insert(PUBLISHER_HEADER.into(), text(&escape::line(publisher.as_str())));
@@ -225,7 +217,7 @@ fn without(headers: FieldTable, names: &[&str]) -> FieldTable {
     kept
 }
 
-/// The same of a message that stays a dead letter: it keeps the time when it was published.
+/// The same for a message that stays a dead letter: it keeps its `timestamp`.
 pub(super) fn carried_on_with_time(from: &BasicProperties, headers: FieldTable) -> BasicProperties {
     copy(carried_on(from, headers), from.timestamp().as_ref(), BasicProperties::with_timestamp)
 }

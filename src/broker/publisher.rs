@@ -1,4 +1,4 @@
-//! Publishes dead letters, parked pairs, suspects and events over a connection of its own, which it opens again when it breaks.
+//! Publishes dead letters, parked pairs, suspects and events over a connection of its own, and reopens it when it breaks.
 //!
 //! Dead letters and parked pairs are published one at a time, so that a return is exact: a message that no queue took must not
 //! count as safe.
@@ -35,47 +35,46 @@ use crate::telemetry::{self, Link};
 #[derive(Debug, Clone)]
 pub struct Publisher {
     settings: Arc<Broker>,
-    /// What dead letters are sealed with.
+    /// Seals dead letters.
     keys: Arc<KeyRing>,
     dead_letters: Arc<str>,
     wire: watch::Receiver<Option<Arc<Wire>>>,
-    /// Tells the supervisor that a publish failed and the connection wants a look.
+    /// Tells the supervisor to check the connection, because a publish failed.
     suspicion: Arc<Notify>,
     hard_stop: CancellationToken,
 }
 
-/// The worker stops; the message was not published.
+/// The worker stops. The message was not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the worker is stopping")]
 pub struct Stopped;
 
-/// A message is where it was.
+/// The message stays where it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the broker did not take it, twice")]
 pub struct NotMoved;
 
-/// How long it takes at most to notice that a connection is gone after a publish failed for that.
+/// How long it takes at most to notice a lost connection after a publish failed.
 const SUPERVISED: Duration = Duration::from_millis(500);
 
 /// One connection and its confirming channels.
 #[derive(Debug)]
 struct Wire {
     connection: Connection,
-    /// For what goes one at a time, so that a return is exact.
+    /// For one publish at a time, so that a return is exact.
     exact: Mutex<Channel>,
-    /// The same for suspects, of which there may be a prefetch full: neither dead letters nor parked pairs wait behind them.
+    /// The same for suspects. There may be many, and dead letters and parked pairs must not wait behind them.
     moving: Mutex<Channel>,
-    /// A publish got no answer although nothing blocks the connection: its other end is gone, and only the
-    /// heartbeat would find out.
+    /// A publish got no answer although nothing blocks the connection. The other end is gone, and otherwise only the heartbeat
+    /// would find out.
     silent: AtomicBool,
-    /// Opened for the first event. The broker closes it where there is no exchange of events, and that must not
-    /// cost the dead letters their connection.
+    /// Opened for the first event. The broker closes it if there is no exchange of events. That must not affect dead letters.
     events: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
-    /// A publisher, and the task that keeps its connection up until `closed` fires. From `hard_stop` on it insists on
-    /// nothing any more.
+    /// Returns a publisher and the task that keeps its connection up until `closed` fires. After `hard_stop` it no longer
+    /// retries.
     pub fn new(
         settings: Arc<Broker>,
         keys: Arc<KeyRing>,
@@ -95,9 +94,8 @@ impl Publisher {
         self.wire.borrow().as_ref().is_some_and(|wire| wire.is_open() && !wire.connection.status().blocked())
     }
 
-    /// Lays a message into the dead letters and waits for the broker's confirm, for as long as that takes: over a new
-    /// connection where this one breaks, and until an alarm is over where the broker blocks it. What may hold a token is
-    /// sealed.
+    /// Publishes a message to the dead letters and waits for the confirm, however long that takes: over a new connection if
+    /// this one breaks, and until an alarm is over. Seals a body that may hold a token.
     ///
     /// # Errors
     /// [`Stopped`] when the worker stops first.
@@ -107,14 +105,14 @@ impl Publisher {
         self.insist(|wire| self.try_dead_letter(wire, letter, sealed.as_ref(), body)).await
     }
 
-    /// How many dead letters are in nobody's hands. Waits until the connection is up.
+    /// How many dead letters are ready. Waits until the connection is up.
     ///
     /// # Errors
-    /// [`BrokerError`]: the broker does not say, or there is no such queue.
+    /// [`BrokerError`]: the broker does not answer, or there is no such queue.
     pub async fn dead_letters_ready(&self) -> Result<u32, BrokerError> {
         let queue = &self.dead_letters;
         let wire = self.wire.clone().wait_for(Option::is_some).await.ok().and_then(|wire| wire.clone());
-        // Only the end of the worker comes here.
+        // This happens only at the end of the worker.
         let Some(wire) = wire else { return Ok(0) };
         let limit = self.settings.operation_timeout;
         let channel = within(limit, || "open a channel".to_owned(), wire.connection.create_channel()).await?;
@@ -125,10 +123,10 @@ impl Publisher {
         Ok(found.message_count())
     }
 
-    /// Parks a pair and waits for the broker's confirm, also after the hard stop, but no longer than `patience`.
+    /// Parks a pair and waits for the confirm, also after the hard stop, but at most `patience`.
     ///
     /// # Errors
-    /// [`BrokerError`]: why the broker does not have it.
+    /// [`BrokerError`]: the broker does not have the pair.
     pub async fn park(&self, body: &[u8], patience: Duration) -> Result<(), BrokerError> {
         let action = || "park a refreshed pair".to_owned();
         let parking = async {
@@ -143,8 +141,8 @@ impl Publisher {
             .unwrap_or_else(|_| Err(BrokerError::Timeout { action: action(), after: patience }))
     }
 
-    /// Moves a message on to a queue of ours and waits for the broker's confirm. It is not insisted on, because a suspect
-    /// may end this connection too, and others wait behind it.
+    /// Moves a message to a queue of ours and waits for the confirm. Does not retry: a suspect may end this connection, too, and
+    /// others wait behind it.
     ///
     /// # Errors
     /// [`NotMoved`].
@@ -152,7 +150,7 @@ impl Publisher {
         self.try_twice(|wire| self.try_move_on(wire, moved, body)).await
     }
 
-    /// Lays a suspect into the dead letters, and does not insist on it either.
+    /// Publishes a suspect to the dead letters. Does not retry either.
     ///
     /// # Errors
     /// [`NotMoved`].
@@ -175,7 +173,7 @@ impl Publisher {
                 Err(error) => {
                     telemetry::message_not_moved(&error);
                     self.suspicion.notify_one();
-                    // A wire that is gone is not tried again.
+                    // A lost wire is not used again.
                     let _ = timeout(SUPERVISED, wire.wait_for(|now| !is_same(now.as_ref(), &up))).await;
                 }
             }
@@ -249,7 +247,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes again and again, until it works or the worker stops.
+    /// Retries until the publish works or the worker stops.
     async fn insist<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
     where
         F: Future<Output = Result<(), BrokerError>>,
@@ -273,7 +271,7 @@ impl Publisher {
         }
     }
 
-    /// The connection, once there is one; none after the supervisor has ended, which it does after the hard stop.
+    /// Waits for a connection. None: the supervisor has ended, after the hard stop.
     async fn wire_up(&self) -> Option<Arc<Wire>> {
         let mut wire = self.wire.clone();
         wire.wait_for(Option::is_some).await.ok().and_then(|up| up.clone())
@@ -317,7 +315,7 @@ fn is_same(now: Option<&Arc<Wire>>, before: &Arc<Wire>) -> bool {
     now.is_some_and(|now| Arc::ptr_eq(now, before))
 }
 
-/// A name of ours as AMQP carries it.
+/// One of our names as an AMQP short string.
 fn short_name(name: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(name).map_err(|_| BrokerError::TooLong { what: format!("the name {name}") })
 }
@@ -343,7 +341,7 @@ async fn supervise(
                     let reason = until_broken(&wire, &suspicion).await;
                     up.send_replace(None);
                     telemetry::broker_lost(Link::Publish, &reason, delay);
-                    // What is left of it must not go on holding a connection at the broker.
+                    // The rest of it must not keep a connection open at the broker.
                     let close = wire.connection.close(320, "made anew".into());
                     drop(within(settings.operation_timeout, String::new, close).await);
                 }
@@ -371,8 +369,8 @@ async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
         }
         tokio::select! {
             event = events.next() => match event {
-                // Of one channel. Where that is one of ours the look above finds it closed, at the latest after the
-                // suspicion of whoever publishes on it; the channel of events is opened again by itself.
+                // An error of one channel. The check above finds a closed channel of ours, at the latest after a
+                // failed publish. The channel of events reopens by itself.
                 Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
                 Some(Event::Error(error)) => return error.to_string(),
                 Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),

@@ -1,16 +1,15 @@
 //! Replies, over the connection that their requests came over.
 //!
-//! One connection for both, because neither is worth anything without the other. A request is acked once its reply is
-//! confirmed, so what keeps replies from being published (an alarm, above all) keeps the acks waiting anyway; and what a
-//! connection takes with it when it breaks is delivered again, whatever became of its reply.
+//! One connection serves both, because each needs the other. A request is acked after its reply is confirmed, so an alarm that
+//! stops replies delays the acks anyway. When a connection breaks, its requests are delivered again, whatever became of their
+//! replies.
 //!
-//! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned message to
-//! whichever confirm completes next, so "unroutable" is read off the returned message itself and never off the publish
-//! that it came back with.
+//! Replies share one channel and are pipelined: many wait for their confirm at once. `lapin` attaches a returned message to the
+//! next confirm, whichever that is. So the returned message itself says which reply was unroutable, not its confirm.
 //!
-//! A requester chooses where its reply goes, so no reply is insisted on. One that its queue refuses, or that is not
-//! confirmed, waits for as long as its request's time and its share of the prefetch allow. One whose channel the broker
-//! closes is tried once more alone (`aside.rs`). After that it is given up, which counts as unroutable.
+//! A requester chooses where its reply goes, so a reply is not retried for ever. If the queue refuses it, or does not confirm
+//! it, the reply waits as long as the request's time and its share of the prefetch allow. If the broker closes its channel, it is
+//! tried once more alone (`aside.rs`). After that it is given up, and counts as unroutable.
 
 mod aside;
 mod line;
@@ -35,27 +34,26 @@ use crate::telemetry::{self, ReplyGivenUp};
 pub struct Replies {
     settings: Arc<Broker>,
     connection: Arc<Connection>,
-    /// Another one as soon as the broker has closed it: that costs nothing but the channel.
+    /// Replaced when the broker closes it.
     channel: Mutex<Arc<Channel>>,
-    /// Held by whoever looks after the channel or the connection, so that one does it for all. When the other end last
-    /// gave a sign of life.
+    /// When the other end last gave a sign of life. The lock admits one task that checks the channel or the connection.
     care: tokio::sync::Mutex<Instant>,
-    /// The other end says nothing any more, and only the heartbeat would find out.
+    /// The other end is silent, and otherwise only the heartbeat would find out.
     silent: CancellationToken,
     hard_stop: CancellationToken,
     aside: Arc<Aside>,
 }
 
-/// Why a request got no reply. It goes back to the broker.
+/// Why a request got no reply. The request goes back to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     /// The worker stops.
     #[error("the worker is stopping")]
     Stopped,
-    /// What it came over is gone, and with it the means to ack it. The broker delivers it again by itself.
+    /// Its connection is gone, so it cannot be acked. The broker delivers it again by itself.
     #[error("the connection that it came over is gone")]
     ConnectionGone,
-    /// It failed, may succeed later, nobody can be told so, and there is no place for it to wait.
+    /// It failed for now, its publisher cannot be told, and the waiting queue does not take it.
     #[error("it failed, may succeed later, and nobody can be told")]
     NobodyToTell,
 }
@@ -63,9 +61,9 @@ pub enum Unanswered {
 /// What became of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
-    /// The broker has put it into its queue.
+    /// The broker has put the reply into its queue.
     Yes,
-    /// It was given up: there is no such queue, or it takes nothing.
+    /// Given up: there is no such queue, or the queue refuses.
     No,
 }
 
@@ -75,7 +73,7 @@ impl From<Stopped> for Unanswered {
     }
 }
 
-/// Asked whenever a reply is not taken at once: until when it may wait on. None: no longer.
+/// Called whenever a reply is not taken at once. Returns until when it may wait. None: no longer.
 pub trait Patience: FnMut(Instant) -> Option<Instant> + Send {}
 
 impl<F: FnMut(Instant) -> Option<Instant> + Send> Patience for F {}
@@ -85,17 +83,17 @@ impl<F: FnMut(Instant) -> Option<Instant> + Send> Patience for F {}
 enum Way {
     /// Over the connection that its request came over.
     Home,
-    /// Over a connection that takes no requests with it.
+    /// Over a connection without requests.
     Aside,
-    /// The same, with nothing else under way there.
+    /// The same, with no other reply under way there.
     Alone,
 }
 
 impl Replies {
-    /// For what `connection` delivers. From `hard_stop` on it insists on nothing any more.
+    /// For the requests of `connection`. After `hard_stop` it no longer retries.
     ///
     /// # Errors
-    /// [`BrokerError`]: there is no channel to be had.
+    /// [`BrokerError`]: no channel can be opened.
     pub async fn open(
         connection: Arc<Connection>,
         settings: Arc<Broker>,
@@ -114,16 +112,15 @@ impl Replies {
         })
     }
 
-    /// The connection that requests come over.
     pub const fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Publishes a reply and waits until the broker has confirmed it, or it is given up. While an alarm blocks the
-    /// connection it waits in any case: nothing can be acked either.
+    /// Publishes a reply and waits until the broker has confirmed it, or it is given up. Always waits while an alarm blocks
+    /// the connection, because nothing can be acked either.
     ///
     /// # Errors
-    /// [`Unanswered`] when the worker stops, or the connection of the request breaks, first.
+    /// [`Unanswered`]: the worker stopped first, or the request's connection broke.
     pub async fn publish(
         &self,
         reply: &OutgoingReply<'_>,
@@ -137,7 +134,7 @@ impl Replies {
         }
     }
 
-    /// Waits until it is known that the other end says nothing any more.
+    /// Waits until the other end is known to be silent.
     pub async fn gone_silent(&self) -> BrokerError {
         self.silent.cancelled().await;
         BrokerError::Timeout { action: "publish a reply".into(), after: self.settings.operation_timeout }
@@ -166,7 +163,7 @@ impl Replies {
             };
             let given_up = match tried {
                 Tried::Taken => return Ok(Told::Yes),
-                // Beside others it may have been one of theirs.
+                // Another reply on the channel may have caused it.
                 Tried::Returned => return Ok(if way == Way::Alone { Told::No } else { Told::Yes }),
                 Tried::GivenUp(reason) => Some(reason),
                 Tried::Broken(error) => {
@@ -188,7 +185,7 @@ impl Replies {
         }
     }
 
-    /// Waits before the next try, where there may be one.
+    /// Waits before the next try, if there may be one.
     async fn pause(&self, delays: &mut Delays, patience: &mut impl Patience) -> Result<(), ReplyGivenUp> {
         let now = Instant::now();
         let until = patience(now).ok_or(ReplyGivenUp::Refused)?;
@@ -221,7 +218,7 @@ impl Replies {
         }
         Box::pin(async {
             let _care = self.care.lock().await;
-            // Somebody else may have seen to it.
+            // Another task may have replaced it already.
             if let Some(channel) = usable() {
                 return Ok(channel);
             }
@@ -232,20 +229,19 @@ impl Replies {
         .await
     }
 
-    /// Whether the connection is still of use.
     fn is_alive(&self) -> bool {
         self.connection.status().connected() && !self.silent.is_cancelled()
     }
 
-    /// Looks whether the connection is still of use, where nothing came for long. A confirm that does not come may be the
-    /// fault of the queue that the reply is for; an end that does not even open a channel is gone.
+    /// Checks a connection over which nothing came for long. A missing confirm may be the fault of the reply's queue. But if
+    /// the other end does not even open a channel, it is gone.
     async fn look_after(&self, error: &BrokerError) {
         if !matches!(error, BrokerError::Timeout { .. }) {
             return;
         }
         let limit = self.settings.operation_timeout;
         let mut alive_at = self.care.lock().await;
-        // Of many who wait one looks.
+        // One of many waiting tasks checks.
         if alive_at.elapsed() < limit || self.silent.is_cancelled() || self.connection.status().blocked() {
             return;
         }
@@ -257,7 +253,7 @@ impl Replies {
     }
 
     fn channel(&self) -> MutexGuard<'_, Arc<Channel>> {
-        // Nothing that runs under it panics.
+        // No code under the lock panics.
         self.channel.lock()
     }
 }

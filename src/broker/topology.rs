@@ -13,27 +13,27 @@ use super::{BrokerError, within};
 use crate::contract::MessageKind;
 use crate::settings::{Broker, Topology};
 
-/// Dead letters and parked pairs must outlive any number of looks at them: a message that is taken and given back this
-/// often would be dropped, and nothing is behind these queues.
+/// The delivery limit of dead letters and parked pairs. The broker drops a message that is taken and given back this often, and
+/// no queue is behind these.
 const KEEPING_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
-/// What a worker consumes.
+/// A queue that a worker consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
     /// The messages of a kind.
     Messages(MessageKind),
-    /// The messages of a kind that were published to its partitions, as far as they are in this one.
+    /// One partition of a kind's messages.
     Partition(MessageKind, u8),
     /// Refreshed pairs that their worker could not store.
     ParkedPairs,
-    /// Messages that may end what works on them: a few at a time.
+    /// Messages that may end their worker, a few at a time.
     Suspects,
     /// The same, one at a time.
     Isolated,
 }
 
 impl Feed {
-    /// What every worker consumes. Parked pairs come first: a request may need one.
+    /// Parked pairs come first: a request may need one.
     pub const ALL: [Self; 7] = [
         Self::ParkedPairs,
         Self::Messages(MessageKind::TokenRequest),
@@ -45,7 +45,7 @@ impl Feed {
     ];
 }
 
-/// As consumer tags, logs and `/readyz` name it.
+/// As in consumer tags, logs and `/readyz`.
 impl fmt::Display for Feed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,17 +65,15 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names under this prefix.
     pub fn new(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned() }
     }
 
-    /// The direct exchange that requests are published to.
+    /// The direct exchange for requests.
     pub fn exchange(&self) -> &str {
         &self.prefix
     }
 
-    /// The queue of what is consumed.
     pub fn queue(&self, feed: Feed) -> String {
         match feed {
             Feed::Messages(kind) => kind.queue(&self.prefix),
@@ -86,12 +84,12 @@ impl Names {
         }
     }
 
-    /// The exchange that spreads messages of a kind over its partitions. Named as the queue of the kind.
+    /// The exchange that spreads a kind's messages over its partitions. It has the name of the kind's queue.
     pub fn hash_exchange(&self, kind: MessageKind) -> String {
         kind.queue(&self.prefix)
     }
 
-    /// Which kind of message waits in a queue of this name, partitions included.
+    /// The kind of message in a queue of this name, partitions included.
     pub fn kind_in(&self, queue: &str) -> Option<MessageKind> {
         MessageKind::ALL.into_iter().find(|kind| match queue.strip_prefix(&kind.queue(&self.prefix)) {
             Some("") => true,
@@ -105,13 +103,13 @@ impl Names {
         format!("{}.parked-pairs", self.prefix)
     }
 
-    /// The exchange of messages that wait before they are tried again, and the queue bound to it. The routing key is the queue
-    /// that they go back to.
+    /// The exchange of messages that wait before the next try, and the queue bound to it. The routing key is the queue that
+    /// they go back to.
     pub fn again(&self) -> String {
         format!("{}.again", self.prefix)
     }
 
-    /// The topic exchange that events are published to.
+    /// The topic exchange for events.
     pub fn events(&self) -> String {
         format!("{}.events", self.prefix)
     }
@@ -122,11 +120,11 @@ impl Names {
     }
 }
 
-/// Brings the topology about as the setting says: declares it, only checks that it is there, or leaves it be.
+/// Declares the topology, checks that it is there, or leaves it, as the setting says.
 ///
 /// # Errors
-/// [`BrokerError`] naming the exchange or queue. One that exists with other arguments is an error too; then the
-/// operator migrates it, or sets `broker.topology` to `passive`.
+/// [`BrokerError`] with the name of the exchange or queue. Other arguments than ours are an error, too. Then the operator
+/// migrates the queue, or sets `broker.topology` to `passive`.
 pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
     with_declarer(connection, settings, async |declarer| {
         declarer.contract().await?;
@@ -135,8 +133,7 @@ pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), B
     .await
 }
 
-/// The same, as far as one subscription needs it: a broker that takes hundreds of partitions away at once is not asked
-/// for all of them by each.
+/// The same for one subscription. If a broker loses hundreds of partitions at once, each consumer declares only its own.
 ///
 /// # Errors
 /// As [`declare`].
@@ -159,7 +156,7 @@ async fn with_declarer(
         Topology::None => return Ok(()),
     };
     let limit = settings.operation_timeout;
-    // A channel of its own: what is not there, or not as declared, closes it.
+    // A channel of its own: a missing or different queue closes it.
     let channel =
         within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await?;
     let delivery_limit = i64::from(settings.delivery_limit);
@@ -178,7 +175,6 @@ struct Declarer {
     passive: bool,
     names: Names,
     delivery_limit: i64,
-    /// Arguments of the dead-letter queue.
     dead_letters: FieldTable,
     retry_delay: Duration,
 }
@@ -190,7 +186,7 @@ impl Declarer {
         self.exchange(&dead_letters, ExchangeKind::Fanout).await?;
         self.queue(&dead_letters, self.dead_letters.clone()).await?;
         self.bind(&dead_letters, &dead_letters, "").await?;
-        // Published to by its name, so it needs no binding.
+        // Workers publish to it by its name, so it needs no binding.
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
         for feed in [Feed::Suspects, Feed::Isolated] {
             self.queue(&self.names.queue(feed), self.work_arguments()).await?;
@@ -228,7 +224,7 @@ impl Declarer {
         within(self.limit, || format!("{} queue {name}", self.verb()), call).await.map(drop)
     }
 
-    /// There is no passive bind: with `passive` the operator vouches for the bindings.
+    /// AMQP has no passive bind: with `passive` the operator vouches for the bindings.
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), BrokerError> {
         if self.passive {
             return Ok(());
@@ -266,8 +262,8 @@ fn keeping_arguments() -> FieldTable {
     arguments
 }
 
-/// What has waited goes to the queue that its routing key names: the default exchange knows each by its name. None is
-/// lost on the way (at-least-once).
+/// After its wait a message goes to the queue that its routing key names, by the default exchange. At-least-once: no message
+/// is lost on the way.
 fn waiting_arguments(delay: Duration) -> FieldTable {
     let mut arguments = keeping_arguments();
     let millis = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
@@ -278,7 +274,7 @@ fn waiting_arguments(delay: Duration) -> FieldTable {
     arguments
 }
 
-/// Nothing is behind the dead letters: what their bounds drop is gone.
+/// No queue is behind the dead letters: a letter dropped by their bounds is gone.
 fn dead_letter_arguments(settings: &Broker) -> FieldTable {
     let mut arguments = keeping_arguments();
     if settings.dead_letters_max_length > 0 {

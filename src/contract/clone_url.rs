@@ -1,4 +1,4 @@
-//! Clone URLs, of which a workspace start needs the host.
+//! Clone URLs: a workspace start needs the host in them.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -11,7 +11,7 @@ use crate::domain::text::Host;
 
 /// The clone URL of a repository, reduced to the host whose token it needs.
 ///
-/// Nothing else of it is kept: a path names a private project, and the user info may hold a password.
+/// The rest is dropped: a path names a private project, and the user info may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "Cow<'_, str>")]
 #[schemars(
@@ -22,14 +22,14 @@ pub struct CloneUrl {
     host: Host,
 }
 
-/// A repository of a workspace start. One that cannot be read costs its own token, and not those of the others.
+/// A repository of a workspace start. An unreadable one costs only its own token.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(from = "Cow<'_, str>")]
 #[schemars(with = "CloneUrl")]
 pub enum Repository {
-    /// At this clone URL.
+    /// Its clone URL.
     At(CloneUrl),
-    /// It is not a clone URL.
+    /// The text is not a clone URL.
     Unreadable,
 }
 
@@ -39,14 +39,14 @@ impl From<Cow<'_, str>> for Repository {
     }
 }
 
-/// Why a text is no clone URL. Does not repeat the text.
+/// The text is not a clone URL. The error does not repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a clone URL: https://host/path, ssh://user@host/path or user@host:path")]
 pub struct CloneUrlError;
 
 impl CloneUrl {
-    /// The host whose token it needs: with its port for http(s), where it has one; the bare name for ssh, whose
-    /// port says nothing about the provider's web address.
+    /// The host whose token it needs. For http(s) with the port that the URL names. For ssh the bare name, because its port
+    /// says nothing about the provider's web address.
     pub fn host(&self) -> &Host {
         &self.host
     }
@@ -73,8 +73,8 @@ fn http_host(text: &str) -> Option<String> {
     if url.path().len() < 2 {
         return None;
     }
-    // `Url` drops a port that is the scheme's default. The contract keeps the port that was written, and a
-    // provider applied as `host:443` must be found.
+    // `Url` drops the scheme's default port. The contract keeps the written port, so that a provider applied as
+    // `host:443` is found.
     let authority = text.split_once("://")?.1.split(['/', '?', '#']).next()?;
     let behind_user_info = authority.rsplit('@').next().filter(|rest| !rest.is_empty())?;
     match behind_user_info.rsplit_once(':') {
@@ -86,12 +86,12 @@ fn http_host(text: &str) -> Option<String> {
 }
 
 fn ssh_host(rest: &str) -> Option<String> {
-    // Not a special scheme to the URL standard, so its host is neither checked nor lower-cased there.
+    // As https: the URL standard neither checks nor lower-cases the host of an ssh URL.
     let url = Url::parse(&format!("https://{rest}")).ok()?;
     if url.path().len() < 2 { None } else { url.host_str().map(web_host) }
 }
 
-/// `[user@]host:path`, as git reads it: a colon before the first slash. In brackets stands an IPv6 address, or
+/// `[user@]host:path`, as git reads it: a colon before the first slash. Brackets hold an IPv6 address, or
 /// `[user@]host:port`.
 fn scp_host(text: &str) -> Option<String> {
     let (authority, path) = match text.split_once('[') {
@@ -106,8 +106,8 @@ fn scp_host(text: &str) -> Option<String> {
     Url::parse(&format!("https://{name}/")).ok()?.host_str().map(web_host)
 }
 
-/// The host that the tokens of an ssh host are for: some have ssh at a name of its own, or beside it at one whose port
-/// no firewall blocks.
+/// The host whose tokens an ssh host needs. Some providers serve ssh under another name, or under a second name for a
+/// port that no firewall blocks.
 fn web_host(ssh_host: &str) -> String {
     match ssh_host.trim_end_matches('.') {
         "ssh.dev.azure.com" => "dev.azure.com",

@@ -8,10 +8,9 @@ use super::request::{MessageKind, NoStatus, Request};
 use crate::domain::text::{Host, UserId, WorkspaceId};
 use crate::domain::token::MAX_TOKEN_LEN;
 
-/// Largest body of any message, in bytes: that of a `token.store` with a pair of the longest tokens.
+/// Largest body of any message, in bytes: a `token.store` with a pair of the longest tokens.
 pub const MAX_BODY_BYTES: usize = 64 * 1024 + 2 * MAX_TOKEN_LEN;
 
-/// Largest body of a message of this kind, in bytes.
 pub const fn max_body_bytes(kind: MessageKind) -> usize {
     match kind {
         MessageKind::TokenStore => MAX_BODY_BYTES,
@@ -19,41 +18,37 @@ pub const fn max_body_bytes(kind: MessageKind) -> usize {
     }
 }
 
-/// The field that every reply has, and no request.
+/// Every reply has this field, and no request does.
 const STATUS: &str = "status";
 
 /// A body that breaks the contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct InvalidRequest {
-    /// Which field is wrong and what would be right. Repeats nothing the publisher sent.
+    /// Names the wrong field and says what would be right. Repeats nothing that the publisher sent.
     pub reason: String,
-    /// What could be read nevertheless.
+    /// The fields that could be read all the same.
     pub echo: Box<Echo>,
-    /// Whether it was meant as a request. What was not may be a reply of ours that came back, and gets none.
+    /// False for a reply of ours that came back. It gets no reply.
     pub is_request: bool,
 }
 
 impl InvalidRequest {
-    /// Of a body in which nothing can be read.
+    /// No field of the body can be read.
     fn unreadable(reason: String) -> Self {
         Self { reason, echo: Box::default(), is_request: true }
     }
 }
 
-/// The fields that a reply repeats, so that the requester knows what it is about.
+/// The fields that a reply repeats, so that the requester can tell its requests apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Echo {
-    /// The platform's user.
     pub user_id: Option<String>,
-    /// The provider's host.
     pub host: Option<String>,
-    /// The workspace.
     pub workspace_id: Option<String>,
 }
 
 impl Echo {
-    /// Of a request that could be read.
     pub fn of(request: &Request) -> Self {
         let workspace_id = match request {
             Request::WorkspaceStart(request) => Some(request.workspace_id.to_string()),
@@ -66,8 +61,8 @@ impl Echo {
         }
     }
 
-    /// What can be read of a body, whatever else is wrong with it. Only what is a user, a host and a workspace:
-    /// anything else in their places may be a secret.
+    /// Reads what it can of a broken body. Only a valid user, host and workspace are taken: anything else in their places may
+    /// be a secret.
     pub fn read(body: &[u8]) -> Self {
         Self::of_fields(&fields(body))
     }
@@ -84,7 +79,7 @@ impl Echo {
     }
 }
 
-/// The fields of a body; none if it is not a JSON object, or too large to look at.
+/// Empty if the body is not a JSON object, or too large to look at.
 fn fields(body: &[u8]) -> Map<String, Value> {
     if body.len() > MAX_BODY_BYTES {
         return Map::default();
@@ -92,7 +87,6 @@ fn fields(body: &[u8]) -> Map<String, Value> {
     serde_json::from_slice(body).unwrap_or_default()
 }
 
-/// Reads the body of a message of this kind.
 ///
 /// # Errors
 /// [`InvalidRequest`], with a reason that names the field.
@@ -102,12 +96,12 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
         let reason = format!("the body has {} bytes; at most {most} are taken", body.len());
         return Err(InvalidRequest::unreadable(reason));
     }
-    // Whole: serde does not look into what it skips.
+    // The whole body, because serde does not check what it skips.
     let Ok(body) = std::str::from_utf8(body) else {
         let reason = "the body is not UTF-8".to_owned();
         return Err(InvalidRequest::unreadable(reason));
     };
-    // Serde also reads a struct from an array; the contract knows objects alone.
+    // Serde also reads a struct from an array. The contract has only objects.
     if !matches!(body.trim_ascii_start().bytes().next(), None | Some(b'{')) {
         let reason = "the body must be a JSON object".to_owned();
         return Err(InvalidRequest::unreadable(reason));
@@ -130,7 +124,7 @@ pub fn decode(kind: MessageKind, body: &[u8]) -> Result<Request, InvalidRequest>
     })
 }
 
-/// Reads the body again, this time keeping track of where in it the reader is: only a bad message pays for that.
+/// Reads the body again and tracks the place of the error. Only a bad message pays for that.
 fn wrong_field(kind: MessageKind, body: &str) -> String {
     use super::request::{ReportRequest, StoreRequest, TokenRequest, WorkspaceStartRequest};
     match kind {
@@ -147,13 +141,12 @@ fn place_of_error<T: DeserializeOwned>(body: &str) -> String {
             root if root == "." => without_values(&error.inner().to_string()),
             path => format!("{path}: {}", without_values(&error.inner().to_string())),
         },
-        // The value is good, so what follows it is not.
+        // The value is good, so the text after it is wrong.
         Ok(_) => "there is something behind the JSON object".to_owned(),
     }
 }
 
-/// Cuts out of a serde message what it repeats of the input ("invalid type: string \"…\", expected u64"): in a
-/// misplaced field that may be a token.
+/// Cuts the input out of a serde message ("invalid type: string \"…\", expected u64"): it may be a misplaced token.
 fn without_values(message: &str) -> String {
     let (text, _position) = message.rsplit_once(" at line ").unwrap_or((message, ""));
     let repeats_input = text.starts_with("invalid type:") || text.starts_with("invalid value:");

@@ -1,4 +1,4 @@
-//! The AMQP properties that the contract gives a meaning.
+//! The AMQP properties that have a meaning in the contract.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ pub const PARKED_PAIR_TYPE: &str = "parked.pair";
 /// What the properties of a request say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// Where the reply goes. None also if it could do harm there: see `unanswerable`.
+    /// Where the reply goes. Also None if a reply could do harm there: see `unanswerable`.
     pub reply_to: Option<ReplyTo>,
-    /// Why this message gets no reply, whatever else it says.
+    /// Why this message gets no reply.
     pub unanswerable: Option<Unanswerable>,
     /// Copied to the reply, byte for byte: `correlation_id`, else `message_id`.
     pub correlation_id: Option<ShortString>,
@@ -29,25 +29,25 @@ pub struct Envelope {
     pub publisher: Option<String>,
     /// How long the publisher waits, from `expiration`.
     pub time_to_live: Option<Duration>,
-    /// When it was published, in whole seconds, if the publisher says.
+    /// From `timestamp`: whole seconds.
     pub published_at: Option<Timestamp>,
-    /// Which property breaks the contract, and how, if one does.
+    /// The first property that breaks the contract, and how.
     pub unusable: Option<&'static str>,
 }
 
-/// Why a message gets no reply, as its properties tell.
+/// Why a message gets no reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswerable {
-    /// A reply there could be taken for a request, or break what it goes over.
+    /// A reply there could be taken for a request, or break the connection.
     #[error("property reply_to: {0}")]
     ReplyTo(UnfitReplyTo),
-    /// It is a message of ours that came back: a reply to it could come back as well.
+    /// The message is one of ours that came back. A reply to it could come back as well.
     #[error("property type: names a reply, an event or a parked pair, so this is no request")]
     NoRequest,
 }
 
 impl Envelope {
-    /// Reads the properties; `prefix` is what the names of our own queues begin with. One that is empty counts as absent.
+    /// `prefix`: the start of our own queues' names. An empty property counts as absent.
     pub fn read(properties: &BasicProperties, prefix: &str) -> Self {
         let given = |id: &&ShortString| !id.as_str().is_empty();
         let ids = [properties.correlation_id(), properties.message_id()];
@@ -64,11 +64,11 @@ impl Envelope {
         Self {
             reply_to,
             unanswerable,
-            // What is refused is not repeated.
+            // A refused value is not repeated.
             correlation_id: correlation_id.filter(|_| unusable.is_none()).cloned(),
             traceparent: traceparent(properties),
             publisher: text(properties.user_id().as_ref()).map(str::to_owned),
-            // The broker refuses an expiration that is no number of milliseconds.
+            // The broker itself refuses an expiration that is not a number of milliseconds.
             time_to_live: text(properties.expiration().as_ref())
                 .and_then(|ms| ms.parse().ok())
                 .map(Duration::from_millis),
@@ -81,7 +81,7 @@ impl Envelope {
     }
 }
 
-/// The texts that are copied to replies, logs and dead letters, or that an access rule is looked up by.
+/// Texts that go into replies, logs and dead letters, or select an access rule.
 fn unusable(properties: &BasicProperties) -> Option<&'static str> {
     let checked = [
         (properties.correlation_id(), "property correlation_id: must not contain control characters"),

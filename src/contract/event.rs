@@ -1,4 +1,4 @@
-//! What tokenkeeper tells everybody who listens at the exchange of events.
+//! What tokenkeeper publishes to the exchange of events.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use super::reply::ErrorReason;
 use crate::domain::clock::Timestamp;
 use crate::domain::escape;
 
-/// Something that happened. The routing key is its name; nothing in it is a secret.
+/// Something that happened. The routing key is its name. No field is a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "event")]
 #[schemars(title = "event")]
@@ -88,7 +88,7 @@ pub enum RefreshCause {
 }
 
 impl Event {
-    /// Every name.
+    /// The names of all events.
     pub const NAMES: [&'static str; 5] = [
         "token.reauthorization_required",
         "token.refreshed",

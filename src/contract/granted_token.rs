@@ -1,4 +1,4 @@
-//! The token of a reply, and how a clone URL takes it.
+//! The token of a reply, and its form in a clone URL.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::domain::clock::Timestamp;
 
-/// A token that is handed out. In JSON `userinfo` stands beside its parts.
+/// A token that is handed out. Its JSON also has `userinfo`.
 #[derive(Debug)]
 pub struct GrantedToken {
     /// The access token.
@@ -27,7 +27,7 @@ pub struct GrantedToken {
     pub reserved_until: Timestamp,
 }
 
-/// As it stands in a reply: made while it is written, so that no token is copied for it.
+/// The token in the reply's JSON. Built while it is written, so that no token is copied.
 #[derive(Serialize, JsonSchema)]
 struct WrittenToken<'a> {
     /// The access token.
@@ -71,8 +71,8 @@ impl JsonSchema for GrantedToken {
     }
 }
 
-/// What stands for itself in the user info of a URL: `unreserved` of RFC 3986, section 2.3. A token may hold anything else
-/// that is printable: `x@evil.example/` put there as it is would be another host's URL.
+/// The characters that need no escape in a URL's user info: `unreserved` of RFC 3986, section 2.3. A token may hold any
+/// other printable character: unescaped, `x@evil.example/` would make the URL of another host.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 struct Userinfo<'a> {
@@ -107,7 +107,7 @@ impl JsonSchema for Userinfo<'_> {
     }
 }
 
-/// An access token on its way to the requester: shown in JSON, never in `Debug`.
+/// An access token on its way to the requester. JSON shows it, `Debug` never does.
 #[derive(Clone)]
 pub struct TokenValue(pub SecretString);
 

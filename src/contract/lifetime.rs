@@ -1,4 +1,4 @@
-//! How long a token is asked for.
+//! The lifetime that a request asks for.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,24 +7,22 @@ use schemars::JsonSchema;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A lifetime that may be asked for: 1 to 86400 seconds.
+/// A lifetime of 1 to 86400 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "u64", extend("minimum" = 1, "maximum" = Self::MAX))]
 pub struct LifetimeSecs(u32);
 
 impl LifetimeSecs {
-    /// What a `token.request` asks for that does not say.
+    /// The lifetime of a `token.request` that names none.
     pub const DEFAULT: Duration = Duration::from_mins(5);
-    /// The longest that may be asked for.
     pub const MAX: u32 = 86_400;
 
-    /// As a duration.
     pub const fn duration(self) -> Duration {
         Duration::from_secs(self.0 as u64)
     }
 }
 
-/// `300` and `300.0`: for JSON Schema both are integers, and some languages write the second.
+/// Takes `300` and `300.0`: both are integers in JSON Schema, and some languages write the second form.
 impl<'de> Deserialize<'de> for LifetimeSecs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Seconds;

@@ -1,4 +1,4 @@
-//! A body as it may be shown to an operator: invariant 6 holds for it too.
+//! A body as an operator may see it: without secrets (invariant 6).
 
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -9,18 +9,17 @@ use crate::domain::clock::Timestamp;
 use crate::domain::escape::is_printable;
 use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
 
-/// A body with everything taken out that is a secret, or could be one because it stands where nothing is known to
-/// be harmless.
+/// A body without any value that is a secret, or could be one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RedactedBody {
-    /// A JSON object: fields of the contract with values as the contract has them; placeholders for the others.
+    /// A JSON object. Fields of the contract keep their valid values, other values become placeholders.
     Object(Value),
-    /// Anything else: described without showing it.
+    /// Anything else, described but not shown.
     Other(String),
 }
 
 impl RedactedBody {
-    /// Takes out of a body what must not be shown.
+    /// Removes what must not be shown.
     pub fn of(body: &[u8]) -> Self {
         if body.len() > MAX_BODY_BYTES {
             return Self::Other(format!("larger than a message may be ({MAX_BODY_BYTES} bytes)"));
@@ -44,7 +43,7 @@ impl RedactedBody {
     }
 }
 
-/// The tokens where they belong: nowhere else are they shown either.
+/// The fields that hold tokens.
 fn secrets(fields: &Map<String, Value>) -> Vec<String> {
     let token = fields.get("token").and_then(Value::as_object);
     let of_pair = ["value", "refresh_token"].into_iter().filter_map(|name| token?.get(name)?.as_str());
@@ -67,8 +66,8 @@ fn object(fields: &Map<String, Value>, show: &dyn Fn(&str, &Value) -> Value) -> 
     shown
 }
 
-/// A misspelt field is worth showing; what stands in the place of its name may be a token. Those have digits, capitals
-/// or hyphens, or are long.
+/// A misspelt field's name is worth showing, but a token may stand in its place. Tokens have digits, capitals or hyphens,
+/// or are long.
 fn is_a_name(text: &str) -> bool {
     text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
@@ -90,7 +89,7 @@ fn field(name: &str, value: &Value, secrets: &[String]) -> Value {
         ("repositories", Value::Array(urls)) => urls.iter().map(|url| repository(url, secrets)).collect(),
         ("scopes", Value::Array(scopes)) => scopes.iter().map(|scope| self::scope(scope, secrets)).collect(),
         ("token", Value::Object(fields)) => {
-            // The pair's own fields alone: a user has no place in it.
+            // Only the pair's own fields: a user has no place in it.
             let of_pair = |name: &str, value: &Value| match name {
                 "username" | "scopes" | "expires_at" | "refresh_token_expires_at" => {
                     field(name, value, secrets)
@@ -103,7 +102,7 @@ fn field(name: &str, value: &Value, secrets: &[String]) -> Value {
     }
 }
 
-/// RFC 6749 has scopes as short words; what is longer is none.
+/// Scopes are short words (RFC 6749). A longer text is not a scope.
 fn scope(scope: &Value, secrets: &[String]) -> Value {
     match scope {
         Value::String(text)
@@ -117,7 +116,7 @@ fn scope(scope: &Value, secrets: &[String]) -> Value {
     }
 }
 
-/// A clone URL without its user info, where passwords are, and without what follows the path.
+/// A clone URL without its user info, which may hold a password, and without query and fragment.
 fn repository(url: &Value, secrets: &[String]) -> Value {
     let without_user = |text: &str| -> Option<String> {
         CloneUrl::try_from(std::borrow::Cow::Borrowed(text)).ok()?;

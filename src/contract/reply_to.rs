@@ -1,36 +1,36 @@
-//! Where a reply goes. Whoever may publish a request chooses it, and the worker may write to queues that he may not: so it
-//! is checked here, once, and nothing else makes a [`ReplyTo`].
+//! Where a reply goes. The publisher of a request chooses that, and the worker may write to queues that the publisher may
+//! not. So this module checks the name, and only this module makes a [`ReplyTo`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::domain::escape::is_printable;
 
-/// The name that a requester consumes from, and writes into `reply_to`, for RabbitMQ's direct reply-to. Before the broker
-/// delivers such a request it puts a name of its own in this one's place.
+/// RabbitMQ's direct reply-to: a requester consumes from this name and writes it into `reply_to`. The broker replaces it
+/// with a name of its own before it delivers the request.
 pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// What begins so is the broker's own.
+/// Names that begin with this belong to the broker.
 const RESERVED: &str = "amq.";
 /// The longest name that AMQP carries, in bytes.
 const MAX_LEN: usize = 255;
 
-/// Where a reply goes: never to a queue of ours, and never to a name that is known to cost us the connection.
+/// Never a queue of ours, and never a name that is known to cost us the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyTo {
     /// A queue of the requester's.
     Queue(Name),
-    /// RabbitMQ's direct reply-to: no queue, but the requester's channel. Never published to as `mandatory`, because up to
-    /// 4.1 the broker returns such a message although it arrives. Whether that channel is still there only the broker
-    /// knows; 3.10 ends the connection of whoever names a node that is not in its cluster.
+    /// RabbitMQ's direct reply-to: the requester's channel. Never published to as `mandatory`, because RabbitMQ up to 4.1
+    /// returns such a message although it arrives. Only the broker knows whether that channel still exists. RabbitMQ 3.10
+    /// ends the connection of a publisher who names a node outside its cluster.
     Direct(Name),
 }
 
-/// A name that was checked.
+/// A checked name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(String);
 
-/// Why no reply goes to this name. Repeats nothing of it.
+/// Why no reply goes to this name. Does not repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnfitReplyTo {
     /// A queue of ours, or one that could become one.
@@ -38,7 +38,7 @@ pub enum UnfitReplyTo {
         "is or begins like the name of a queue that the worker itself uses; declare a queue with another name"
     )]
     Ours,
-    /// The broker's own, and no direct reply-to.
+    /// The broker's own, and not a direct reply-to.
     #[error(
         "begins with `amq.`, which is the broker's (a queue that the broker named included); declare a queue with a name \
          of its own, or use amq.rabbitmq.reply-to"
@@ -50,15 +50,15 @@ pub enum UnfitReplyTo {
          RabbitMQ and not by way of something that republishes"
     )]
     Bare,
-    /// A direct reply-to that RabbitMQ never wrote.
+    /// Looks like a direct reply-to, but RabbitMQ never writes such a name.
     #[error(
         "is no direct reply-to as RabbitMQ writes it; leave what stands behind amq.rabbitmq.reply-to to the broker"
     )]
     Forged,
-    /// AMQP cannot carry it.
+    /// Too long for AMQP.
     #[error("is longer than 255 bytes")]
     TooLong,
-    /// It cannot be shown, or shows as something else.
+    /// Has unprintable characters.
     #[error(
         "must be UTF-8 without control characters and without characters that change the direction of a text"
     )]
@@ -66,7 +66,7 @@ pub enum UnfitReplyTo {
 }
 
 impl ReplyTo {
-    /// Reads the property of a request. `prefix` is what the names of our own queues begin with.
+    /// `prefix`: the start of our own queues' names.
     pub(super) fn read(name: &str, prefix: &str) -> Result<Self, UnfitReplyTo> {
         if name.len() > MAX_LEN {
             return Err(UnfitReplyTo::TooLong);
@@ -74,7 +74,7 @@ impl ReplyTo {
         if name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
             return Err(UnfitReplyTo::Ours);
         }
-        // U+FFFD stands for what was not UTF-8: the queue has another name than this.
+        // U+FFFD replaces bytes that are not UTF-8, so the queue's real name differs.
         if !is_printable(name) || name.contains(char::REPLACEMENT_CHARACTER) {
             return Err(UnfitReplyTo::Unprintable);
         }
@@ -100,14 +100,14 @@ impl ReplyTo {
     }
 }
 
-/// Whether this is what RabbitMQ from 3.10 on puts behind `amq.rabbitmq.reply-to.`: the base64 of a process identifier in
-/// Erlang's external term format, a dot, and the base64 of 16 bytes that nobody else knows (`rabbit_direct_reply_to` up to
+/// Whether RabbitMQ, from 3.10 on, could have written this behind `amq.rabbitmq.reply-to.`: the base64 of a process
+/// identifier in Erlang's external term format, a dot, and the base64 of 16 secret bytes (`rabbit_direct_reply_to` up to
 /// 4.1, `rabbit_volatile_queue` from 4.2).
 ///
-/// Only the forms are taken that the decoders of 3.10 to 4.3 all read. Erlang has others for the same thing (`PID_EXT`,
-/// atoms in Latin-1); over those, and over anything broken, one or the other version ends the connection.
+/// Accepts only the forms that 3.10 to 4.3 all decode. Erlang has other forms (`PID_EXT`, atoms in Latin-1). Over those, and
+/// over broken terms, some versions end the connection.
 fn is_written_by_rabbitmq(rest: &str) -> bool {
-    /// A name is shorter than this, and what it decodes to is shorter still.
+    /// No name is longer than this, and a decoded name is shorter still.
     const ROOM: usize = MAX_LEN;
     const KEY_LEN: usize = 16;
     let Some((process, key)) = rest.split_once('.') else { return false };
@@ -119,14 +119,14 @@ fn is_written_by_rabbitmq(rest: &str) -> bool {
             .is_some_and(is_process_of_a_channel)
 }
 
-/// Whether these bytes are the term of a process, at a node whose name the broker has replaced by a hash (`reply@HASH`).
+/// Whether these bytes are the term of a process at a node whose name is a hash (`reply@HASH`).
 /// See <https://www.erlang.org/doc/apps/erts/erl_ext_dist.html>.
 fn is_process_of_a_channel(term: &[u8]) -> bool {
     const VERSION: u8 = 131;
     const NEW_PID_EXT: u8 = 88;
     const ATOM_UTF8_EXT: u8 = 118;
     const SMALL_ATOM_UTF8_EXT: u8 = 119;
-    /// ID, serial and creation, 32 bits each. Any value of them is right somewhere.
+    /// ID, serial and creation, 32 bits each. Any value is possible.
     const NUMBERS_LEN: usize = 12;
     let node = match term {
         [VERSION, NEW_PID_EXT, ATOM_UTF8_EXT, high, low, rest @ ..] => {
@@ -140,7 +140,7 @@ fn is_process_of_a_channel(term: &[u8]) -> bool {
     node.and_then(|node| node.strip_prefix(b"reply@")).is_some_and(is_node_hash)
 }
 
-/// The first `len` bytes, where so many and `behind` more are there, and not one beside.
+/// The first `len` bytes, if exactly `behind` bytes follow them.
 fn split_exactly(bytes: &[u8], len: usize, behind: usize) -> Option<&[u8]> {
     let (first, rest) = bytes.split_at_checked(len)?;
     (rest.len() == behind).then_some(first)

@@ -1,4 +1,4 @@
-//! What upstream publishes. A value of these types is valid: the checks run while it is read.
+//! What upstream publishes. Reading checks: a value of these types is valid.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -34,14 +34,13 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// Every kind.
     pub const ALL: [Self; 4] =
         [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore, Self::TokenReport];
 
-    /// Those that have partitions, where there are any: those that come often, and meet others of the same user.
+    /// The kinds that have partitions: they come often, and meet other messages of the same user.
     pub const PARTITIONED: [Self; 3] = [Self::TokenRequest, Self::WorkspaceStart, Self::TokenStore];
 
-    /// The routing key it is published with, and its name in logs and metrics.
+    /// Also the kind's name in logs and metrics.
     pub const fn routing_key(self) -> &'static str {
         match self {
             Self::TokenRequest => "token.request",
@@ -51,7 +50,6 @@ impl MessageKind {
         }
     }
 
-    /// The queue it waits in.
     pub fn queue(self, prefix: &str) -> String {
         let name = match self {
             Self::TokenRequest => "token-requests",
@@ -158,17 +156,17 @@ pub struct WorkspaceStartRequest {
     _status: NoStatus,
 }
 
-/// What a workspace start asks for, once each.
+/// What a workspace start asks for, without repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted<'a> {
     /// A token for this host.
     TokenFor(&'a Host),
-    /// Nothing: the repository in this place, counted from zero, has no clone URL that can be read.
+    /// The repository in this place, counted from zero, has no readable clone URL.
     Unreadable(usize),
 }
 
 impl WorkspaceStartRequest {
-    /// What it asks for, in the order of first appearance.
+    /// In the order of first appearance.
     pub fn wanted(&self) -> Vec<Wanted<'_>> {
         let mut all: Vec<Wanted<'_>> = Vec::new();
         for (place, repository) in self.repositories.iter().enumerate() {
@@ -251,8 +249,8 @@ impl TryFrom<String> for TokenDigest {
     }
 }
 
-/// Stands where a reply has its `status`. A request cannot have one: what does is a reply that came back, and all of its
-/// other fields could be those of a request.
+/// The absence of `status`. Every reply has that field, so a request with it is a reply that came back, whose other fields
+/// could be those of a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NoStatus;
 
@@ -287,9 +285,8 @@ pub struct StoredPair {
     pub refresh_token_expires_at: Option<Timestamp>,
 }
 
-/// A token that a login flow stores must be what one that a refresh issues must be, and without blanks: no provider issues
-/// such a token, and a URL or a credential line would break at them. (One that a refresh did issue is kept: it is all that
-/// the user has.)
+/// A token from a login flow must be usable, as a refreshed one must, and have no blanks. No provider issues blanks, and they
+/// break URLs and credential lines. (A refreshed token with blanks is kept all the same: the user has no other.)
 fn check_token(token: &SecretString) -> Result<(), &'static str> {
     let token = token.expose_secret();
     if !(1..=MAX_TOKEN_LEN).contains(&token.len()) {
@@ -301,7 +298,7 @@ fn check_token(token: &SecretString) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Reads a struct from an object, and not from an array, which serde takes too.
+/// Reads a struct only from an object. Serde alone would also take an array.
 fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct ObjectOnly<T>(PhantomData<T>);
 

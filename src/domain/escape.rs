@@ -1,9 +1,9 @@
-//! The one way by which texts from outside leave: nothing goes out raw that steers a terminal, forges a line, or turns
-//! the direction of writing.
+//! Escapes texts from outside before they leave: no text may steer a terminal, forge a line, or turn the direction of
+//! writing.
 //!
-//! Names, scopes and error texts come from publishers, providers, the broker and the database. What comes in is checked
-//! where it is read ([`is_printable`]); what goes out is escaped all the same, because a row may be older than the
-//! check, or written by somebody else. Logs, replies, events, tables, `--json` and notes all end in this module.
+//! Publishers, providers, the broker and the database send names, scopes and error texts. They are checked where they are
+//! read ([`is_printable`]). They are escaped again here, because a row may be older than the check, or come from another
+//! program. Logs, replies, events, tables, `--json` and notes all pass through this module.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -12,8 +12,8 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// Whether a character must not leave as it is: the control characters C0, DEL and C1, the separators of lines and
-/// paragraphs, and those that turn the direction of writing (Unicode's `Bidi_Control`), which make a text look like another.
+/// Control characters (C0, DEL, C1), separators of lines and paragraphs, and characters that turn the direction of writing
+/// (Unicode's `Bidi_Control`), which make one text look like another.
 pub const fn is_unprintable(symbol: char) -> bool {
     matches!(
         symbol,
@@ -26,32 +26,31 @@ pub const fn is_unprintable(symbol: char) -> bool {
     )
 }
 
-/// Whether all of a text may leave as it is.
 pub fn is_printable(text: &str) -> bool {
-    // Nearly every text is ASCII, and one pass over its bytes settles it: all of them, so that many are looked at at once.
+    // Nearly every text is ASCII. No early exit: so the compiler can compare many bytes at once.
     let is_plain = text.bytes().fold(true, |is_plain, byte| is_plain & matches!(byte, b' '..=b'~'));
     is_plain || !text.chars().any(is_unprintable)
 }
 
-/// A text in one line: what is unprintable stands as `\u001b`. Copies only where there is something to escape.
+/// Escapes a text for one line: ESC becomes `\u001b`. Copies only if there is something to escape.
 pub fn line(text: &str) -> Cow<'_, str> {
     if is_printable(text) { Cow::Borrowed(text) } else { Cow::Owned(replaced(text, write_escape)) }
 }
 
-/// JSON that somebody else wrote. It says the same afterwards, since `\u001b` is JSON's own escape; its line breaks stay.
+/// Escapes JSON that another program wrote. Its meaning stays, because `\u001b` is JSON's own escape. Its line breaks stay.
 pub fn json(text: &str) -> Cow<'_, str> {
     if text.split('\n').all(is_printable) {
         return Cow::Borrowed(text);
     }
     Cow::Owned(replaced(text, |to, symbol| match symbol {
         '\n' => to.push('\n'),
-        // JSON has these between its values alone.
+        // JSON allows these only between values.
         '\r' | '\t' => to.push(' '),
         _ => write_escape(to, symbol),
     }))
 }
 
-/// Several lines in a format that has no escape for what is unprintable: U+FFFD stands for it.
+/// Several lines in a format without escapes: U+FFFD replaces each unprintable character.
 pub fn lines_without_escapes(text: &str) -> Cow<'_, str> {
     if text.split('\n').all(is_printable) {
         return Cow::Borrowed(text);
@@ -60,7 +59,7 @@ pub fn lines_without_escapes(text: &str) -> Cow<'_, str> {
     Cow::Owned(replaced(text, |to, symbol| to.push(shown(symbol))))
 }
 
-/// Writes compact JSON of which nothing is unprintable.
+/// Writes compact JSON without unprintable characters.
 ///
 /// # Errors
 /// As [`serde_json::to_writer`].
@@ -68,7 +67,7 @@ pub fn write_json(to: impl io::Write, value: &(impl Serialize + ?Sized)) -> serd
     value.serialize(&mut serde_json::Serializer::with_formatter(to, EscapedStrings))
 }
 
-/// Escapes what is written through it, as [`line()`] does.
+/// A writer that escapes as [`line()`] does.
 #[derive(Debug)]
 pub struct Escaping<W>(pub W);
 
@@ -78,7 +77,7 @@ impl<W: fmt::Write> fmt::Write for Escaping<W> {
     }
 }
 
-/// Escapes in strings what JSON would let through: it has an escape for everything, and needs it for C0 alone.
+/// Escapes more than JSON requires: `serde_json` escapes only C0.
 struct EscapedStrings;
 
 impl Formatter for EscapedStrings {
@@ -100,7 +99,7 @@ fn replaced(text: &str, replace: impl Fn(&mut String, char)) -> String {
 }
 
 fn write_escape(to: &mut String, symbol: char) {
-    // All of them are in Unicode's first plane: four digits are enough. Writing to a string does not fail.
+    // All of them are below U+10000, so four digits are enough. Writing to a string does not fail.
     let _ = write!(to, "\\u{:04x}", u32::from(symbol));
 }
 

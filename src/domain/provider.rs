@@ -1,4 +1,4 @@
-//! Providers: SCM installations, what their kind says about them, and what an operator overrode.
+//! Providers: SCM installations, the defaults of their kind, and an operator's overrides.
 
 mod kind;
 mod lifespan;
@@ -23,55 +23,51 @@ use crate::domain::secret::SecretString;
 pub struct Provider {
     /// Row id in `auth_provider`.
     pub id: i64,
-    /// As it stands in clone URLs; with a port where there is one. Compared byte for byte.
+    /// As in clone URLs, with a port if they have one. Compared byte for byte.
     pub host: String,
     /// Other hosts of the same installation, as requests and clone URLs name them.
     pub other_hosts: Vec<String>,
-    /// Which product it is: selects the dialect its token endpoint speaks.
+    /// Selects the dialect of the token endpoint.
     pub kind: ProviderKind,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: SecretString,
-    /// Others that are tried, one after the other, where the token endpoint does not take the first: while the secret is
-    /// being replaced there.
+    /// Tried in turn if the token endpoint rejects the first secret, while an operator replaces that one.
     pub spare_client_secrets: Vec<SecretString>,
-    /// Where refresh tokens are exchanged.
+    /// The token endpoint.
     pub token_url: Url,
-    /// How we prove to the token endpoint who we are.
+    /// How tokenkeeper authenticates at the token endpoint.
     pub client_auth: ClientAuth,
-    /// Sent with every refresh where it is set: GitLab wants it, Bitbucket Data Center validates it.
+    /// Sent with every refresh if it is set: GitLab requires it, Bitbucket Data Center validates it.
     pub redirect_uri: Option<String>,
     /// The user name that git sends beside the token.
     pub username: String,
-    /// Sent with every refresh, beside what OAuth names.
+    /// Sent with every refresh, in addition to the parameters of OAuth.
     pub refresh_parameters: Vec<(String, String)>,
-    /// Asked with a new access token until it is accepted there: some providers know their newest tokens a moment late.
+    /// Called with a new access token until the token is accepted. Some providers know their newest tokens a moment late.
     pub validate_url: Option<Url>,
-    /// How long the old access token works once it was refreshed.
+    /// How long the old access token works after a refresh.
     pub old_token_grace: Lifespan,
-    /// For how long from its first use a spent refresh token may be sent again.
+    /// How long a spent refresh token may be sent again, counted from its first use.
     pub refresh_token_grace: Lifespan,
-    /// How long an access token lives if the token endpoint does not say. None: not known.
+    /// How long an access token lives if the token endpoint does not say. None: unknown.
     pub unstated_lifetime: Option<Lifespan>,
-    /// How long an unused refresh token lives. None: not known, or for ever.
+    /// How long an unused refresh token lives. None: unknown, or for ever.
     pub refresh_token_idle_lifetime: Option<Duration>,
     /// Whether a still valid token is refreshed whenever nobody holds it.
     pub opportunistic_refresh: bool,
-    /// Where set, an opportunistic refresh waits until the token expires within this window.
+    /// If set, an opportunistic refresh is due only when the token expires within this window.
     pub opportunistic_refresh_window: Option<Duration>,
-    /// What a required refresh does while somebody else holds the token it would kill.
+    /// What a required refresh does while somebody else holds the token that it would revoke.
     pub required_while_reserved: RequiredWhileReserved,
-    /// How many refreshes a worker has in flight at this host at once.
+    /// Per worker.
     pub max_concurrent_refreshes: usize,
-    /// When its settings were applied.
     pub updated_at: Timestamp,
-    /// Since when it refuses everybody's refresh token, if it does.
+    /// Since when the host has refused everybody's refresh token.
     pub refusing_since: Option<Timestamp>,
 }
 
 impl Provider {
-    /// Whether a refresh ends the old access token, at once or in a while.
+    /// Whether a refresh revokes the old access token, at once or after a grace.
     pub const fn kills_old_token(&self) -> bool {
         matches!(self.old_token_grace, Lifespan::Ends(_))
     }
@@ -87,16 +83,16 @@ pub enum ClientAuth {
     Basic,
 }
 
-/// What a required refresh does while somebody else holds the token, if a refresh ends the old token.
+/// What a required refresh does while somebody else holds the token, if a refresh revokes the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequiredWhileReserved {
-    /// Refresh: the requester's need wins.
+    /// The requester's need wins.
     #[default]
     Refresh,
-    /// Wait until the reservation ends if that is within the request's time, else as `GrantRemaining`.
+    /// Wait for the end of the reservation, if the request's time allows. Otherwise as `GrantRemaining`.
     Wait,
-    /// Hand out what is left of the token, with the warning `lifetime_short`.
+    /// Hand out the token for the rest of its life, with the warning `lifetime_short`.
     GrantRemaining,
 }
 

@@ -1,8 +1,8 @@
-//! Secrets: how they are held in memory, and how they are encrypted at rest.
+//! Secrets in memory, and their encryption at rest.
 //!
 //! Invariant 6 (docs/contract.md): no token, secret or key in logs, metrics, errors, or, in clear, in the database.
-//! In memory a secret is a [`SecretString`] (its `Debug` prints a placeholder, it is wiped when dropped); the
-//! database gets what [`KeyRing::seal`] makes of it.
+//! In memory a secret is a [`SecretString`]: `Debug` prints a placeholder, and dropping wipes it. The database gets
+//! the output of [`KeyRing::seal`].
 
 use std::fmt;
 
@@ -14,15 +14,13 @@ pub use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// First byte of everything sealed: which format follows. 1 = XChaCha20-Poly1305, 24-byte nonce, ciphertext, tag.
+/// The first byte of a sealed secret names its format. 1 = XChaCha20-Poly1305, 24-byte nonce, ciphertext, tag.
 const FORMAT: u8 = 1;
 /// Bytes of an XChaCha20 nonce (draft-irtf-cfrg-xchacha).
 const NONCE_LEN: usize = 24;
-/// Bytes of a key.
 const KEY_LEN: usize = 32;
-/// Bytes of a Poly1305 tag.
 const TAG_LEN: usize = 16;
-/// Longest key id: what the `key_id` columns take.
+/// The width of the `key_id` columns.
 const KEY_ID_MAX: usize = 64;
 
 /// The encryption keys, newest first: the first one seals, every one opens.
@@ -40,39 +38,28 @@ struct RingKey {
 /// A sealed secret and the id of the key that opens it, as two columns of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
-    /// Which key of the ring sealed it.
     pub key_id: String,
     /// Format byte, nonce, ciphertext and tag.
     pub bytes: Vec<u8>,
 }
 
-/// What opens a sealed body beside its key, which is kept apart from it: format byte, nonce and tag.
+/// Opens a sealed body, together with the key: format byte, nonce and tag. Kept apart from the body.
 pub type BodySeal = [u8; 1 + NONCE_LEN + TAG_LEN];
 
 /// Why a key ring could not be read. Never holds key material.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRingError {
-    /// No keys were given.
     #[error("there are no encryption keys; make one with `tokenkeeper keys generate`")]
     Empty,
-    /// An entry is not `id:base64`.
     #[error("key {position} is not `id:base64` with an id of 1 to 64 letters, digits, `-`, `_` or `.`")]
     Shape {
         /// Counted from 1.
         position: usize,
     },
-    /// The part behind the id is not 32 bytes of base64.
     #[error("key `{id}` is not 32 bytes in base64; make one with `tokenkeeper keys generate`")]
-    Material {
-        /// The key's id.
-        id: String,
-    },
-    /// Two entries have the same id.
+    Material { id: String },
     #[error("key id `{id}` is there twice")]
-    Duplicate {
-        /// The key's id.
-        id: String,
-    },
+    Duplicate { id: String },
 }
 
 /// Why a sealed secret could not be opened.
@@ -113,14 +100,14 @@ impl KeyRing {
         if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(Self { keys }) }
     }
 
-    /// A new entry for the setting `encryption.keys`: `id:base64` with 32 random bytes.
+    /// Returns a new entry for the setting `encryption.keys`: `id:base64` with 32 random bytes.
     pub fn generate(id: &str) -> SecretString {
         let key: Zeroizing<[u8; KEY_LEN]> = Zeroizing::new(Key::generate().into());
         format!("{id}:{}", BASE64.encode(key.as_slice())).into()
     }
 
-    /// Encrypts `secret` with the first key. `bound_to` names the place it belongs to (table, column, row):
-    /// it opens only with the same one, so a ciphertext copied into another row is worthless.
+    /// Encrypts `secret` with the first key. `bound_to` names its place (table, column, row). Only the same `bound_to` opens
+    /// it, so a ciphertext copied into another row is worthless.
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "the cipher refuses only over 256 GiB")]
     pub fn seal(&self, secret: &SecretString, bound_to: &str) -> Sealed {
         let RingKey { id, cipher } = &self.keys[0];
@@ -149,8 +136,8 @@ impl KeyRing {
         Ok(text.into())
     }
 
-    /// Encrypts a body where it lies, with the first key: it keeps its length, whatever that is. Gives back the key's id
-    /// and what opens it again. `bound_to` is what [`KeyRing::seal`] calls so.
+    /// Encrypts a body in place with the first key. Returns the key's id and the seal that opens the body again. `bound_to`:
+    /// as in [`KeyRing::seal`].
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "the cipher refuses only over 256 GiB")]
     pub fn seal_body(&self, body: &mut [u8], bound_to: &[u8]) -> (&str, BodySeal) {
         let RingKey { id, cipher } = &self.keys[0];
@@ -163,10 +150,10 @@ impl KeyRing {
         (id, seal)
     }
 
-    /// Decrypts where it lies what [`KeyRing::seal_body`] made for the same `bound_to`.
+    /// Decrypts in place what [`KeyRing::seal_body`] made for the same `bound_to`.
     ///
     /// # Errors
-    /// [`OpenError`]; the body is then of no use.
+    /// [`OpenError`]; the body is garbage then.
     pub fn open_body(
         &self,
         key_id: &str,
@@ -189,23 +176,22 @@ impl KeyRing {
     }
 }
 
-/// Shows the ids alone.
+/// Shows only the ids.
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
     }
 }
 
-/// Names a secret without telling it: the first 128 bits of its SHA-256, in hex.
+/// Identifies a secret without revealing it: the first 128 bits of its SHA-256, in hex.
 ///
-/// Stored beside a failure, it says *which* refresh token the provider refused. Tokens are random and long,
-/// so the digest cannot be searched back.
+/// Stored beside a failure, it says *which* refresh token the provider refused. Tokens are long and random, so nobody can
+/// find a token by its digest.
 pub fn fingerprint(secret: &SecretString) -> String {
     let digest = Sha256::digest(secret.expose_secret().as_bytes());
     format!("{:032x}", u128::from_be_bytes(*digest.0.first_chunk().unwrap_or(&[0; 16])))
 }
 
-/// Whether this can be the id of a key.
 pub(crate) fn is_key_id(id: &str) -> bool {
     (1..=KEY_ID_MAX).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))

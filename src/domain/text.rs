@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::escape::is_printable;
 
-/// Texts that the messages carry: 1 to 255 characters, all of them printable (PostgreSQL cannot keep a NUL, a line break
-/// would forge a log line, and what turns the direction of writing makes one name look like another).
+/// Texts of 1 to 255 printable characters. PostgreSQL cannot keep a NUL, a line break would forge a log line, and a
+/// character that turns the direction of writing makes one name look like another.
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $check:ident, $pattern:literal) => {
         $(#[$doc])*
@@ -82,7 +82,7 @@ text!(
 );
 
 fn check_text(text: &str) -> Result<(), &'static str> {
-    // Characters are counted only where bytes do not settle it: nearly every text is short ASCII.
+    // Nearly every text is short ASCII: then its bytes need no counting.
     if text.is_empty() || (text.len() > 255 && text.chars().count() > 255) {
         return Err("must be 1 to 255 characters");
     }
@@ -92,7 +92,7 @@ fn check_text(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// It stands in URLs and credential lines, which blanks would break.
+/// User names go into URLs and credential lines, which blanks would break.
 fn check_username(text: &str) -> Result<(), &'static str> {
     check_text(text)?;
     if text.contains(char::is_whitespace) {

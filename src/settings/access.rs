@@ -3,22 +3,20 @@ use serde::Deserialize;
 use super::reader::Reader;
 use crate::contract::MessageKind;
 
-/// Which publisher may ask for what. Without rules the broker's own permissions decide alone.
+/// Which publisher may ask for what. Without rules only the broker's own permissions decide.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// A publisher has what any one of these gives.
+    /// Any one matching rule is enough.
     pub rules: Vec<AccessRule>,
 }
 
-/// What one publisher may have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {
-    /// A user of the broker, as the AMQP property `user_id` tells it.
+    /// A user of the broker, from the AMQP property `user_id`.
     pub publisher: String,
-    /// Hosts whose tokens it may have; `*` is every host.
+    /// Hosts whose tokens it may have. `*`: every host.
     pub hosts: Vec<String>,
-    /// Messages that it may send.
     pub messages: Vec<MessageKind>,
 }
 
@@ -28,8 +26,8 @@ const RULES: &str = "access.rules";
 impl Access {
     /// Whether `publisher` may send `message` about `host`.
     ///
-    /// The broker refuses a message whose `user_id` is not the connection's user, so where the property is present
-    /// it proves the publisher. Where it is absent the publisher is unknown, and no rule is for the unknown.
+    /// The broker refuses a message whose `user_id` is not the connection's user. So the property proves the publisher.
+    /// Without it the publisher is unknown, and no rule matches.
     pub fn allows(&self, publisher: Option<&str>, message: MessageKind, host: &str) -> bool {
         self.rules.is_empty()
             || publisher
@@ -54,7 +52,7 @@ impl AccessRule {
             && self.hosts.iter().any(|allowed| allowed == EVERY_HOST || allowed == host)
     }
 
-    /// A rule that looks as if it gave something, and gives nothing.
+    /// Finds a rule that can never match.
     fn problem(&self) -> Option<&'static str> {
         let odd_host = |host: &String| host.is_empty() || host.contains(['/', '@']) || is_pattern(host);
         if self.publisher.is_empty() {

@@ -7,24 +7,22 @@ use crate::domain::secret::SecretString;
 /// The endpoint for metrics and health.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// Address and port it listens on; port 0 takes a free one.
+    /// Port 0: any free port.
     pub listen: SocketAddr,
-    /// What must be shown to see more than that the process lives. None: nothing.
+    /// Needed for everything but `/healthz`. None: no token is needed.
     pub token: Option<AdminToken>,
-    /// None: it speaks plain HTTP.
+    /// None: plain HTTP.
     pub tls: Option<TlsFiles>,
 }
 
-/// Where the admin endpoint's bearer token comes from. Files are read when the worker starts: other commands do without.
+/// The admin endpoint's bearer token. Only the worker reads the file, because other commands need no token.
 #[derive(Debug, Clone)]
 pub enum AdminToken {
-    /// The settings.
     Given(SecretString),
-    /// A file that holds it.
     File(PathBuf),
 }
 
-/// Where the admin endpoint's certificate comes from.
+/// The admin endpoint's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificate in PEM, followed by those it is signed with.
@@ -36,7 +34,6 @@ pub struct TlsFiles {
 /// What an admin endpoint's token looks like.
 pub const ADMIN_TOKEN_SHAPE: &str = "16 to 512 letters, digits and signs of ASCII, without blanks";
 
-/// Whether a text can be an admin endpoint's token.
 pub fn is_admin_token(text: &str) -> bool {
     (16..=512).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -7,10 +7,10 @@ use super::reader::Reader;
 /// When a host that fails is left alone.
 #[derive(Debug, Clone, Copy)]
 pub struct CircuitSettings {
-    /// So many entries that fail in a row open the circuit of a host; and so many failed calls end a refresh. Two at
-    /// least: what one user sends must not close a host for the others.
+    /// So many entries that fail in a row open a host's circuit, and so many failed calls end a refresh. At least two: one user
+    /// must not close a host for the others.
     pub failures: u32,
-    /// How long it stays open at first, and how long lies between two probes of a host that refuses everybody.
+    /// How long the circuit stays open at first. Also the pause between two probes of a host that refuses everybody.
     pub open_for: Duration,
 }
 

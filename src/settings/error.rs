@@ -2,33 +2,24 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why there are no settings to work with. Never holds a secret.
+/// Why the settings are unusable. Never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The settings file cannot be read.
     #[error(
         "cannot read the settings file {}: {error}; name another with --config or TOKENKEEPER_CONFIG",
         path.display()
     )]
-    Unreadable {
-        /// The settings file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// The settings file is not TOML.
+    Unreadable { path: PathBuf, error: io::Error },
     #[error("{}, {error}", path.display())]
     Syntax { path: PathBuf, error: NotToml },
-    /// An environment variable is not UTF-8.
     #[error("the environment variable {0} is not UTF-8 text")]
     NotUnicode(String),
-    /// The file and the environment do not make one set of values.
+    /// The file and the environment cannot be merged.
     #[error("the settings cannot be put together: {0}")]
     Merge(#[from] config::ConfigError),
-    /// Settings are wrong: all of them.
+    /// All wrong settings.
     #[error("{}", all_of(.0))]
     Invalid(Vec<Problem>),
-    /// A command needs the encryption keys and there are none.
     #[error(
         "`encryption.keys` is not set: make a key with `tokenkeeper keys generate` and put it into the \
          environment variable TOKENKEEPER_KEYS, or into a file that `encryption.keys_file` names"
@@ -52,18 +43,14 @@ pub struct NotToml {
 pub struct Problem {
     /// `section.key`.
     pub key: String,
-    /// Where its value comes from.
     pub source: Source,
-    /// What would be right.
+    /// Says what would be right.
     pub text: String,
 }
 
-/// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody set it.
     Default,
-    /// The settings file.
     File(PathBuf),
     /// The environment variable of this name.
     Variable(String),

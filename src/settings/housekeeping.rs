@@ -6,16 +6,16 @@ use super::reader::Reader;
 
 const DAY_SECS: u64 = 24 * 60 * 60;
 
-/// What is done about tokens that nobody asks for.
+/// The care of tokens that nobody asks for.
 #[derive(Debug, Clone)]
 pub struct HousekeepingSettings {
     /// Whether this worker takes its turn.
     pub enabled: bool,
-    /// How long after a pass the next one may begin, over all workers.
+    /// The pause between two passes, over all workers.
     pub interval: Duration,
-    /// How long after its expiry a token is removed that cannot be refreshed.
+    /// How long after its expiry an unrefreshable token is removed.
     pub remove_after: Duration,
-    /// How many idle pairs a pass refreshes at most.
+    /// The most idle pairs that one pass refreshes.
     pub refresh_batch: u16,
 }
 

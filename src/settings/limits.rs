@@ -5,9 +5,9 @@ use super::reader::Reader;
 /// How often a publisher may ask.
 #[derive(Debug, Clone, Copy)]
 pub struct LimitSettings {
-    /// Messages of one publisher that this worker answers in a second; 0: as many as come.
+    /// Per publisher and worker. 0: no limit.
     pub publisher_requests_per_second: u32,
-    /// How many of them may come at once; 0: as many as in a second.
+    /// How many may come at once. 0: as many as in a second.
     pub publisher_burst: u32,
 }
 

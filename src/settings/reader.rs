@@ -1,4 +1,4 @@
-//! Reads what an operator wrote: one key after the other, and on after a wrong one. So an operator is told all mistakes at once.
+//! Reads keys that an operator wrote. It goes on after a wrong value, so that one error lists all mistakes.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -16,23 +16,23 @@ use super::sources::{Sources, variable_of};
 use super::url::ConnectionUrl;
 use crate::domain::secret::{KeyRing, SecretString};
 
-/// Keys and values, as an operator wrote them.
+/// Keys and values that an operator wrote.
 pub(super) trait Written {
     /// The value of a key that is set.
     fn value(&self, key: &str) -> Option<Found>;
     /// Every key that is set.
     fn keys(&self) -> BTreeSet<String>;
-    /// What an error adds about a wrong value. Empty where any value may be a secret.
+    /// Repeats a wrong value for an error. Empty if any value may be a secret.
     fn repeat(found: &Found) -> String;
 }
 
-/// A value as its source has it: numbers and booleans of a file have a type, a variable is always text.
+/// A value of a file has a type. A variable is always text.
 pub(super) enum Found {
     Typed(Value),
     Text(String),
 }
 
-/// Remembers which keys were asked for, and what was wrong.
+/// Remembers the keys that were asked for, and the mistakes.
 pub(super) struct Reader<W = Sources> {
     written: W,
     known: Vec<&'static str>,
@@ -53,7 +53,7 @@ impl<W: Written> Reader<W> {
         self.problems.push((key.to_owned(), text.into()));
     }
 
-    /// The keys that nobody asked for, each with the known key that is most like it.
+    /// The keys that nobody asked for, each with the most similar known key.
     pub(super) fn unknown_keys(&self) -> Vec<(String, &'static str)> {
         let nearest = |key: &str| {
             let nearest = self.known.iter().max_by(|a, b| similarity(key, a).total_cmp(&similarity(key, b)));
@@ -64,7 +64,6 @@ impl<W: Written> Reader<W> {
         keys.into_iter().map(|key| (nearest(&key), key)).map(|(nearest, key)| (key, nearest)).collect()
     }
 
-    /// What was wrong: keys and texts.
     pub(super) fn into_problems(self) -> impl Iterator<Item = (String, String)> {
         self.problems.into_iter()
     }
@@ -73,7 +72,6 @@ impl<W: Written> Reader<W> {
         self.written.value(key).is_some()
     }
 
-    /// A value that must be set.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -135,7 +133,6 @@ impl<W: Written> Reader<W> {
         self.read(key, shape, |found| found.text().filter(|text| fits(text)).map(str::to_owned))
     }
 
-    /// The value as it was written.
     pub(super) fn value(&mut self, key: &'static str) -> Option<Found> {
         self.known.push(key);
         self.written.value(key)
@@ -158,10 +155,10 @@ impl Found {
     }
 }
 
-/// Settings have defaults: a wrong or missing value is read as its default, and [`Reader::finish`] says what was wrong.
+/// A wrong or missing setting is read as its default. [`Reader::finish`] returns what was wrong.
 impl Reader<Sources> {
     /// # Errors
-    /// Everything that was wrong, keys that nobody asked for included.
+    /// All mistakes, unknown keys included.
     pub(super) fn finish(mut self) -> Result<(), SettingsError> {
         for (key, nearest) in self.unknown_keys() {
             let text = self.unknown(&key, nearest);
@@ -173,7 +170,7 @@ impl Reader<Sources> {
         if problems.is_empty() { Ok(()) } else { Err(SettingsError::Invalid(problems)) }
     }
 
-    /// Told only where every value is right by itself, else one mistake would be told twice.
+    /// Compares only if every value is right by itself. Otherwise one mistake would be reported twice.
     pub(super) fn at_most(&mut self, (key, value): (&str, Duration), (limit_key, limit): (&str, Duration)) {
         if self.problems.is_empty() && value > limit {
             let source = self.written.source(limit_key);
@@ -311,7 +308,7 @@ impl Reader<Sources> {
     }
 }
 
-/// Whole keys tell `brokers.url` from `database.url`, names alone find `prefix` in its section.
+/// Compares whole keys, to tell `brokers.url` from `database.url`, and last parts, to find `prefix` in its section.
 fn similarity(key: &str, known: &str) -> f64 {
     fn name(key: &str) -> &str {
         key.rsplit_once('.').map_or(key, |(_, name)| name)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::{NotToml, SettingsError, Source};
 use super::reader::{Found, Written};
 
-/// What the file and the environment say, merged, and which of the two said it.
+/// The values of file and environment, merged, and where each one came from.
 pub(super) struct Sources {
     merged: Value,
     file: Option<PathBuf>,
@@ -23,8 +23,8 @@ const SEPARATOR: &str = "__";
 const ALIASES: [(&str, &str); 3] =
     [("AMQP_URL", "broker.url"), ("DATABASE_URL", "database.url"), ("TOKENKEEPER_KEYS", "encryption.keys")];
 
-/// Whether an environment variable is a setting. `TOKENKEEPER_…` with one underscore is not: Kubernetes puts
-/// `TOKENKEEPER_PORT` and the like there for a service of our name.
+/// Whether an environment variable is a setting. `TOKENKEEPER_…` with one underscore is not: Kubernetes sets
+/// `TOKENKEEPER_PORT` and the like for a service named tokenkeeper.
 pub(super) fn is_read(variable: &str) -> bool {
     key_of(variable).is_some()
 }
@@ -65,8 +65,7 @@ impl Sources {
         self.variables.contains_key(key)
     }
 
-    /// The folder that relative paths in the settings file count from; empty, which is the working folder, where
-    /// there is no file.
+    /// Relative paths in the settings file start here. Without a file: empty, which is the working folder.
     pub(super) fn folder(&self) -> &Path {
         self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""))
     }
@@ -110,7 +109,7 @@ fn collect_keys(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
     }
 }
 
-/// The values of the keys that the environment sets, and the names of the variables that set them.
+/// By key: the values that the environment sets, and the names of the variables.
 fn select(environment: HashMap<String, String>) -> (HashMap<String, String>, HashMap<String, String>) {
     let (mut values, mut variables) = (HashMap::new(), HashMap::new());
     for (variable, value) in environment.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -131,8 +130,8 @@ fn key_of(variable: &str) -> Option<String> {
     alias.or_else(own)
 }
 
-/// The file's text, once it is known to be TOML: the error of the `config` crate repeats the wrong line, which may
-/// be the one with a password.
+/// Checks that the text is TOML before the `config` crate reads it: that crate's error repeats the wrong line, which may
+/// hold a password.
 fn toml_text(path: &Path) -> Result<String, SettingsError> {
     let text = fs::read_to_string(path)
         .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;

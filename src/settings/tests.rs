@@ -1,3 +1,6 @@
+mod access;
+mod secrets;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +49,7 @@ fn problem(loaded: Result<Settings, SettingsError>) -> Problem {
 }
 
 #[test]
-fn the_example_file_says_the_defaults() {
+fn the_example_file_shows_the_defaults() {
     let example = Settings::load_from(Some(Path::new(EXAMPLE)), HashMap::new()).unwrap();
     let defaults = from_environment(&[]).unwrap();
     assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
@@ -56,7 +59,7 @@ fn the_example_file_says_the_defaults() {
 }
 
 #[test]
-fn the_example_file_shows_every_key_and_no_other() {
+fn the_example_file_shows_exactly_the_known_keys() {
     let mut section = String::new();
     let mut shown = BTreeSet::new();
     for line in fs::read_to_string(EXAMPLE).unwrap().lines() {
@@ -77,7 +80,7 @@ fn the_example_file_shows_every_key_and_no_other() {
 }
 
 #[test]
-fn the_example_file_is_right_where_its_comments_are_taken_out() {
+fn the_example_file_is_valid_with_its_commented_keys_active() {
     let folder = TempDir::new().unwrap();
     let keys = folder.path().join("tokenkeeper.keys");
     fs::write(&keys, KeyRing::generate("k1").expose_secret()).unwrap();
@@ -131,7 +134,7 @@ fn an_empty_variable_and_one_of_another_program_are_not_settings() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_its_key_its_source_and_what_would_be_right() {
+fn an_error_names_key_and_source_and_says_what_is_valid() {
     let key = "worker.prefetch_token_requests";
     let variable = "TOKENKEEPER__WORKER__PREFETCH_TOKEN_REQUESTS";
     let text = "must be a whole number from 1 to 65535, for example 512; it is";
@@ -148,7 +151,7 @@ fn a_wrong_value_is_told_with_its_key_its_source_and_what_would_be_right() {
 }
 
 #[test]
-fn every_wrong_setting_is_told_at_once() {
+fn one_error_lists_every_wrong_setting() {
     let (_folder, path) = file("[broker]\ntopology = \"declair\"\nprefix = \"amq.x\"\n[log]\nlevel = 3\n");
     let variables = [
         ("TOKENKEEPER__ADMIN__LISTEN", "localhost:9464"),
@@ -173,7 +176,7 @@ fn every_wrong_setting_is_told_at_once() {
 }
 
 #[test]
-fn there_are_no_more_partitions_than_a_small_broker_bears_and_none_by_default() {
+fn partitions_are_off_by_default_and_limited_to_64() {
     let partitions = |text| from_environment(&[("TOKENKEEPER__BROKER__PARTITIONS", text)]);
     assert_eq!(from_environment(&[]).unwrap().broker.partitions, 0);
     assert_eq!(partitions("64").unwrap().broker.partitions, 64);
@@ -183,7 +186,7 @@ fn there_are_no_more_partitions_than_a_small_broker_bears_and_none_by_default() 
 }
 
 #[test]
-fn an_unknown_key_is_wrong_and_the_nearest_known_one_is_suggested() {
+fn an_unknown_key_is_an_error_that_suggests_the_most_similar_key() {
     let cases = [
         ("[worker]\ngrace_period = 30", "worker.grace_period", "did you mean `worker.grace_period_secs`?"),
         ("[brokers]\nurl = \"x\"", "brokers.url", "did you mean `broker.url`?"),
@@ -203,7 +206,7 @@ fn an_unknown_key_is_wrong_and_the_nearest_known_one_is_suggested() {
 }
 
 #[test]
-fn limits_that_contradict_each_other_are_told_with_both_sources() {
+fn an_error_about_contradicting_limits_names_both_sources() {
     let cases = [
         (
             "refresh.wait_secs",
@@ -244,7 +247,7 @@ fn limits_that_contradict_each_other_are_told_with_both_sources() {
 }
 
 #[test]
-fn tables_are_migrated_at_start_on_sqlite_alone_unless_it_is_set() {
+fn only_sqlite_is_migrated_at_start_by_default() {
     let migrates = |url, set| {
         let variables = [("DATABASE_URL", url), ("TOKENKEEPER__DATABASE__MIGRATE_AT_START", set)];
         from_environment(&variables).unwrap().database.migrate_at_start
@@ -258,88 +261,7 @@ fn tables_are_migrated_at_start_on_sqlite_alone_unless_it_is_set() {
 }
 
 #[test]
-fn keys_come_from_the_environment_the_settings_or_a_file_but_from_one_of_them() {
-    let ring = KeyRing::generate("k1").expose_secret().to_owned();
-    let shown = |settings: Settings| format!("{:?}", settings.key_ring().unwrap());
-    assert_eq!(shown(from_environment(&[("TOKENKEEPER_KEYS", &ring)]).unwrap()), r#"["k1"]"#);
-    assert_eq!(shown(from_file(&format!("[encryption]\nkeys = \"{ring}\"")).unwrap()), r#"["k1"]"#);
-
-    let (folder, path) = file("[encryption]\nkeys_file = \"ring\"");
-    fs::write(folder.path().join("ring"), format!("{ring}\n")).unwrap();
-    assert_eq!(shown(Settings::load_from(Some(&path), HashMap::new()).unwrap()), r#"["k1"]"#);
-    let both = problem(Settings::load_from(Some(&path), environment(&[("TOKENKEEPER_KEYS", &ring)])));
-    assert!(both.text.contains("set one of the two"), "{both}");
-    fs::remove_file(folder.path().join("ring")).unwrap();
-    let missing = problem(Settings::load_from(Some(&path), HashMap::new()));
-    assert!(missing.text.contains("ring, which is wrong: cannot be read"), "{missing}");
-}
-
-#[test]
-fn the_admin_endpoints_token_and_files_are_checked_as_far_as_every_command_needs() {
-    let token = ("TOKENKEEPER__ADMIN__TOKEN", "0123456789abcdef");
-    let token_file = ("TOKENKEEPER__ADMIN__TOKEN_FILE", "nowhere/token");
-    let cert = ("TOKENKEEPER__ADMIN__TLS_CERT_FILE", "nowhere/cert.pem");
-    let key = ("TOKENKEEPER__ADMIN__TLS_KEY_FILE", "nowhere/key.pem");
-    let admin = from_environment(&[token, cert, key]).unwrap().admin;
-    assert!(matches!(admin.token, Some(AdminToken::Given(_))) && admin.tls.is_some());
-    assert!(!format!("{admin:?}").contains(token.1), "{admin:?}");
-    let admin = from_environment(&[token_file]).unwrap().admin;
-    assert!(matches!(admin.token, Some(AdminToken::File(_))), "only the worker reads it");
-    for (variables, wrong) in [
-        (&[token, token_file][..], "admin.token_file"),
-        (&[cert], "admin.tls_key_file"),
-        (&[key], "admin.tls_cert_file"),
-        (&[("TOKENKEEPER__ADMIN__TOKEN", "s3cret-too-sho")], "admin.token"),
-        (&[("TOKENKEEPER__ADMIN__TOKEN", "s3cret with blanks in it")], "admin.token"),
-    ] {
-        let found = problem(from_environment(variables));
-        assert_eq!(found.key, wrong);
-        assert!(!found.to_string().contains("s3cret"), "{found}");
-    }
-}
-
-#[test]
-fn without_keys_settings_load_and_only_who_needs_them_is_refused() {
-    let error = from_environment(&[]).unwrap().key_ring().unwrap_err().to_string();
-    assert!(error.contains("tokenkeeper keys generate") && error.contains("TOKENKEEPER_KEYS"), "{error}");
-}
-
-#[test]
-fn no_error_and_no_debug_tells_a_secret() {
-    let ring = KeyRing::generate("k1").expose_secret().to_owned();
-    let material = ring.strip_prefix("k1:").unwrap();
-    let settings = from_environment(&[
-        ("AMQP_URL", "amqp://u:s3cret@mq/%2f"),
-        ("DATABASE_URL", "mariadb://u:s3cret@db/tokens"),
-        ("TOKENKEEPER_KEYS", &ring),
-    ])
-    .unwrap();
-    let shown = format!("{settings:?} {} {}", settings.broker.display_url(), settings.database.display_url());
-    assert!(!shown.contains("s3cret") && !shown.contains(material), "{shown}");
-    assert!(shown.contains("amqp://u:***@mq/%2f") && shown.contains("mysql://u:***@db/tokens"), "{shown}");
-
-    let broken = [
-        "[broker]\nurl = \"amqp://u:s3cret@mq\"x",
-        "[broker]\nurl = amqp://u:s3cret@mq",
-        "[broker]\nurl = s3cret",
-        "[broker]\nurl = \"amqp://u:s3cret",
-        "[broker]\nurl = \"a\"\nurl = \"amqp://u:s3cret@mq\"",
-        "[broker]\nurl = \"\\s3cret\"",
-        "[broker]\nurl = [\"amqp://u:s3cret@mq\"]",
-        "[broker]\npassword = \"s3cret\"",
-        "[encryption]\nkeys = \"k1:s3cret\"",
-        "[encryption]\nkeys = [\"k1:s3cret\"]",
-        "[encryption]\nkeys = \"s3cret\"",
-        "[encryption]\nkey = \"s3cret\"",
-    ];
-    for text in broken {
-        let error = from_file(text).unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("s3cret"), "{text}: {error}");
-    }
-}
-
-#[test]
-fn a_file_that_is_not_toml_is_told_with_line_and_column() {
+fn an_error_about_bad_toml_names_line_and_column() {
     let (_folder, path) = file("[broker]\nprefix = \"ü\" x\n");
     match Settings::load_from(Some(&path), HashMap::new()) {
         Err(error @ SettingsError::Syntax { .. }) => {
@@ -351,13 +273,13 @@ fn a_file_that_is_not_toml_is_told_with_line_and_column() {
 }
 
 #[test]
-fn a_file_that_was_named_must_be_there() {
+fn a_named_file_must_exist() {
     let error = Settings::load_from(Some(Path::new("nowhere.toml")), HashMap::new()).unwrap_err().to_string();
     assert!(error.contains("nowhere.toml") && error.contains("--config"), "{error}");
 }
 
 #[test]
-fn a_flag_file_is_looked_for_beside_the_settings_unless_it_is_named() {
+fn the_flag_file_is_beside_the_settings_unless_it_is_named() {
     let (folder, path) = file("[flags]\nfile = \"conf/flags.json\"");
     let flags = |path: Option<&Path>, variables| {
         Settings::load_from(path, environment(variables)).unwrap().flags.file
@@ -368,50 +290,4 @@ fn a_flag_file_is_looked_for_beside_the_settings_unless_it_is_named() {
     assert_eq!(flags(Some(&path), &variable), FlagFile::Required("conf/flags.json".into()));
     fs::write(&path, "").unwrap();
     assert_eq!(flags(Some(&path), &[]), FlagFile::Optional(folder.path().join("flags.json")));
-}
-
-#[test]
-fn access_rules_come_from_the_file_or_as_json_from_the_environment() {
-    let expected = [AccessRule {
-        publisher: "login".into(),
-        hosts: vec!["*".into()],
-        messages: vec![MessageKind::TokenStore, MessageKind::TokenRequest],
-    }];
-    let text = "[[access.rules]]\npublisher = \"login\"\nhosts = [\"*\"]\nmessages = [\"token.store\", \"token.request\"]";
-    assert_eq!(from_file(text).unwrap().access.rules, expected);
-    let json = r#"[{"publisher": "login", "hosts": ["*"], "messages": ["token.store", "token.request"]}]"#;
-    assert_eq!(from_environment(&[("TOKENKEEPER__ACCESS__RULES", json)]).unwrap().access.rules, expected);
-}
-
-#[test]
-fn an_access_rule_that_gives_nothing_or_says_something_unknown_is_wrong() {
-    let cases = [
-        ("login", "must be a JSON array"),
-        ("{}", "is wrong at `access.rules`: invalid type: map, expected a sequence"),
-        ("[{\"publisher\": \"p\"}]", "is wrong at `access.rules[0]`: missing field `hosts`"),
-        (
-            r#"[{"publisher": "p", "hosts": ["*"], "messages": ["token.get"]}]"#,
-            "`access.rules[0].messages[0]`: unknown variant",
-        ),
-        (
-            r#"[{"publisher": "p", "hosts": ["*"], "messages": ["token.store"], "user": 1}]"#,
-            "unknown field `user`",
-        ),
-        (r#"[{"publisher": "", "hosts": ["*"], "messages": ["token.store"]}]"#, "rule 1: `publisher`"),
-        (r#"[{"publisher": "p", "hosts": [], "messages": ["token.store"]}]"#, "rule 1: `hosts`"),
-        (
-            r#"[{"publisher": "p", "hosts": ["*.example.org"], "messages": ["token.store"]}]"#,
-            "rule 1: `hosts`",
-        ),
-        (
-            r#"[{"publisher": "p", "hosts": ["https://git.example.org"], "messages": ["token.store"]}]"#,
-            "rule 1: `hosts`",
-        ),
-        (r#"[{"publisher": "p", "hosts": ["*"], "messages": []}]"#, "rule 1: `messages`"),
-    ];
-    for (json, expected) in cases {
-        let found = problem(from_environment(&[("TOKENKEEPER__ACCESS__RULES", json)]));
-        assert_eq!(found.key, "access.rules");
-        assert!(found.text.contains(expected), "{found}");
-    }
 }

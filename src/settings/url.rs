@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::domain::secret::SecretString;
 
-/// A URL with a password in it: shown without, exposed to the driver alone.
+/// A URL with a password. Shown without it. Only the driver gets the whole URL.
 #[derive(Clone)]
 pub struct ConnectionUrl {
     secret: SecretString,
@@ -20,7 +20,7 @@ impl ConnectionUrl {
     /// Says what would be right; never repeats the URL.
     pub fn broker(text: &str) -> Result<Self, &'static str> {
         let url = server_url(text, &["amqp", "amqps"]).ok_or(BROKER_SHAPE)?;
-        // lapin takes the default, localhost, for a host that it does not understand.
+        // lapin replaces a host that it cannot parse with localhost.
         if url.domain().is_none() {
             return Err("must name its host, or give it as an IPv4 address");
         }
@@ -49,12 +49,12 @@ impl ConnectionUrl {
         Ok(Self::new(text, &url))
     }
 
-    /// As logs and errors show it: without its password and its parameters.
+    /// For logs and errors: without password and parameters.
     pub fn redacted(&self) -> &str {
         &self.redacted
     }
 
-    /// Stands where a wrong URL was, until the settings as a whole are refused.
+    /// Replaces a wrong URL until the settings are refused.
     pub(super) fn refused() -> Self {
         Self { secret: SecretString::default(), redacted: String::new() }
     }
@@ -63,7 +63,7 @@ impl ConnectionUrl {
         self.redacted.starts_with("sqlite:")
     }
 
-    /// Whether every connection is to a database of its own.
+    /// Whether each connection would open a database of its own.
     pub(crate) fn is_in_memory(&self) -> bool {
         let url = self.secret.expose_secret();
         self.is_sqlite() && (url.contains(":memory:") || url.contains("mode=memory"))
@@ -92,8 +92,8 @@ const DATABASE_SHAPE: &str = "must be a URL like sqlite://tokenkeeper.db, postgr
                               or mysql://user:password@host/database, with `/`, `?`, `#`, `@` and `%` in user \
                               and password percent-encoded";
 
-/// A `scheme://authority/…` URL. One whose password has a bare `/` in it parses into something else, and would
-/// be shown with half of the password in its path: the `@` behind the authority tells.
+/// Parses `scheme://authority/…`. If a password has a bare `/`, the rest of it would be shown as a path. An `@` behind the
+/// authority reveals that.
 fn server_url(text: &str, schemes: &[&str]) -> Option<Url> {
     let url = Url::parse(text).ok()?;
     let fits = schemes.contains(&url.scheme()) && url.has_host();
@@ -101,7 +101,7 @@ fn server_url(text: &str, schemes: &[&str]) -> Option<Url> {
     (fits && !behind.into_iter().flatten().any(|part| part.contains('@'))).then_some(url)
 }
 
-/// Parameters go as well: `password` is one of them in some dialects.
+/// Drops the parameters, too: some dialects have `password` among them.
 fn redact(mut url: Url) -> String {
     if url.password().is_some() && url.set_password(Some("***")).is_err() {
         return format!("{}://***", url.scheme());

@@ -17,43 +17,41 @@ pub struct WorkerSettings {
     pub prefetch_token_stores: u16,
     /// Unacked `token.report` messages at once.
     pub prefetch_token_reports: u16,
-    /// How long a worker that was told to stop finishes what it has in hand.
+    /// How long a stopping worker finishes its messages in hand.
     pub grace_period: Duration,
-    /// The time of a `token.request` or `token.store` whose `expiration` does not say.
+    /// The time of a `token.request` or `token.store` without `expiration`.
     pub request_budget: Duration,
-    /// The time of a `workspace.start` whose `expiration` does not say.
+    /// The time of a `workspace.start` without `expiration`.
     pub workspace_start_budget: Duration,
-    /// Where a refreshed pair is written, encrypted, when a worker must stop while neither the database nor the broker
-    /// takes it.
+    /// Keeps refreshed pairs, encrypted, if a worker must stop while neither database nor broker takes them.
     pub spool_dir: PathBuf,
 }
 
 /// How tokens are refreshed.
 #[derive(Debug, Clone)]
 pub struct RefreshSettings {
-    /// How long a refresh lease lives without a heartbeat, which comes at a third of it. By default shorter than
-    /// `wait`, so that those who wait outlast a worker that died.
+    /// How long a refresh lease lives without a heartbeat. Heartbeats come at a third of it. By default shorter than `wait`,
+    /// so that a waiting request outlasts the lease of a dead worker.
     pub lease_ttl: Duration,
-    /// How long a request waits for a refresh that another worker has under way.
+    /// How long a request waits for another worker's refresh.
     pub wait: Duration,
     /// Limit for connecting to a provider.
     pub connect_timeout: Duration,
-    /// Limit for one call of a provider. May be longer than `lease_ttl`: the heartbeat keeps the lease.
+    /// Limit for one call of a provider. May exceed `lease_ttl`: the heartbeat keeps the lease.
     pub total_timeout: Duration,
     /// Pause before the first retry of a provider call.
     pub retry_initial: Duration,
-    /// Longest pause between two retries, jitter aside.
+    /// The longest pause between two retries, without jitter.
     pub retry_max: Duration,
-    /// The longest `Retry-After` that is waited for; asked to stay away longer, a refresh is given up.
+    /// The longest `Retry-After` that a refresh waits for. A longer one ends the refresh.
     pub retry_after_cap: Duration,
-    /// No `Retry-After` counts for longer than this, for the one who heard it or for the host, nor is a longer one told
-    /// to a requester.
+    /// A longer `Retry-After` counts as this, for the entry, for the host, and in replies.
     pub retry_after_most: Duration,
-    /// How many refreshes of one identity a worker begins within a minute; 0: as many as are asked for.
+    /// How many refreshes of one identity a worker begins in a minute. 0: no limit.
     pub identity_limit_per_minute: usize,
-    /// How many refreshes at one host a worker begins within a second; 0: as many as are asked for.
+    /// How many refreshes at one host a worker begins in a second. 0: no limit.
     pub host_limit_per_second: usize,
-    /// How long an opportunistic refresh is retried while a still valid token could be served.
+    /// How long an opportunistic refresh is retried, although the old token is still valid.
     pub opportunistic_budget: Duration,
     /// When a host that fails is left alone.
     pub circuit: CircuitSettings,
@@ -67,7 +65,7 @@ impl WorkerSettings {
             prefetch_token_stores: from.integer("worker.prefetch_token_stores", 1..=65_535, 64),
             prefetch_token_reports: from.integer("worker.prefetch_token_reports", 1..=65_535, 16),
             grace_period: from.seconds("worker.grace_period_secs", 1..=3_600, 30),
-            // RabbitMQ closes the channel of a delivery that is not acked for 30 minutes.
+            // RabbitMQ closes the channel over a delivery that is unacked for 30 minutes.
             request_budget: from.seconds("worker.request_budget_secs", 1..=600, 30),
             workspace_start_budget: from.seconds("worker.workspace_start_budget_secs", 1..=600, 60),
             spool_dir: from
@@ -80,7 +78,7 @@ impl WorkerSettings {
 impl RefreshSettings {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
-            // Below 3 s the heartbeat at a third of it has no room for one slow query.
+            // Heartbeats come at a third of it: below 3 s one slow query would lose the lease.
             lease_ttl: from.seconds("refresh.lease_ttl_secs", 1..=300, 8),
             wait: from.seconds("refresh.wait_secs", 1..=300, 10),
             connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),

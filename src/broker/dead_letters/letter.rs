@@ -1,4 +1,4 @@
-//! What a dead letter says of itself. It may be anything: every part of it may be missing, or be nonsense.
+//! A dead letter. Any part of it may be missing, or be nonsense.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -18,23 +18,22 @@ use crate::domain::clock::Timestamp;
 use crate::domain::escape::is_printable;
 use crate::domain::secret::KeyRing;
 
-/// What the broker writes when it gives up on a message: an array, its own last death first.
+/// The broker's header about dead messages: an array, the latest death first.
 const DEATHS_HEADER: &str = "x-death";
-/// Bytes of a fingerprint; its text has two hex digits for each.
+/// In bytes. Its text has two hex digits for each.
 const FINGERPRINT_LEN: usize = 8;
 
-/// A message in the dead letters.
 pub struct Letter {
     delivery: Delivery,
     destination: Option<Destination>,
 }
 
-/// Where a letter came from, and goes when it is replayed.
+/// Where a letter came from, and goes on replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
-    /// A kind of message, by the exchange that requests are published to.
+    /// A kind of message, by the exchange for requests.
     Kind(MessageKind),
-    /// Another queue of ours, straight.
+    /// Another queue of ours, by its name.
     Queue(String),
 }
 
@@ -44,8 +43,7 @@ impl Letter {
         Self { delivery, destination }
     }
 
-    /// Names it: its `message_id`, where it has one that can be typed, else a fingerprint. Two letters with the same
-    /// `message_id` have the same name.
+    /// Its `message_id`, if that can be typed, else a fingerprint. Two letters with the same `message_id` have the same name.
     pub fn id(&self) -> String {
         match self.properties().message_id().as_ref().map(ShortString::as_str) {
             Some(id) if !id.is_empty() && is_printable(id) => id.to_owned(),
@@ -53,7 +51,7 @@ impl Letter {
         }
     }
 
-    /// Why it is here, in a word: our own, else the broker's (`delivery_limit`, `expired`, …).
+    /// Why it is here, in a word: ours, else the broker's (`delivery_limit`, `expired`, …).
     pub fn reason(&self) -> String {
         let ours = self.text(REASON_HEADER);
         let brokers = || self.death().and_then(|death| text_in(death, "reason"));
@@ -65,7 +63,6 @@ impl Letter {
         self.text(DETAIL_HEADER)
     }
 
-    /// When it was given up.
     pub fn died_at(&self) -> Option<Timestamp> {
         let ours = self.text(TIME_HEADER).and_then(|text| Timestamp::parse_rfc3339(&text).ok());
         ours.or_else(|| match self.death()?.inner().get("time")? {
@@ -76,12 +73,12 @@ impl Letter {
         })
     }
 
-    /// Where it came from; none: nothing in it tells.
+    /// None: nothing in the letter tells.
     pub fn destination(&self) -> Option<&Destination> {
         self.destination.as_ref()
     }
 
-    /// Which kind of message it is, where that is known.
+    /// None: unknown.
     pub fn kind(&self) -> Option<MessageKind> {
         match self.destination {
             Some(Destination::Kind(kind)) => Some(kind),
@@ -89,42 +86,40 @@ impl Letter {
         }
     }
 
-    /// The AMQP user who published it: the broker vouched for that when it was published.
+    /// The AMQP user who published it. The broker checked that at the time.
     pub fn publisher(&self) -> Option<String> {
         let property = self.properties().user_id().as_ref().map(|user| user.as_str().to_owned());
         property.or_else(|| self.text(PUBLISHER_HEADER))
     }
 
-    /// How often it was replayed.
     pub fn replay_count(&self) -> u64 {
         let count = self.headers().and_then(|headers| headers.inner().get(REPLAY_COUNT_HEADER));
         count.and_then(whole_number).unwrap_or(0)
     }
 
-    /// The properties it lies here with.
+    /// As they are in the queue.
     pub fn properties(&self) -> &BasicProperties {
         &self.delivery.properties
     }
 
-    /// The routing key it was published with.
     pub(super) fn routing_key(&self) -> &str {
         self.delivery.routing_key.as_str()
     }
 
-    /// The body as it lies here: sealed, or in clear, and then it may hold a token.
+    /// As it is in the queue: sealed, or in clear. A clear body may hold a token.
     pub fn body(&self) -> &[u8] {
         &self.delivery.data
     }
 
-    /// The body as it was published. May hold a token.
+    /// The original body. May hold a token.
     ///
     /// # Errors
-    /// [`Unopened`], where it is sealed.
+    /// [`Unopened`]: the seal cannot be opened.
     pub fn open(&self, keys: Option<&KeyRing>) -> Result<Cow<'_, [u8]>, Unopened> {
         seal::open(keys, self.routing_key(), self.properties(), self.body())
     }
 
-    /// Sealed, where it lies here in clear and may hold a token. A seal that a publisher made up is none.
+    /// Seals the letter if its body is in clear and may hold a token. A publisher's forged seal does not count.
     pub(super) fn sealed(&self, keys: &KeyRing) -> Option<Sealed> {
         let in_clear = !seal::is_sealed(self.properties())
             || matches!(self.open(Some(keys)), Err(Unopened::Tampered(_)));
@@ -149,8 +144,8 @@ impl Letter {
         text_in(self.headers()?, header)
     }
 
-    /// Of what no look changes; the broker counts deliveries in a header. Twins that died at the same time have the
-    /// same one.
+    /// Of everything that looking at the letter does not change: the broker counts deliveries in a header. Twins that died at
+    /// the same time have the same fingerprint.
     fn fingerprint(&self) -> String {
         let properties = self.properties();
         let texts = [
@@ -172,14 +167,13 @@ impl Letter {
         add(&properties.timestamp().unwrap_or(0).to_le_bytes());
         add(&self.died_at().map_or(0, Timestamp::as_millis).to_le_bytes());
         digest.finalize().iter().take(FINGERPRINT_LEN).fold(String::new(), |mut text, byte| {
-            // Writing into a text cannot fail.
+            // Writing to a string does not fail.
             let _ = write!(text, "{byte:02x}");
             text
         })
     }
 }
 
-/// Without the body.
 impl fmt::Debug for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Letter")
@@ -191,7 +185,7 @@ impl fmt::Debug for Letter {
     }
 }
 
-/// Whether this header says why a message died, or how it is sealed, and was written by us or by the broker.
+/// Whether we or the broker write this header about a message's death or its seal.
 pub fn is_ours(header: &str) -> bool {
     seal::is_of_seal(header)
         || matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER | DEATHS_HEADER)
@@ -199,14 +193,14 @@ pub fn is_ours(header: &str) -> bool {
         || header.starts_with("x-last-death-")
 }
 
-/// A publisher can write any header, so this trusts none of them with more than the choice among our own queues: an
-/// exchange that a message names itself could be anybody's.
+/// A publisher can write any header. So headers only choose among our own queues: an exchange that a message names could be
+/// anybody's.
 fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
     let kind_of = |name: &str| MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == name);
     let headers = delivery.properties.headers().as_ref();
     let queue = headers.and_then(last_death).and_then(|death| text_in(death, "queue"));
     let of_queue = queue.and_then(|queue| {
-        // One that died in a partition goes to the queue of its kind: the partition may be gone.
+        // A letter from a partition goes to the queue of its kind: the partition may be gone.
         match names.kind_in(&queue) {
             Some(kind) => Some(Destination::Kind(kind)),
             None if queue == names.dead_letters() => None,
@@ -222,8 +216,7 @@ fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
         kind_of(key).map(Destination::Kind).or_else(|| (key == parked).then_some(Destination::Queue(parked)))
     };
     let by_type = || kind_of(delivery.properties.kind().as_ref()?.as_str()).map(Destination::Kind);
-    // We publish our own dead letters under the kind that they are, so there the routing key is right, whatever
-    // deaths the message claims to have died before.
+    // Our own dead letters have their kind as routing key. That is right, whatever deaths the message claims.
     let given_up_by_us = headers.is_some_and(|headers| headers.inner().contains_key(REASON_HEADER));
     if given_up_by_us { by_key().or(of_queue) } else { of_queue.or_else(by_key) }.or_else(by_type)
 }

@@ -13,11 +13,11 @@ use crate::broker::{BrokerError, Names, connect, within};
 use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
 
-/// Header that counts how often a message was replayed.
+/// Header: how often a message was replayed.
 pub const REPLAY_COUNT_HEADER: &str = "x-tokenkeeper-replay-count";
 
-/// Publishes dead letters again, over a connection of its own: while the broker blocks that one, what was published
-/// can still be acked on the other.
+/// Publishes dead letters again over a connection of its own. While the broker blocks that one, published letters can still be
+/// acked on the other.
 #[derive(Debug)]
 pub struct Replayer {
     settings: Broker,
@@ -25,39 +25,33 @@ pub struct Replayer {
     keys: Option<KeyRing>,
     names: Names,
     connection: Connection,
-    /// One publish at a time, so that a message that comes back is the one that was published.
+    /// One publish at a time, so that a returned message is the published one.
     channel: Option<Channel>,
 }
 
-/// Why a letter was not replayed, and stays.
+/// Why a letter was not replayed. It stays.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreplayed {
-    /// Nothing in it tells.
+    /// Nothing in the letter tells where it came from.
     #[error("nothing in it tells which queue it came from")]
     NoDestination,
-    /// It is sealed.
     #[error(transparent)]
     Sealed(#[from] Unopened),
-    /// It would have been dropped.
+    /// No queue would have taken it.
     #[error(
         "no queue takes it from exchange `{exchange}` with the routing key {routing_key}: run a worker, which declares it"
     )]
-    Unroutable {
-        /// The exchange; the default one has no name.
-        exchange: String,
-        /// The routing key.
-        routing_key: String,
-    },
-    /// The broker does not take this one.
+    Unroutable { exchange: String, routing_key: String },
+    /// The broker refuses this letter.
     #[error("the broker does not take it")]
     Refused(#[source] BrokerError),
-    /// The broker is away, or takes nothing: the others would fare no better.
+    /// The broker is away, or takes nothing. Other letters would fail, too.
     #[error(transparent)]
     Broken(BrokerError),
 }
 
 impl Replayer {
-    /// Connects. Without keys, letters that are sealed are not replayed.
+    /// Connects. Without keys, sealed letters are not replayed.
     ///
     /// # Errors
     /// [`BrokerError`].
@@ -67,10 +61,10 @@ impl Replayer {
         Ok(Self { settings: settings.clone(), keys, names, connection, channel: None })
     }
 
-    /// Publishes a letter to where it came from. When this comes back well, the broker has put it into a queue.
+    /// Publishes a letter to where it came from. On success the broker has put it into a queue.
     ///
     /// # Errors
-    /// [`Unreplayed`]: it must stay where it is. After [`Unreplayed::Broken`] it may have been published all the same.
+    /// [`Unreplayed`]: the letter must stay. After [`Unreplayed::Broken`] it may have been published all the same.
     pub async fn replay(&mut self, letter: &Letter) -> Result<(), Unreplayed> {
         let destination = letter.destination().ok_or(Unreplayed::NoDestination)?;
         let (exchange, routing_key) = match destination {
@@ -100,7 +94,7 @@ impl Replayer {
                     }
                 }
             }
-            // A channel that the broker closed for this message; the next one gets a new one.
+            // The broker closed the channel over this message. The next message gets a new one.
             Err(error) => match error.soft_error() {
                 Some(lapin::protocol::AMQPSoftError::NOTFOUND) => Err(unroutable()),
                 Some(_) => Err(Unreplayed::Refused(error)),
@@ -109,7 +103,7 @@ impl Replayer {
         }
     }
 
-    /// Whether the broker takes no messages at present, because its memory or disk is full.
+    /// The broker takes no messages at present, because its memory or disk is full.
     pub fn is_blocked(&self) -> bool {
         self.connection.status().blocked()
     }
@@ -117,7 +111,7 @@ impl Replayer {
     /// Closes the connection.
     pub async fn close(self) {
         let close = self.connection.close(200, "done".into());
-        // Everything that was published is confirmed.
+        // Every publish was confirmed.
         drop(within(self.settings.operation_timeout, || "close the connection".to_owned(), close).await);
     }
 }
@@ -134,9 +128,8 @@ async fn publish(
     published.await?.await
 }
 
-/// As it came, but for what would make it die again or go astray: `expiration` and `timestamp`, by which it would be
-/// too old already, and what is told of its death. `CC` would have the broker route it to further queues, which
-/// have had it.
+/// The original properties, without those that would make the message die again or go astray. By `expiration` and `timestamp`
+/// it would be too old already. `CC` would route it to further queues, which have had it.
 pub(super) fn properties(letter: &Letter) -> BasicProperties {
     let stays_behind = |header: &str| {
         is_ours(header) || matches!(header, "CC" | "BCC" | "x-delivery-count" | "x-acquired-count")

@@ -1,8 +1,8 @@
 //! Dead letters that may hold a token are sealed with the key ring before they are published (invariant 6). So the queue, its
 //! backup and the broker's disk show no token.
 //!
-//! A body keeps its length, because it may have the broker's maximum already. A header holds what opens it beside the key. It
-//! opens as the body of its own message only.
+//! A body keeps its length, because it may have the broker's maximum already. A header holds the seal, which opens the body
+//! together with the key. It opens only as the body of its own message.
 
 use std::borrow::Cow;
 
@@ -18,40 +18,38 @@ use crate::broker::topology::text;
 use crate::contract::MessageKind;
 use crate::domain::secret::{BodySeal, KeyRing, OpenError, is_key_id};
 
-/// Header of a sealed letter: the id of the key, a colon, and in base64 what opens the body beside that key.
+/// Header of a sealed letter: the id of the key, a colon, and the seal in base64.
 const SEALED_HEADER: &str = "x-tokenkeeper-sealed";
-/// Header with the content type that a sealed body came with, where it had one.
+/// Header: the original content type, if there was one.
 const CONTENT_TYPE_HEADER: &str = "x-tokenkeeper-content-type";
 /// Content type of a sealed letter.
 const SEALED_CONTENT_TYPE: &str = "application/vnd.tokenkeeper.sealed";
 
-/// Why a letter cannot be read. It stays as it is.
+/// Why a sealed letter cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Unopened {
-    /// There is no key ring.
     #[error(
         "its body is sealed with key `{0}`, and there are no encryption keys here: set `encryption.keys` (TOKENKEEPER_KEYS)"
     )]
     NoKeys(String),
-    /// There is one, without this key.
+    /// The key ring lacks this key.
     #[error("its body is sealed with key `{0}`, which is not among the configured encryption keys")]
     UnknownKey(String),
-    /// It is not what was sealed.
+    /// The bytes are not what was sealed.
     #[error(
         "its body does not open with key `{0}`: another key has the same id, or the letter or its headers were changed"
     )]
     Tampered(String),
 }
 
-/// A body that was sealed.
 pub(in crate::broker) struct Sealed {
-    /// What is published in the place of the body.
+    /// Published in place of the body.
     pub(in crate::broker) body: Vec<u8>,
     note: String,
 }
 
 impl Sealed {
-    /// Seals the body of a message, where it may hold a token.
+    /// Seals the body of a message if it may hold a token.
     pub(in crate::broker) fn of(
         keys: &KeyRing,
         kind: Option<MessageKind>,
@@ -66,7 +64,7 @@ impl Sealed {
         })
     }
 
-    /// What its properties become.
+    /// The properties of the sealed message.
     pub(in crate::broker) fn mark(&self, properties: BasicProperties) -> BasicProperties {
         let mut headers = properties.headers().clone().unwrap_or_default();
         headers.insert(SEALED_HEADER.into(), text(&self.note));
@@ -77,12 +75,11 @@ impl Sealed {
     }
 }
 
-/// Whether this header speaks of a seal: a publisher's own counts for nothing.
+/// Whether this header is about a seal. A publisher's own does not count.
 pub(in crate::broker) fn is_of_seal(header: &str) -> bool {
     matches!(header, SEALED_HEADER | CONTENT_TYPE_HEADER)
 }
 
-/// The content type of the body before it was sealed.
 pub(super) fn content_type_before(properties: &BasicProperties) -> Option<ShortString> {
     if note_of(properties).is_none() {
         return properties.content_type().clone();
@@ -90,15 +87,15 @@ pub(super) fn content_type_before(properties: &BasicProperties) -> Option<ShortS
     ShortString::try_new(text_in(properties.headers().as_ref()?, CONTENT_TYPE_HEADER)?).ok()
 }
 
-/// Whether this message is sealed, as far as its headers tell.
+/// Whether this message is sealed, by its headers.
 pub(super) fn is_sealed(properties: &BasicProperties) -> bool {
     note_of(properties).is_some()
 }
 
-/// The body of a dead letter as it was before it was sealed; as it is, where it is not.
+/// The original body of a dead letter, sealed or not.
 ///
 /// # Errors
-/// [`Unopened`], which names the key that is missing.
+/// [`Unopened`], with the name of a missing key.
 pub fn open<'a>(
     keys: Option<&KeyRing>,
     routing_key: &str,
@@ -115,14 +112,14 @@ pub fn open<'a>(
     }
 }
 
-/// What the header says, where it is one that we could have written.
+/// The header's parts, if we could have written it.
 fn note_of(properties: &BasicProperties) -> Option<(String, BodySeal)> {
     let note = text_in(properties.headers().as_ref()?, SEALED_HEADER)?;
     let (key_id, seal) = note.split_once(':').filter(|(key_id, _)| is_key_id(key_id))?;
     Some((key_id.to_owned(), BASE64.decode(seal).ok()?.try_into().ok()?))
 }
 
-/// What identifies a message, in a form that no two of them share.
+/// Identifies a message: no two messages have the same.
 fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
     let of = |property: &Option<ShortString>| property.as_ref().map_or("", ShortString::as_str).to_owned();
     let parts = [
@@ -138,7 +135,7 @@ fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
 /// Whether a body may hold a token. A `token.store` or `token.report` always may (a publisher may send a token in place of its
 /// digest). Any other body may if it has a field for one, or cannot be read and mentions one.
 fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
-    /// Not read into memory: a body may be large.
+    /// Not parsed into memory: a body may be large.
     #[derive(Deserialize)]
     struct Fields {
         token: Option<IgnoredAny>,
@@ -155,7 +152,7 @@ fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
     }
 }
 
-/// Headers without those of a seal, which are a publisher's own as long as we have not written them.
+/// Removes seal headers. Before we have written any, they are a publisher's own.
 pub(in crate::broker) fn without_seal(headers: FieldTable) -> FieldTable {
     if !headers.inner().keys().any(|name| is_of_seal(name.as_str())) {
         return headers;

@@ -1,5 +1,5 @@
 //! Seals the dead letters that the broker itself moved there: messages that expired, or were delivered too often. It publishes
-//! each letter sealed and waits for the confirm, and then takes out the original. No letter is lost, however this ends, but the
+//! each letter sealed, waits for the confirm, and then removes the original. However this ends, no letter is lost, but the
 //! last one may be there twice.
 
 use std::convert::Infallible;
@@ -24,35 +24,33 @@ use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
 use crate::telemetry;
 
-/// The pause before the first look: by then the worker has declared what there is to look at.
+/// The pause before the first look: by then the worker has declared the queue.
 const AFTER_START: Duration = Duration::from_secs(2);
 /// The pause between two looks.
 const EVERY: Duration = Duration::from_mins(1);
-/// Every so many looks the letters are gone through although there are no more of them: one may have come for one that left.
+/// After so many looks the sealer goes through the letters although their number did not grow: one may have replaced another.
 const UNASKED: u32 = 60;
-/// More are left alone: nobody else has the dead letters meanwhile.
+/// More letters are left alone, because a look keeps everybody else out.
 const AT_MOST: u32 = 10_000;
 
-/// Seals what the broker laid into the dead letters.
+/// Seals the dead letters that the broker moved there.
 #[derive(Debug)]
 pub struct Sealer {
-    /// Where they are.
     pub settings: Arc<Broker>,
-    /// What seals them.
     pub keys: Arc<KeyRing>,
-    /// Whose connection says how many there are.
+    /// Its connection counts the letters.
     pub publisher: Publisher,
 }
 
-/// What became of a turn.
+/// The outcome of a look.
 enum Turn {
-    /// There are no more than there were.
+    /// There are no more letters than before.
     NothingNew,
     /// An operator or another worker has them.
     InUse,
-    /// There are so many that they are left alone.
+    /// There are too many.
     TooMany,
-    /// Every one of so many was looked at.
+    /// So many letters were looked at.
     Done(u32),
 }
 
@@ -68,7 +66,7 @@ impl Sealer {
                 Ok((_, Turn::Done(count)) | (count, Turn::NothingNew)) => known = Some(count),
                 Ok((_, Turn::InUse)) => telemetry::dead_letters_in_use(),
                 Ok((count, Turn::TooMany)) => telemetry::dead_letters_left_unsealed(count, AT_MOST),
-                // A worker that has just started declares it in a moment.
+                // A worker that has just started declares the queue in a moment.
                 Err(DeadLettersError::NoQueue { .. }) => {}
                 Err(error) => telemetry::dead_letters_not_sealed(&error),
             }
@@ -76,7 +74,7 @@ impl Sealer {
         }
     }
 
-    /// Goes through the letters where there are more than `known`; says how many there are.
+    /// Goes through the letters if there are more than `known`. Returns how many there are.
     async fn take_turn(&self, known: Option<u32>) -> Result<(u32, Turn), DeadLettersError> {
         let count = match self.publisher.dead_letters_ready().await {
             Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => {
@@ -99,11 +97,11 @@ impl Sealer {
 }
 
 impl DeadLetters {
-    /// Seals those that are to be sealed, and says how many were looked at.
+    /// Seals letters where needed, and returns how many were looked at.
     async fn seal(mut self, keys: &KeyRing) -> Result<u32, DeadLettersError> {
         let channel = self.channel().await?;
         let sealed = self.seal_one_by_one(&channel, keys).await;
-        // The others go back with their channel. Whoever comes next shall find all of them.
+        // The others go back with their channel. The next command must find all of them.
         let given_back = async {
             self.give_back(&channel).await?;
             self.until_ready(self.seen - self.acked).await.map(drop)
@@ -121,12 +119,12 @@ impl DeadLetters {
         Ok(self.seen - self.acked)
     }
 
-    /// One after the other, by `basic.get`: a consumer would be sent hundreds at once, and each may be as large as the broker
-    /// takes.
+    /// One letter at a time, by `basic.get`: a consumer would get hundreds at once, and each may be as large as the broker
+    /// allows.
     async fn seal_one_by_one(&mut self, channel: &Channel, keys: &KeyRing) -> Result<(), BrokerError> {
         let limit = self.settings.operation_timeout;
         let confirming = confirming_channel(&self.connection, &self.settings).await?;
-        // Those that are sealed come again, behind the others: then it is over soon.
+        // Letters sealed before come again, behind the others. Then this is over soon.
         while self.seen < 2 * AT_MOST {
             let get = channel.basic_get(short(&self.queue)?, BasicGetOptions::default());
             let got = within(limit, || format!("read queue {}", self.queue), get).await?;
@@ -152,8 +150,8 @@ impl DeadLetters {
     }
 }
 
-/// As it lies there, with the broker's headers, by which it is known why it died and where. Where the seal has no place beside
-/// the publisher's headers, those give way.
+/// Keeps the broker's headers, which tell why and where the message died. If the seal does not fit beside the publisher's
+/// headers, those are dropped.
 fn properties(letter: &Letter, sealed: &Sealed, frame_max: u32) -> BasicProperties {
     let headers = without_seal(letter.properties().headers().clone().unwrap_or_default());
     let whole = sealed.mark(carried_on_with_time(letter.properties(), headers.clone()));

@@ -1,9 +1,9 @@
-//! Replies that may cost the connection that they are published over, over connections that take no request with them.
+//! Replies that may cost their connection, over connections that carry no requests.
 //!
-//! A direct reply-to is a name that only the broker can judge: RabbitMQ 3.10 ends the connection of whoever publishes to one
-//! that holds a broken term, and closes channels over others. So these go over a connection of their own from the
-//! start. Whatever its channel did not survive is tried once more with nothing beside it: when that ends as well, it is
-//! the reply's doing, and none of those that were under way with it the first time are blamed for it.
+//! Only the broker can judge a direct reply-to. RabbitMQ 3.10 ends the connection of a publisher whose name holds a broken term,
+//! and closes channels over others. So such replies have a connection of their own from the start. If a reply's channel is
+//! closed, the reply is tried once more alone. If that channel is closed, too, this reply is the cause, and no other reply is
+//! blamed.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use crate::limits::bulkhead::STALLED_AFTER;
 use crate::settings::Broker;
 use crate::telemetry::{self, Link, ReplyGivenUp};
 
-/// The connections for such replies, made when the first one is published.
+/// The connections for such replies, opened for the first one.
 #[derive(Debug)]
 pub struct Aside {
     settings: Arc<Broker>,
     /// Names the connections at the broker.
     name: String,
     together: Mutex<Option<Arc<Wire>>>,
-    /// Locked while a reply is under way: there is never a second one.
+    /// Locked while a reply is under way, so there is never a second one.
     alone: Mutex<Option<Arc<Wire>>>,
 }
 
@@ -43,12 +43,10 @@ impl Wire {
 }
 
 impl Aside {
-    /// Before there is a connection.
     pub fn new(settings: Arc<Broker>, name: String) -> Self {
         Self { settings, name, together: Mutex::default(), alone: Mutex::default() }
     }
 
-    /// Closes what is open.
     pub async fn close(&self) {
         for wire in [&self.together, &self.alone] {
             if let Some(wire) = wire.lock().await.take() {
@@ -74,7 +72,7 @@ impl Aside {
         self.publish_over(&wire, reply, body, patience).await
     }
 
-    /// Publishes a reply with nothing beside it. It has two seconds, because others wait for their turn.
+    /// Publishes a reply alone. It has two seconds, because others wait for their turn.
     pub(super) async fn publish_alone(
         &self,
         reply: &OutgoingReply<'_>,

@@ -1,4 +1,4 @@
-//! One publish of a reply, over whatever connection.
+//! One publish of a reply.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -13,32 +13,32 @@ use crate::broker::confirmed::Publish;
 use crate::limits::bulkhead::STALLED_AFTER;
 use crate::telemetry::{self, ReplyGivenUp};
 
-/// What replies are published over.
+/// The channel that replies are published over.
 pub(super) struct Line<'a> {
     pub(super) connection: &'a Connection,
     pub(super) channel: &'a Channel,
-    /// Looks after the connection where nothing comes for long.
+    /// Checks the connection if nothing comes for long.
     pub(super) caretaker: Option<&'a Replies>,
 }
 
-/// What became of one publish.
+/// The outcome of one publish.
 pub(super) enum Tried {
     /// The broker has confirmed it.
     Taken,
-    /// The same, and gave one back for which there is no queue: this one, or another one that was under way beside it.
+    /// Confirmed, with a returned message that has no queue: this one, or another one under way.
     Returned,
-    /// Its queue refuses it (`basic.nack`): it may take it later.
+    /// The queue refuses it (`basic.nack`), and may take it later.
     Refused,
-    /// It is given up.
+    /// Given up.
     GivenUp(ReplyGivenUp),
-    /// The channel or the connection ended under it.
+    /// The channel or the connection ended meanwhile.
     Broken(BrokerError),
-    /// There was no channel to publish it over.
+    /// There was no channel.
     NoConnection(BrokerError),
 }
 
 impl Line<'_> {
-    /// Publishes a reply. After each `silence` without a word the caretaker has a look.
+    /// Publishes a reply. After each `silence` without an answer the caretaker checks the connection.
     pub(super) async fn publish(
         &self,
         reply: &OutgoingReply<'_>,
@@ -48,7 +48,7 @@ impl Line<'_> {
     ) -> Tried {
         let message = match reply.message() {
             Ok(message) => message,
-            // What came over AMQP fits into AMQP.
+            // The name came over AMQP, so it fits into AMQP.
             Err(error) => return Tried::Broken(error),
         };
         let mut publishing = pin!(message.over(self.channel, body));
@@ -57,7 +57,7 @@ impl Line<'_> {
             let patient_until = Instant::now() + STALLED_AFTER.min(silence);
             let confirmation = match timeout_at(patient_until, publishing.as_mut()).await {
                 Ok(confirmation) => confirmation,
-                // What is published once more would arrive twice when the alarm is over.
+                // A second publish would arrive twice after the alarm.
                 Err(_) if self.connection.status().blocked() => continue,
                 Err(_) => {
                     let now = Instant::now();

@@ -1,4 +1,4 @@
-//! The kinds of providers, and what each says about its installations.
+//! The kinds of providers, and their defaults.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,6 @@ use url::Url;
 
 use super::{ClientAuth, Lifespan, UnknownName};
 
-/// Which product a provider is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProviderKind {
@@ -25,7 +24,7 @@ pub enum ProviderKind {
     Gitea,
     /// Azure DevOps Services, with the users of Microsoft Entra.
     AzureDevops,
-    /// Anything else that follows RFC 6749; nothing is assumed about it.
+    /// Anything else that follows RFC 6749. Nothing more is assumed.
     Generic,
 }
 
@@ -36,24 +35,22 @@ pub enum TokenEndpoint {
     Path(&'static str),
     /// One URL for all installations.
     Url(&'static str),
-    /// The operator says.
+    /// The operator must say.
     Told,
 }
 
-/// What a kind says about its installations (docs/contract.md, Providers).
+/// A kind's defaults (docs/contract.md, Providers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
-    /// Where the token endpoint is.
     pub token_endpoint: TokenEndpoint,
-    /// How the client authenticates at the token endpoint; none: the operator says.
+    /// None: the operator must say.
     pub client_auth: Option<ClientAuth>,
-    /// The user name that git sends beside the token.
     pub username: &'static str,
-    /// How long the old access token works once it was refreshed. Where it is unknown we assume that it ends: a
-    /// reservation respected for nothing costs a little time, one that is not costs somebody's clone.
+    /// How long the old access token works after a refresh. If that is unknown, zero is the safe assumption: an unneeded wait
+    /// for a reservation costs a little time, and a broken reservation costs somebody's clone.
     pub old_token_grace: Lifespan,
-    /// For how long from its first use a spent refresh token may be sent again, as after an answer that was lost. Where it
-    /// is unknown we assume that it may not.
+    /// How long a spent refresh token may be sent again, as after a lost answer, counted from its first use. If that is
+    /// unknown, zero is the safe assumption.
     pub refresh_token_grace: Lifespan,
     /// Whether opportunistic refresh is on unless the operator says otherwise.
     pub opportunistic_refresh: bool,
@@ -61,14 +58,12 @@ pub struct Profile {
     pub max_concurrent_refreshes: usize,
     /// Whether a refresh without `redirect_uri` is refused although the refresh token is good.
     pub wants_redirect_uri: bool,
-    /// The `scope` of a refresh of which no scopes are known. None: a refresh says no scope, and gets what was granted
-    /// (RFC 6749, section 6).
+    /// The `scope` to send if an entry's scopes are unknown. None: send no scope, and get what was granted before (RFC 6749,
+    /// section 6).
     pub scope: Option<&'static str>,
-    /// How long an access token lives of which the token endpoint does not say (`expires_in` left out), and the one before
-    /// it neither. None: not known.
+    /// How long an access token lives if neither its answer nor the one before had `expires_in`. None: unknown.
     pub unstated_lifetime: Option<Lifespan>,
-    /// How long an unused refresh token lives, if the token endpoint does not say
-    /// (`refresh_token_expires_in`). None: not known, or for ever.
+    /// How long an unused refresh token lives if the answer has no `refresh_token_expires_in`. None: unknown, or for ever.
     pub refresh_token_idle_lifetime: Option<Duration>,
 }
 
@@ -88,11 +83,11 @@ impl Profile {
         refresh_token_idle_lifetime: None,
     };
 
-    /// Whether it answers a wrong client secret or redirect URI as it answers a refresh token that is no good
-    /// (`invalid_grant`). Only there may the refusal of everybody be the operator's affair. Elsewhere it is a mass
-    /// revocation, as GitHub's in April 2022, and all of them have to log in again.
+    /// Whether the host answers a wrong client secret or redirect URI with `invalid_grant`, as it answers a dead refresh token.
+    /// Only at such a host can a refusal of everybody be a wrong setting. Elsewhere it is a mass revocation, as at GitHub in
+    /// April 2022, and all users must log in again.
     pub const fn refuses_for_settings(self) -> bool {
-        // The same two kinds do both.
+        // The same kinds do both.
         self.wants_redirect_uri
     }
 }
@@ -122,7 +117,6 @@ impl ProviderKind {
         }
     }
 
-    /// The kind's defaults.
     pub const fn profile(self) -> Profile {
         match self {
             Self::Github => Profile {
@@ -150,8 +144,8 @@ impl ProviderKind {
                 client_auth: Some(ClientAuth::Basic),
                 username: "x-token-auth",
                 // Atlassian, "OAuth 2.0 and API authentication changes for Bitbucket Cloud" (in force since 2026-05-04): a
-                // spent refresh token dies ten minutes after its first use, one that nobody uses after three months. Of the
-                // old access token it does not speak; Atlassian's note on its other products says that it ends too.
+                // spent refresh token dies ten minutes after its first use, an unused one after three months. The text does
+                // not mention the old access token. Atlassian's note on its other products says that it ends, too.
                 old_token_grace: Lifespan::secs(600),
                 refresh_token_grace: Lifespan::secs(600),
                 max_concurrent_refreshes: 16,

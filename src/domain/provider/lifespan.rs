@@ -1,4 +1,4 @@
-//! How long something lives that may live for ever.
+//! A duration that may be unlimited.
 
 use std::time::Duration;
 
@@ -7,22 +7,17 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::domain::clock::Timestamp;
 
-/// How long something lives. In provider files and the database a number of whole seconds, or the word `unlimited`.
+/// In provider files and the database: a number of whole seconds, or the word `unlimited`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lifespan {
-    /// It ends after this time.
     Ends(Duration),
-    /// It does not end by itself.
     Unlimited,
 }
 
 impl Lifespan {
-    /// It ends at once.
     pub const NONE: Self = Self::Ends(Duration::ZERO);
-    /// The word for what does not end.
     pub const UNLIMITED: &str = "unlimited";
 
-    /// A lifespan of so many seconds.
     pub const fn secs(secs: u32) -> Self {
         Self::Ends(Duration::from_secs(secs as u64))
     }
@@ -35,7 +30,7 @@ impl Lifespan {
         }
     }
 
-    /// Whether what began to live at `from` is still alive at `at`.
+    /// Whether a thing that began to live at `from` is alive at `at`.
     pub fn reaches(self, from: Timestamp, at: Timestamp) -> bool {
         match self {
             Self::Ends(duration) => at < from.plus(duration),

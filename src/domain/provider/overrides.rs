@@ -1,4 +1,4 @@
-//! What an operator says in place of a kind's defaults, beyond what has a column of its own in `auth_provider`.
+//! An operator's overrides of a kind's defaults that have no column of their own in `auth_provider`.
 
 use std::collections::BTreeMap;
 
@@ -7,38 +7,31 @@ use url::Url;
 
 use super::{Lifespan, Profile};
 
-/// Each field as the provider file names it. A field that is left out takes the kind's value.
+/// Fields have the names of the provider file. A missing field takes the kind's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Overrides {
-    /// Whether a refresh ends the old access token: at once, or after the kind's grace.
+    /// Whether a refresh revokes the old access token, at once or after the kind's grace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kills_old_token: Option<bool>,
-    /// How long the old access token works once it was refreshed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub old_token_grace_secs: Option<Lifespan>,
-    /// For how long from its first use a spent refresh token may be sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token_grace_secs: Option<Lifespan>,
-    /// How long an unused refresh token lives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_token_idle_lifetime_secs: Option<Lifespan>,
-    /// How long an access token lives if the token endpoint does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unstated_lifetime_secs: Option<Lifespan>,
-    /// Sent with every refresh, beside what OAuth names. No place for a secret.
+    /// Sent with every refresh, in addition to the parameters of OAuth. Not for secrets: `provider list` shows them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refresh_parameters: BTreeMap<String, String>,
-    /// Other hosts of the same installation, as requests and clone URLs name them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub other_hosts: Vec<String>,
-    /// Asked with a new access token until it is accepted there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate_url: Option<Url>,
 }
 
 impl Overrides {
-    /// How long the old access token works once it was refreshed.
     pub fn old_token_grace(&self, profile: &Profile) -> Lifespan {
         match (self.old_token_grace_secs, self.kills_old_token) {
             (Some(grace), _) => grace,
@@ -51,7 +44,7 @@ impl Overrides {
         }
     }
 
-    /// Whether it says both that a refresh ends the old access token and that it does not.
+    /// Whether two fields contradict each other about the old access token.
     pub fn contradicts_itself(&self) -> bool {
         match (self.kills_old_token, self.old_token_grace_secs) {
             (Some(kills), Some(grace)) => kills != matches!(grace, Lifespan::Ends(_)),
@@ -59,7 +52,7 @@ impl Overrides {
         }
     }
 
-    /// Its settings that are not those of `after`: name, before, after. None: the kind's.
+    /// The settings that differ from `after`: name, before, after. None: the kind's default.
     pub fn differences(&self, after: &Self) -> Vec<(&'static str, Option<String>, Option<String>)> {
         let secs = |lifespan: Option<Lifespan>| {
             lifespan.map(|lifespan| match lifespan {

@@ -11,37 +11,24 @@ use crate::domain::secret::{ExposeSecret, SecretString};
 /// A provider as an operator wrote it. A field that is not set takes the kind's default.
 #[derive(Debug, Clone)]
 pub struct ProviderRecord {
-    /// As it stands in clone URLs.
     pub host: String,
-    /// Which product it is.
     pub kind: ProviderKind,
-    /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret.
     pub client_secret: SecretString,
-    /// Others that are tried where the token endpoint does not take that one.
+    /// Tried in turn if the token endpoint rejects that one.
     pub spare_client_secrets: Vec<SecretString>,
-    /// Token endpoint.
     pub token_url: Option<Url>,
-    /// How the client authenticates there.
     pub client_auth: Option<ClientAuth>,
-    /// The redirect URI sent with a refresh.
     pub redirect_uri: Option<String>,
-    /// Git user name.
     pub username: Option<String>,
-    /// Whether opportunistic refresh is on.
     pub opportunistic_refresh: Option<bool>,
-    /// How long before expiry an opportunistic refresh is due.
     pub opportunistic_refresh_window_secs: Option<u32>,
-    /// What a required refresh does under a reservation.
     pub required_while_reserved: Option<RequiredWhileReserved>,
-    /// Refreshes in flight at once.
     pub max_concurrent_refreshes: Option<u16>,
-    /// What else it says.
     pub overrides: Overrides,
 }
 
-/// Neither the record nor its kind says what must be known.
+/// Neither the record nor its kind has a value.
 #[derive(Debug, thiserror::Error)]
 #[error("kind {kind} has no default {setting}; set it in the provider file")]
 pub struct NoDefault {
@@ -50,15 +37,15 @@ pub struct NoDefault {
 }
 
 impl ProviderRecord {
-    /// Every host that finds it.
+    /// Every host that this provider serves.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         [&self.host].into_iter().chain(&self.overrides.other_hosts).map(String::as_str)
     }
 
-    /// The provider that workers use: the kind's defaults where the record says nothing.
+    /// Fills in the kind's defaults.
     ///
     /// # Errors
-    /// [`NoDefault`]; `provider apply` lets no such record in.
+    /// [`NoDefault`]; `provider apply` refuses such a record.
     pub fn resolve(
         self,
         id: i64,
@@ -104,7 +91,7 @@ impl ProviderRecord {
         })
     }
 
-    /// Its settings that are not those of `after`: name, before, after. A secret is only named.
+    /// The settings that differ from `after`: name, before, after. Secrets are not shown.
     pub fn differences(&self, after: &Self) -> Vec<(&'static str, String, String)> {
         let shown = |record: &Self| {
             [
