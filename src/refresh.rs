@@ -6,18 +6,12 @@
 
 mod aftermath;
 mod call;
-mod circuit;
 mod flight;
 mod flights;
-mod gate;
+mod host;
 mod lease_guard;
 mod lifetime;
-mod no_entry;
-mod pace;
-mod permits;
-mod probes;
 mod save;
-mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +19,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-pub use self::circuit::{CircuitPolicy, Phase};
 use self::flight::FlightContext;
 use self::flights::Flights;
 pub use self::flights::{InFlight, Role};
-use self::gate::Gate;
-pub use self::no_entry::{HeldBack, NoEntry};
-pub use self::pace::Pace;
-use self::permits::HostPermits;
+use self::host::Hosts;
+pub use self::host::{CircuitPolicy, HeldBack, NoEntry, Pace};
 use crate::broker::events::Events;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::decide::Cause;
@@ -184,10 +174,8 @@ impl Refresher {
     ) -> Self {
         let Outlets { parking, events } = outlets;
         let bulkhead = Bulkhead::new(options.quotas);
-        let gate = Gate::new(options.circuit, options.limits, options.retry.retry_after_cap, events.clone());
-        let permits = HostPermits::default();
-        let context =
-            FlightContext { store, client, clock, options, hard_stop, permits, parking, gate, events };
+        let hosts = Hosts::new(&options, events.clone());
+        let context = FlightContext { store, client, clock, options, hard_stop, parking, hosts, events };
         Self { context: Arc::new(context), bulkhead, flights: Flights::default(), tracker }
     }
 
@@ -201,7 +189,8 @@ impl Refresher {
         if self.flights.is_under_way(entry.id) {
             return Ok(());
         }
-        self.context.gate.look(entry, provider, Instant::now())
+        let now = Instant::now();
+        self.context.hosts.of(provider, now).check(entry, provider, now)
     }
 
     /// Where messages wait.
@@ -214,9 +203,9 @@ impl Refresher {
         self.flights.join_or_start(order.entry.id, &self.tracker, |waiters| {
             let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
             let context = Arc::clone(&self.context);
-            // Unique for each flight, so that no check takes an earlier flight of this process for this one.
+            let flight = context.prepare(order);
             async move {
-                let outcome = context.run(order, &Uuid::new_v4().to_string(), &waiters).await;
+                let outcome = context.run(flight, &waiters).await;
                 drop(outstanding);
                 outcome
             }

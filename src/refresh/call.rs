@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::flight::FlightContext;
-use super::gate::Pass;
+use super::flight::{Flight, FlightContext};
+use super::host::{CallPermit, NoEntry};
 use super::lease_guard::LeaseGuard;
 use super::lifetime::{Lifetime, lifetime};
-use super::no_entry::NoEntry;
 use super::{FailedFlight, Order};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Lifespan;
@@ -73,12 +72,12 @@ impl FlightContext {
     /// Calls the token endpoint, again where that makes sense, and says how certain a failure is.
     pub(super) async fn call_provider(
         &self,
-        order: &Order,
-        holder: &str,
+        flight: &Flight,
         spent: &Spent<'_>,
         lease_guard: &LeaseGuard,
-        pass: Pass<'_>,
+        permit: CallPermit<'_>,
     ) -> Result<Issue, CallEnd> {
+        let Flight { order, host, .. } = flight;
         let provider = &order.provider;
         // A lost answer may have carried a new pair. That includes the answer to an earlier flight that gave up in doubt, or
         // whose worker died.
@@ -86,23 +85,23 @@ impl FlightContext {
         let answer_lost = &answer_lost;
         let calls = AtomicU32::new(0);
         let calls = &calls;
-        let mut first = Some(pass);
+        let mut first = Some(permit);
         let attempt = || {
             let again = first.is_none();
-            let pass = first.take().map_or_else(|| self.gate.admit_again(order, Instant::now()), Ok);
+            let permit = first.take().map_or_else(|| host.permit_again(order, Instant::now()), Ok);
             async move {
                 if again {
                     // A login, or a worker that was frozen, may have stored a newer pair meanwhile.
-                    Box::pin(self.renew_lease(&order.entry, holder, lease_guard)).await;
+                    Box::pin(self.renew_lease(flight, lease_guard)).await;
                 }
                 let asked_at = self.clock.now();
                 if !lease_guard.holds(asked_at) {
                     return Err(CallError::LeaseLost);
                 }
-                let pass = pass.map_err(CallError::NotLetThrough)?;
+                let permit = permit.map_err(CallError::NotLetThrough)?;
                 let answer = self.client.refresh(provider, spent.token, &order.entry.scopes).await;
                 calls.fetch_add(1, Ordering::Relaxed);
-                pass.settle(&answer, Instant::now(), asked_at);
+                permit.record(&answer, Instant::now(), asked_at);
                 if let Err(
                     RefreshError::Unavailable { acted: Acted::Unknown, .. } | RefreshError::Unreadable { .. },
                 ) = answer
@@ -113,7 +112,7 @@ impl FlightContext {
             }
         };
         let most_calls = self.options.circuit.failures;
-        let verdict = |error: &CallError| match self.gate.look_again(order, Instant::now()) {
+        let verdict = |error: &CallError| match host.check_again(order, Instant::now()) {
             Ok(()) if calls.load(Ordering::Relaxed) < most_calls => {
                 verdict(error, spent.may_be_sent_again(self.clock.now()))
             }
@@ -127,14 +126,14 @@ impl FlightContext {
             let now = Instant::now();
             match &end {
                 RetryEnd::GaveUp(CallError::Provider(RefreshError::Unavailable { retry_after, .. })) => {
-                    self.gate.back_off(&order.entry, *retry_after, now);
+                    host.back_off(&order.entry, *retry_after, now);
                 }
                 RetryEnd::GaveUp(CallError::Provider(RefreshError::Unreadable { .. })) => {
-                    self.gate.back_off(&order.entry, None, now);
+                    host.back_off(&order.entry, None, now);
                 }
                 RetryEnd::GaveUp(_) | RetryEnd::Cancelled(_) => {}
             }
-            let no_entry = self.gate.look(&order.entry, provider, now).err();
+            let no_entry = host.check(&order.entry, provider, now).err();
             let again = spent.may_be_sent_again(self.clock.now());
             failed_call(end, Lost { answer: answer_lost.load(Ordering::Relaxed), again }, order, no_entry)
         })

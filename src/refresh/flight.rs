@@ -1,17 +1,17 @@
-//! One flight, step by step: permit, lease, provider call under a heartbeat, store or give up.
+//! One flight, step by step: slot, permit, lease, provider call under a heartbeat, store or give up.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::call::{CallEnd, Spent, new_pair};
 use super::flights::Waiters;
-use super::gate::{Gate, Pass};
+use super::host::{CallPermit, HeldBack, HostState, Hosts};
 use super::lease_guard::LeaseGuard;
-use super::permits::HostPermits;
-use super::{FailedFlight, FlightOutcome, HeldBack, Order, RefreshOptions};
+use super::{FailedFlight, FlightOutcome, Order, RefreshOptions};
 use crate::broker::events::Events;
 use crate::domain::clock::Clock;
 use crate::domain::decide::Cause;
@@ -42,29 +42,48 @@ pub(super) struct FlightContext {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: RefreshOptions,
     pub(super) hard_stop: CancellationToken,
-    pub(super) permits: HostPermits,
     pub(super) parking: Parking,
-    pub(super) gate: Gate,
+    pub(super) hosts: Hosts,
     pub(super) events: Events,
 }
 
+/// What one flight is about.
+pub(super) struct Flight {
+    pub(super) order: Order,
+    /// Where it calls.
+    pub(super) host: Arc<HostState>,
+    /// Its name in the lease. It is unique, so that no check takes an earlier flight of this process for this one.
+    pub(super) holder: String,
+}
+
 impl FlightContext {
-    /// Refreshes an entry, unless nobody waits for it any more. `holder` names this flight in the lease.
+    /// Prepares a flight.
+    pub(super) fn prepare(&self, order: Order) -> Flight {
+        let now = Instant::now();
+        let deadline = match order.cause {
+            Cause::Required | Cause::Reported => order.deadline,
+            Cause::Opportunistic => order.deadline.min(now + self.options.opportunistic_budget),
+        };
+        let host = self.hosts.of(&order.provider, now);
+        Flight { order: Order { deadline, ..order }, host, holder: Uuid::new_v4().to_string() }
+    }
+
+    /// Refreshes an entry, unless nobody waits for it any more.
     ///
     /// Rare futures are boxed, because each flight is a task and would carry their size.
-    pub(super) async fn run(&self, order: Order, holder: &str, waiters: &Waiters) -> FlightOutcome {
-        let order = Order { deadline: self.deadline(&order), ..order };
-        let Some(_permit) = self.permits.acquire(&order.provider, order.deadline).await else {
-            return FlightOutcome::Failed(Arc::new(busy(&order)));
+    pub(super) async fn run(&self, flight: Flight, waiters: &Waiters) -> FlightOutcome {
+        let Flight { order, host, holder } = &flight;
+        let Some(_slot) = host.slot(&order.provider, order.deadline).await else {
+            return FlightOutcome::Failed(Arc::new(busy(order)));
         };
-        let pass = match self.gate.admit(&order, Instant::now()) {
-            Ok(pass) => pass,
+        let permit = match host.permit(order, Instant::now()) {
+            Ok(permit) => permit,
             Err(no_entry) => {
                 telemetry::refresh_not_begun(&order.provider.host, no_entry.held_back().map(HeldBack::name));
-                return FlightOutcome::Failed(Arc::new(no_entry.failed(&order)));
+                return FlightOutcome::Failed(Arc::new(no_entry.failed(order)));
             }
         };
-        // The requests may all have been answered while the flight waited for the permit. A refresh would kill a token in vain.
+        // The requests may all have been answered while the flight waited for the slot. A refresh would kill a token in vain.
         if !waiters.any() {
             return FlightOutcome::Moved;
         }
@@ -88,14 +107,14 @@ impl FlightContext {
             Err(error) => return FlightOutcome::StoreFailed(error),
         }
         let lease_guard = LeaseGuard::until(now.plus(ttl));
-        let spent = Spent::new(&refresh_token, &order, now);
+        let spent = Spent::new(&refresh_token, order, now);
         let outcome = tokio::select! {
-            outcome = self.refresh_under_lease(&order, holder, &spent, &lease_guard, pass) => outcome,
-            never = self.keep_lease(&order.entry, holder, &lease_guard) => match never {},
+            outcome = self.refresh_under_lease(&flight, &spent, &lease_guard, permit) => outcome,
+            never = self.keep_lease(&flight, &lease_guard) => match never {},
         };
         if let FlightOutcome::Refreshed(entry) = &outcome {
-            self.after_success(&order, entry).await;
-            Box::pin(self.validate(&order, entry)).await;
+            self.after_success(order, entry).await;
+            Box::pin(self.validate(order, entry)).await;
         }
         outcome
     }
@@ -119,32 +138,24 @@ impl FlightContext {
         }
     }
 
-    fn deadline(&self, order: &Order) -> Instant {
-        match order.cause {
-            Cause::Required | Cause::Reported => order.deadline,
-            Cause::Opportunistic => order.deadline.min(Instant::now() + self.options.opportunistic_budget),
-        }
-    }
-
     async fn refresh_under_lease(
         &self,
-        order: &Order,
-        holder: &str,
+        flight: &Flight,
         spent: &Spent<'_>,
         lease_guard: &LeaseGuard,
-        pass: Pass<'_>,
+        permit: CallPermit<'_>,
     ) -> FlightOutcome {
         let started = Instant::now();
-        match self.call_provider(order, holder, spent, lease_guard, pass).await {
+        match self.call_provider(flight, spent, lease_guard, permit).await {
             Ok(issue) => {
-                let pair = new_pair(order, issue, spent.token);
-                self.save_pair(order, holder, pair, started).await
+                let pair = new_pair(&flight.order, issue, spent.token);
+                self.save_pair(flight, pair, started).await
             }
             Err(CallEnd::LeaseLost) => FlightOutcome::Moved,
-            Err(CallEnd::Failed(flight)) => {
-                let host = &order.provider.host;
-                telemetry::refresh_failed(host, flight.kind.name(), &flight.message, started.elapsed());
-                Box::pin(self.give_up(order, holder, spent.token, flight)).await
+            Err(CallEnd::Failed(failed)) => {
+                let host = &flight.order.provider.host;
+                telemetry::refresh_failed(host, failed.kind.name(), &failed.message, started.elapsed());
+                Box::pin(self.give_up(flight, spent.token, failed)).await
             }
         }
     }
@@ -153,22 +164,22 @@ impl FlightContext {
     /// there now.
     async fn give_up(
         &self,
-        order: &Order,
-        holder: &str,
+        flight: &Flight,
         refresh_token: &SecretString,
-        flight: FailedFlight,
+        failed: FailedFlight,
     ) -> FlightOutcome {
+        let Flight { order, holder, .. } = flight;
         let failure = Failure {
-            kind: flight.kind,
-            message: flight.message.clone(),
+            kind: failed.kind,
+            message: failed.message.clone(),
             fingerprint: fingerprint(refresh_token),
             at: self.clock.now(),
         };
-        if flight.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
+        if failed.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
             return FlightOutcome::Moved;
         }
         // A refused refresh token settles the doubt: the provider has acted.
-        let settled = flight.certain || flight.kind.condemns_refresh_token();
+        let settled = failed.certain || failed.kind.condemns_refresh_token();
         let gave_up = if settled {
             self.store.give_up(&order.entry, holder, &failure).await
         } else {
@@ -176,18 +187,18 @@ impl FlightContext {
         };
         match gave_up {
             // Guarded by the generation: had a newer pair turned up, the refusal would say nothing about it.
-            Ok(Guarded::Done) => self.after_failure(order, &failure, flight).await,
+            Ok(Guarded::Done) => self.after_failure(order, &failure, failed).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
                 if settled {
-                    self.release(&order.entry, holder).await;
+                    self.release(flight).await;
                 }
                 FlightOutcome::Moved
             }
             Err(error) => {
                 // The lease ends by itself, and the next refresh meets the failure again.
                 telemetry::lease_not_kept(&error);
-                FlightOutcome::Failed(Arc::new(flight))
+                FlightOutcome::Failed(Arc::new(failed))
             }
         }
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tokio::time::{Instant, interval_at, timeout};
 
-use super::flight::FlightContext;
+use super::flight::{Flight, FlightContext};
 use crate::domain::clock::Timestamp;
-use crate::store::{Entry, Guarded, StoreError};
+use crate::store::{Guarded, StoreError};
 use crate::telemetry::{self, Statement};
 
 /// Until when a flight may count on its lease.
@@ -38,22 +38,18 @@ impl LeaseGuard {
 
 impl FlightContext {
     /// The heartbeat: renews the lease at each third of its life, so that it survives two lost beats.
-    pub(super) async fn keep_lease(
-        &self,
-        entry: &Entry,
-        holder: &str,
-        lease_guard: &LeaseGuard,
-    ) -> Infallible {
+    pub(super) async fn keep_lease(&self, flight: &Flight, lease_guard: &LeaseGuard) -> Infallible {
         let period = self.options.lease_ttl / 3;
         let mut beats = interval_at(Instant::now() + period, period);
         loop {
             beats.tick().await;
-            Box::pin(self.renew_lease(entry, holder, lease_guard)).await;
+            Box::pin(self.renew_lease(flight, lease_guard)).await;
         }
     }
 
     /// One beat.
-    pub(super) async fn renew_lease(&self, entry: &Entry, holder: &str, lease_guard: &LeaseGuard) {
+    pub(super) async fn renew_lease(&self, flight: &Flight, lease_guard: &LeaseGuard) {
+        let (entry, holder) = (&flight.order.entry, &flight.holder);
         let ttl = self.options.lease_ttl;
         // Read before the statement is sent: the lease counts from then, however long the answer takes.
         let now = self.clock.now();
@@ -69,12 +65,10 @@ impl FlightContext {
             Err(error) => telemetry::lease_not_kept(&error),
         }
     }
-}
 
-impl FlightContext {
     /// Gives the lease back after the pair has changed: the flight is over.
-    pub(super) async fn release(&self, entry: &Entry, holder: &str) {
-        match self.store.release(entry.id, holder).await {
+    pub(super) async fn release(&self, flight: &Flight) {
+        match self.store.release(flight.order.entry.id, &flight.holder).await {
             // Gone already, or another flight's.
             Ok(Guarded::Done | Guarded::Moved) => {}
             Err(error) => telemetry::lease_not_kept(&error),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::flight::FlightContext;
-use super::{FlightOutcome, Order};
+use super::FlightOutcome;
+use super::flight::{Flight, FlightContext};
 use crate::retry::Backoff;
 use crate::store::{NewPair, StoreError};
 use crate::telemetry;
@@ -20,13 +20,8 @@ impl FlightContext {
     /// Stores a new pair, and never drops it. While the database is away it tries again for as long as the process lives, and
     /// the heartbeat keeps others away. Once the process is told to stop, the pair is parked. A pair that the database refuses
     /// is parked at once.
-    pub(super) async fn save_pair(
-        &self,
-        order: &Order,
-        holder: &str,
-        pair: NewPair,
-        started: Instant,
-    ) -> FlightOutcome {
+    pub(super) async fn save_pair(&self, flight: &Flight, pair: NewPair, started: Instant) -> FlightOutcome {
+        let Flight { order, holder, .. } = flight;
         let host = &order.provider.host;
         let mut delays = STORE_AGAIN.delays();
         loop {
@@ -41,7 +36,7 @@ impl FlightContext {
                 }
                 Ok(None) => {
                     telemetry::refreshed_pair_superseded(host);
-                    Box::pin(self.release(&order.entry, holder)).await;
+                    Box::pin(self.release(flight)).await;
                     return FlightOutcome::Moved;
                 }
                 Err(error) => error,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::probes::NotNow;
-use super::{FailedFlight, Order};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Provider;
+use crate::refresh::{FailedFlight, Order};
 use crate::store::FailureKind;
 
 /// No call now.
@@ -63,7 +63,7 @@ impl From<NotNow> for NoEntry {
 
 impl NoEntry {
     /// Why a flight that was not let through brings no new pair.
-    pub(super) fn failed(self, order: &Order) -> FailedFlight {
+    pub(in crate::refresh) fn failed(self, order: &Order) -> FailedFlight {
         FailedFlight {
             kind: self.kind(),
             message: self.message(&order.provider),

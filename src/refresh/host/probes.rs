@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     impl Probes {
-        pub(in crate::refresh) const fn serves_proven(&self) -> bool {
+        pub(in crate::refresh::host) const fn serves_proven(&self) -> bool {
             self.proven.shared
         }
     }

@@ -78,27 +78,6 @@ struct AskedAway {
     until: Instant,
 }
 
-/// A state by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Calls go through.
-    Closed,
-    /// One probe at a time goes through.
-    HalfOpen,
-    /// No calls.
-    Open,
-}
-
-impl From<Phase> for CircuitState {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Closed => Self::Closed,
-            Phase::HalfOpen => Self::HalfOpen,
-            Phase::Open => Self::Open,
-        }
-    }
-}
-
 /// The right to make one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -132,11 +111,11 @@ impl Circuit {
         }
     }
 
-    pub(super) const fn phase(&self) -> Phase {
+    pub(super) const fn phase(&self) -> CircuitState {
         match self.state {
-            State::Closed => Phase::Closed,
-            State::Open { .. } => Phase::Open,
-            State::HalfOpen { .. } => Phase::HalfOpen,
+            State::Closed => CircuitState::Closed,
+            State::Open { .. } => CircuitState::Open,
+            State::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
 

@@ -39,12 +39,12 @@ impl Run {
     }
 
     /// One call of somebody's who was refreshed before, from beginning to end; none: it was not let through.
-    fn call(&mut self, end: CallEnd) -> Option<Phase> {
+    fn call(&mut self, end: CallEnd) -> Option<CircuitState> {
         let caller = self.somebody();
         self.call_of(caller, end)
     }
 
-    fn call_of(&mut self, caller: Caller, end: CallEnd) -> Option<Phase> {
+    fn call_of(&mut self, caller: Caller, end: CallEnd) -> Option<CircuitState> {
         let ticket = self.circuit.admit(caller, self.now).ok()?;
         self.circuit.settle(ticket, end, self.now);
         Some(self.circuit.phase())
@@ -70,13 +70,13 @@ impl Run {
 fn the_fifth_entry_that_fails_in_a_row_opens_it_and_not_the_fourth() {
     let mut run = Run::new();
     for _ in 0..4 {
-        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Closed));
+        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
     }
-    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
     for _ in 0..4 {
-        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Closed));
+        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
     }
-    assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open));
+    assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
     assert_eq!(run.stays_open_for(), 10);
     assert_eq!(run.call(CallEnd::Answered), None, "nobody is let through");
 }
@@ -89,9 +89,13 @@ fn one_entry_does_not_open_it_however_often_it_fails() {
             run.call(CallEnd::Unavailable);
         }
         for _ in 0..1_000 {
-            assert_eq!(run.call_of(caller, CallEnd::Unavailable), Some(Phase::Closed));
+            assert_eq!(run.call_of(caller, CallEnd::Unavailable), Some(CircuitState::Closed));
         }
-        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open), "it is the fourth, and this the fifth");
+        assert_eq!(
+            run.call(CallEnd::Unavailable),
+            Some(CircuitState::Open),
+            "it is the fourth, and this the fifth"
+        );
     }
 }
 
@@ -100,20 +104,24 @@ fn entries_that_failed_while_others_were_answered_count_again_only_once_they_wer
     let mut run = Run::new();
     for _ in 0..100 {
         for entry in 1..5 {
-            assert_eq!(run.call_of(PROVEN(entry), CallEnd::Unavailable), Some(Phase::Closed));
+            assert_eq!(run.call_of(PROVEN(entry), CallEnd::Unavailable), Some(CircuitState::Closed));
         }
-        assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+        assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
         for _ in 0..4 {
-            assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Closed));
+            assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
         }
-        assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(Phase::Closed), "it fails for itself");
-        assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+        assert_eq!(
+            run.call_of(PROVEN(1), CallEnd::Unavailable),
+            Some(CircuitState::Closed),
+            "it fails for itself"
+        );
+        assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
     }
     run.call_of(PROVEN(1), CallEnd::Answered);
     for _ in 0..4 {
         run.call(CallEnd::Unavailable);
     }
-    assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(Phase::Open));
+    assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(CircuitState::Open));
 }
 
 #[test]
@@ -122,13 +130,13 @@ fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_throu
     for entry in 1..=5 {
         run.call_of(LOGIN(entry), CallEnd::Unavailable);
     }
-    assert_eq!(run.circuit.phase(), Phase::Open);
+    assert_eq!(run.circuit.phase(), CircuitState::Open);
     assert_eq!(run.stays_open_for_this(LOGIN(6)), 10);
     let several: Vec<Ticket> =
         (11..14).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
     for ticket in several {
         run.circuit.settle(ticket, CallEnd::Answered, run.now);
-        assert_eq!(run.circuit.phase(), Phase::Closed);
+        assert_eq!(run.circuit.phase(), CircuitState::Closed);
     }
 
     let mut down = Run::new();
@@ -136,7 +144,7 @@ fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_throu
         down.call_of(LOGIN(entry), CallEnd::Unavailable);
     }
     let together = down.circuit.admit(PROVEN(11), down.now).unwrap();
-    assert_eq!(down.call(CallEnd::Unavailable), Some(Phase::Open));
+    assert_eq!(down.call(CallEnd::Unavailable), Some(CircuitState::Open));
     assert_eq!(down.stays_open_for(), 20, "then it is the host");
     down.circuit.settle(together, CallEnd::Unavailable, down.now);
     assert_eq!(down.stays_open_for(), 20, "once");
@@ -150,15 +158,15 @@ fn a_probe_of_one_who_failed_before_delays_nobody_and_one_of_a_newcomer_other_ne
     }
     run.call_of(PROVEN(5), CallEnd::Unavailable);
     run.wait(10);
-    assert_eq!(run.call_of(LOGIN(1), CallEnd::Unavailable), Some(Phase::HalfOpen));
+    assert_eq!(run.call_of(LOGIN(1), CallEnd::Unavailable), Some(CircuitState::HalfOpen));
     assert_eq!(run.stays_open_for_this(LOGIN(1)), 10, "for itself");
     assert_eq!(
         run.call_of(LOGIN(6), CallEnd::Unavailable),
-        Some(Phase::HalfOpen),
+        Some(CircuitState::HalfOpen),
         "it did not delay this one"
     );
     assert_eq!((run.stays_open_for_this(LOGIN(6)), run.stays_open_for_this(LOGIN(7))), (20, 20));
-    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed), "nor did any of them delay this one");
+    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed), "nor did any of them delay this one");
 }
 
 #[test]
@@ -168,10 +176,10 @@ fn a_lone_entry_that_failed_finds_the_host_back_by_itself() {
         run.call_of(PROVEN(entry), CallEnd::Unavailable);
     }
     run.wait(10);
-    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), Some(Phase::HalfOpen));
+    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), Some(CircuitState::HalfOpen));
     assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), None);
     run.wait(10);
-    assert_eq!(run.call_of(PROVEN(5), CallEnd::Answered), Some(Phase::Closed));
+    assert_eq!(run.call_of(PROVEN(5), CallEnd::Answered), Some(CircuitState::Closed));
 }
 
 #[test]
@@ -181,11 +189,11 @@ fn each_probe_that_fails_doubles_the_time_up_to_the_longest_and_a_good_one_start
     for longer in [20, 40, 60, 60] {
         let wait = run.stays_open_for();
         run.wait(wait);
-        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open));
+        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), longer);
     }
     run.wait(60);
-    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
     assert_eq!(run.fail_until_open(), 10);
 }
 
@@ -197,14 +205,14 @@ fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
     assert!(run.circuit.admit(PROVEN(1), run.now).is_err(), "too early");
     run.wait(1);
     let first = run.circuit.admit(PROVEN(1), run.now).unwrap();
-    assert_eq!(run.circuit.phase(), Phase::HalfOpen);
+    assert_eq!(run.circuit.phase(), CircuitState::HalfOpen);
     assert_eq!(run.circuit.admit(PROVEN(2), run.now), Err(NotNow(Duration::from_secs(1))));
     run.circuit.abandon(first);
     let second = run.circuit.admit(PROVEN(2), run.now).unwrap();
     run.circuit.abandon(first);
     assert!(run.circuit.admit(PROVEN(3), run.now).is_err(), "the ticket that was given back is void");
     run.circuit.settle(second, CallEnd::Answered, run.now);
-    assert_eq!(run.circuit.phase(), Phase::Closed);
+    assert_eq!(run.circuit.phase(), CircuitState::Closed);
 }
 
 #[test]
@@ -213,15 +221,15 @@ fn what_a_call_of_an_earlier_state_says_does_not_count() {
     let late: Vec<Ticket> = (0..20).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
     run.fail_until_open();
     run.circuit.settle(late[0], CallEnd::Answered, run.now);
-    assert_eq!(run.circuit.phase(), Phase::Open);
+    assert_eq!(run.circuit.phase(), CircuitState::Open);
     run.wait(10);
-    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
     for ticket in late {
         run.circuit.settle(ticket, CallEnd::Unavailable, run.now);
     }
     assert_eq!(
         run.circuit.phase(),
-        Phase::Closed,
+        CircuitState::Closed,
         "calls that hung since before it opened do not open it again"
     );
 }
@@ -232,12 +240,12 @@ fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_l
         let away = CallEnd::StayAway(Duration::from_secs(wish));
         let mut run = Run::new();
         for _ in 0..100 {
-            assert_eq!(run.call_of(PROVEN(1), away), Some(Phase::Closed), "one is not enough");
+            assert_eq!(run.call_of(PROVEN(1), away), Some(CircuitState::Closed), "one is not enough");
         }
-        assert_eq!(run.call_of(PROVEN(2), away), Some(Phase::Open));
+        assert_eq!(run.call_of(PROVEN(2), away), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), stays);
         run.wait(stays);
-        assert_eq!(run.call(CallEnd::Unavailable), Some(Phase::Open));
+        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), 20, "what it asked for does not grow");
     }
 }
@@ -248,10 +256,10 @@ fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_a
     let mut run = Run::new();
     run.call_of(PROVEN(1), away);
     run.call(CallEnd::Answered);
-    assert_eq!(run.call_of(PROVEN(2), away), Some(Phase::Closed), "others were answered");
+    assert_eq!(run.call_of(PROVEN(2), away), Some(CircuitState::Closed), "others were answered");
     run.wait(45);
-    assert_eq!(run.call_of(PROVEN(3), away), Some(Phase::Closed), "the first one's time is over");
-    assert_eq!(run.call_of(PROVEN(4), away), Some(Phase::Open));
+    assert_eq!(run.call_of(PROVEN(3), away), Some(CircuitState::Closed), "the first one's time is over");
+    assert_eq!(run.call_of(PROVEN(4), away), Some(CircuitState::Open));
 }
 
 #[test]
@@ -268,7 +276,7 @@ fn what_is_kept_of_entries_that_fail_is_bounded() {
         run.call_of(LOGIN(caller.entry), CallEnd::Unavailable);
     }
     assert_eq!(run.circuit.failing.len(), MOST_FAILING.get());
-    assert_eq!(run.call(CallEnd::Answered), Some(Phase::Closed));
+    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
 }
 
 fn call_end() -> impl Strategy<Value = CallEnd> {
@@ -310,7 +318,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let mut run = Run::new();
-        let mut under_way: Vec<(Ticket, Phase)> = Vec::new();
+        let mut under_way: Vec<(Ticket, CircuitState)> = Vec::new();
         for step in steps {
             match step {
                 Step::Wait(secs) => run.wait(secs),
@@ -327,9 +335,9 @@ proptest! {
                     let before = run.circuit.phase();
                     run.circuit.settle(ticket, end, run.now);
                     let after = run.circuit.phase();
-                    let closed_by_success = after != Phase::Closed || before == Phase::Closed || end == CallEnd::Answered;
+                    let closed_by_success = after != CircuitState::Closed || before == CircuitState::Closed || end == CallEnd::Answered;
                     prop_assert!(closed_by_success, "{end:?} closed it");
-                    let reopened = before == Phase::HalfOpen && after == Phase::Open;
+                    let reopened = before == CircuitState::HalfOpen && after == CircuitState::Open;
                     let good_past = ticket.probe.is_some_and(|probe| probe.candidate == Candidate::Proven);
                     prop_assert!(!reopened || good_past, "{ticket:?} opened it again");
                     let evidence = run.circuit.failing.iter().filter(|(_, failing)| failing.counts).count();
@@ -364,7 +372,7 @@ proptest! {
             run.circuit.abandon(ticket);
         }
         run.wait(300);
-        prop_assert_eq!(run.call_of(LOGIN(0), CallEnd::Answered), Some(Phase::Closed));
+        prop_assert_eq!(run.call_of(LOGIN(0), CallEnd::Answered), Some(CircuitState::Closed));
     }
 }
 

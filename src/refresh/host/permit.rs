@@ -1,0 +1,127 @@
+//! A permit for one call of a token endpoint, and what its answer says about the host.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::circuit::{CallEnd, Ticket};
+use super::probes::{Caller, NotNow, Probe};
+use super::{HostState, note_phase};
+use crate::contract::Event;
+use crate::domain::clock::Timestamp;
+use crate::oauth::RefreshError;
+use crate::telemetry::CircuitState;
+
+/// The right to make one call. If it is dropped without a record, the call was not made.
+#[derive(Debug)]
+pub(in crate::refresh) struct CallPermit<'a> {
+    host: &'a HostState,
+    caller: Caller,
+    /// Taken when the answer is recorded.
+    granted: Option<Granted>,
+}
+
+/// What a permit stands for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Granted {
+    pub(super) ticket: Ticket,
+    /// The probe of a host that refuses everybody.
+    pub(super) probe: Option<Probe>,
+    /// When the refresh began that this is the first call of.
+    pub(super) begun: Option<Instant>,
+}
+
+/// What a token endpoint answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer {
+    Pair,
+    Refusal,
+    Misconfigured,
+    None { retry_after: Option<Duration> },
+}
+
+/// A change of a circuit that upstream is told of.
+enum Transition {
+    Opened { retry_after: Duration },
+    Closed,
+}
+
+impl<'a> CallPermit<'a> {
+    pub(super) const fn new(host: &'a HostState, caller: Caller, granted: Granted) -> Self {
+        Self { host, caller, granted: Some(granted) }
+    }
+
+    /// Records the answer to the call that was made at `at`.
+    pub(in crate::refresh) fn record<T>(
+        mut self,
+        answer: &Result<T, RefreshError>,
+        now: Instant,
+        at: Timestamp,
+    ) {
+        let said = match answer {
+            Ok(_) => Answer::Pair,
+            Err(RefreshError::Refused { .. }) => Answer::Refusal,
+            Err(RefreshError::Misconfigured { .. }) => Answer::Misconfigured,
+            Err(RefreshError::Unavailable { retry_after, .. }) => Answer::None { retry_after: *retry_after },
+            Err(RefreshError::Unreadable { .. }) => Answer::None { retry_after: None },
+            // This machine could not ask, so the host was not called.
+            Err(RefreshError::Local { .. }) => return,
+        };
+        let Some(granted) = self.granted.take() else { return };
+        let Some(transition) = self.host.record(self.caller, granted, said, now) else { return };
+        let host = self.host.name.clone();
+        self.host.shared.events.emit(match transition {
+            Transition::Opened { retry_after } => Event::ProviderUnavailable {
+                host,
+                at,
+                retry_after_secs: retry_after.as_secs().max(1),
+                reason: answer.as_ref().err().map(ToString::to_string).unwrap_or_default(),
+            },
+            Transition::Closed => Event::ProviderRecovered { host, at },
+        });
+    }
+}
+
+impl HostState {
+    fn record(&self, caller: Caller, granted: Granted, answer: Answer, now: Instant) -> Option<Transition> {
+        let calls = &mut *self.calls();
+        calls.refusals.record(caller, granted.probe, answer, now + self.shared.circuit.open_for);
+        let end = match answer {
+            Answer::Pair | Answer::Refusal | Answer::Misconfigured => {
+                self.shared.standings.lock().answered(caller.entry);
+                CallEnd::Answered
+            }
+            Answer::None { retry_after: Some(wait) } if wait > self.shared.retry_after_cap => {
+                CallEnd::StayAway(wait)
+            }
+            Answer::None { .. } => CallEnd::Unavailable,
+        };
+        let before = calls.circuit.phase();
+        calls.circuit.settle(granted.ticket, end, now);
+        let after = calls.circuit.phase();
+        note_phase(&self.name, before, after);
+        match (before, after) {
+            (CircuitState::Closed, CircuitState::Open) => {
+                // The wait of an entry that was never refreshed here.
+                let stranger = Caller { entry: i64::MIN, proven: false };
+                let retry_after = calls.circuit.look(stranger, now).err().map(|NotNow(wait)| wait);
+                Some(Transition::Opened { retry_after: retry_after.unwrap_or_default() })
+            }
+            (CircuitState::HalfOpen, CircuitState::Closed) => Some(Transition::Closed),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for CallPermit<'_> {
+    fn drop(&mut self) {
+        let Some(Granted { ticket, probe, begun }) = self.granted.take() else { return };
+        let calls = &mut *self.host.calls();
+        calls.circuit.abandon(ticket);
+        calls.refusals.release(probe);
+        if let Some(begun) = begun {
+            calls.begun.take_back(begun);
+            self.host.shared.standings.lock().take_back(self.caller.entry, begun);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Whether a host refuses everybody, as the database says, and the probes that find out whether it still does.
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use super::circuit::MOST_FAILING;
+use super::no_entry::NoEntry;
+use super::permit::Answer;
+use super::probes::{Caller, Candidate, Probe, Probes};
+use crate::domain::clock::Timestamp;
+
+/// What one host refused.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    refusing: Option<RefusingHost>,
+    /// Who was refused and has not been refreshed since, and from when each may be a probe.
+    refused: LruCache<i64, Instant>,
+}
+
+/// A host that refuses everybody is asked again now and then.
+#[derive(Debug)]
+struct RefusingHost {
+    since: Timestamp,
+    probes: Probes,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self { refusing: None, refused: LruCache::new(MOST_FAILING) }
+    }
+}
+
+impl Refusals {
+    /// Takes over what the database says, and tells whether it is news. `next_probe`: when the first probe may come.
+    pub(super) fn follow(&mut self, since: Option<Timestamp>, next_probe: Instant) -> bool {
+        if self.refusing.as_ref().map(|refusing| refusing.since) == since {
+            return false;
+        }
+        self.refusing = since.map(|since| RefusingHost { since, probes: Probes::new(next_probe) });
+        true
+    }
+
+    /// Whether this one may call, as a probe if the host refuses everybody.
+    pub(super) fn check(&self, caller: Caller, now: Instant) -> Result<(), NoEntry> {
+        match &self.refusing {
+            Some(RefusingHost { since, probes }) if probes.look(self.candidate(caller), now).is_err() => {
+                Err(NoEntry::Refusing { since: *since })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Begins a probe if the host refuses everybody. This one [may call](Self::check).
+    pub(super) fn begin(&mut self, caller: Caller, now: Instant) -> Option<Probe> {
+        let candidate = self.candidate(caller);
+        self.refusing.as_mut().map(|refusing| refusing.probes.begin(candidate, now))
+    }
+
+    /// Records what a call says about whether the host refuses everybody. `again_from`: when the next probe may come if this
+    /// call was one and failed.
+    pub(super) fn record(
+        &mut self,
+        caller: Caller,
+        probe: Option<Probe>,
+        answer: Answer,
+        again_from: Instant,
+    ) {
+        match answer {
+            Answer::Pair => drop(self.refused.pop(&caller.entry)),
+            Answer::Refusal => drop(self.refused.push(caller.entry, again_from)),
+            Answer::Misconfigured | Answer::None { .. } => {}
+        }
+        self.release(probe);
+        if let (Some(refusing), Some(probe)) = (&mut self.refusing, probe) {
+            match answer {
+                Answer::Pair => {}
+                Answer::Refusal | Answer::Misconfigured | Answer::None { .. } => {
+                    refusing.probes.hold_back(probe.candidate, again_from);
+                }
+            }
+        }
+    }
+
+    /// The call of this probe is over, or was not made.
+    pub(super) fn release(&mut self, probe: Option<Probe>) {
+        if let (Some(refusing), Some(probe)) = (&mut self.refusing, probe) {
+            refusing.probes.end(probe);
+        }
+    }
+
+    fn candidate(&self, caller: Caller) -> Candidate {
+        match self.refused.peek(&caller.entry) {
+            Some(again_from) => Candidate::Failed { again_from: *again_from },
+            None if caller.proven => Candidate::Proven,
+            None => Candidate::Unproven,
+        }
+    }
+}
