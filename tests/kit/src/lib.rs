@@ -15,6 +15,8 @@
 //! the other. Everything here panics when it cannot do what it was asked: that is how a test fails, so
 //! `# Panics` sections would stand on every function.
 #![allow(clippy::expect_used, clippy::missing_panics_doc)]
+// Its tests and programs are written against this interface alone.
+#![warn(missing_docs)]
 
 pub mod database;
 pub mod http;
