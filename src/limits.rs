@@ -1,4 +1,4 @@
-//! Limits: how often a publisher may ask, and how many messages may wait for one thing.
+//! Limits: how often a publisher may ask, and how many messages may wait for one resource.
 
 pub mod bulkhead;
 pub mod publisher;

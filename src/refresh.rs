@@ -4,10 +4,10 @@
 //! of its own: a request that stops waiting does not stop it, because the provider may have rotated the pair already. Across
 //! replicas, the lease in the row allows one flight at a time (invariant 2).
 
-mod aftermath;
 mod call;
 mod flight;
 mod flights;
+mod follow_up;
 mod host;
 mod lease_guard;
 mod lifetime;
@@ -24,7 +24,7 @@ use self::flight::FlightContext;
 use self::flights::Flights;
 pub use self::flights::{InFlight, Role};
 use self::host::Hosts;
-pub use self::host::{CircuitPolicy, HeldBack, NoEntry, Pace};
+pub use self::host::{CircuitPolicy, HeldBack, NotPermitted, RateLimit};
 use crate::broker::events::Events;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::decide::Cause;
@@ -36,7 +36,7 @@ use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{RefreshSettings, WorkerSettings};
 use crate::store::{Entry, FailureKind, Store, StoreError};
 
-/// No circuit stays open for longer than this by itself.
+/// The longest time that a circuit stays open by itself.
 const OPEN_AT_MOST: Duration = Duration::from_secs(60);
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -54,21 +54,21 @@ pub struct RefreshOptions {
     pub opportunistic_budget: Duration,
     /// How calls of a token endpoint are tried again.
     pub retry: RetryPolicy,
-    /// When a host that fails is left alone.
+    /// When calls of a host that fails stop for a while.
     pub circuit: CircuitPolicy,
     /// How many refreshes may begin.
     pub limits: Limits,
-    /// How many messages may wait for one thing.
+    /// How many messages may wait for one resource.
     pub quotas: Quotas,
 }
 
-/// How many refreshes may begin, in one worker.
+/// How many refreshes one worker may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Of one identity.
-    pub per_identity: Pace,
+    pub per_identity: RateLimit,
     /// Of all identities at one host.
-    pub per_host: Pace,
+    pub per_host: RateLimit,
 }
 
 /// Where pairs and events go, beside the database.
@@ -127,9 +127,9 @@ pub struct FailedFlight {
     pub kind: FailureKind,
     /// What it was, in words; never a secret.
     pub message: String,
-    /// How long the provider wants to be left alone.
+    /// The pause that the provider asked for.
     pub retry_after: Option<Duration>,
-    /// Whether it is certain that the provider did not act, so that the stored token is what it was.
+    /// Whether the provider certainly did not act, so that the stored token is still good.
     pub certain: bool,
     /// When it would have given up in any case.
     pub deadline: Instant,
@@ -150,11 +150,11 @@ impl RefreshOptions {
                 failures: settings.circuit.failures,
                 open_for: settings.circuit.open_for,
                 open_at_most: OPEN_AT_MOST.max(settings.circuit.open_for),
-                stay_at_most: settings.retry_after_most,
+                pause_at_most: settings.retry_after_most,
             },
             limits: Limits {
-                per_identity: Pace { most: settings.identity_limit_per_minute, within: MINUTE },
-                per_host: Pace { most: settings.host_limit_per_second, within: SECOND },
+                per_identity: RateLimit { most: settings.identity_limit_per_minute, within: MINUTE },
+                per_host: RateLimit { most: settings.host_limit_per_second, within: SECOND },
             },
             quotas: Quotas::of_prefetch(worker),
         }
@@ -179,13 +179,12 @@ impl Refresher {
         Self { context: Arc::new(context), bulkhead, flights: Flights::default(), tracker }
     }
 
-    /// How refreshes are done.
     pub fn options(&self) -> &RefreshOptions {
         &self.context.options
     }
 
     /// Whether a refresh of this entry may begin now, or is under way.
-    pub fn look(&self, entry: &Entry, provider: &Provider) -> Result<(), NoEntry> {
+    pub fn check(&self, entry: &Entry, provider: &Provider) -> Result<(), NotPermitted> {
         if self.flights.is_under_way(entry.id) {
             return Ok(());
         }
@@ -193,7 +192,6 @@ impl Refresher {
         self.context.hosts.of(provider, now).check(entry, provider, now)
     }
 
-    /// Where messages wait.
     pub const fn bulkhead(&self) -> &Bulkhead {
         &self.bulkhead
     }
@@ -201,7 +199,7 @@ impl Refresher {
     /// Joins the flight of this entry, or starts one that refreshes it.
     pub fn refresh(&self, order: Order) -> InFlight {
         self.flights.join_or_start(order.entry.id, &self.tracker, |waiters| {
-            let outstanding = self.bulkhead.take_off(&order.provider.host, Instant::now());
+            let outstanding = self.bulkhead.flight_began(&order.provider.host, Instant::now());
             let context = Arc::clone(&self.context);
             let flight = context.prepare(order);
             async move {

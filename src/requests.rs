@@ -48,7 +48,7 @@ pub struct Handler {
     pub flags: Flags,
     /// Who may ask for what.
     pub access: Access,
-    /// How often a publisher may ask; none: as often as he likes.
+    /// How often a publisher may ask. None: there is no limit.
     pub publisher_limit: Option<PublisherLimit>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
@@ -56,10 +56,10 @@ pub struct Handler {
     pub budgets: Budgets,
 }
 
-/// The most time that a request can ask for: the broker closes a channel over what is not acked for half an hour.
+/// The most time that a request can ask for. The broker closes a channel if a message is not acked for half an hour.
 const LONGEST_BUDGET: Duration = Duration::from_secs(600);
 
-/// AMQP's `timestamp` counts whole seconds: the message is younger than it says by up to this.
+/// AMQP's `timestamp` counts whole seconds, so a message may be younger than it says by up to this.
 const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
 
 /// How much time a request has, where its `expiration` does not say.
@@ -88,7 +88,7 @@ pub struct Incoming<'a> {
     pub envelope: &'a Envelope,
     /// When it came, and when its requester stops waiting.
     pub time: TimeFrame,
-    /// Whose prefetch it takes a place of.
+    /// The queue whose prefetch it counts against.
     pub queue: Queue,
     /// Whether the broker delivers it again.
     pub redelivered: bool,
@@ -108,7 +108,7 @@ impl TimeFrame {
         self.give_up_at
     }
 
-    /// The same by the clock that workers share.
+    /// The same, by the clock that workers share.
     pub const fn deadline(&self) -> Timestamp {
         self.deadline
     }
@@ -122,7 +122,7 @@ impl Handler {
     /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
         let Incoming { kind, request, envelope, time, queue, redelivered } = incoming;
-        // Also what is refused for something else counts.
+        // A message counts also if it is refused for another reason.
         let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
         if let Some(unanswerable) = envelope.unanswerable {
             return Outcome::Unanswerable { reason: unanswerable.to_string() };
@@ -146,7 +146,7 @@ impl Handler {
         if let Some(too_often) = too_often
             && envelope.reply_to.is_some()
         {
-            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_told);
+            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_logged);
             return Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often));
         }
         if time.is_over() {
@@ -155,8 +155,7 @@ impl Handler {
             return Outcome::error(kind, Echo::of(&request), error);
         }
         let publisher = envelope.publisher.as_deref();
-        // Every message has room for the largest of these: what is not for a token goes into
-        // a box of its own.
+        // Every message has room for the largest of these, so the rare ones are boxed.
         match request {
             Request::Token(request) => {
                 let ask = Ask {
@@ -184,8 +183,9 @@ impl Handler {
         }
     }
 
-    /// When the request came and when its requester stops waiting: at the `deadline` that it came with before it was put
-    /// off, else counted from its `timestamp` where it has one (a message may have waited in the queue), else from now.
+    /// When the request came, and when its requester stops waiting. That is the `deadline` from before the message was put off,
+    /// if there is one. Otherwise the budget counts from the message's `timestamp`, because the message may have waited in the
+    /// queue, or from now.
     pub fn time_frame(
         &self,
         kind: MessageKind,
@@ -210,7 +210,6 @@ impl Handler {
         TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
     }
 
-    /// One token, as a reply.
     async fn token_reply(&self, ask: Ask<'_>) -> TokenReply {
         match self.hand_out(&ask).await {
             Ok(grant) => TokenReply::Ok(grant),

@@ -36,7 +36,7 @@ pub use self::dead_letters::{
 };
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    CircuitState, circuit_changed, circuit_known, could_not_ask, crowded_out, host_refusing,
+    CircuitState, bulkhead_refused, circuit_changed, circuit_known, could_not_ask, host_refusing,
     local_causes_known, refresh_not_begun, refusal_forgiven, refusal_not_judged,
 };
 pub use self::housekeeping::{

@@ -1,7 +1,7 @@
-//! CONSUME … REPLY, ACK: consumers, permits, settling, drain.
+//! CONSUME … REPLY, ACK: consumers, settling, drain.
 //!
-//! The prefetch of each queue is the permit: the broker sends no more messages than may be in hand at once. Each queue has
-//! a task, which consumes it and takes its messages on. Only this module publishes and acks.
+//! The prefetch of each queue limits the messages in hand: the broker sends no more at once. Each queue has a task that consumes
+//! it and polls its messages. Only this module replies and acks.
 
 mod acks;
 mod consume;
@@ -48,18 +48,15 @@ use crate::store::database::{Availability, clock_sync};
 use crate::store::provider_cache::Providers;
 use crate::telemetry;
 
-/// How long a worker that is done otherwise goes on publishing events, where the broker does not take them.
-const EVENTS_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a worker that is otherwise done tries to publish its last events.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a worker's time is.
+/// Where a worker gets the time from.
 #[derive(Debug)]
 pub enum TimeSource {
     /// The database's clock, which all workers follow. The machine's own one is compared with it.
-    Database {
-        /// The machine's.
-        own: Arc<dyn Clock>,
-    },
-    /// This clock and no other: for a test of another day.
+    Database { own: Arc<dyn Clock> },
+    /// This clock alone, for tests of another day.
     Given(Arc<dyn Clock>),
 }
 
@@ -71,14 +68,14 @@ pub struct Worker {
     health: Arc<Health>,
     /// One for each tier of messages.
     consumers: Vec<JoinHandle<Option<Drained>>>,
-    /// Replies beside those connections.
+    /// The connection for replies that may cost the connection of their requests.
     aside: Arc<Aside>,
     /// Messages in hand.
     messages: TaskTracker,
     refreshing: Refreshing,
-    /// Everything that ends with the hard stop: admin endpoint, flag reloading, the looks at the database.
+    /// The tasks that end with the hard stop: admin endpoint, flag reloading, database checks.
     services: Services,
-    /// Ends the publisher, which refreshes need for longer than the hard stop.
+    /// Ends the publisher. Refreshes need it until after the hard stop.
     closed: CancellationToken,
 }
 
@@ -97,7 +94,7 @@ impl Worker {
         let (services, closed) = (Services::default(), CancellationToken::new());
         let started = Self::wire(settings, time, metrics, &stop, &services, &closed).await;
         if started.is_err() {
-            // What was started before the step that failed must not run on.
+            // The tasks that were started before the failure must end.
             stop.soft.cancel();
             stop.hard.cancel();
             closed.cancel();
@@ -106,7 +103,7 @@ impl Worker {
         started
     }
 
-    /// Puts the parts together, in the order in which they need each other.
+    /// Puts the parts together, in the order of their dependencies.
     async fn wire(
         settings: Settings,
         time: TimeSource,
@@ -193,34 +190,33 @@ impl Worker {
         Ok(Self { settings, stop, health, consumers, aside, messages, refreshing, services, closed })
     }
 
-    /// What the admin endpoint knows.
     pub fn health(&self) -> &Arc<Health> {
         &self.health
     }
 
-    /// Waits for the soft stop, then finishes: what is in hand is answered, or at the hard stop given back.
+    /// Waits for the soft stop, then finishes: messages in hand are answered, or given back at the hard stop.
     pub async fn join(self) -> anyhow::Result<()> {
         let drained = try_join_all(self.consumers).await.context("the consumers ended unexpectedly")?;
         self.messages.close();
         self.messages.wait().await;
         let flights = &self.refreshing.flights;
         flights.close();
-        // A provider call that is under way may have rotated a pair: it gets the time it needs to be stored, even
-        // after the hard stop.
-        let patience = self.settings.refresh.total_timeout + Duration::from_secs(1);
+        // A provider call under way may have rotated a pair. It gets the time to end and store the pair, even after the hard
+        // stop.
+        let call_timeout = self.settings.refresh.total_timeout + Duration::from_secs(1);
         let finished = async {
             tokio::select! {
                 () = flights.wait() => true,
                 late = async {
                     self.stop.hard.cancelled().await;
-                    timeout(patience, flights.wait()).await.is_ok()
+                    timeout(call_timeout, flights.wait()).await.is_ok()
                 } => late,
             }
         };
         if !finished.await {
             tracing::error!(refreshes = flights.len(), "stopping with refreshes under way");
         }
-        self.refreshing.publish_last_events(EVENTS_PATIENCE, &self.stop).await?;
+        self.refreshing.publish_last_events(EVENTS_TIMEOUT, &self.stop).await?;
         join_all(drained.iter().flatten().map(Drained::close)).await;
         self.aside.close().await;
         self.stop.hard.cancel();
@@ -231,7 +227,6 @@ impl Worker {
     }
 }
 
-/// Opens the port of the admin endpoint.
 async fn open_admin(settings: &Settings, health: &Health) -> anyhow::Result<Endpoint> {
     let endpoint = Endpoint::open(&settings.admin).await?;
     let address = endpoint.address()?;
@@ -241,7 +236,7 @@ async fn open_admin(settings: &Settings, health: &Health) -> anyhow::Result<Endp
 }
 
 impl TimeSource {
-    /// The clock that is told by it, kept right for as long as the worker runs.
+    /// A clock, which is kept right for as long as the worker runs.
     async fn open(
         self,
         settings: &Settings,
@@ -262,7 +257,7 @@ impl TimeSource {
     }
 }
 
-/// Seals what the broker itself lays into the dead letters.
+/// Seals the dead letters that the broker itself makes.
 fn seal_dead_letters(
     broker: &Arc<Broker>,
     keys: &Arc<KeyRing>,
@@ -276,7 +271,7 @@ fn seal_dead_letters(
     services.spawn_until("sealing dead letters", stop.soft.clone(), seal);
 }
 
-/// Where it is switched on. `instance` is the worker's name.
+/// Starts housekeeping if it is enabled. `instance` is the worker's name.
 fn keep_house(settings: &Settings, handler: &Handler, instance: &str, services: &Services, stop: &Stop) {
     if !settings.housekeeping.enabled {
         return;
@@ -292,7 +287,7 @@ fn keep_house(settings: &Settings, handler: &Handler, instance: &str, services: 
     services.spawn_until("housekeeping", stop.soft.clone(), run);
 }
 
-/// Consumes every tier of messages. The ordinary ones come from partitions too.
+/// Consumes every tier of messages. Ordinary messages come from partitions too.
 fn consume(common: &Common, partitions: Partitions) -> Vec<JoinHandle<Option<Drained>>> {
     let mut partitions = Some(partitions);
     let of_tier = |tier| {

@@ -1,20 +1,23 @@
-//! Bulkheads: how many messages in hand may wait for one thing, or on behalf of one party, so that whatever is slow or
-//! dead leaves the rest of the prefetch window to the others.
+//! Bulkheads: how many messages in hand may wait for one resource, or for one publisher or user. So whatever is slow or dead
+//! leaves the rest of the prefetch to others.
 //!
-//! A message waits for a host (a refresh there), for a reservation (of one user's token) or for a reply queue (one that
-//! does not take its reply). Each queue of messages gives each of these a quarter of its prefetch: so many may wait for as
-//! long as their own time lasts. Those over it may stand by while the thing is not stalled, which it is as soon as the
-//! oldest wait or flight that is outstanding there is two seconds old: a burst for one token that takes 50 ms to refresh is
-//! no reason to refuse anybody. Once it is stalled they are refused.
+//! A message waits for a host (a refresh there), for a reservation (of one user's token) or for a reply queue (that does not
+//! take its reply). Each queue gives each of these resources a quarter of its prefetch as its quota. Messages within the quota
+//! wait until their own time is over. Messages over the quota may wait until the resource is stalled, and are refused then. A
+//! resource is stalled once its oldest wait or flight is two seconds old. So a burst for one token that takes 50 ms to refresh
+//! is refused nothing.
 //!
-//! Whoever waits for something that is stalled counts for their publisher and their user as well. A publisher has a
-//! quarter of the prefetch over everything that is stalled, and a user half of that, so that neither can fill a
-//! host's share with one token that is slow. Messages without a publisher share one.
+//! A message that waits for a stalled resource is also charged to its publisher and its user. A publisher may have a quarter of
+//! the prefetch charged over all resources, and a user half of that. So neither can use up a host's quota with one slow token.
+//! Messages without a publisher count as one publisher's.
 //!
 //! Suspects (`worker/suspects.rs`) have a queue of their own with a small prefetch, and a quarter of that. Isolated messages
-//! are in hand one at a time, and those behind would wait as well. So an isolated message waits for nothing that is stalled.
+//! are in hand one at a time, so one that waits delays those behind. An isolated message never waits for a stalled resource.
+//!
+//! Hosts are counted here and not in the refresher's state of a host, because the shares of publisher and user cover all kinds
+//! of resources, under one lock.
 
-use std::collections::hash_map::Entry as Slot;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,19 +29,19 @@ use tokio::time::{Instant, timeout_at};
 use crate::contract::MessageKind;
 use crate::settings::WorkerSettings;
 
-/// Something whose oldest wait or flight is older than this is stalled.
+/// A resource is stalled once its oldest wait or flight is this old.
 pub const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 /// The prefetch of suspects.
 pub const SUSPECTS_IN_HAND: u16 = 16;
 
-/// What part of a queue's prefetch may wait for one thing, or on behalf of one publisher.
+/// The part of a queue's prefetch that may wait for one resource, or for one publisher: a quarter.
 const SHARE: usize = 4;
 
-/// What part of that may wait on behalf of one user.
+/// The part of a publisher's share that one user may have: half.
 const SHARE_OF_A_USER: usize = 2;
 
-/// Where a message came from: whose prefetch it takes a place of.
+/// The queue whose prefetch a message counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// The queue of its kind, or a partition.
@@ -49,7 +52,7 @@ pub enum Queue {
     Isolated,
 }
 
-/// How many messages of a queue may wait for one thing. Isolated ones may not.
+/// How many messages of each queue may wait for one resource. Isolated messages have no quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
     /// Of `token.request`.
@@ -66,7 +69,7 @@ pub struct Quotas {
 
 /// What messages wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Thing {
+pub enum Resource {
     /// A refresh at a host.
     Host(String),
     /// The end of somebody's reservation of a user's token.
@@ -76,14 +79,14 @@ pub enum Thing {
         /// Whose token it is.
         user_id: String,
     },
-    /// A queue that does not take its reply.
+    /// A queue that does not take a reply.
     ReplyQueue(String),
 }
 
-/// On whose behalf a message waits.
+/// Whom a message that waits is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Party {
-    /// The AMQP user who published it, where the broker vouches for one.
+enum Principal {
+    /// The AMQP user who published it, if the broker vouches for one.
     Publisher(Option<String>),
     User(String),
 }
@@ -91,7 +94,6 @@ enum Party {
 /// A message that may have to wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiter<'a> {
-    /// Where it came from.
     pub queue: Queue,
     /// The AMQP user who published it.
     pub publisher: Option<&'a str>,
@@ -99,71 +101,69 @@ pub struct Waiter<'a> {
     pub user_id: Option<&'a str>,
 }
 
-/// Everybody who waits. Cheap to clone; clones are one and the same.
+/// All messages that wait. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Bulkhead {
     quotas: Quotas,
     waits: Arc<Mutex<Waits>>,
 }
 
-/// A place to wait for one thing, kept for as long as the message is in hand.
+/// The right to wait for one resource, kept for as long as the message is in hand.
 #[derive(Debug)]
-pub struct Seat {
+pub struct WaitSlot {
     bulkhead: Bulkhead,
-    thing: Thing,
+    resource: Resource,
     queue: Queue,
-    parties: Vec<Party>,
+    principals: Vec<Principal>,
     number: u64,
-    place: Place,
+    state: SlotState,
 }
 
-/// A flight that is outstanding at a host, also when nobody waits for it any more.
+/// A flight under way at a host. It counts as outstanding there even if nobody waits for it any more.
 #[derive(Debug)]
-pub struct Outstanding {
+pub struct OutstandingFlight {
     bulkhead: Bulkhead,
-    thing: Thing,
+    resource: Resource,
     number: u64,
 }
 
-/// Too many wait already, for the same thing or on behalf of the same party, and it is stalled.
+/// The resource is stalled, and too many messages wait for it already, or for the same publisher or user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crowded;
+pub struct TooManyWaiting;
 
 /// How a wait ended.
 #[derive(Debug)]
 pub enum Waited<T> {
-    /// What was waited for came.
-    Came(T),
-    /// It did not in time.
+    /// What the message waited for.
+    Completed(T),
     TimedOut,
-    /// The seat is needed for others.
-    Crowded,
+    TooManyWaiting,
 }
 
-/// What one who waits has got.
+/// How a wait is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// None yet: more wait than the quota allows.
-    StandsBy,
-    /// One of the thing's share.
-    Seated,
-    /// The thing is stalled, and the place counts for publisher and user as well.
-    Held,
+enum SlotState {
+    /// Not at all: more messages wait than the quota allows.
+    OverQuota,
+    /// In the resource's quota.
+    WithinQuota,
+    /// In the quota, and charged to publisher and user, because the resource is stalled.
+    Charged,
 }
 
 #[derive(Debug, Default)]
 struct Waits {
-    things: HashMap<Thing, WaitsForThing>,
-    parties: HashMap<(Party, Queue), usize>,
+    resources: HashMap<Resource, ResourceWaits>,
+    charged: HashMap<(Principal, Queue), usize>,
     last: u64,
 }
 
-/// Who waits for one thing.
+/// The waits for one resource.
 #[derive(Debug, Default)]
-struct WaitsForThing {
-    /// When each wait and flight began. The numbers grow, so the first one is the oldest.
+struct ResourceWaits {
+    /// When each wait and flight began. The numbers grow, so the first entry is the oldest.
     outstanding: BTreeMap<u64, Instant>,
-    seated: HashMap<Queue, usize>,
+    within_quota: HashMap<Queue, usize>,
 }
 
 impl Quotas {
@@ -190,48 +190,52 @@ impl Quotas {
         }
     }
 
-    fn of_party(self, party: &Party, queue: Queue) -> usize {
-        match party {
-            Party::Publisher(_) => self.of(queue),
-            Party::User(_) => self.of(queue).div_ceil(SHARE_OF_A_USER),
+    fn of_principal(self, principal: &Principal, queue: Queue) -> usize {
+        match principal {
+            Principal::Publisher(_) => self.of(queue),
+            Principal::User(_) => self.of(queue).div_ceil(SHARE_OF_A_USER),
         }
     }
 }
 
 impl Bulkhead {
-    /// With nobody waiting.
     pub fn new(quotas: Quotas) -> Self {
         Self { quotas, waits: Arc::default() }
     }
 
-    /// A place for a message to wait for something.
+    /// Lets a message wait for a resource.
     ///
     /// # Errors
-    /// [`Crowded`]: it may not wait at all.
-    pub fn enter(&self, thing: Thing, waiter: Waiter<'_>, now: Instant) -> Result<Seat, Crowded> {
-        let parties = [
-            Some(Party::Publisher(waiter.publisher.map(str::to_owned))),
-            waiter.user_id.map(|user| Party::User(user.to_owned())),
+    /// [`TooManyWaiting`]: it may not wait at all.
+    pub fn enter(
+        &self,
+        resource: Resource,
+        waiter: Waiter<'_>,
+        now: Instant,
+    ) -> Result<WaitSlot, TooManyWaiting> {
+        let principals = [
+            Some(Principal::Publisher(waiter.publisher.map(str::to_owned))),
+            waiter.user_id.map(|user| Principal::User(user.to_owned())),
         ];
-        let number = self.waits().begin(thing.clone(), now);
-        let mut seat = Seat {
+        let number = self.waits().begin(resource.clone(), now);
+        let mut slot = WaitSlot {
             bulkhead: self.clone(),
-            thing,
+            resource,
             queue: waiter.queue,
-            parties: parties.into_iter().flatten().collect(),
+            principals: principals.into_iter().flatten().collect(),
             number,
-            place: Place::StandsBy,
+            state: SlotState::OverQuota,
         };
-        // Dropped where it is crowded, which takes it off the list again.
-        seat.patience(now)?;
-        Ok(seat)
+        // On an error the slot is dropped, which ends the wait again.
+        slot.check(now)?;
+        Ok(slot)
     }
 
-    /// Takes note of a flight at a host.
-    pub fn take_off(&self, host: &str, now: Instant) -> Outstanding {
-        let thing = Thing::Host(host.to_owned());
-        let number = self.waits().begin(thing.clone(), now);
-        Outstanding { bulkhead: self.clone(), thing, number }
+    /// Counts a flight at a host for as long as the value lives.
+    pub fn flight_began(&self, host: &str, now: Instant) -> OutstandingFlight {
+        let resource = Resource::Host(host.to_owned());
+        let number = self.waits().begin(resource.clone(), now);
+        OutstandingFlight { bulkhead: self.clone(), resource, number }
     }
 
     fn waits(&self) -> MutexGuard<'_, Waits> {
@@ -240,127 +244,127 @@ impl Bulkhead {
 }
 
 impl Waits {
-    fn begin(&mut self, thing: Thing, now: Instant) -> u64 {
+    fn begin(&mut self, resource: Resource, now: Instant) -> u64 {
         self.last += 1;
-        self.things.entry(thing).or_default().outstanding.insert(self.last, now);
+        self.resources.entry(resource).or_default().outstanding.insert(self.last, now);
         self.last
     }
 
-    /// Ends a wait or a flight. What nobody waits for is forgotten: outsiders choose the names.
-    fn end(&mut self, thing: &Thing, number: u64, seat_of: Option<Queue>) {
-        let Some(waits) = self.things.get_mut(thing) else { return };
+    /// Ends a wait or a flight. A resource without waits is forgotten, because outsiders choose the names.
+    fn end(&mut self, resource: &Resource, number: u64, quota_of: Option<Queue>) {
+        let Some(waits) = self.resources.get_mut(resource) else { return };
         waits.outstanding.remove(&number);
-        if let Some(seated) = seat_of.and_then(|queue| waits.seated.get_mut(&queue)) {
-            *seated -= 1;
+        if let Some(within_quota) = quota_of.and_then(|queue| waits.within_quota.get_mut(&queue)) {
+            *within_quota -= 1;
         }
         if waits.outstanding.is_empty() {
-            self.things.remove(thing);
+            self.resources.remove(resource);
         }
     }
 
-    /// When this becomes stalled, if nobody who waits for it gets it before.
-    fn stalled_at(&self, thing: &Thing, now: Instant) -> Instant {
-        let oldest = self.things.get(thing).and_then(|waits| waits.outstanding.values().next());
+    /// When this resource becomes stalled, unless its oldest wait ends before.
+    fn stalled_at(&self, resource: &Resource, now: Instant) -> Instant {
+        let oldest = self.resources.get(resource).and_then(|waits| waits.outstanding.values().next());
         oldest.copied().unwrap_or(now) + STALLED_AFTER
     }
 
-    fn sit_down(&mut self, thing: &Thing, queue: Queue, quota: usize) -> bool {
-        let Some(waits) = self.things.get_mut(thing) else { return false };
-        let seated = waits.seated.entry(queue).or_default();
-        let free = *seated < quota;
-        *seated += usize::from(free);
+    fn take_quota(&mut self, resource: &Resource, queue: Queue, quota: usize) -> bool {
+        let Some(waits) = self.resources.get_mut(resource) else { return false };
+        let within_quota = waits.within_quota.entry(queue).or_default();
+        let free = *within_quota < quota;
+        *within_quota += usize::from(free);
         free
     }
 
-    /// Counts a seat for all of its parties, or for none.
-    fn hold(&mut self, parties: &[Party], queue: Queue, quotas: Quotas) -> bool {
-        let held = |party: &Party| self.parties.get(&(party.clone(), queue)).copied().unwrap_or(0);
-        if parties.iter().any(|party| held(party) >= quotas.of_party(party, queue)) {
+    /// Charges a wait to all of its principals, or to none.
+    fn charge(&mut self, principals: &[Principal], queue: Queue, quotas: Quotas) -> bool {
+        let charged =
+            |principal: &Principal| self.charged.get(&(principal.clone(), queue)).copied().unwrap_or(0);
+        if principals.iter().any(|principal| charged(principal) >= quotas.of_principal(principal, queue)) {
             return false;
         }
-        for party in parties {
-            *self.parties.entry((party.clone(), queue)).or_default() += 1;
+        for principal in principals {
+            *self.charged.entry((principal.clone(), queue)).or_default() += 1;
         }
         true
     }
 
-    fn let_go(&mut self, parties: Vec<Party>, queue: Queue) {
-        for party in parties {
-            if let Slot::Occupied(mut held) = self.parties.entry((party, queue)) {
-                *held.get_mut() -= 1;
-                if *held.get() == 0 {
-                    held.remove();
+    fn release(&mut self, principals: Vec<Principal>, queue: Queue) {
+        for principal in principals {
+            if let Entry::Occupied(mut charged) = self.charged.entry((principal, queue)) {
+                *charged.get_mut() -= 1;
+                if *charged.get() == 0 {
+                    charged.remove();
                 }
             }
         }
     }
 }
 
-impl Seat {
-    /// What it is for.
-    pub const fn thing(&self) -> &Thing {
-        &self.thing
+impl WaitSlot {
+    pub const fn resource(&self) -> &Resource {
+        &self.resource
     }
 
-    /// Waits for something until then, or until the seat is needed for others.
-    pub async fn wait<T>(&mut self, until: Instant, something: impl Future<Output = T>) -> Waited<T> {
-        let mut something = pin!(something);
+    /// Waits for `operation`, at most until then and for as long as the quotas allow.
+    pub async fn wait<T>(&mut self, until: Instant, operation: impl Future<Output = T>) -> Waited<T> {
+        let mut operation = pin!(operation);
         loop {
-            let patience = match self.patience(Instant::now()) {
-                Ok(patience) => patience.map_or(until, |patience| patience.min(until)),
-                Err(Crowded) => return Waited::Crowded,
+            let next_check = match self.check(Instant::now()) {
+                Ok(next_check) => next_check.map_or(until, |next_check| next_check.min(until)),
+                Err(TooManyWaiting) => return Waited::TooManyWaiting,
             };
-            match timeout_at(patience, something.as_mut()).await {
-                Ok(came) => return Waited::Came(came),
-                Err(_) if patience == until => return Waited::TimedOut,
+            match timeout_at(next_check, operation.as_mut()).await {
+                Ok(completed) => return Waited::Completed(completed),
+                Err(_) if next_check == until => return Waited::TimedOut,
                 Err(_) => {}
             }
         }
     }
 
-    /// Until when one may wait before another look; none: as long as they like.
+    /// Until when the message may wait before another check. None: there is no limit.
     ///
     /// # Errors
-    /// [`Crowded`]: no longer.
-    pub fn patience(&mut self, now: Instant) -> Result<Option<Instant>, Crowded> {
-        let Self { bulkhead, thing, queue, parties, place, .. } = self;
+    /// [`TooManyWaiting`]: it may not wait any longer.
+    pub fn check(&mut self, now: Instant) -> Result<Option<Instant>, TooManyWaiting> {
+        let Self { bulkhead, resource, queue, principals, state, .. } = self;
         let quotas = bulkhead.quotas;
         let mut waits = bulkhead.waits.lock();
-        if *place == Place::Held {
+        if *state == SlotState::Charged {
             return Ok(None);
         }
-        let stalled_at = waits.stalled_at(thing, now);
-        if *place == Place::StandsBy && waits.sit_down(thing, *queue, quotas.of(*queue)) {
-            *place = Place::Seated;
+        let stalled_at = waits.stalled_at(resource, now);
+        if *state == SlotState::OverQuota && waits.take_quota(resource, *queue, quotas.of(*queue)) {
+            *state = SlotState::WithinQuota;
         }
         if now < stalled_at {
             return Ok(Some(stalled_at));
         }
-        if *place == Place::Seated && waits.hold(parties, *queue, quotas) {
-            *place = Place::Held;
+        if *state == SlotState::WithinQuota && waits.charge(principals, *queue, quotas) {
+            *state = SlotState::Charged;
             return Ok(None);
         }
-        Err(Crowded)
+        Err(TooManyWaiting)
     }
 }
 
-impl Drop for Seat {
+impl Drop for WaitSlot {
     fn drop(&mut self) {
         let mut waits = self.bulkhead.waits.lock();
-        let seat_of = match self.place {
-            Place::StandsBy => None,
-            Place::Seated | Place::Held => Some(self.queue),
+        let quota_of = match self.state {
+            SlotState::OverQuota => None,
+            SlotState::WithinQuota | SlotState::Charged => Some(self.queue),
         };
-        waits.end(&self.thing, self.number, seat_of);
-        if self.place == Place::Held {
-            waits.let_go(std::mem::take(&mut self.parties), self.queue);
+        waits.end(&self.resource, self.number, quota_of);
+        if self.state == SlotState::Charged {
+            waits.release(std::mem::take(&mut self.principals), self.queue);
         }
     }
 }
 
-impl Drop for Outstanding {
+impl Drop for OutstandingFlight {
     fn drop(&mut self) {
-        self.bulkhead.waits().end(&self.thing, self.number, None);
+        self.bulkhead.waits().end(&self.resource, self.number, None);
     }
 }
 

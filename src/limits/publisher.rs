@@ -14,11 +14,11 @@ use crate::settings::LimitSettings;
 /// After so many messages, publishers who have not asked lately are forgotten.
 const FORGET_EVERY: u32 = 4096;
 
-/// A publisher who asks too often is named in the log so often and not more.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often the log names one publisher who asks too often.
+const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// A publisher, as the broker vouches for him: there are no more of them than it has users. Messages without the property
-/// `user_id` count as one publisher's, or it would be enough to leave it out.
+/// A publisher, as the broker vouches for it. There are no more publishers than the broker has users. Messages without the
+/// property `user_id` count as one publisher's. Otherwise a publisher could escape the limit by leaving the property out.
 type Publisher = Option<String>;
 
 /// Counts each publisher's messages in this worker.
@@ -32,10 +32,10 @@ pub struct PublisherLimit {
 /// A publisher asks too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooOften {
-    /// When a message of his is answered again, if no other comes before.
+    /// After this time its next message is answered, if no other comes before.
     pub retry_after: Duration,
-    /// Whether it is time for a line in the log.
-    pub is_told: bool,
+    /// Whether a log line is due.
+    pub is_logged: bool,
 }
 
 impl PublisherLimit {
@@ -45,7 +45,7 @@ impl PublisherLimit {
         let burst = NonZeroU32::new(settings.publisher_burst).unwrap_or(rate);
         Some(Self {
             messages: RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)),
-            log_lines: RateLimiter::keyed(Quota::with_period(TOLD_EVERY)?),
+            log_lines: RateLimiter::keyed(Quota::with_period(LOGGED_EVERY)?),
             clock: DefaultClock::default(),
             seen: AtomicU32::new(0),
         })
@@ -62,7 +62,7 @@ impl PublisherLimit {
         }
         self.messages.check_key(&envelope.publisher).map_err(|until| TooOften {
             retry_after: until.wait_time_from(self.clock.now()),
-            is_told: self.log_lines.check_key(&envelope.publisher).is_ok(),
+            is_logged: self.log_lines.check_key(&envelope.publisher).is_ok(),
         })
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_who_asks_too_often_is_stopped_alone_and_told_for_how_long() {
+    fn a_publisher_who_asks_too_often_is_stopped_alone_and_hears_for_how_long() {
         let limit = limit(1, 3);
         for publisher in [Some("a"), None] {
             let envelope = of(publisher);
@@ -97,7 +97,7 @@ mod tests {
             let wait = Duration::from_millis(900)..=Duration::from_secs(1);
             assert!(refused.iter().all(|refused| wait.contains(&refused.retry_after)), "{refused:?}");
             assert_eq!(
-                refused.iter().map(|refused| refused.is_told).collect::<Vec<_>>(),
+                refused.iter().map(|refused| refused.is_logged).collect::<Vec<_>>(),
                 [true, false, false]
             );
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use tokio::time::Instant;
 
 use super::flight::{Flight, FlightContext};
-use super::host::{CallPermit, NoEntry};
+use super::host::{CallPermit, NotPermitted};
 use super::lease_guard::LeaseGuard;
 use super::lifetime::{Lifetime, lifetime};
 use super::{FailedFlight, Order};
@@ -33,9 +33,9 @@ pub(super) enum CallError {
     LeaseLost,
     #[error(transparent)]
     Provider(RefreshError),
-    /// It was not made, because the provider is left alone.
-    #[error("the provider is left alone")]
-    NotLetThrough(NoEntry),
+    /// It was not made, because the host may not be called now.
+    #[error("the host may not be called now")]
+    NotPermitted(NotPermitted),
 }
 
 /// How the calls of a flight ended without a pair.
@@ -98,7 +98,7 @@ impl FlightContext {
                 if !lease_guard.holds(asked_at) {
                     return Err(CallError::LeaseLost);
                 }
-                let permit = permit.map_err(CallError::NotLetThrough)?;
+                let permit = permit.map_err(CallError::NotPermitted)?;
                 let answer = self.client.refresh(provider, spent.token, &order.entry.scopes).await;
                 calls.fetch_add(1, Ordering::Relaxed);
                 permit.record(&answer, Instant::now(), asked_at);
@@ -116,7 +116,7 @@ impl FlightContext {
             Ok(()) if calls.load(Ordering::Relaxed) < most_calls => {
                 verdict(error, spent.may_be_sent_again(self.clock.now()))
             }
-            // So many would be enough for a host; or another try would not be let through.
+            // So many failed calls would open the circuit, or another call is not permitted.
             Ok(()) | Err(_) => Verdict::Permanent,
         };
         let notify = |error: &CallError, wait| telemetry::refresh_retried(&provider.host, error, wait);
@@ -133,9 +133,14 @@ impl FlightContext {
                 }
                 RetryEnd::GaveUp(_) | RetryEnd::Cancelled(_) => {}
             }
-            let no_entry = host.check(&order.entry, provider, now).err();
+            let not_permitted = host.check(&order.entry, provider, now).err();
             let again = spent.may_be_sent_again(self.clock.now());
-            failed_call(end, Lost { answer: answer_lost.load(Ordering::Relaxed), again }, order, no_entry)
+            failed_call(
+                end,
+                Lost { answer: answer_lost.load(Ordering::Relaxed), again },
+                order,
+                not_permitted,
+            )
         })
     }
 }
@@ -146,7 +151,7 @@ fn verdict(error: &CallError, again: bool) -> Verdict {
     match error {
         CallError::Provider(RefreshError::Unreadable { .. }) if again => Verdict::Transient,
         CallError::LeaseLost
-        | CallError::NotLetThrough(_)
+        | CallError::NotPermitted(_)
         | CallError::Provider(
             RefreshError::Refused { .. }
             | RefreshError::Misconfigured { .. }
@@ -169,16 +174,21 @@ struct Lost {
     again: bool,
 }
 
-/// `no_entry`: why no other refresh could begin now, which knows of a pause that the provider asked for.
-fn failed_call(end: RetryEnd<CallError>, lost: Lost, order: &Order, no_entry: Option<NoEntry>) -> CallEnd {
+/// `not_permitted`: why no other refresh may begin now. It includes a pause that the provider asked for.
+fn failed_call(
+    end: RetryEnd<CallError>,
+    lost: Lost,
+    order: &Order,
+    not_permitted: Option<NotPermitted>,
+) -> CallEnd {
     let (certain, deadline) = (!lost.answer, order.deadline);
     let error = match end {
         RetryEnd::GaveUp(CallError::LeaseLost) | RetryEnd::Cancelled(Some(CallError::LeaseLost)) => {
             return CallEnd::LeaseLost;
         }
-        RetryEnd::GaveUp(CallError::NotLetThrough(no_entry))
-        | RetryEnd::Cancelled(Some(CallError::NotLetThrough(no_entry))) => {
-            return CallEnd::Failed(FailedFlight { certain, ..no_entry.failed(order) });
+        RetryEnd::GaveUp(CallError::NotPermitted(not_permitted))
+        | RetryEnd::Cancelled(Some(CallError::NotPermitted(not_permitted))) => {
+            return CallEnd::Failed(FailedFlight { certain, ..not_permitted.failed(order) });
         }
         RetryEnd::GaveUp(CallError::Provider(error))
         | RetryEnd::Cancelled(Some(CallError::Provider(error))) => error,
@@ -200,7 +210,7 @@ fn failed_call(end: RetryEnd<CallError>, lost: Lost, order: &Order, no_entry: Op
         RefreshError::Misconfigured { .. } => (FailureKind::Misconfigured, None),
         RefreshError::Local { .. } | RefreshError::Unreadable { .. } => (FailureKind::Unavailable, None),
         RefreshError::Unavailable { .. } => {
-            (FailureKind::Unavailable, no_entry.and_then(NoEntry::retry_after))
+            (FailureKind::Unavailable, not_permitted.and_then(NotPermitted::retry_after))
         }
     };
     CallEnd::Failed(FailedFlight { kind, message, retry_after, certain, deadline })

@@ -33,7 +33,7 @@ const WATCH: Backoff = Backoff {
 
 /// How long a refusal after a lost answer waits for the new pair before it condemns the entry. A worker that was frozen may
 /// still store the pair, or it may be parked.
-const SECOND_LOOK: Duration = Duration::from_secs(3);
+const NEWER_PAIR_WITHIN: Duration = Duration::from_secs(3);
 
 /// What every flight of a process works with.
 pub(super) struct FlightContext {
@@ -78,9 +78,12 @@ impl FlightContext {
         };
         let permit = match host.permit(order, Instant::now()) {
             Ok(permit) => permit,
-            Err(no_entry) => {
-                telemetry::refresh_not_begun(&order.provider.host, no_entry.held_back().map(HeldBack::name));
-                return FlightOutcome::Failed(Arc::new(no_entry.failed(order)));
+            Err(not_permitted) => {
+                telemetry::refresh_not_begun(
+                    &order.provider.host,
+                    not_permitted.held_back().map(HeldBack::name),
+                );
+                return FlightOutcome::Failed(Arc::new(not_permitted.failed(order)));
             }
         };
         // The requests may all have been answered while the flight waited for the slot. A refresh would kill a token in vain.
@@ -175,7 +178,7 @@ impl FlightContext {
             fingerprint: fingerprint(refresh_token),
             at: self.clock.now(),
         };
-        if failed.kind == FailureKind::Interrupted && self.has_moved(&order.entry).await {
+        if failed.kind == FailureKind::Interrupted && self.is_superseded(&order.entry).await {
             return FlightOutcome::Moved;
         }
         // A refused refresh token settles the doubt: the provider has acted.
@@ -204,8 +207,8 @@ impl FlightContext {
     }
 
     /// Whether a newer pair is stored within a short while.
-    async fn has_moved(&self, entry: &Entry) -> bool {
-        let until = Instant::now() + SECOND_LOOK;
+    async fn is_superseded(&self, entry: &Entry) -> bool {
+        let until = Instant::now() + NEWER_PAIR_WITHIN;
         let mut delays = WATCH.delays();
         loop {
             let delay = delays.next_delay();

@@ -1,4 +1,4 @@
-//! What follows from the outcome of a flight: who is told, and whose fault a refusal is.
+//! What follows the outcome of a flight: events, waiting for a new token to be accepted, and whose fault a refusal is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::flight::FlightContext;
-use super::{FailedFlight, FlightOutcome, NoEntry, Order};
+use super::{FailedFlight, FlightOutcome, NotPermitted, Order};
 use crate::contract::{ErrorReason, Event, RefreshCause};
 use crate::domain::decide::Cause;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
 use crate::telemetry;
 
-/// When every worker knows the settings that `provider apply` has just written.
+/// By then every worker knows the settings that `provider apply` has just written.
 const SETTINGS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long to wait until a provider accepts its newest token. Then the token is handed out all the same.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
 
 impl FlightContext {
     /// A new pair is stored.
@@ -45,11 +45,11 @@ impl FlightContext {
     }
 
     /// Some providers accept their newest tokens a moment late. If the operator wants it, the requests of this flight wait for
-    /// that; the pair is stored already.
+    /// that. The pair is stored already.
     pub(super) async fn validate(&self, order: &Order, entry: &Entry) {
         let Some(url) = &order.provider.validate_url else { return };
         let Ok(token) = self.store.open_access_token(entry) else { return };
-        let until = order.deadline.min(Instant::now() + KNOWN_WITHIN);
+        let until = order.deadline.min(Instant::now() + ACCEPTED_WITHIN);
         if !self.client.wait_until_accepted(url, &token, until).await {
             telemetry::token_not_accepted(&order.provider.host);
         }
@@ -91,7 +91,7 @@ impl FlightContext {
                         reason: failure.message.clone(),
                     });
                 }
-                NoEntry::Refusing { since }.failed(order)
+                NotPermitted::HostRefusing { since }.failed(order)
             }
             Judgement::Outdated => {
                 telemetry::refusal_forgiven(host);

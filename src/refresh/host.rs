@@ -6,12 +6,12 @@
 
 mod call_slots;
 mod circuit;
-mod no_entry;
-mod pace;
+mod entries;
+mod not_permitted;
 mod permit;
 mod probes;
+mod rate_limit;
 mod refusals;
-mod standing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use tokio::time::Instant;
 use self::call_slots::CallSlots;
 use self::circuit::Circuit;
 pub use self::circuit::CircuitPolicy;
-pub use self::no_entry::{HeldBack, NoEntry};
-use self::pace::Begun;
-pub use self::pace::Pace;
+use self::entries::{EntryStates, Pair};
+pub use self::not_permitted::{HeldBack, NotPermitted};
 pub(super) use self::permit::CallPermit;
 use self::permit::Granted;
 use self::probes::Caller;
+pub use self::rate_limit::RateLimit;
+use self::rate_limit::SlidingWindow;
 use self::refusals::Refusals;
-use self::standing::{Pair, Standings};
 use super::{Limits, Order, RefreshOptions};
 use crate::broker::events::Events;
 use crate::domain::provider::Provider;
@@ -50,11 +50,11 @@ pub(super) struct Hosts {
 struct Shared {
     circuit: CircuitPolicy,
     /// Of each host.
-    pace: Pace,
+    limit: RateLimit,
     /// The longest `Retry-After` that is waited for.
     retry_after_cap: Duration,
     /// Of the entries of all hosts, so that one bound holds for all of them. Locked after a host's own state.
-    standings: Mutex<Standings>,
+    entries: Mutex<EntryStates>,
     events: Events,
 }
 
@@ -73,7 +73,7 @@ struct Calls {
     circuit: Circuit,
     refusals: Refusals,
     /// The refreshes that began lately.
-    begun: Begun,
+    begun: SlidingWindow,
 }
 
 impl Hosts {
@@ -81,9 +81,9 @@ impl Hosts {
         let Limits { per_identity, per_host } = options.limits;
         let shared = Shared {
             circuit: options.circuit,
-            pace: per_host,
+            limit: per_host,
             retry_after_cap: options.retry.retry_after_cap,
-            standings: Mutex::new(Standings::new(per_identity)),
+            entries: Mutex::new(EntryStates::new(per_identity)),
             events,
         };
         Self { shared: Arc::new(shared), known: Mutex::default() }
@@ -105,7 +105,7 @@ impl Hosts {
         let calls = Calls {
             circuit: Circuit::new(self.shared.circuit, now),
             refusals: Refusals::default(),
-            begun: Begun::default(),
+            begun: SlidingWindow::default(),
         };
         let host = Arc::new(HostState {
             name: name.to_owned(),
@@ -125,29 +125,29 @@ impl HostState {
     }
 
     /// Whether a refresh of this entry may begin now.
-    pub(super) fn check(&self, entry: &Entry, provider: &Provider, now: Instant) -> Result<(), NoEntry> {
+    pub(super) fn check(&self, entry: &Entry, provider: &Provider, now: Instant) -> Result<(), NotPermitted> {
         self.check_first_call(&self.calls(), entry, provider, now)
     }
 
     /// Whether a refresh that has begun may call again now.
-    pub(super) fn check_again(&self, order: &Order, now: Instant) -> Result<(), NoEntry> {
+    pub(super) fn check_again(&self, order: &Order, now: Instant) -> Result<(), NotPermitted> {
         self.calls().check(caller(&order.entry, &order.provider), now)
     }
 
     /// A permit for the first call of a refresh.
-    pub(super) fn permit(&self, order: &Order, now: Instant) -> Result<CallPermit<'_>, NoEntry> {
+    pub(super) fn permit(&self, order: &Order, now: Instant) -> Result<CallPermit<'_>, NotPermitted> {
         let Order { entry, provider, .. } = order;
         let calls = &mut *self.calls();
         self.check_first_call(calls, entry, provider, now)?;
         let caller = caller(entry, provider);
         let granted = calls.grant(caller, &self.name, now)?;
-        calls.begun.begin(self.shared.pace, now);
-        self.shared.standings.lock().begin(entry.id, now);
+        calls.begun.begin(self.shared.limit, now);
+        self.shared.entries.lock().begin(entry.id, now);
         Ok(CallPermit::new(self, caller, Granted { begun: Some(now), ..granted }))
     }
 
     /// A permit for another call of a refresh that has begun.
-    pub(super) fn permit_again(&self, order: &Order, now: Instant) -> Result<CallPermit<'_>, NoEntry> {
+    pub(super) fn permit_again(&self, order: &Order, now: Instant) -> Result<CallPermit<'_>, NotPermitted> {
         let caller = caller(&order.entry, &order.provider);
         let granted = self.calls().grant(caller, &self.name, now)?;
         Ok(CallPermit::new(self, caller, granted))
@@ -155,8 +155,8 @@ impl HostState {
 
     /// A refresh is given up, because the provider gave no usable answer. `retry_after` is what the provider asked for.
     pub(super) fn back_off(&self, entry: &Entry, retry_after: Option<Duration>, now: Instant) {
-        let retry_after = retry_after.map(|wait| wait.min(self.shared.circuit.stay_at_most));
-        self.shared.standings.lock().failed(pair(entry), retry_after, now);
+        let retry_after = retry_after.map(|wait| wait.min(self.shared.circuit.pause_at_most));
+        self.shared.entries.lock().failed(pair(entry), retry_after, now);
     }
 
     fn check_first_call(
@@ -165,16 +165,16 @@ impl HostState {
         entry: &Entry,
         provider: &Provider,
         now: Instant,
-    ) -> Result<(), NoEntry> {
+    ) -> Result<(), NotPermitted> {
         calls.check(caller(entry, provider), now)?;
-        let standings = self.shared.standings.lock();
+        let entries = self.shared.entries.lock();
         let held_back = [
-            (HeldBack::BackOff, standings.backs_off(pair(entry), now)),
-            (HeldBack::IdentityLimit, standings.over_limit(entry.id, now)),
-            (HeldBack::HostLimit, calls.begun.wait(self.shared.pace, now)),
+            (HeldBack::BackOff, entries.backs_off(pair(entry), now)),
+            (HeldBack::IdentityLimit, entries.over_limit(entry.id, now)),
+            (HeldBack::HostLimit, calls.begun.wait(self.shared.limit, now)),
         ];
         match held_back.into_iter().find_map(|(by, wait)| Some((by, wait?))) {
-            Some((by, retry_after)) => Err(NoEntry::HeldBack { by, retry_after }),
+            Some((by, retry_after)) => Err(NotPermitted::HeldBack { by, retry_after }),
             None => Ok(()),
         }
     }
@@ -193,18 +193,18 @@ impl HostState {
 }
 
 impl Calls {
-    fn check(&self, caller: Caller, now: Instant) -> Result<(), NoEntry> {
+    fn check(&self, caller: Caller, now: Instant) -> Result<(), NotPermitted> {
         self.refusals.check(caller, now)?;
-        Ok(self.circuit.look(caller, now)?)
+        Ok(self.circuit.check(caller, now)?)
     }
 
-    fn grant(&mut self, caller: Caller, host: &str, now: Instant) -> Result<Granted, NoEntry> {
+    fn grant(&mut self, caller: Caller, host: &str, now: Instant) -> Result<Granted, NotPermitted> {
         self.check(caller, now)?;
         let before = self.circuit.phase();
-        let ticket = self.circuit.admit(caller, now)?;
+        let circuit = self.circuit.acquire(caller, now)?;
         note_phase(host, before, self.circuit.phase());
         let probe = self.refusals.begin(caller, now);
-        Ok(Granted { ticket, probe, begun: None })
+        Ok(Granted { circuit, probe, begun: None })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::telemetry;
 const STORE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(2));
 
 /// How long one try to store a pair may take. If it took effect all the same, the next try notices.
-const STORE_PATIENCE: Duration = Duration::from_secs(5);
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FlightContext {
     /// Stores a new pair, and never drops it. While the database is away it tries again for as long as the process lives, and
@@ -26,7 +26,7 @@ impl FlightContext {
         let mut delays = STORE_AGAIN.delays();
         loop {
             let stored = self.store.store_refreshed(&order.entry, &pair, holder, self.clock.now());
-            let error = match timeout(STORE_PATIENCE, stored)
+            let error = match timeout(STORE_TIMEOUT, stored)
                 .await
                 .unwrap_or_else(|_| Err(StoreError::NoAnswer.into()))
             {

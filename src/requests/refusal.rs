@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::contract::{ErrorBody, ErrorCode, ErrorReason};
 use crate::domain::provider::Provider;
 use crate::limits::publisher::TooOften;
-use crate::refresh::{FailedFlight, NoEntry};
+use crate::refresh::{FailedFlight, NotPermitted};
 use crate::store::{Failure, FailureKind, StoreError};
 
 /// When to ask again if too many requests wait already. Some of them are answered by then.
-const CROWD_GONE_AFTER: Duration = Duration::from_secs(5);
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why there is no token.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The requester is told so.
+    /// The requester gets this error.
     Answer(ErrorBody),
     /// The database failed. It is tried again while there is time.
     Store(Arc<StoreError>),
@@ -49,45 +49,42 @@ pub(super) fn refused_before(failure: &Failure, provider: &Provider) -> ErrorBod
 
 pub(super) fn flight_failed(flight: &FailedFlight) -> ErrorBody {
     let error = ErrorBody::new(code_of(flight.kind), flight.message.clone());
-    ErrorBody { reason: reason(flight.kind), ..told_to_wait(error, flight.retry_after) }
+    ErrorBody { reason: reason(flight.kind), ..with_retry_after(error, flight.retry_after) }
 }
 
-/// The provider is left alone for now.
-pub(super) fn left_alone(no_entry: NoEntry, provider: &Provider) -> ErrorBody {
-    let error = ErrorBody::new(code_of(no_entry.kind()), no_entry.message(provider));
-    told_to_wait(error, no_entry.retry_after())
+pub(super) fn not_permitted(why: NotPermitted, provider: &Provider) -> ErrorBody {
+    let error = ErrorBody::new(code_of(why.kind()), why.message(provider));
+    with_retry_after(error, why.retry_after())
 }
 
-/// Too many wait for this provider already.
-pub(super) fn crowded(provider: &Provider) -> ErrorBody {
+pub(super) fn too_many_waiting(provider: &Provider) -> ErrorBody {
     let message = format!("{} answers slowly, and too many requests wait for it already", provider.host);
-    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(CROWD_GONE_AFTER))
+    with_retry_after(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(BUSY_RETRY_AFTER))
 }
 
-/// Too many wait already for the end of this token's reservation.
+/// Too many requests wait already for the end of this token's reservation.
 pub(super) fn token_held(provider: &Provider, remaining: Duration) -> ErrorBody {
     let message = format!(
         "somebody holds this user's token at {}, and too many requests wait for it already",
         provider.host
     );
-    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(remaining))
+    with_retry_after(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(remaining))
 }
 
 /// The refresh panicked. It is not tried again at once, because it would panic again.
 pub(super) fn panicked() -> ErrorBody {
     let message = "the refresh met a bug in the worker, whose log says more";
-    told_to_wait(ErrorBody::new(ErrorCode::Internal, message), Some(CROWD_GONE_AFTER))
+    with_retry_after(ErrorBody::new(ErrorCode::Internal, message), Some(BUSY_RETRY_AFTER))
 }
 
-/// This publisher asks too often.
 pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
     let message = "this publisher asks too often (limits.publisher_requests_per_second); the AMQP property user_id names it, \
                    and all who leave that out count as one";
-    told_to_wait(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
+    with_retry_after(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 
 /// Whole seconds, rounded up, so that nobody comes back too early.
-fn told_to_wait(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
+fn with_retry_after(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
     let retry_after_secs =
         retry_after.map(|wait| (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
     ErrorBody { retry_after_secs, ..error }

@@ -23,7 +23,7 @@ impl Handler {
             workspace_id: None,
         };
         let login = Login::from(request);
-        let stored = self.patiently(time, || self.try_store(&login, publisher, redelivered)).await;
+        let stored = self.retry_in_time(time, || self.try_store(&login, publisher, redelivered)).await;
         match stored {
             Ok(()) => StoreReply::Ok,
             Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),
@@ -71,8 +71,8 @@ impl From<StoreRequest> for Login {
             refresh_token: request.token.refresh_token,
             username: request.token.username.map(|username| username.to_string()),
             scopes: scopes.iter().map(ShortText::to_string).collect(),
-            expires_at: request.token.expires_at.filter(|at| is_told(*at)),
-            refresh_token_expires_at: request.token.refresh_token_expires_at.filter(|at| is_told(*at)),
+            expires_at: request.token.expires_at.filter(|at| is_set(*at)),
+            refresh_token_expires_at: request.token.refresh_token_expires_at.filter(|at| is_set(*at)),
             source: PairSource::Login,
         };
         Self { user_id, host: request.host.to_string(), account, pair }
@@ -80,7 +80,7 @@ impl From<StoreRequest> for Login {
 }
 
 /// Whether somebody set this date. Unset it is the first second of the year 1 in Go, and the epoch elsewhere.
-const fn is_told(at: Timestamp) -> bool {
+const fn is_set(at: Timestamp) -> bool {
     at.as_millis() > 0
 }
 

@@ -15,7 +15,7 @@ use crate::contract::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::{Decision, Demand, Notice, Policy, decide};
 use crate::domain::provider::Provider;
-use crate::limits::bulkhead::{Queue, Seat, Waiter};
+use crate::limits::bulkhead::{Queue, WaitSlot, Waiter};
 use crate::refresh::FailedFlight;
 use crate::retry::Backoff;
 use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
@@ -30,7 +30,7 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// A request takes a joined flight's failure for its own if its time ends at most this much later than the flight's. So
 /// requests of about the same time fail together, instead of trying one after the other.
-const SHARED_FATE: Duration = Duration::from_secs(2);
+const SHARED_FAILURE: Duration = Duration::from_secs(2);
 
 /// What one requester asks for.
 #[derive(Debug, Clone, Copy)]
@@ -55,10 +55,10 @@ impl Ask<'_> {
 }
 
 impl Handler {
-    /// Hands out a token, and counts the result. Only known hosts are counted: a label must not come from a publisher.
+    /// Hands out a token, and counts the result. Only known hosts are counted, because a label must not come from a publisher.
     pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
-        let provider = self.patiently(ask.time, || self.provider_for(ask)).await?;
-        let granted = self.patiently(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
+        let provider = self.retry_in_time(ask.time, || self.provider_for(ask)).await?;
+        let granted = self.retry_in_time(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
         match granted {
             Ok(grant) => {
                 telemetry::token_requested(&provider.host, grant.result, grant.opportunism);
@@ -72,7 +72,7 @@ impl Handler {
     }
 
     /// Runs `attempt` again while the database is away and there is time.
-    pub(super) async fn patiently<T, F>(
+    pub(super) async fn retry_in_time<T, F>(
         &self,
         time: TimeFrame,
         mut attempt: impl FnMut() -> F,
@@ -133,8 +133,8 @@ impl Handler {
             demand: ask.demand(),
             provider,
             policy,
-            seat: None,
-            patience_until: None,
+            slot: None,
+            wait_until: None,
             failed: None,
         }
         .run()
@@ -149,10 +149,10 @@ struct Attempt<'a> {
     demand: Demand,
     provider: Arc<Provider>,
     policy: Policy,
-    /// Its seat among the requests that wait for this host; taken at the first refresh.
-    seat: Option<Seat>,
-    /// Until when it waits for other requests' refreshes; set at the first one.
-    patience_until: Option<Instant>,
+    /// Its slot to wait for a host or a reservation, taken at the first wait.
+    slot: Option<WaitSlot>,
+    /// Until when it waits for refreshes that it did not start. Set at the first one.
+    wait_until: Option<Instant>,
     /// The flight that failed while it waited.
     failed: Option<Arc<FailedFlight>>,
 }
@@ -224,7 +224,7 @@ impl Attempt<'_> {
                     let error = refused_before(failure, &self.provider);
                     Box::pin(self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error)).await
                 }
-                (None, Some(flight)) if self.shares_fate(cause, flight) => {
+                (None, Some(flight)) if self.shares_failure(cause, flight) => {
                     let certain = flight.certain && !entry.is_in_doubt();
                     Box::pin(self.go_without_refresh(&entry, cause, certain, flight_failed(flight))).await
                 }

@@ -106,7 +106,7 @@ pub fn refresh_not_begun(host: &str, held_back_by: Option<&'static str>) {
 }
 
 /// A message may not wait for a host, because too many do already.
-pub fn crowded_out(host: &str, kind: MessageKind) {
+pub fn bulkhead_refused(host: &str, kind: MessageKind) {
     counter!(CROWDED, "host" => host.to_owned(), "type" => kind.routing_key()).increment(1);
     tracing::info!(host, "too many messages wait for this host already");
 }

@@ -1,4 +1,4 @@
-//! ACK: tells the broker which deliveries are settled, in as few frames as their order allows.
+//! ACK: settles deliveries at the broker, in as few frames as their order allows.
 //!
 //! Each subscription has one task that acks on its channel. Deliveries that are settled while it writes go into its next
 //! frames: one frame up to the first message that is still in hand, and one for each message beyond it.
@@ -20,69 +20,68 @@ use self::ledger::{Ack, Ledger};
 use crate::telemetry;
 
 /// How long an ack may take. It is one frame without an answer, but on a broken connection the write can hang.
-const ACK_PATIENCE: Duration = Duration::from_secs(5);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What becomes of a delivery.
+/// How a delivery is settled, in the words of AMQP 0-9-1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is done with.
+pub(super) enum Disposition {
     Ack,
-    /// The broker is to deliver it again.
+    /// The broker delivers it again.
     Nack,
-    /// The same, and it counts against the message's delivery limit. RabbitMQ counts a reject in every version, and a nack
-    /// no longer from 4.3 on.
+    /// The same, and it counts against the message's delivery limit. RabbitMQ counts a reject in every version, but no nack from
+    /// 4.3 on.
     Reject,
 }
 
-/// Takes the verdicts on one channel's deliveries. Clones share the channel.
+/// Takes the dispositions of one channel's deliveries. Clones share the channel.
 #[derive(Debug, Clone)]
 pub(super) struct Acks {
-    verdicts: UnboundedSender<(DeliveryTag, Verdict)>,
+    dispositions: UnboundedSender<(DeliveryTag, Disposition)>,
 }
 
 impl Acks {
     /// For a channel without deliveries so far. It spawns a task on `tasks`, which keeps the channel open and ends when the last
     /// clone is dropped.
     pub(super) fn open(connection: Arc<Connection>, channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
-        let (verdicts, settled) = unbounded_channel();
-        tasks.spawn(Line { connection, channel }.tell(settled));
-        Self { verdicts }
+        let (dispositions, settled) = unbounded_channel();
+        tasks.spawn(Writer { connection, channel }.run(settled));
+        Self { dispositions }
     }
 
     /// Whether the channel is closed, so that no ack reaches the broker.
     pub(super) fn is_closed(&self) -> bool {
-        self.verdicts.is_closed()
+        self.dispositions.is_closed()
     }
 
     /// Settles a delivery, once at most: the broker closes a channel on an unknown tag.
-    pub(super) fn settle(&self, tag: DeliveryTag, verdict: Verdict) {
-        if self.verdicts.send((tag, verdict)).is_err() {
+    pub(super) fn settle(&self, tag: DeliveryTag, disposition: Disposition) {
+        if self.dispositions.send((tag, disposition)).is_err() {
             telemetry::acks_lost(1);
         }
     }
 }
 
-/// Where acks are written.
-struct Line {
+/// Writes acks to a channel.
+struct Writer {
     connection: Arc<Connection>,
     channel: Arc<Channel>,
 }
 
-impl Line {
-    async fn tell(self, mut settled: UnboundedReceiver<(DeliveryTag, Verdict)>) {
+impl Writer {
+    async fn run(self, mut settled: UnboundedReceiver<(DeliveryTag, Disposition)>) {
         /// Larger than any prefetch.
         const AT_ONCE: usize = 1 << 16;
         let mut ledger = Ledger::default();
-        let mut verdicts = Vec::new();
-        while settled.recv_many(&mut verdicts, AT_ONCE).await > 0 {
-            for (tag, verdict) in verdicts.drain(..) {
-                match verdict {
-                    Verdict::Ack => ledger.answered(tag),
+        let mut dispositions = Vec::new();
+        while settled.recv_many(&mut dispositions, AT_ONCE).await > 0 {
+            for (tag, disposition) in dispositions.drain(..) {
+                match disposition {
+                    Disposition::Ack => ledger.answered(tag),
                     // Before any ack beyond it, which would cover it. If the nack may not have been written, the delivery stays
                     // in hand, so that no such ack is written.
-                    Verdict::Nack if self.give_back(self.nack(tag)).await => ledger.told(tag),
-                    Verdict::Reject if self.give_back(self.reject(tag)).await => ledger.told(tag),
-                    Verdict::Nack | Verdict::Reject => {}
+                    Disposition::Nack if self.give_back(self.nack(tag)).await => ledger.given_back(tag),
+                    Disposition::Reject if self.give_back(self.reject(tag)).await => ledger.given_back(tag),
+                    Disposition::Nack | Disposition::Reject => {}
                 }
             }
             join_all(ledger.acks().into_iter().map(|ack| self.write(ack))).await;
@@ -91,7 +90,7 @@ impl Line {
 
     async fn write(&self, Ack { tag, messages }: Ack) {
         let ack = self.channel.basic_ack(tag, BasicAckOptions { multiple: messages > 1 });
-        match timeout(ACK_PATIENCE, ack).await {
+        match timeout(ACK_TIMEOUT, ack).await {
             Ok(Ok(())) => {}
             // It is written as soon as the alarm is over.
             Err(_) if self.connection.status().blocked() => {}
@@ -108,16 +107,16 @@ impl Line {
         self.channel.basic_reject(tag, BasicRejectOptions { requeue: true }).await
     }
 
-    /// Whether the broker was told.
+    /// Whether the broker got the frame.
     async fn give_back(&self, written: impl Future<Output = lapin::Result<()>>) -> bool {
         // Nothing is written while the broker has an alarm. A worker that gives messages back is about to stop, and then the
         // broker takes everything back.
-        let told =
-            !self.connection.status().blocked() && matches!(timeout(ACK_PATIENCE, written).await, Ok(Ok(())));
-        if !told {
+        let written =
+            !self.connection.status().blocked() && matches!(timeout(ACK_TIMEOUT, written).await, Ok(Ok(())));
+        if !written {
             telemetry::acks_lost(1);
         }
-        told
+        written
     }
 }
 
@@ -154,8 +153,8 @@ mod tests_with_a_broker {
         let tasks = TaskTracker::new();
         let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
         // All at once, so that one ack could stand for everything.
-        for (tag, verdict) in [(1, Verdict::Nack), (2, Verdict::Ack), (3, Verdict::Ack)] {
-            acks.settle(tag, verdict);
+        for (tag, disposition) in [(1, Disposition::Nack), (2, Disposition::Ack), (3, Disposition::Ack)] {
+            acks.settle(tag, disposition);
         }
         drop(acks);
         tasks.close();

@@ -176,7 +176,7 @@ mod tests_with_a_broker {
     use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
     use tokio::task::yield_now;
 
-    use super::super::acks::{Acks, Verdict};
+    use super::super::acks::{Acks, Disposition};
     use super::super::settlement::Settlement;
     use super::*;
 
@@ -204,7 +204,7 @@ mod tests_with_a_broker {
             in_hand.take(async move {
                 yield_now().await;
                 assert!(delivery.data != b"second", "a bug that the second message meets");
-                settlement.settle(Verdict::Ack);
+                settlement.settle(Disposition::Ack);
             });
         }
         poll_fn(|context| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lapin::message::Delivery;
 use tokio_util::sync::CancellationToken;
 
-use super::acks::Verdict;
+use super::acks::Disposition;
 use super::settlement::Settlement;
 use crate::broker::{DeadLetter, Feed, Names, Publisher};
 use crate::domain::clock::Clock;
@@ -13,10 +13,10 @@ use crate::parking::{Return, restore};
 use crate::store::{ParkedPair, Store, StoreError};
 use crate::telemetry;
 
-/// What the dead letters say of a parked pair that cannot be read.
+/// The reason in the dead letters of a parked pair that cannot be read.
 const UNREADABLE: &str = "unreadable_parked_pair";
 
-/// And of one that the database refuses.
+/// The reason of one that the database refuses.
 const REFUSED: &str = "refused_parked_pair";
 
 /// Brings parked pairs back.
@@ -25,23 +25,22 @@ pub(super) struct Restorer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) publisher: Publisher,
     pub(super) names: Names,
-    /// What is not stored by then is given back: any other worker can store it. It may be a pair that this worker
-    /// parked itself, delivered to it before its consumer was cancelled; waiting with that for the database would
-    /// take the whole grace period.
+    /// A pair that is not stored by then is given back, because any other worker can store it. It may be a pair that this worker
+    /// parked itself. To wait for the database with that would take the whole grace period.
     pub(super) soft_stop: CancellationToken,
 }
 
 impl Restorer {
-    /// Takes one pair all the way.
+    /// Stores one pair and settles its message.
     pub(super) async fn process(self: Arc<Self>, delivery: Delivery, settlement: Settlement) {
-        let dealt_with = self.deal_with(&delivery).await;
-        settlement.settle(if dealt_with { Verdict::Ack } else { Verdict::Nack });
+        let is_done = self.store_pair(&delivery).await;
+        settlement.settle(if is_done { Disposition::Ack } else { Disposition::Nack });
     }
 
-    /// Whether the message is done with.
-    async fn deal_with(&self, delivery: &Delivery) -> bool {
+    /// Whether the message may be acked.
+    async fn store_pair(&self, delivery: &Delivery) -> bool {
         let Ok(parked) = ParkedPair::decode(&delivery.data) else {
-            // The decoder's own words could repeat what stands there.
+            // The decoder's own error could repeat what the body contains.
             let detail = "the body is not one that a worker parked";
             telemetry::parked_pair_unreadable("unknown", &detail);
             return self.lay_into_dead_letters(delivery, UNREADABLE, detail).await;
@@ -60,7 +59,7 @@ impl Restorer {
         }
     }
 
-    /// Whether it lies there. It can be replayed once the reason is gone.
+    /// Whether the broker took it. It can be replayed once the reason is gone.
     async fn lay_into_dead_letters(&self, delivery: &Delivery, reason: &'static str, detail: &str) -> bool {
         let routing_key = self.names.queue(Feed::ParkedPairs);
         let properties = &delivery.properties;

@@ -10,7 +10,7 @@ use lapin::message::Delivery;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, field};
 
-use super::acks::{Acks, Verdict};
+use super::acks::{Acks, Disposition};
 use super::settlement::Settlement;
 use super::suspects::{Origin, Tier};
 use crate::app::lifecycle::Stop;
@@ -18,7 +18,7 @@ use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Sto
 use crate::contract::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::KeyRing;
-use crate::limits::bulkhead::{Bulkhead, Queue, STALLED_AFTER, Seat, Thing, Waiter};
+use crate::limits::bulkhead::{Bulkhead, Queue, Resource, STALLED_AFTER, WaitSlot, Waiter};
 use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
 use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
@@ -28,11 +28,11 @@ pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
     pub(super) database: Availability,
-    /// For what suspects say of where they come from.
+    /// Seal the origin of suspects.
     pub(super) keys: Arc<KeyRing>,
-    /// What the names of our queues begin with.
+    /// The prefix of our queues' names.
     pub(super) prefix: String,
-    /// The most times that a message is put off; none: the broker delays and counts.
+    /// The most times that a message is put off. None: nothing is put off, because the broker itself delays and counts.
     pub(super) retry_limit: Option<u32>,
     pub(super) stop: Stop,
 }
@@ -96,7 +96,7 @@ impl Received {
         })
     }
 
-    /// The same of one that was moved: as it was before.
+    /// Restores what a message was before it was moved.
     pub(super) fn with_origin(mut self: Box<Self>, origin: Origin) -> Box<Self> {
         self.envelope.publisher = origin.publisher;
         self.deadline = origin.deadline_ms.map(Timestamp::from_millis);
@@ -129,33 +129,33 @@ impl Received {
         let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope, exact };
         // The answer to a request whose time is over still gets a moment.
         let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
-        let mut seat: Option<Seat> = None;
-        let patience = |now: Instant| {
-            if seat.is_none() {
+        let mut slot: Option<WaitSlot> = None;
+        let next_check = |now: Instant| {
+            if slot.is_none() {
                 let waiter = Waiter {
                     queue: self.queue,
                     publisher: self.envelope.publisher.as_deref(),
                     user_id: None,
                 };
-                let queue = Thing::ReplyQueue(reply_to.as_str().to_owned());
-                seat = bulkhead.enter(queue, waiter, now).ok();
+                let queue = Resource::ReplyQueue(reply_to.as_str().to_owned());
+                slot = bulkhead.enter(queue, waiter, now).ok();
             }
-            let patient_until = seat.as_mut()?.patience(now).ok()?;
-            let until = patient_until.map_or(until, |patient_until| patient_until.min(until));
+            let next_check = slot.as_mut()?.check(now).ok()?;
+            let until = next_check.map_or(until, |next_check| next_check.min(until));
             (now < until).then_some(until)
         };
-        self.replies.publish(&outgoing, &reply.encode(), patience).await
+        self.replies.publish(&outgoing, &reply.encode(), next_check).await
     }
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
         telemetry::message_requeued(&reason);
-        let verdict = match reason {
-            Unanswered::Stopped | Unanswered::ConnectionGone => Verdict::Nack,
+        let disposition = match reason {
+            Unanswered::Stopped | Unanswered::ConnectionGone => Disposition::Nack,
             // From RabbitMQ 4.3 on a nack does not count towards the delivery limit, so the message would come again for ever.
-            Unanswered::NobodyToTell => Verdict::Reject,
+            Unanswered::NobodyToTell => Disposition::Reject,
         };
         let Self { kind, since, settlement, in_flight, .. } = *self;
-        settlement.settle(verdict);
+        settlement.settle(disposition);
         drop(in_flight);
         telemetry::message_settled(kind, MessageOutcome::Requeued, None, since.elapsed());
     }
@@ -286,7 +286,7 @@ impl Replied {
     fn ack(self) {
         let Self { received, outcome, code } = self;
         let Received { kind, since, settlement, in_flight, .. } = *received;
-        settlement.settle(Verdict::Ack);
+        settlement.settle(Disposition::Ack);
         drop(in_flight);
         telemetry::message_settled(kind, outcome, code, since.elapsed());
     }

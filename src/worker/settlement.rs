@@ -4,7 +4,7 @@ use std::thread;
 
 use lapin::types::DeliveryTag;
 
-use super::acks::{Acks, Verdict};
+use super::acks::{Acks, Disposition};
 use crate::telemetry::{self, Panicking};
 
 /// An unsettled delivery. When it is dropped, the message goes back to the queue. So a panic neither keeps the message from
@@ -21,9 +21,9 @@ impl Settlement {
         Self { acks, tag, due: true }
     }
 
-    pub(super) fn settle(mut self, verdict: Verdict) {
+    pub(super) fn settle(mut self, disposition: Disposition) {
         self.due = false;
-        self.acks.settle(self.tag, verdict);
+        self.acks.settle(self.tag, disposition);
     }
 }
 
@@ -35,7 +35,7 @@ impl Drop for Settlement {
         // Otherwise the process ends, which gives everything back.
         if thread::panicking() {
             telemetry::panicked(Panicking::Message);
-            self.acks.settle(self.tag, Verdict::Reject);
+            self.acks.settle(self.tag, Disposition::Reject);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! SUSPECTS: messages that may crash a worker or its connection, kept away from the others.
 //!
-//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts. A message that causes
+//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts this. A message that causes
 //! this each time would push all messages beside it over the delivery limit. So a message that was in hand at two such ends
 //! moves to a queue that is consumed a few at a time, over a connection of its own. If that connection ends too, its messages
 //! move to a third queue, which is consumed one at a time. Innocent messages are answered there. A message that crashes its
@@ -23,16 +23,16 @@ use crate::domain::secret::{ExposeSecret, KeyRing};
 use crate::limits::bulkhead::{Queue, SUSPECTS_IN_HAND};
 use crate::telemetry::{Link, SuspectMoved};
 
-/// A message that was in hand at so many ends is a suspect.
+/// A message is a suspect once it was in hand when this many connections or workers ended.
 const ENDS_OF_A_SUSPECT: u64 = 2;
 
-/// Deliveries that a message has had by the time that it is isolated: twice among all, once among suspects.
+/// The deliveries of a message before it is isolated: two among all messages, one among suspects.
 const DELIVERIES_BEFORE_ISOLATION: u64 = ENDS_OF_A_SUSPECT + 1;
 
 /// Which messages a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tier {
-    /// Messages that come for the first or second time.
+    /// Messages on their first or second delivery.
     Ordinary,
     /// Suspects, a few at a time.
     Suspects,
@@ -40,22 +40,19 @@ pub(super) enum Tier {
     Isolated,
 }
 
-/// What is to be done about a delivery.
+/// What to do about a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Work on it.
     Work,
-    /// Move it on.
     MoveTo(Feed),
-    /// It was alone in hand at too many ends.
+    /// It was in hand alone when too many connections or workers ended.
     GiveUp,
 }
 
 impl Tier {
-    /// All of them.
     pub(super) const ALL: [Self; 3] = [Self::Ordinary, Self::Suspects, Self::Isolated];
 
-    /// What a worker consumes of it, beside partitions.
+    /// What a worker consumes in this tier, beside partitions.
     pub(super) fn feeds(self) -> &'static [Feed] {
         match self {
             Self::Ordinary => &[
@@ -70,7 +67,7 @@ impl Tier {
         }
     }
 
-    /// How many of its suspects may be in hand at once.
+    /// How many suspects of this tier may be in hand at once.
     pub(super) const fn prefetch(self) -> u16 {
         match self {
             Self::Ordinary | Self::Suspects => SUSPECTS_IN_HAND,
@@ -96,7 +93,7 @@ impl Tier {
         }
     }
 
-    /// What is to be done about a message that was in hand in this tier at so many ends.
+    /// What to do about a message of this tier that was in hand at so many ends.
     pub(super) const fn next(self, ends: u64, delivery_limit: u32) -> Next {
         match self {
             Self::Ordinary if ends >= ENDS_OF_A_SUSPECT => Next::MoveTo(Feed::Suspects),
@@ -107,7 +104,7 @@ impl Tier {
     }
 }
 
-/// The counter of a suspect that is moved there.
+/// The label in metrics of a suspect that is moved there.
 pub(super) const fn moved_to(feed: Feed) -> SuspectMoved {
     match feed {
         Feed::Isolated => SuspectMoved::Isolated,
@@ -117,8 +114,8 @@ pub(super) const fn moved_to(feed: Feed) -> SuspectMoved {
     }
 }
 
-/// At how many ends a message was in hand in this queue. The header counts only if the broker marks the message as redelivered:
-/// a publisher can write the header, but not that mark.
+/// How many connections or workers ended while this message of the queue was in hand. The header counts only if the broker marks the
+/// message as redelivered: a publisher can write the header, but not that mark.
 pub(super) fn ends(delivery: &Delivery) -> u64 {
     let count = |headers: &FieldTable| match headers.inner().get("x-delivery-count")? {
         AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
@@ -160,7 +157,7 @@ fn bound_to(body: &[u8]) -> String {
 }
 
 impl Origin {
-    /// Of a message that comes from the queue of its kind, for the first time or after it was put off.
+    /// The origin of a message from the queue of its kind, which may have been put off before.
     pub(super) fn of(kind: MessageKind, keys: &KeyRing, delivery: &Delivery) -> Self {
         Self::of_put_off(kind, keys, delivery).unwrap_or_else(|| {
             let publisher = delivery.properties.user_id().as_ref().map(|user| user.as_str().to_owned());
@@ -168,19 +165,19 @@ impl Origin {
         })
     }
 
-    /// Of a message that comes back to the queue of its kind; none: it comes for the first time.
+    /// The origin of a message that was put off and is back in the queue of its kind. None: it was not put off.
     pub(super) fn of_put_off(kind: MessageKind, keys: &KeyRing, delivery: &Delivery) -> Option<Self> {
         Self::open(keys, delivery).filter(|origin| origin.kind == kind)
     }
 
-    /// As a header carries it. None: it has no JSON form, which every origin has.
+    /// The value of the header. None only if it had no JSON form, and every origin has one.
     pub(super) fn seal(&self, keys: &KeyRing, body: &[u8]) -> Option<String> {
         let text = serde_json::to_string(self).ok()?;
         let sealed = keys.seal(&text.into(), &bound_to(body));
         Some(format!("{}:{}", sealed.key_id, BASE64.encode(&sealed.bytes)))
     }
 
-    /// The origin of a message that was moved; none: it has none that a worker with one of these keys wrote.
+    /// The origin of a message that was moved. None: no worker with one of these keys wrote one.
     pub(super) fn open(keys: &KeyRing, delivery: &Delivery) -> Option<Self> {
         let header = match delivery.properties.headers().as_ref()?.inner().get(ORIGIN_HEADER)? {
             AMQPValue::LongString(text) => str::from_utf8(text.as_bytes()).ok()?,
@@ -217,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn who_stood_beside_it_is_never_given_up() {
-        // In hand at any number of ends before it is alone, and at none from then on.
+    fn a_message_that_was_in_hand_beside_it_is_never_given_up() {
+        // It was in hand at any number of ends before it is alone, and at none from then on.
         assert_eq!(Tier::Ordinary.next(40, 5), Next::MoveTo(Feed::Suspects));
         assert_eq!(Tier::Suspects.next(40, 5), Next::MoveTo(Feed::Isolated));
         assert_eq!(Tier::Isolated.next(0, 5), Next::Work);
@@ -240,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_believed_of_the_message_that_it_was_written_for_alone() {
+    fn an_origin_is_believed_only_of_the_message_that_it_was_written_for() {
         let keys = KeyRing::parse(KeyRing::generate("k").expose_secret()).unwrap();
         let publisher = Some("login".to_owned());
         let origin = Origin { kind: MessageKind::TokenStore, publisher, deadline_ms: Some(1), put_off: 2 };

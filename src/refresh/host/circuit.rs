@@ -1,13 +1,12 @@
-//! The circuit breaker of one host: a pure state machine. `now` comes in as a value, nothing here waits.
+//! The circuit breaker of one host: a pure state machine. `now` is an argument, and nothing here waits.
 //!
-//! A host that fails entry after entry is left alone for a while; then probes find out whether it is back
-//! ([`Probes`]). What one entry says counts once: a refresh token that makes the endpoint fail says nothing about the
-//! host, however often it is sent. Nor does one that failed while others were answered, until it is answered itself.
-//! And where nobody failed whose refreshes went well before, the circuit opens for the others alone, until one of those
-//! fails too.
+//! If entry after entry fails, the circuit opens, and nobody calls the host for a while. Then probes find out whether the host
+//! is back ([`Probes`]). Each entry counts once, however often it fails: a refresh token that makes the endpoint fail says
+//! nothing about the host. An entry that failed while others were answered does not count either, until it is answered itself.
+//! If no proven entry failed, the circuit opens for the unproven ones alone, until a proven one fails too.
 //!
-//! Every call is made with a [`Ticket`]. One of an earlier state says nothing about this one: a call that began
-//! before the circuit opened and fails after it closed again must not open it once more.
+//! Every call needs a [`CircuitPermit`]. The outcome of a call that began in an earlier state is ignored: a call that hung since
+//! before the circuit opened must not open it again after it has closed.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -18,84 +17,84 @@ use tokio::time::Instant;
 use super::probes::{Caller, Candidate, NotNow, Probe, Probes};
 use crate::telemetry::CircuitState;
 
-/// Entries of a host that are known to fail, at most. More than [`CircuitPolicy::failures`] can be.
+/// The most entries of a host that are remembered as failing. [`CircuitPolicy::failures`] is never that large.
 pub(super) const MOST_FAILING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
 
 /// When a circuit opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitPolicy {
-    /// So many entries that fail in a row open it; and so many failed calls end a refresh.
+    /// So many entries that fail in a row open it, and so many failed calls end a refresh.
     pub failures: u32,
-    /// How long it stays open at first; twice as long after each probe that failed.
+    /// How long it stays open at first. Each failed probe doubles this.
     pub open_for: Duration,
-    /// It never stays open for longer than this by itself.
+    /// The longest time that it stays open by itself.
     pub open_at_most: Duration,
-    /// Nor for longer than this because the provider asked for it (`Retry-After`). Behind it are probes, so a host
-    /// that asked for a year is found to be back before.
-    pub stay_at_most: Duration,
+    /// The longest pause that a provider may ask for (`Retry-After`). Probes follow it, so a host that asked for a year is
+    /// found to be back before.
+    pub pause_at_most: Duration,
 }
 
-/// One host's circuit.
 #[derive(Debug)]
 pub(super) struct Circuit {
     policy: CircuitPolicy,
     state: State,
-    /// Counts states: a ticket of an earlier one is void.
+    /// Counts the states so far. A permit of an earlier state is void.
     epoch: u64,
-    /// Who gets through while it is not closed.
+    /// Who may call while it is not closed.
     probes: Probes,
-    /// The entries that failed and were not answered since.
+    /// The entries that failed and have not been answered since.
     failing: LruCache<i64, Failing>,
-    /// How many of these count.
+    /// How many of them count.
     evidence: u32,
-    /// Who was asked last to stay away, and until when, since anybody was answered.
-    asked_away: Option<AskedAway>,
+    /// The last pause that the provider asked for, if nobody has been answered since.
+    pause: Option<Pause>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Calls go through.
     Closed,
-    /// No calls until [`Probes`] let one through. `length`: how long it was opened for, from which the next time grows.
-    Open { length: Duration },
-    /// Probes go through.
-    HalfOpen { length: Duration },
+    /// No calls until a probe is due. `length`: for how long it was opened, which the next failure doubles.
+    Open {
+        length: Duration,
+    },
+    HalfOpen {
+        length: Duration,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
-    /// From when it may be a probe again.
+    /// From when it may probe again.
     again_from: Instant,
-    /// Whether it is evidence against the host, and not one that fails for itself.
+    /// Whether it is evidence against the host.
     counts: bool,
-    /// Whether its refreshes went well before.
     proven: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct AskedAway {
+struct Pause {
     caller: Caller,
     until: Instant,
 }
 
-/// The right to make one call.
+/// The circuit's permit for one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(super) struct CircuitPermit {
     epoch: u64,
     caller: Caller,
-    /// Some: it is to find out whether the host is back.
+    /// Some: the call finds out whether the host is back.
     probe: Option<Probe>,
 }
 
 /// What a call says about the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CallEnd {
-    /// It is there: it answered, and be it with a refusal.
+pub(super) enum CallOutcome {
+    /// The host answered, if only with a refusal.
     Answered,
-    /// It gave no usable answer.
+    /// The host gave no usable answer.
     Unavailable,
-    /// It wants to be left alone for longer than anybody waits.
-    StayAway(Duration),
+    /// The provider asked for a pause that is longer than any refresh waits.
+    Pause(Duration),
 }
 
 impl Circuit {
@@ -107,7 +106,7 @@ impl Circuit {
             probes: Probes::new(now),
             failing: LruCache::new(MOST_FAILING),
             evidence: 0,
-            asked_away: None,
+            pause: None,
         }
     }
 
@@ -119,17 +118,17 @@ impl Circuit {
         }
     }
 
-    /// Whether a call of this one could go through now.
-    pub(super) fn look(&self, caller: Caller, now: Instant) -> Result<(), NotNow> {
+    /// Whether this entry could call now.
+    pub(super) fn check(&self, caller: Caller, now: Instant) -> Result<(), NotNow> {
         match self.state {
             State::Closed => Ok(()),
-            State::Open { .. } | State::HalfOpen { .. } => self.probes.look(self.candidate(caller), now),
+            State::Open { .. } | State::HalfOpen { .. } => self.probes.check(self.candidate(caller), now),
         }
     }
 
-    /// Lets a call through. Each one is settled or abandoned afterwards.
-    pub(super) fn admit(&mut self, caller: Caller, now: Instant) -> Result<Ticket, NotNow> {
-        self.look(caller, now)?;
+    /// A permit for a call. Afterwards it is recorded or released.
+    pub(super) fn acquire(&mut self, caller: Caller, now: Instant) -> Result<CircuitPermit, NotNow> {
+        self.check(caller, now)?;
         let probe = match self.state {
             State::Closed => None,
             State::Open { length, .. } => {
@@ -138,27 +137,27 @@ impl Circuit {
             }
             State::HalfOpen { .. } => Some(self.probes.begin(self.candidate(caller), now)),
         };
-        Ok(Ticket { epoch: self.epoch, caller, probe })
+        Ok(CircuitPermit { epoch: self.epoch, caller, probe })
     }
 
-    /// Takes note of how a call ended.
-    pub(super) fn settle(&mut self, ticket: Ticket, end: CallEnd, now: Instant) {
-        self.abandon(ticket);
-        if ticket.epoch != self.epoch {
+    /// Records the outcome of a call.
+    pub(super) fn record(&mut self, permit: CircuitPermit, outcome: CallOutcome, now: Instant) {
+        self.release(permit);
+        if permit.epoch != self.epoch {
             return;
         }
-        match end {
-            CallEnd::Answered => self.answered(ticket.caller),
-            CallEnd::Unavailable => self.failed(ticket, None, now),
-            CallEnd::StayAway(wish) => {
-                self.failed(ticket, Some(now + wish.min(self.policy.stay_at_most)), now);
+        match outcome {
+            CallOutcome::Answered => self.answered(permit.caller),
+            CallOutcome::Unavailable => self.failed(permit, None, now),
+            CallOutcome::Pause(pause) => {
+                self.failed(permit, Some(now + pause.min(self.policy.pause_at_most)), now);
             }
         }
     }
 
-    /// Takes note that a call was not made after all, or says nothing about the host.
-    pub(super) fn abandon(&mut self, ticket: Ticket) {
-        if let Some(probe) = ticket.probe {
+    /// Gives back a permit whose call was not made, or says nothing about the host.
+    pub(super) fn release(&mut self, permit: CircuitPermit) {
+        if let Some(probe) = permit.probe {
             self.probes.end(probe);
         }
     }
@@ -172,8 +171,8 @@ impl Circuit {
     }
 
     fn answered(&mut self, caller: Caller) {
-        self.asked_away = None;
-        // Whoever failed before did so for itself.
+        self.pause = None;
+        // Those that failed before did not fail because of the host.
         if self.evidence > 0 {
             self.failing.iter_mut().for_each(|(_, failing)| failing.counts = false);
             self.evidence = 0;
@@ -185,17 +184,17 @@ impl Circuit {
         }
     }
 
-    /// `stay_until`: until when it wants to be left alone.
-    fn failed(&mut self, ticket: Ticket, stay_until: Option<Instant>, now: Instant) {
-        let caller = ticket.caller;
-        match (self.state, ticket.probe) {
+    /// `pause_until`: the end of the pause that the provider asked for.
+    fn failed(&mut self, permit: CircuitPermit, pause_until: Option<Instant>, now: Instant) {
+        let caller = permit.caller;
+        match (self.state, permit.probe) {
             (State::Closed, _) => {
                 let counts = self.note_failing(caller, now);
                 let length = self.policy.open_for;
                 if let Some(first) =
-                    stay_until.filter(|_| counts).and_then(|until| self.note_away(caller, until, now))
+                    pause_until.filter(|_| counts).and_then(|until| self.note_pause(caller, until, now))
                 {
-                    self.open(stay_until.unwrap_or(now), length, first.proven || caller.proven, now);
+                    self.open(pause_until.unwrap_or(now), length, first.proven || caller.proven, now);
                 } else if self.evidence >= self.policy.failures {
                     let proven = self.failing.iter().any(|(_, failing)| failing.counts && failing.proven);
                     self.open(now + length, length, proven, now);
@@ -203,35 +202,34 @@ impl Circuit {
             }
             (State::HalfOpen { length }, Some(probe)) => {
                 let longer = (length * 2).min(self.policy.open_at_most);
-                let held_until = |wait| stay_until.unwrap_or(now).max(now + wait);
+                let held_until = |wait| pause_until.unwrap_or(now).max(now + wait);
                 match probe.candidate {
                     Candidate::Failed { .. } => {
                         self.note_failing(caller, held_until(length));
                     }
                     Candidate::Unproven => {
                         self.note_failing(caller, held_until(longer));
-                        self.probes.hold_back(probe.candidate, now + longer);
+                        self.probes.delay(probe.candidate, now + longer);
                         self.state = State::HalfOpen { length: longer };
                     }
                     Candidate::Proven => {
                         self.note_failing(caller, held_until(longer));
-                        let asked_again =
-                            stay_until.filter(|until| self.note_away(caller, *until, now).is_some());
-                        match asked_again {
-                            // What it asked for says nothing about how long to stay away when it next fails without a
-                            // word.
+                        let paused_again =
+                            pause_until.filter(|until| self.note_pause(caller, *until, now).is_some());
+                        match paused_again {
+                            // The pause that it asked for is no measure for the next failure that names none.
                             Some(until) => self.open(until, self.policy.open_for, true, now),
                             None => self.open(now + longer, longer, true, now),
                         }
                     }
                 }
             }
-            // No ticket of these is given out.
+            // No permits are given in these states.
             (State::Open { .. }, _) | (State::HalfOpen { .. }, None) => {}
         }
     }
 
-    /// Whether it counts against the host that this one failed.
+    /// Whether this failure counts against the host.
     fn note_failing(&mut self, caller: Caller, again_from: Instant) -> bool {
         if let Some(failing) = self.failing.get_mut(&caller.entry) {
             failing.again_from = again_from;
@@ -244,17 +242,17 @@ impl Circuit {
         true
     }
 
-    /// The one that was asked to stay away before this one, where it still is and nobody was answered in between.
-    fn note_away(&mut self, caller: Caller, until: Instant, now: Instant) -> Option<Caller> {
-        let before = self.asked_away.replace(AskedAway { caller, until })?;
+    /// The other entry that was asked to pause, if its pause is not over and nobody has been answered since.
+    fn note_pause(&mut self, caller: Caller, until: Instant, now: Instant) -> Option<Caller> {
+        let before = self.pause.replace(Pause { caller, until })?;
         (before.caller.entry != caller.entry && now < before.until).then_some(before.caller)
     }
 
-    /// `proven`: whether anybody failed whose refreshes went well before.
+    /// `proven`: whether a proven entry failed.
     fn open(&mut self, until: Instant, length: Duration, proven: bool, now: Instant) {
         self.probes.restart(until);
         if !proven {
-            self.probes.let_proven_through(now);
+            self.probes.admit_proven(now);
         }
         self.enter(State::Open { length });
     }

@@ -1,4 +1,4 @@
-//! Why the token endpoint is not called now, and the words for it.
+//! Why a token endpoint may not be called now, and how that is worded.
 
 use std::time::Duration;
 
@@ -8,24 +8,19 @@ use crate::domain::provider::Provider;
 use crate::refresh::{FailedFlight, Order};
 use crate::store::FailureKind;
 
-/// No call now.
+/// The token endpoint may not be called now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoEntry {
-    /// The circuit is open.
-    Open {
-        /// When to ask again.
+pub enum NotPermitted {
+    CircuitOpen {
         retry_after: Duration,
     },
-    /// The host has refused everybody since then, so it is the provider that is set up wrong.
-    Refusing {
-        /// When that began.
+    /// The host has refused everybody since then, so the provider's settings must be wrong.
+    HostRefusing {
         since: Timestamp,
     },
     /// The host may be called, but not for this entry, or not so often.
     HeldBack {
-        /// What holds it back.
         by: HeldBack,
-        /// When to ask again.
         retry_after: Duration,
     },
 }
@@ -33,7 +28,7 @@ pub enum NoEntry {
 /// What holds a single refresh back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldBack {
-    /// Refreshes of this entry failed one after the other, or the provider asked for a pause.
+    /// Several refreshes of this entry failed in a row, or the provider asked for a pause.
     BackOff,
     /// This entry was refreshed too often within a minute.
     IdentityLimit,
@@ -42,7 +37,6 @@ pub enum HeldBack {
 }
 
 impl HeldBack {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::BackOff, Self::IdentityLimit, Self::HostLimit];
 
     /// The name in metrics.
@@ -55,14 +49,14 @@ impl HeldBack {
     }
 }
 
-impl From<NotNow> for NoEntry {
+impl From<NotNow> for NotPermitted {
     fn from(NotNow(retry_after): NotNow) -> Self {
-        Self::Open { retry_after }
+        Self::CircuitOpen { retry_after }
     }
 }
 
-impl NoEntry {
-    /// Why a flight that was not let through brings no new pair.
+impl NotPermitted {
+    /// The failure of a flight that may not call.
     pub(in crate::refresh) fn failed(self, order: &Order) -> FailedFlight {
         FailedFlight {
             kind: self.kind(),
@@ -73,27 +67,26 @@ impl NoEntry {
         }
     }
 
-    /// What kind of failure it is.
     pub const fn kind(self) -> FailureKind {
         match self {
-            Self::Open { .. } | Self::HeldBack { .. } => FailureKind::Unavailable,
-            Self::Refusing { .. } => FailureKind::Misconfigured,
+            Self::CircuitOpen { .. } | Self::HeldBack { .. } => FailureKind::Unavailable,
+            Self::HostRefusing { .. } => FailureKind::Misconfigured,
         }
     }
 
-    /// When to ask again, where that is known.
+    /// When to ask again, if that is known.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::Open { retry_after } | Self::HeldBack { retry_after, .. } => Some(retry_after),
-            Self::Refusing { .. } => None,
+            Self::CircuitOpen { retry_after } | Self::HeldBack { retry_after, .. } => Some(retry_after),
+            Self::HostRefusing { .. } => None,
         }
     }
 
-    /// What holds this single refresh back; none: the host as a whole is left alone.
+    /// What holds this single refresh back. None: nobody may call the host.
     pub const fn held_back(self) -> Option<HeldBack> {
         match self {
             Self::HeldBack { by, .. } => Some(by),
-            Self::Open { .. } | Self::Refusing { .. } => None,
+            Self::CircuitOpen { .. } | Self::HostRefusing { .. } => None,
         }
     }
 
@@ -102,14 +95,13 @@ impl NoEntry {
         matches!(self.held_back(), Some(HeldBack::IdentityLimit | HeldBack::HostLimit))
     }
 
-    /// What it means, in words.
     pub fn message(self, provider: &Provider) -> String {
         let host = &provider.host;
         match self {
-            Self::Open { .. } => {
-                format!("{host} failed again and again, and is left alone for a while (its circuit is open)")
+            Self::CircuitOpen { .. } => {
+                format!("{host} failed again and again, and is not called for a while (its circuit is open)")
             }
-            Self::Refusing { since } => format!(
+            Self::HostRefusing { since } => format!(
                 "{host} has refused the refresh token of everybody since {since}, so its settings must be wrong; \
                  correct client_secret or redirect_uri with `tokenkeeper provider apply`"
             ),

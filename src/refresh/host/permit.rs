@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuit::{CallEnd, Ticket};
+use super::circuit::{CallOutcome, CircuitPermit};
 use super::probes::{Caller, NotNow, Probe};
 use super::{HostState, note_phase};
 use crate::contract::Event;
@@ -17,14 +17,14 @@ use crate::telemetry::CircuitState;
 pub(in crate::refresh) struct CallPermit<'a> {
     host: &'a HostState,
     caller: Caller,
-    /// Taken when the answer is recorded.
+    /// None once the answer is recorded.
     granted: Option<Granted>,
 }
 
 /// What a permit stands for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Granted {
-    pub(super) ticket: Ticket,
+    pub(super) circuit: CircuitPermit,
     /// The probe of a host that refuses everybody.
     pub(super) probe: Option<Probe>,
     /// When the refresh began that this is the first call of.
@@ -86,25 +86,25 @@ impl HostState {
     fn record(&self, caller: Caller, granted: Granted, answer: Answer, now: Instant) -> Option<Transition> {
         let calls = &mut *self.calls();
         calls.refusals.record(caller, granted.probe, answer, now + self.shared.circuit.open_for);
-        let end = match answer {
+        let outcome = match answer {
             Answer::Pair | Answer::Refusal | Answer::Misconfigured => {
-                self.shared.standings.lock().answered(caller.entry);
-                CallEnd::Answered
+                self.shared.entries.lock().answered(caller.entry);
+                CallOutcome::Answered
             }
             Answer::None { retry_after: Some(wait) } if wait > self.shared.retry_after_cap => {
-                CallEnd::StayAway(wait)
+                CallOutcome::Pause(wait)
             }
-            Answer::None { .. } => CallEnd::Unavailable,
+            Answer::None { .. } => CallOutcome::Unavailable,
         };
         let before = calls.circuit.phase();
-        calls.circuit.settle(granted.ticket, end, now);
+        calls.circuit.record(granted.circuit, outcome, now);
         let after = calls.circuit.phase();
         note_phase(&self.name, before, after);
         match (before, after) {
             (CircuitState::Closed, CircuitState::Open) => {
                 // The wait of an entry that was never refreshed here.
-                let stranger = Caller { entry: i64::MIN, proven: false };
-                let retry_after = calls.circuit.look(stranger, now).err().map(|NotNow(wait)| wait);
+                let unproven = Caller { entry: i64::MIN, proven: false };
+                let retry_after = calls.circuit.check(unproven, now).err().map(|NotNow(wait)| wait);
                 Some(Transition::Opened { retry_after: retry_after.unwrap_or_default() })
             }
             (CircuitState::HalfOpen, CircuitState::Closed) => Some(Transition::Closed),
@@ -115,13 +115,13 @@ impl HostState {
 
 impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
-        let Some(Granted { ticket, probe, begun }) = self.granted.take() else { return };
+        let Some(Granted { circuit, probe, begun }) = self.granted.take() else { return };
         let calls = &mut *self.host.calls();
-        calls.circuit.abandon(ticket);
+        calls.circuit.release(circuit);
         calls.refusals.release(probe);
         if let Some(begun) = begun {
             calls.begun.take_back(begun);
-            self.host.shared.standings.lock().take_back(self.caller.entry, begun);
+            self.host.shared.entries.lock().take_back(self.caller.entry, begun);
         }
     }
 }

@@ -1,21 +1,20 @@
-//! Who may find out whether a host is back: one whose refreshes went well before, rather than one that fails for
-//! itself. `now` comes in as a value, nothing here waits.
+//! Which calls may find out whether a host is back. `now` is an argument, and nothing here waits.
 //!
-//! Those who ask are of three sorts, and each waits for its own sort and for the better ones alone. So whoever fails
-//! for a reason of their own delays nobody who would be served.
+//! Entries are of three sorts: proven, unproven, and failed before. A probe waits only for probes of its own sort and of the
+//! better ones. So an entry that fails for a reason of its own delays nobody who would be served.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When to ask again while somebody else's probe is under way.
-pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// When to ask again while another probe is under way.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// No call now; ask again after this time.
+/// No call now. Ask again after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotNow(pub(super) Duration);
 
-/// Whose refresh asks to be let through.
+/// The entry that asks for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Caller {
     /// Row id of the entry.
@@ -24,21 +23,21 @@ pub(super) struct Caller {
     pub(super) proven: bool,
 }
 
-/// What is known of a caller where a host fails.
+/// The sort of an entry that asks for a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Candidate {
-    /// Refreshed before, and has not failed since.
+    /// It was refreshed before, and has not failed since.
     Proven,
-    /// Never refreshed before: what it sends may be bad.
+    /// It was never refreshed before, so its refresh token may be bad.
     Unproven,
-    /// Has failed, which says all that it can say: only its success is news.
+    /// It has failed. Another failure says nothing new, a success does.
     Failed {
         /// From when it may try again.
         again_from: Instant,
     },
 }
 
-/// One call that is to find out.
+/// One call that finds out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Probe {
     pub(super) candidate: Candidate,
@@ -48,23 +47,23 @@ pub(super) struct Probe {
 /// The probes of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Probes {
-    /// How many there were.
+    /// How many have begun.
     count: u64,
-    proven: Turn,
-    unproven: Turn,
-    /// From when those who have failed may try, one in [`PROBE_PATIENCE`].
+    proven: Schedule,
+    unproven: Schedule,
+    /// From when those that failed before may probe, one in each [`PROBE_INTERVAL`].
     failed_from: Instant,
 }
 
-/// One at a time, unless it is shared.
+/// When the entries of one sort may probe: one at a time, unless `shared`.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct Schedule {
     from: Instant,
     shared: bool,
     under_way: Option<u64>,
 }
 
-impl Turn {
+impl Schedule {
     const fn new(from: Instant) -> Self {
         Self { from, shared: false, under_way: None }
     }
@@ -83,62 +82,62 @@ impl Turn {
 }
 
 impl Probes {
-    /// Nobody may before `from`.
+    /// No probes before `from`.
     pub(super) const fn new(from: Instant) -> Self {
-        Self { count: 0, proven: Turn::new(from), unproven: Turn::new(from), failed_from: from }
+        Self { count: 0, proven: Schedule::new(from), unproven: Schedule::new(from), failed_from: from }
     }
 
-    /// Begins anew: nobody may before `from`. Whoever is under way is forgotten.
+    /// Begins anew: no probes before `from`. Those under way are forgotten.
     pub(super) const fn restart(&mut self, from: Instant) {
-        self.proven = Turn::new(from);
-        self.unproven = Turn::new(from);
+        self.proven = Schedule::new(from);
+        self.unproven = Schedule::new(from);
         self.failed_from = from;
     }
 
-    /// Nothing is held against those with a good past: until one of them fails they are let through, as many as come.
-    pub(super) const fn let_proven_through(&mut self, now: Instant) {
-        self.proven = Turn { shared: true, ..Turn::new(now) };
+    /// Lets every proven entry call until one of them fails.
+    pub(super) const fn admit_proven(&mut self, now: Instant) {
+        self.proven = Schedule { shared: true, ..Schedule::new(now) };
     }
 
-    /// Whether this one could be let through now.
-    pub(super) fn look(&self, candidate: Candidate, now: Instant) -> Result<(), NotNow> {
+    /// Whether an entry of this sort may probe now.
+    pub(super) fn check(&self, candidate: Candidate, now: Instant) -> Result<(), NotNow> {
         let proven = self.proven.under_way.is_some();
         let any = proven || self.unproven.under_way.is_some();
         let (from, taken) = match candidate {
             Candidate::Proven => (self.proven.from, proven),
             Candidate::Unproven => (self.unproven.from, any),
-            // Not one of the turns: it may hang for as long as it likes, and keeps nobody waiting.
+            // It has no schedule: a probe that hangs makes nobody wait.
             Candidate::Failed { again_from } => (again_from.max(self.failed_from), any),
         };
         if now < from {
             Err(NotNow(from - now))
         } else if taken {
-            Err(NotNow(PROBE_PATIENCE))
+            Err(NotNow(PROBE_INTERVAL))
         } else {
             Ok(())
         }
     }
 
-    /// Lets this one through, which [could be](Self::look). Each one is ended afterwards.
+    /// Begins a probe that [is allowed](Self::check). It is ended afterwards.
     pub(super) fn begin(&mut self, candidate: Candidate, now: Instant) -> Probe {
         self.count += 1;
         let number = self.count;
         match candidate {
             Candidate::Proven => self.proven.begin(number),
             Candidate::Unproven => self.unproven.begin(number),
-            Candidate::Failed { .. } => self.failed_from = now + PROBE_PATIENCE,
+            Candidate::Failed { .. } => self.failed_from = now + PROBE_INTERVAL,
         }
         Probe { candidate, number }
     }
 
-    /// Takes note that a probe is over, or was not made.
+    /// Ends a probe, which is over or was not made.
     pub(super) fn end(&mut self, probe: Probe) {
         self.proven.end(probe.number);
         self.unproven.end(probe.number);
     }
 
-    /// Takes note that a probe failed: those of its sort, and of the worse ones, wait until then.
-    pub(super) fn hold_back(&mut self, candidate: Candidate, until: Instant) {
+    /// Delays the entries of this sort, and of the worse ones, because a probe failed.
+    pub(super) fn delay(&mut self, candidate: Candidate, until: Instant) {
         match candidate {
             Candidate::Proven => {
                 self.proven.from = self.proven.from.max(until);
@@ -168,46 +167,46 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_of_each_sort_and_one_with_a_good_past_waits_for_no_other_sort() {
+    fn there_is_one_probe_at_a_time_of_each_sort_and_a_proven_one_waits_for_no_other_sort() {
         let now = Instant::now();
         let mut probes = Probes::new(now);
         let unproven = probes.begin(Candidate::Unproven, now);
-        assert_eq!(probes.look(Candidate::Unproven, now), Err(NotNow(PROBE_PATIENCE)));
-        assert_eq!(probes.look(FAILED(now), now), Err(NotNow(PROBE_PATIENCE)));
-        assert_eq!(probes.look(Candidate::Proven, now), Ok(()));
+        assert_eq!(probes.check(Candidate::Unproven, now), Err(NotNow(PROBE_INTERVAL)));
+        assert_eq!(probes.check(FAILED(now), now), Err(NotNow(PROBE_INTERVAL)));
+        assert_eq!(probes.check(Candidate::Proven, now), Ok(()));
         let proven = probes.begin(Candidate::Proven, now);
         probes.end(unproven);
-        assert_eq!(probes.look(Candidate::Proven, now), Err(NotNow(PROBE_PATIENCE)));
-        assert_eq!(probes.look(Candidate::Unproven, now), Err(NotNow(PROBE_PATIENCE)));
+        assert_eq!(probes.check(Candidate::Proven, now), Err(NotNow(PROBE_INTERVAL)));
+        assert_eq!(probes.check(Candidate::Unproven, now), Err(NotNow(PROBE_INTERVAL)));
         probes.end(proven);
-        assert_eq!(probes.look(Candidate::Proven, now), Ok(()));
-        assert_eq!(probes.look(FAILED(now), now), Ok(()));
+        assert_eq!(probes.check(Candidate::Proven, now), Ok(()));
+        assert_eq!(probes.check(FAILED(now), now), Ok(()));
     }
 
     #[test]
     fn a_probe_that_failed_delays_its_own_sort_and_the_worse_ones_alone() {
         let now = Instant::now();
         let mut probes = Probes::new(now);
-        probes.hold_back(FAILED(now), now + secs(10));
-        assert_eq!(probes.look(Candidate::Unproven, now), Ok(()));
-        probes.hold_back(Candidate::Unproven, now + secs(10));
-        assert_eq!(probes.look(Candidate::Unproven, now), Err(NotNow(secs(10))));
-        assert_eq!((probes.look(Candidate::Proven, now), probes.look(FAILED(now), now)), (Ok(()), Ok(())));
-        probes.hold_back(Candidate::Proven, now + secs(20));
+        probes.delay(FAILED(now), now + secs(10));
+        assert_eq!(probes.check(Candidate::Unproven, now), Ok(()));
+        probes.delay(Candidate::Unproven, now + secs(10));
+        assert_eq!(probes.check(Candidate::Unproven, now), Err(NotNow(secs(10))));
+        assert_eq!((probes.check(Candidate::Proven, now), probes.check(FAILED(now), now)), (Ok(()), Ok(())));
+        probes.delay(Candidate::Proven, now + secs(20));
         for candidate in [Candidate::Proven, Candidate::Unproven, FAILED(now)] {
-            assert_eq!(probes.look(candidate, now), Err(NotNow(secs(20))), "{candidate:?}");
+            assert_eq!(probes.check(candidate, now), Err(NotNow(secs(20))), "{candidate:?}");
         }
     }
 
     #[test]
-    fn those_who_have_failed_take_turns_by_time_so_that_one_who_hangs_keeps_nobody_waiting() {
+    fn entries_that_failed_before_probe_at_intervals_so_that_one_that_hangs_makes_nobody_wait() {
         let now = Instant::now();
         let mut probes = Probes::new(now);
         probes.begin(FAILED(now), now);
-        assert_eq!(probes.look(Candidate::Proven, now), Ok(()));
-        assert_eq!(probes.look(Candidate::Unproven, now), Ok(()));
-        assert_eq!(probes.look(FAILED(now), now), Err(NotNow(PROBE_PATIENCE)));
-        assert_eq!(probes.look(FAILED(now), now + PROBE_PATIENCE), Ok(()));
-        assert_eq!(probes.look(FAILED(now + secs(9)), now + secs(1)), Err(NotNow(secs(8))));
+        assert_eq!(probes.check(Candidate::Proven, now), Ok(()));
+        assert_eq!(probes.check(Candidate::Unproven, now), Ok(()));
+        assert_eq!(probes.check(FAILED(now), now), Err(NotNow(PROBE_INTERVAL)));
+        assert_eq!(probes.check(FAILED(now), now + PROBE_INTERVAL), Ok(()));
+        assert_eq!(probes.check(FAILED(now + secs(9)), now + secs(1)), Err(NotNow(secs(8))));
     }
 }

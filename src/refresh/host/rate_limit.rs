@@ -1,46 +1,45 @@
-//! How many refreshes may begin within a span of time. Exact: no more than so many within *any* such span.
+//! How many refreshes may begin within a span of time. The limit is exact: it holds for *any* span of that length.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many within any span of this length.
+/// At most so many within any span of this length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
-    /// How many; zero: as many as they like.
+pub struct RateLimit {
+    /// Zero: no limit.
     pub most: usize,
-    /// The span.
     pub within: Duration,
 }
 
-/// When those began that still count, the oldest one first: never more than [`Pace::most`].
+/// When the refreshes began that still count, the oldest one first. There are never more than [`RateLimit::most`].
 #[derive(Debug, Clone, Default)]
-pub(super) struct Begun(VecDeque<Instant>);
+pub(super) struct SlidingWindow(VecDeque<Instant>);
 
-impl Begun {
-    /// How long the next one must wait.
-    pub(super) fn wait(&self, pace: Pace, now: Instant) -> Option<Duration> {
-        let oldest = self.0.front().filter(|_| pace.most > 0 && self.0.len() >= pace.most)?;
-        let free_at = *oldest + pace.within;
+impl SlidingWindow {
+    /// How long the next refresh must wait.
+    pub(super) fn wait(&self, limit: RateLimit, now: Instant) -> Option<Duration> {
+        let oldest = self.0.front().filter(|_| limit.most > 0 && self.0.len() >= limit.most)?;
+        let free_at = *oldest + limit.within;
         (now < free_at).then(|| free_at - now)
     }
 
-    /// One begins, which [need not wait](Self::wait).
-    pub(super) fn begin(&mut self, pace: Pace, now: Instant) {
-        if pace.most == 0 {
+    /// A refresh begins, which [need not wait](Self::wait).
+    pub(super) fn begin(&mut self, limit: RateLimit, now: Instant) {
+        if limit.most == 0 {
             return;
         }
-        while self.0.len() >= pace.most {
+        while self.0.len() >= limit.most {
             self.0.pop_front();
         }
         self.0.push_back(now);
     }
 
-    /// The one of that time did not begin after all.
+    /// The refresh of that time did not begin after all.
     pub(super) fn take_back(&mut self, at: Instant) {
-        if let Some(place) = self.0.iter().rposition(|begun| *begun == at) {
-            self.0.remove(place);
+        if let Some(index) = self.0.iter().rposition(|begun| *begun == at) {
+            self.0.remove(index);
         }
     }
 }
@@ -50,17 +49,17 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    const PACE: Pace = Pace { most: 10, within: MINUTE };
+    const LIMIT: RateLimit = RateLimit { most: 10, within: MINUTE };
 
     #[test]
     fn ten_in_any_minute_however_they_come() {
         let start = Instant::now();
         for gap in [1, 100, 900, 5_000, 6_000, 7_000] {
-            let (mut begun, mut times) = (Begun::default(), Vec::new());
+            let (mut begun, mut times) = (SlidingWindow::default(), Vec::new());
             for step in 0..600_u64 {
                 let now = start + Duration::from_millis(step * gap);
-                if begun.wait(PACE, now).is_none() {
-                    begun.begin(PACE, now);
+                if begun.wait(LIMIT, now).is_none() {
+                    begun.begin(LIMIT, now);
                     times.push(now);
                 }
             }
@@ -73,23 +72,23 @@ mod tests {
     }
 
     #[test]
-    fn it_says_when_the_next_one_may_begin_and_one_that_did_not_makes_room() {
+    fn it_says_when_the_next_refresh_may_begin_and_one_that_did_not_begin_makes_room() {
         let start = Instant::now();
-        let mut begun = Begun::default();
+        let mut begun = SlidingWindow::default();
         for secs in 0..10 {
-            assert_eq!(begun.wait(PACE, start + Duration::from_secs(secs)), None);
-            begun.begin(PACE, start + Duration::from_secs(secs));
+            assert_eq!(begun.wait(LIMIT, start + Duration::from_secs(secs)), None);
+            begun.begin(LIMIT, start + Duration::from_secs(secs));
         }
         let now = start + Duration::from_secs(20);
-        assert_eq!(begun.wait(PACE, now), Some(Duration::from_secs(40)));
+        assert_eq!(begun.wait(LIMIT, now), Some(Duration::from_secs(40)));
         begun.take_back(start + Duration::from_secs(9));
-        assert_eq!(begun.wait(PACE, now), None);
+        assert_eq!(begun.wait(LIMIT, now), None);
     }
 
     #[test]
     fn zero_is_no_limit_and_keeps_nothing() {
-        let mut begun = Begun::default();
-        let off = Pace { most: 0, within: MINUTE };
+        let mut begun = SlidingWindow::default();
+        let off = RateLimit { most: 0, within: MINUTE };
         for _ in 0..100 {
             let now = Instant::now();
             assert_eq!(begun.wait(off, now), None);

@@ -4,7 +4,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use super::circuit::MOST_FAILING;
-use super::no_entry::NoEntry;
+use super::not_permitted::NotPermitted;
 use super::permit::Answer;
 use super::probes::{Caller, Candidate, Probe, Probes};
 use crate::domain::clock::Timestamp;
@@ -41,10 +41,10 @@ impl Refusals {
     }
 
     /// Whether this one may call, as a probe if the host refuses everybody.
-    pub(super) fn check(&self, caller: Caller, now: Instant) -> Result<(), NoEntry> {
+    pub(super) fn check(&self, caller: Caller, now: Instant) -> Result<(), NotPermitted> {
         match &self.refusing {
-            Some(RefusingHost { since, probes }) if probes.look(self.candidate(caller), now).is_err() => {
-                Err(NoEntry::Refusing { since: *since })
+            Some(RefusingHost { since, probes }) if probes.check(self.candidate(caller), now).is_err() => {
+                Err(NotPermitted::HostRefusing { since: *since })
             }
             Some(_) | None => Ok(()),
         }
@@ -75,7 +75,7 @@ impl Refusals {
             match answer {
                 Answer::Pair => {}
                 Answer::Refusal | Answer::Misconfigured | Answer::None { .. } => {
-                    refusing.probes.hold_back(probe.candidate, again_from);
+                    refusing.probes.delay(probe.candidate, again_from);
                 }
             }
         }

@@ -1,31 +1,32 @@
 //! Waits for a refresh: the request's own, another one in this process, or another worker's.
 //!
-//! A waiting request occupies the prefetch, so it needs a seat first (`bulkhead.rs`). If the host cannot be asked now, it does
-//! not wait.
+//! A waiting request occupies the prefetch, so it needs a slot first (`bulkhead.rs`). If the host may not be called now, the
+//! request does not wait.
 
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Attempt, Round, SHARED_FATE};
+use super::{Attempt, Round, SHARED_FAILURE};
 use crate::contract::{ErrorBody, Warning};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::{Cause, clamp_notice, is_valid};
-use crate::limits::bulkhead::{Crowded, Thing, Waited};
-use crate::refresh::{FailedFlight, FlightOutcome, HeldBack, InFlight, NoEntry, Order, Role};
+use crate::limits::bulkhead::{Resource, TooManyWaiting, Waited};
+use crate::refresh::{FailedFlight, FlightOutcome, HeldBack, InFlight, NotPermitted, Order, Role};
 use crate::requests::grant::Way;
 use crate::requests::refusal::{
-    Refusal, crowded, deadline_exceeded, flight_failed, left_alone, panicked, refresh_timeout, token_held,
+    Refusal, deadline_exceeded, flight_failed, not_permitted, panicked, refresh_timeout, token_held,
+    too_many_waiting,
 };
 use crate::store::{Entry, FailureKind};
 use crate::telemetry;
 
 impl Attempt<'_> {
     pub(super) async fn refresh(&mut self, entry: Arc<Entry>, cause: Cause) -> Result<Round, Refusal> {
-        if let Err(no_entry) = self.handler.refresher.look(&entry, &self.provider) {
-            return self.leave_alone(&entry, cause, no_entry).await;
+        if let Err(why) = self.handler.refresher.check(&entry, &self.provider) {
+            return self.without_permit(&entry, cause, why).await;
         }
-        if let Err(error) = self.take_seat_for_host() {
+        if let Err(error) = self.take_slot_for_host() {
             return self.go_without_refresh(&entry, cause, !entry.is_in_doubt(), error).await;
         }
         let mut in_flight = self.handler.refresher.refresh(Order {
@@ -39,15 +40,15 @@ impl Attempt<'_> {
         let role = in_flight.role;
         let until = match role {
             Role::Started => self.ask.time.give_up_at,
-            Role::Joined => self.patience_until(),
+            Role::Joined => self.wait_until(),
         };
         match self.wait(&mut in_flight, until).await {
-            Waited::Came(FlightOutcome::Refreshed(entry)) if role == Role::Started => {
+            Waited::Completed(FlightOutcome::Refreshed(entry)) if role == Role::Started => {
                 let warnings = self.clamp(&entry);
                 self.granted(&entry, self.demand.until(), Way::refreshed(cause), warnings)
             }
-            Waited::Came(FlightOutcome::Failed(flight))
-                if role == Role::Started || self.shares_fate(cause, &flight) =>
+            Waited::Completed(FlightOutcome::Failed(flight))
+                if role == Role::Started || self.shares_failure(cause, &flight) =>
             {
                 match cause {
                     // The failure is recorded by now, so the entry has changed: decide on that.
@@ -58,22 +59,24 @@ impl Attempt<'_> {
                     Cause::Required | Cause::Reported => Err(flight_failed(&flight).into()),
                 }
             }
-            Waited::Came(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Came(FlightOutcome::Panicked) => Err(panicked().into()),
-            Waited::Came(FlightOutcome::Refreshed(_) | FlightOutcome::Failed(_) | FlightOutcome::Moved)
-            | Waited::Crowded => Ok(Round::Again),
+            Waited::Completed(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Completed(FlightOutcome::Panicked) => Err(panicked().into()),
+            Waited::Completed(
+                FlightOutcome::Refreshed(_) | FlightOutcome::Failed(_) | FlightOutcome::Moved,
+            )
+            | Waited::TooManyWaiting => Ok(Round::Again),
             Waited::TimedOut => self.last_look().await,
         }
     }
 
     /// No refresh may begin now. If it was only too frequent and not needed, that is no failure.
-    async fn leave_alone(&self, entry: &Entry, cause: Cause, no_entry: NoEntry) -> Result<Round, Refusal> {
-        telemetry::refresh_not_begun(&self.provider.host, no_entry.held_back().map(HeldBack::name));
+    async fn without_permit(&self, entry: &Entry, cause: Cause, why: NotPermitted) -> Result<Round, Refusal> {
+        telemetry::refresh_not_begun(&self.provider.host, why.held_back().map(HeldBack::name));
         let certain = !entry.is_in_doubt();
-        if no_entry.is_over_limit() && self.may_serve_as_it_is(cause, certain) {
+        if why.is_over_limit() && self.may_serve_as_it_is(cause, certain) {
             return self.serve(entry, Way::stored(false), self.clamp(entry)).await;
         }
-        self.go_without_refresh(entry, cause, certain, left_alone(no_entry, &self.provider)).await
+        self.go_without_refresh(entry, cause, certain, not_permitted(why, &self.provider)).await
     }
 
     /// There will be no refresh. If it was opportunistic and the provider certainly did not act, the token is still good.
@@ -104,24 +107,26 @@ impl Attempt<'_> {
     }
 
     pub(super) async fn wait_for_others(&mut self, entry: &Entry) -> Result<Round, Refusal> {
-        self.take_seat_for_host()?;
+        self.take_slot_for_host()?;
         let mut watch = self.handler.refresher.watch(entry);
         if watch.role == Role::Started {
             telemetry::lease_watched(&self.provider.host);
         }
-        let until = self.patience_until();
+        let until = self.wait_until();
         match self.wait(&mut watch, until).await {
-            Waited::Came(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
-            Waited::Came(FlightOutcome::Panicked) => Err(panicked().into()),
-            Waited::Came(FlightOutcome::Failed(flight)) => {
+            Waited::Completed(FlightOutcome::StoreFailed(error)) => Err(Refusal::Store(error)),
+            Waited::Completed(FlightOutcome::Panicked) => Err(panicked().into()),
+            Waited::Completed(FlightOutcome::Failed(flight)) => {
                 self.failed = Some(flight);
                 Ok(Round::Again)
             }
-            Waited::Came(FlightOutcome::Refreshed(_) | FlightOutcome::Moved) if Instant::now() < until => {
+            Waited::Completed(FlightOutcome::Refreshed(_) | FlightOutcome::Moved)
+                if Instant::now() < until =>
+            {
                 Ok(Round::Again)
             }
-            Waited::Crowded => Ok(Round::Again),
-            Waited::Came(_) | Waited::TimedOut => self.last_look().await,
+            Waited::TooManyWaiting => Ok(Round::Again),
+            Waited::Completed(_) | Waited::TimedOut => self.last_look().await,
         }
     }
 
@@ -132,46 +137,47 @@ impl Attempt<'_> {
         now: Timestamp,
     ) -> Result<Round, Refusal> {
         let remaining = until.since(now);
-        let thing =
-            Thing::Reservation { host: self.provider.host.clone(), user_id: self.ask.user_id.to_owned() };
-        self.take_seat(thing).map_err(|Crowded| token_held(&self.provider, remaining))?;
-        let Some(mut seat) = self.seat.take() else { return Ok(Round::Again) };
+        let resource =
+            Resource::Reservation { host: self.provider.host.clone(), user_id: self.ask.user_id.to_owned() };
+        self.take_slot(resource).map_err(|TooManyWaiting| token_held(&self.provider, remaining))?;
+        let Some(mut slot) = self.slot.take() else { return Ok(Round::Again) };
         let over = Instant::now() + remaining;
-        match seat.wait(self.ask.time.give_up_at, sleep_until(over)).await {
-            Waited::Came(()) | Waited::TimedOut => Ok(Round::Again),
-            Waited::Crowded => {
+        match slot.wait(self.ask.time.give_up_at, sleep_until(over)).await {
+            Waited::Completed(()) | Waited::TimedOut => Ok(Round::Again),
+            Waited::TooManyWaiting => {
                 Err(token_held(&self.provider, over.saturating_duration_since(Instant::now())).into())
             }
         }
     }
 
-    /// A seat among those who wait for this host, kept until the request is answered.
-    fn take_seat_for_host(&mut self) -> Result<(), ErrorBody> {
-        let host = Thing::Host(self.provider.host.clone());
-        self.take_seat(host).map_err(|Crowded| crowded(&self.provider))
+    /// Takes a slot to wait for this host. It is kept until the request is answered.
+    fn take_slot_for_host(&mut self) -> Result<(), ErrorBody> {
+        let host = Resource::Host(self.provider.host.clone());
+        self.take_slot(host).map_err(|TooManyWaiting| too_many_waiting(&self.provider))
     }
 
-    fn take_seat(&mut self, thing: Thing) -> Result<(), Crowded> {
-        if self.seat.as_ref().is_some_and(|seat| *seat.thing() == thing) {
+    fn take_slot(&mut self, resource: Resource) -> Result<(), TooManyWaiting> {
+        if self.slot.as_ref().is_some_and(|slot| *slot.resource() == resource) {
             return Ok(());
         }
         let Self { handler, ask, provider, .. } = self;
         let waiter = ask.waiter();
-        let seat =
-            handler.refresher.bulkhead().enter(thing, waiter, Instant::now()).inspect_err(|Crowded| {
-                telemetry::crowded_out(&provider.host, ask.kind);
-            })?;
-        self.seat = Some(seat);
+        let slot = handler.refresher.bulkhead().enter(resource, waiter, Instant::now()).inspect_err(
+            |TooManyWaiting| {
+                telemetry::bulkhead_refused(&provider.host, ask.kind);
+            },
+        )?;
+        self.slot = Some(slot);
         Ok(())
     }
 
-    /// Waits in the seat. If the seat is taken away for others, the next round tells what that means.
+    /// Waits for the flight. If too many wait, the slot is given back, and the next round decides what to do.
     async fn wait(&mut self, in_flight: &mut InFlight, until: Instant) -> Waited<FlightOutcome> {
-        let Some(mut seat) = self.seat.take() else { return Waited::Crowded };
-        let waited = seat.wait(until, in_flight.outcome()).await;
+        let Some(mut slot) = self.slot.take() else { return Waited::TooManyWaiting };
+        let waited = slot.wait(until, in_flight.outcome()).await;
         match waited {
-            Waited::Crowded => {}
-            Waited::Came(_) | Waited::TimedOut => self.seat = Some(seat),
+            Waited::TooManyWaiting => {}
+            Waited::Completed(_) | Waited::TimedOut => self.slot = Some(slot),
         }
         waited
     }
@@ -200,17 +206,17 @@ impl Attempt<'_> {
         Ok(condemned.is_some_and(|failure| self.ends_old_token(failure.kind)) || doubtful && !held)
     }
 
-    fn patience_until(&mut self) -> Instant {
+    fn wait_until(&mut self) -> Instant {
         let wait = self.handler.refresher.options().wait;
-        *self.patience_until.get_or_insert_with(|| (Instant::now() + wait).min(self.ask.time.give_up_at))
+        *self.wait_until.get_or_insert_with(|| (Instant::now() + wait).min(self.ask.time.give_up_at))
     }
 
-    pub(super) fn shares_fate(&self, cause: Cause, flight: &FailedFlight) -> bool {
+    pub(super) fn shares_failure(&self, cause: Cause, flight: &FailedFlight) -> bool {
         match cause {
             Cause::Opportunistic => true,
             Cause::Required | Cause::Reported => match flight.kind {
                 FailureKind::Refused | FailureKind::Interrupted | FailureKind::Misconfigured => true,
-                FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FATE,
+                FailureKind::Unavailable => self.ask.time.give_up_at <= flight.deadline + SHARED_FAILURE,
             },
         }
     }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use lapin::types::DeliveryTag;
 
-/// The settled deliveries of a channel from the first one on that is in hand. A broker numbers deliveries from one.
+/// The settled deliveries of a channel, from the first delivery on that is still in hand. A broker numbers deliveries from one.
 ///
-/// It keeps runs of tags and not tags: between two runs there is a delivery in hand, so there are never more runs than
-/// the prefetch allows, however many deliveries pass one that stays in hand.
+/// It keeps runs of tags instead of tags. Between two runs there is a delivery in hand, so there are never more runs than the
+/// prefetch allows, however many deliveries overtake one that stays in hand.
 #[derive(Debug)]
 pub(super) struct Ledger {
     /// Every delivery before this tag is settled, and the broker knows.
     first: DeliveryTag,
-    /// From the first tag of a run to its last one.
+    /// From the first tag of a run to its last tag.
     runs: BTreeMap<DeliveryTag, DeliveryTag>,
     /// To be acked.
     answered: Vec<DeliveryTag>,
@@ -21,9 +21,9 @@ pub(super) struct Ledger {
 /// An ack to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ack {
-    /// The delivery; where it stands for several, the last of them.
+    /// The delivery, or the last of several.
     pub(super) tag: DeliveryTag,
-    /// How many it stands for: beyond one it is a `multiple` ack.
+    /// How many it acks. For more than one it is a `multiple` ack.
     pub(super) messages: usize,
 }
 
@@ -39,13 +39,13 @@ impl Ledger {
         self.answered.push(tag);
     }
 
-    /// The broker was told that a delivery is given back.
-    pub(super) fn told(&mut self, tag: DeliveryTag) {
+    /// A delivery was given back: its nack or reject is written.
+    pub(super) fn given_back(&mut self, tag: DeliveryTag) {
         self.settle(tag, tag);
     }
 
-    /// The acks for everything that was answered since the last time: one for all before the first delivery in hand, and
-    /// one for each behind it, where one for several would take that along.
+    /// The acks for everything that was answered since the last call. One ack covers all before the first delivery in hand. Each
+    /// delivery behind that has an ack of its own, because a `multiple` ack would cover the one in hand too.
     pub(super) fn acks(&mut self) -> Vec<Ack> {
         let mut answered = std::mem::take(&mut self.answered);
         answered.sort_unstable();
@@ -66,7 +66,7 @@ impl Ledger {
         acks
     }
 
-    /// Enters a run, joined with those that it touches.
+    /// Adds a run, and joins it with the runs that it touches.
     fn settle(&mut self, mut start: DeliveryTag, mut end: DeliveryTag) {
         if let Some((&before, &its_end)) = self.runs.range(..start).next_back()
             && its_end + 1 == start
@@ -107,19 +107,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_not_acked_and_is_in_nobodys_way() {
+    fn what_was_given_back_is_not_acked_and_holds_up_no_other_ack() {
         let mut ledger = Ledger::default();
         ledger.answered(1);
-        ledger.told(2);
+        ledger.given_back(2);
         ledger.answered(3);
-        ledger.told(4);
+        ledger.given_back(4);
         assert_eq!(ledger.acks(), [ack(3, 2)]);
         ledger.answered(5);
         assert_eq!(ledger.acks(), [ack(5, 1)]);
     }
 
     #[test]
-    fn a_delivery_that_stays_in_hand_costs_no_memory_for_those_that_pass_it() {
+    fn a_delivery_that_stays_in_hand_costs_no_memory_for_those_that_overtake_it() {
         let mut ledger = Ledger::default();
         for tag in (2..100_000).filter(|tag| *tag != 50_000) {
             ledger.answered(tag);
@@ -147,7 +147,7 @@ mod tests {
             for (turn, tag) in order.into_iter().enumerate() {
                 if given_back.contains(&tag) {
                     prop_assert!(unacked.remove(&tag), "{tag} was acked before it was given back");
-                    ledger.told(tag);
+                    ledger.given_back(tag);
                 } else {
                     answered.insert(tag);
                     ledger.answered(tag);

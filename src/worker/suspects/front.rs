@@ -13,10 +13,11 @@ use crate::worker::acks::Acks;
 use crate::worker::consume::Consumers;
 
 impl Consumers {
-    /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand: one that ends the
-    /// connection by being delivered ends it alone. Gives back the first delivery that is no suspect. Parked pairs
-    /// and isolated messages are never moved away. A delivery that was got does not count towards the prefetch either, so
-    /// two isolated messages would be in hand at once.
+    /// Takes the suspects from the front of a queue, one at a time, before anything else is in hand. A suspect whose delivery
+    /// ends the connection then takes no other message along. Returns the first delivery that is no suspect.
+    ///
+    /// Parked pairs and isolated messages are never moved away. Moreover, a delivery by `basic.get` does not count towards the
+    /// prefetch, so two isolated messages would be in hand at once.
     pub(in crate::worker) async fn move_suspects_away(
         &self,
         feed: Feed,

@@ -1,4 +1,4 @@
-//! A suspect's way: moved on, worked on where it is alone, or given up.
+//! What is done about a suspect: it is moved on, handled where it is alone, or given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use super::{Next, Origin, Tier, moved_to};
 use crate::broker::{DeadLetter, Feed, MovedMessage, MovedTo, NotMoved, Replies, within};
 use crate::contract::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
-use crate::worker::acks::{Acks, Verdict};
+use crate::worker::acks::{Acks, Disposition};
 use crate::worker::settle::{Received, Settler};
 use crate::worker::settlement::Settlement;
 
-/// The broker's own word for it, which a message that it gives up itself has too.
+/// The broker's own reason for a message that it gives up itself.
 const DELIVERY_LIMIT: &str = "delivery_limit";
 
-/// What the dead letters say of a message in a queue of suspects that no worker laid there.
+/// The reason for a message in a queue of suspects that no worker moved there.
 const UNREADABLE: &str = "unreadable_suspect";
 
 impl Settler {
-    /// Moves a message on that came from the queue of its kind.
+    /// Moves a message away from the queue of its kind.
     pub(in crate::worker) async fn move_away(
         self: Arc<Self>,
         kind: MessageKind,
@@ -32,14 +32,14 @@ impl Settler {
     ) {
         let settlement = Settlement::new(acks, delivery.delivery_tag);
         if !lifeline.holds().await {
-            return settlement.settle(Verdict::Reject);
+            return settlement.settle(Disposition::Reject);
         }
         let origin = Origin::of(kind, &self.keys, &delivery);
         let moved = self.move_on(&origin, &delivery, Feed::Suspects).await;
-        settlement.settle(verdict(moved));
+        settlement.settle(disposition(moved));
     }
 
-    /// Takes a delivery from a queue of suspects all the way.
+    /// Handles, moves on or gives up a delivery from a queue of suspects.
     pub(in crate::worker) async fn process_suspect(
         self: Arc<Self>,
         tier: Tier,
@@ -61,7 +61,7 @@ impl Settler {
         }
     }
 
-    /// Moves a delivery from a queue of suspects on.
+    /// Moves on or gives up a delivery from a queue of suspects.
     pub(in crate::worker) async fn move_suspect(
         self: Arc<Self>,
         delivery: Delivery,
@@ -71,7 +71,7 @@ impl Settler {
     ) {
         let settlement = Settlement::new(acks, delivery.delivery_tag);
         if !lifeline.holds().await {
-            return settlement.settle(Verdict::Reject);
+            return settlement.settle(Disposition::Reject);
         }
         let moved = match (Origin::open(&self.keys, &delivery), next) {
             (Some(origin), Next::MoveTo(feed)) => self.move_on(&origin, &delivery, feed).await,
@@ -85,7 +85,7 @@ impl Settler {
                 self.give_up(None, &delivery, UNREADABLE, detail).await
             }
         };
-        settlement.settle(verdict(moved));
+        settlement.settle(disposition(moved));
     }
 
     async fn move_on(&self, origin: &Origin, delivery: &Delivery, to: Feed) -> Result<(), NotMoved> {
@@ -125,18 +125,18 @@ pub(in crate::worker) struct Lifeline {
 }
 
 impl Lifeline {
-    /// Whether the channel outlives the delivery. A message that ends it by being delivered must not be moved: it could not
-    /// be acked, and would be moved once more with each delivery.
+    /// Whether the channel outlives the delivery. A message whose delivery ends the channel must not be moved: it could not be
+    /// acked, and would be moved once more with each delivery.
     async fn holds(&self) -> bool {
         let answer = self.channel.confirm_select(ConfirmSelectOptions::default());
         within(self.limit, || "hear from the broker after a suspect came".to_owned(), answer).await.is_ok()
     }
 }
 
-/// It is acked once it lies elsewhere. Else it goes back, which counts: at its delivery limit the broker moves it itself.
-const fn verdict(moved: Result<(), NotMoved>) -> Verdict {
+/// A message that was moved is acked. Otherwise it goes back, which counts: at the delivery limit the broker moves it itself.
+const fn disposition(moved: Result<(), NotMoved>) -> Disposition {
     match moved {
-        Ok(()) => Verdict::Ack,
-        Err(NotMoved) => Verdict::Reject,
+        Ok(()) => Disposition::Ack,
+        Err(NotMoved) => Disposition::Reject,
     }
 }

@@ -8,7 +8,7 @@ const POLICY: CircuitPolicy = CircuitPolicy {
     failures: 5,
     open_for: Duration::from_secs(10),
     open_at_most: Duration::from_secs(60),
-    stay_at_most: Duration::from_secs(300),
+    pause_at_most: Duration::from_secs(300),
 };
 
 const LOGIN: fn(i64) -> Caller = |entry| Caller { entry, proven: false };
@@ -38,21 +38,21 @@ impl Run {
         PROVEN(self.last)
     }
 
-    /// One call of somebody's who was refreshed before, from beginning to end; none: it was not let through.
-    fn call(&mut self, end: CallEnd) -> Option<CircuitState> {
+    /// One whole call of an entry that was refreshed before. None: it was not permitted.
+    fn call(&mut self, end: CallOutcome) -> Option<CircuitState> {
         let caller = self.somebody();
         self.call_of(caller, end)
     }
 
-    fn call_of(&mut self, caller: Caller, end: CallEnd) -> Option<CircuitState> {
-        let ticket = self.circuit.admit(caller, self.now).ok()?;
-        self.circuit.settle(ticket, end, self.now);
+    fn call_of(&mut self, caller: Caller, end: CallOutcome) -> Option<CircuitState> {
+        let permit = self.circuit.acquire(caller, self.now).ok()?;
+        self.circuit.record(permit, end, self.now);
         Some(self.circuit.phase())
     }
 
     /// Opens it, and tells for how many seconds.
     fn fail_until_open(&mut self) -> u64 {
-        while self.call(CallEnd::Unavailable).is_some() {}
+        while self.call(CallOutcome::Unavailable).is_some() {}
         self.stays_open_for()
     }
 
@@ -62,7 +62,7 @@ impl Run {
     }
 
     fn stays_open_for_this(&self, caller: Caller) -> u64 {
-        self.circuit.look(caller, self.now).err().map_or(0, |NotNow(wait)| wait.as_secs())
+        self.circuit.check(caller, self.now).err().map_or(0, |NotNow(wait)| wait.as_secs())
     }
 }
 
@@ -70,15 +70,15 @@ impl Run {
 fn the_fifth_entry_that_fails_in_a_row_opens_it_and_not_the_fourth() {
     let mut run = Run::new();
     for _ in 0..4 {
-        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
+        assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Closed));
     }
-    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
+    assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
     for _ in 0..4 {
-        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
+        assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Closed));
     }
-    assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
+    assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Open));
     assert_eq!(run.stays_open_for(), 10);
-    assert_eq!(run.call(CallEnd::Answered), None, "nobody is let through");
+    assert_eq!(run.call(CallOutcome::Answered), None, "nobody may call");
 }
 
 #[test]
@@ -86,13 +86,13 @@ fn one_entry_does_not_open_it_however_often_it_fails() {
     for caller in [LOGIN(1), PROVEN(1)] {
         let mut run = Run::new();
         for _ in 0..3 {
-            run.call(CallEnd::Unavailable);
+            run.call(CallOutcome::Unavailable);
         }
         for _ in 0..1_000 {
-            assert_eq!(run.call_of(caller, CallEnd::Unavailable), Some(CircuitState::Closed));
+            assert_eq!(run.call_of(caller, CallOutcome::Unavailable), Some(CircuitState::Closed));
         }
         assert_eq!(
-            run.call(CallEnd::Unavailable),
+            run.call(CallOutcome::Unavailable),
             Some(CircuitState::Open),
             "it is the fourth, and this the fifth"
         );
@@ -104,49 +104,49 @@ fn entries_that_failed_while_others_were_answered_count_again_only_once_they_wer
     let mut run = Run::new();
     for _ in 0..100 {
         for entry in 1..5 {
-            assert_eq!(run.call_of(PROVEN(entry), CallEnd::Unavailable), Some(CircuitState::Closed));
+            assert_eq!(run.call_of(PROVEN(entry), CallOutcome::Unavailable), Some(CircuitState::Closed));
         }
-        assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
+        assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
         for _ in 0..4 {
-            assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Closed));
+            assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Closed));
         }
         assert_eq!(
-            run.call_of(PROVEN(1), CallEnd::Unavailable),
+            run.call_of(PROVEN(1), CallOutcome::Unavailable),
             Some(CircuitState::Closed),
             "it fails for itself"
         );
-        assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
+        assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
     }
-    run.call_of(PROVEN(1), CallEnd::Answered);
+    run.call_of(PROVEN(1), CallOutcome::Answered);
     for _ in 0..4 {
-        run.call(CallEnd::Unavailable);
+        run.call(CallOutcome::Unavailable);
     }
-    assert_eq!(run.call_of(PROVEN(1), CallEnd::Unavailable), Some(CircuitState::Open));
+    assert_eq!(run.call_of(PROVEN(1), CallOutcome::Unavailable), Some(CircuitState::Open));
 }
 
 #[test]
 fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_through() {
     let mut run = Run::new();
     for entry in 1..=5 {
-        run.call_of(LOGIN(entry), CallEnd::Unavailable);
+        run.call_of(LOGIN(entry), CallOutcome::Unavailable);
     }
     assert_eq!(run.circuit.phase(), CircuitState::Open);
     assert_eq!(run.stays_open_for_this(LOGIN(6)), 10);
-    let several: Vec<Ticket> =
-        (11..14).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
-    for ticket in several {
-        run.circuit.settle(ticket, CallEnd::Answered, run.now);
+    let several: Vec<CircuitPermit> =
+        (11..14).map(|entry| run.circuit.acquire(PROVEN(entry), run.now).unwrap()).collect();
+    for permit in several {
+        run.circuit.record(permit, CallOutcome::Answered, run.now);
         assert_eq!(run.circuit.phase(), CircuitState::Closed);
     }
 
     let mut down = Run::new();
     for entry in 1..=5 {
-        down.call_of(LOGIN(entry), CallEnd::Unavailable);
+        down.call_of(LOGIN(entry), CallOutcome::Unavailable);
     }
-    let together = down.circuit.admit(PROVEN(11), down.now).unwrap();
-    assert_eq!(down.call(CallEnd::Unavailable), Some(CircuitState::Open));
+    let together = down.circuit.acquire(PROVEN(11), down.now).unwrap();
+    assert_eq!(down.call(CallOutcome::Unavailable), Some(CircuitState::Open));
     assert_eq!(down.stays_open_for(), 20, "then it is the host");
-    down.circuit.settle(together, CallEnd::Unavailable, down.now);
+    down.circuit.record(together, CallOutcome::Unavailable, down.now);
     assert_eq!(down.stays_open_for(), 20, "once");
 }
 
@@ -154,32 +154,36 @@ fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_throu
 fn a_probe_of_one_who_failed_before_delays_nobody_and_one_of_a_newcomer_other_newcomers_alone() {
     let mut run = Run::new();
     for entry in 1..=4 {
-        run.call_of(LOGIN(entry), CallEnd::Unavailable);
+        run.call_of(LOGIN(entry), CallOutcome::Unavailable);
     }
-    run.call_of(PROVEN(5), CallEnd::Unavailable);
+    run.call_of(PROVEN(5), CallOutcome::Unavailable);
     run.wait(10);
-    assert_eq!(run.call_of(LOGIN(1), CallEnd::Unavailable), Some(CircuitState::HalfOpen));
+    assert_eq!(run.call_of(LOGIN(1), CallOutcome::Unavailable), Some(CircuitState::HalfOpen));
     assert_eq!(run.stays_open_for_this(LOGIN(1)), 10, "for itself");
     assert_eq!(
-        run.call_of(LOGIN(6), CallEnd::Unavailable),
+        run.call_of(LOGIN(6), CallOutcome::Unavailable),
         Some(CircuitState::HalfOpen),
         "it did not delay this one"
     );
     assert_eq!((run.stays_open_for_this(LOGIN(6)), run.stays_open_for_this(LOGIN(7))), (20, 20));
-    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed), "nor did any of them delay this one");
+    assert_eq!(
+        run.call(CallOutcome::Answered),
+        Some(CircuitState::Closed),
+        "nor did any of them delay this one"
+    );
 }
 
 #[test]
 fn a_lone_entry_that_failed_finds_the_host_back_by_itself() {
     let mut run = Run::new();
     for entry in 1..=5 {
-        run.call_of(PROVEN(entry), CallEnd::Unavailable);
+        run.call_of(PROVEN(entry), CallOutcome::Unavailable);
     }
     run.wait(10);
-    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), Some(CircuitState::HalfOpen));
-    assert_eq!(run.call_of(PROVEN(5), CallEnd::Unavailable), None);
+    assert_eq!(run.call_of(PROVEN(5), CallOutcome::Unavailable), Some(CircuitState::HalfOpen));
+    assert_eq!(run.call_of(PROVEN(5), CallOutcome::Unavailable), None);
     run.wait(10);
-    assert_eq!(run.call_of(PROVEN(5), CallEnd::Answered), Some(CircuitState::Closed));
+    assert_eq!(run.call_of(PROVEN(5), CallOutcome::Answered), Some(CircuitState::Closed));
 }
 
 #[test]
@@ -189,11 +193,11 @@ fn each_probe_that_fails_doubles_the_time_up_to_the_longest_and_a_good_one_start
     for longer in [20, 40, 60, 60] {
         let wait = run.stays_open_for();
         run.wait(wait);
-        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
+        assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), longer);
     }
     run.wait(60);
-    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
+    assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
     assert_eq!(run.fail_until_open(), 10);
 }
 
@@ -202,30 +206,31 @@ fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
     let mut run = Run::new();
     run.fail_until_open();
     run.wait(9);
-    assert!(run.circuit.admit(PROVEN(1), run.now).is_err(), "too early");
+    assert!(run.circuit.acquire(PROVEN(1), run.now).is_err(), "too early");
     run.wait(1);
-    let first = run.circuit.admit(PROVEN(1), run.now).unwrap();
+    let first = run.circuit.acquire(PROVEN(1), run.now).unwrap();
     assert_eq!(run.circuit.phase(), CircuitState::HalfOpen);
-    assert_eq!(run.circuit.admit(PROVEN(2), run.now), Err(NotNow(Duration::from_secs(1))));
-    run.circuit.abandon(first);
-    let second = run.circuit.admit(PROVEN(2), run.now).unwrap();
-    run.circuit.abandon(first);
-    assert!(run.circuit.admit(PROVEN(3), run.now).is_err(), "the ticket that was given back is void");
-    run.circuit.settle(second, CallEnd::Answered, run.now);
+    assert_eq!(run.circuit.acquire(PROVEN(2), run.now), Err(NotNow(Duration::from_secs(1))));
+    run.circuit.release(first);
+    let second = run.circuit.acquire(PROVEN(2), run.now).unwrap();
+    run.circuit.release(first);
+    assert!(run.circuit.acquire(PROVEN(3), run.now).is_err(), "the permit that was given back is void");
+    run.circuit.record(second, CallOutcome::Answered, run.now);
     assert_eq!(run.circuit.phase(), CircuitState::Closed);
 }
 
 #[test]
 fn what_a_call_of_an_earlier_state_says_does_not_count() {
     let mut run = Run::new();
-    let late: Vec<Ticket> = (0..20).map(|entry| run.circuit.admit(PROVEN(entry), run.now).unwrap()).collect();
+    let late: Vec<CircuitPermit> =
+        (0..20).map(|entry| run.circuit.acquire(PROVEN(entry), run.now).unwrap()).collect();
     run.fail_until_open();
-    run.circuit.settle(late[0], CallEnd::Answered, run.now);
+    run.circuit.record(late[0], CallOutcome::Answered, run.now);
     assert_eq!(run.circuit.phase(), CircuitState::Open);
     run.wait(10);
-    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
-    for ticket in late {
-        run.circuit.settle(ticket, CallEnd::Unavailable, run.now);
+    assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
+    for permit in late {
+        run.circuit.record(permit, CallOutcome::Unavailable, run.now);
     }
     assert_eq!(
         run.circuit.phase(),
@@ -236,8 +241,8 @@ fn what_a_call_of_an_earlier_state_says_does_not_count() {
 
 #[test]
 fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_longest_stay_at_most() {
-    for (wish, stays) in [(45, 45), (300, 300), (1_000_000_000, 300)] {
-        let away = CallEnd::StayAway(Duration::from_secs(wish));
+    for (asked, stays) in [(45, 45), (300, 300), (1_000_000_000, 300)] {
+        let away = CallOutcome::Pause(Duration::from_secs(asked));
         let mut run = Run::new();
         for _ in 0..100 {
             assert_eq!(run.call_of(PROVEN(1), away), Some(CircuitState::Closed), "one is not enough");
@@ -245,17 +250,17 @@ fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_l
         assert_eq!(run.call_of(PROVEN(2), away), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), stays);
         run.wait(stays);
-        assert_eq!(run.call(CallEnd::Unavailable), Some(CircuitState::Open));
+        assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Open));
         assert_eq!(run.stays_open_for(), 20, "what it asked for does not grow");
     }
 }
 
 #[test]
 fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_answer_in_between() {
-    let away = CallEnd::StayAway(Duration::from_secs(45));
+    let away = CallOutcome::Pause(Duration::from_secs(45));
     let mut run = Run::new();
     run.call_of(PROVEN(1), away);
-    run.call(CallEnd::Answered);
+    run.call(CallOutcome::Answered);
     assert_eq!(run.call_of(PROVEN(2), away), Some(CircuitState::Closed), "others were answered");
     run.wait(45);
     assert_eq!(run.call_of(PROVEN(3), away), Some(CircuitState::Closed), "the first one's time is over");
@@ -265,25 +270,25 @@ fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_a
 #[test]
 fn what_is_kept_of_entries_that_fail_is_bounded() {
     let mut run = Run::new();
-    let tickets: Vec<Ticket> =
-        (0..5_000).map(|entry| run.circuit.admit(LOGIN(entry), run.now).unwrap()).collect();
-    for ticket in tickets {
-        run.circuit.settle(ticket, CallEnd::Unavailable, run.now);
+    let permits: Vec<CircuitPermit> =
+        (0..5_000).map(|entry| run.circuit.acquire(LOGIN(entry), run.now).unwrap()).collect();
+    for permit in permits {
+        run.circuit.record(permit, CallOutcome::Unavailable, run.now);
     }
     for _ in 0..3_000 {
         run.wait(60);
         let caller = run.somebody();
-        run.call_of(LOGIN(caller.entry), CallEnd::Unavailable);
+        run.call_of(LOGIN(caller.entry), CallOutcome::Unavailable);
     }
     assert_eq!(run.circuit.failing.len(), MOST_FAILING.get());
-    assert_eq!(run.call(CallEnd::Answered), Some(CircuitState::Closed));
+    assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
 }
 
-fn call_end() -> impl Strategy<Value = CallEnd> {
+fn call_end() -> impl Strategy<Value = CallOutcome> {
     prop_oneof![
-        4 => Just(CallEnd::Answered),
-        8 => Just(CallEnd::Unavailable),
-        1 => (31_u64..10_000).prop_map(|secs| CallEnd::StayAway(Duration::from_secs(secs))),
+        4 => Just(CallOutcome::Answered),
+        8 => Just(CallOutcome::Unavailable),
+        1 => (31_u64..10_000).prop_map(|secs| CallOutcome::Pause(Duration::from_secs(secs))),
     ]
 }
 
@@ -297,7 +302,7 @@ impl Circuit {
 enum Step {
     Wait(u64),
     Begin(Caller),
-    End(prop::sample::Index, CallEnd),
+    End(prop::sample::Index, CallOutcome),
     Abandon(prop::sample::Index),
 }
 
@@ -318,34 +323,34 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let mut run = Run::new();
-        let mut under_way: Vec<(Ticket, CircuitState)> = Vec::new();
+        let mut under_way: Vec<(CircuitPermit, CircuitState)> = Vec::new();
         for step in steps {
             match step {
                 Step::Wait(secs) => run.wait(secs),
                 Step::Begin(caller) => {
-                    let could = run.circuit.look(caller, run.now);
-                    let ticket = run.circuit.admit(caller, run.now);
-                    prop_assert_eq!(could, ticket.map(drop), "looking and being let through agree");
-                    if let Ok(ticket) = ticket {
-                        under_way.push((ticket, run.circuit.phase()));
+                    let could = run.circuit.check(caller, run.now);
+                    let permit = run.circuit.acquire(caller, run.now);
+                    prop_assert_eq!(could, permit.map(drop), "checking and acquiring agree");
+                    if let Ok(permit) = permit {
+                        under_way.push((permit, run.circuit.phase()));
                     }
                 }
                 Step::End(which, end) if !under_way.is_empty() => {
-                    let (ticket, _) = under_way.swap_remove(which.index(under_way.len()));
+                    let (permit, _) = under_way.swap_remove(which.index(under_way.len()));
                     let before = run.circuit.phase();
-                    run.circuit.settle(ticket, end, run.now);
+                    run.circuit.record(permit, end, run.now);
                     let after = run.circuit.phase();
-                    let closed_by_success = after != CircuitState::Closed || before == CircuitState::Closed || end == CallEnd::Answered;
+                    let closed_by_success = after != CircuitState::Closed || before == CircuitState::Closed || end == CallOutcome::Answered;
                     prop_assert!(closed_by_success, "{end:?} closed it");
                     let reopened = before == CircuitState::HalfOpen && after == CircuitState::Open;
-                    let good_past = ticket.probe.is_some_and(|probe| probe.candidate == Candidate::Proven);
-                    prop_assert!(!reopened || good_past, "{ticket:?} opened it again");
+                    let good_past = permit.probe.is_some_and(|probe| probe.candidate == Candidate::Proven);
+                    prop_assert!(!reopened || good_past, "{permit:?} opened it again");
                     let evidence = run.circuit.failing.iter().filter(|(_, failing)| failing.counts).count();
                     prop_assert_eq!(run.circuit.evidence as usize, evidence);
                 }
                 Step::Abandon(which) if !under_way.is_empty() => {
-                    let (ticket, _) = under_way.swap_remove(which.index(under_way.len()));
-                    run.circuit.abandon(ticket);
+                    let (permit, _) = under_way.swap_remove(which.index(under_way.len()));
+                    run.circuit.release(permit);
                 }
                 Step::End(..) | Step::Abandon(_) => {}
             }
@@ -355,24 +360,24 @@ proptest! {
                 }
                 let probes = under_way
                     .iter()
-                    .filter(|(ticket, _)| ticket.epoch == run.circuit.epoch)
-                    .filter(|(ticket, _)| ticket.probe.is_some_and(|probe| probe.candidate == sort))
+                    .filter(|(permit, _)| permit.epoch == run.circuit.epoch)
+                    .filter(|(permit, _)| permit.probe.is_some_and(|probe| probe.candidate == sort))
                     .count();
                 prop_assert!(probes <= 1, "{probes} probes at once: {sort:?}");
             }
             for caller in (0..12).map(LOGIN).chain((0..12).map(PROVEN)) {
-                if let Err(NotNow(wait)) = run.circuit.look(caller, run.now) {
-                    prop_assert!(wait > Duration::ZERO && wait <= POLICY.stay_at_most, "{wait:?}");
+                if let Err(NotNow(wait)) = run.circuit.check(caller, run.now) {
+                    prop_assert!(wait > Duration::ZERO && wait <= POLICY.pause_at_most, "{wait:?}");
                 }
             }
         }
         // Whatever happened: once everybody is back and the longest stay is over, a call goes through and closes it,
         // also of one who failed.
-        for (ticket, _) in under_way {
-            run.circuit.abandon(ticket);
+        for (permit, _) in under_way {
+            run.circuit.release(permit);
         }
         run.wait(300);
-        prop_assert_eq!(run.call_of(LOGIN(0), CallEnd::Answered), Some(CircuitState::Closed));
+        prop_assert_eq!(run.call_of(LOGIN(0), CallOutcome::Answered), Some(CircuitState::Closed));
     }
 }
 
@@ -394,7 +399,7 @@ fn refused_in(storm: &[u8]) -> usize {
     let mut run = Run::new();
     let mut refused = 0;
     for kind in storm {
-        let end = if *kind == 0 { CallEnd::Unavailable } else { CallEnd::Answered };
+        let end = if *kind == 0 { CallOutcome::Unavailable } else { CallOutcome::Answered };
         refused += usize::from(run.call(end).is_none());
         run.now += Duration::from_millis(100);
     }
