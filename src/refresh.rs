@@ -42,7 +42,6 @@ const OPEN_AT_MOST: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How refreshes are done.
 #[derive(Debug, Clone)]
 pub struct RefreshOptions {
     /// How long a lease lives without a heartbeat. Shorter than the wait for another worker's refresh, so that requests outlast
@@ -52,13 +51,9 @@ pub struct RefreshOptions {
     pub wait: Duration,
     /// How long an opportunistic refresh may go on trying while a valid token is at hand.
     pub opportunistic_budget: Duration,
-    /// How calls of a token endpoint are tried again.
     pub retry: RetryPolicy,
-    /// When calls of a host that fails stop for a while.
     pub circuit: CircuitPolicy,
-    /// How many refreshes may begin.
     pub limits: Limits,
-    /// How many messages may wait for one resource.
     pub quotas: Quotas,
 }
 
@@ -97,7 +92,6 @@ pub struct Order {
     pub entry: Entry,
     /// Where it is refreshed.
     pub provider: Arc<Provider>,
-    /// Why.
     pub cause: Cause,
     /// Until when the new pair is reserved.
     pub until: Timestamp,
@@ -105,12 +99,10 @@ pub struct Order {
     pub deadline: Instant,
 }
 
-/// How a flight ended.
 #[derive(Debug, Clone)]
 pub enum FlightOutcome {
     /// A new pair is stored: this is the entry now.
     Refreshed(Arc<Entry>),
-    /// There is no new pair.
     Failed(Arc<FailedFlight>),
     /// The database failed before the provider was asked, or did not take the new pair, which is parked.
     StoreFailed(Arc<StoreError>),
@@ -123,7 +115,6 @@ pub enum FlightOutcome {
 /// A flight that brought no new pair.
 #[derive(Debug, Clone)]
 pub struct FailedFlight {
-    /// What kind of failure.
     pub kind: FailureKind,
     /// What it was, in words; never a secret.
     pub message: String,
@@ -136,7 +127,6 @@ pub struct FailedFlight {
 }
 
 impl RefreshOptions {
-    /// What the settings say.
     pub fn new(settings: &RefreshSettings, worker: &WorkerSettings) -> Self {
         Self {
             lease_ttl: settings.lease_ttl,

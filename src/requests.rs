@@ -36,23 +36,15 @@ use crate::telemetry;
 
 /// Handles requests: everything between a delivery and its outcome.
 pub struct Handler {
-    /// Token entries.
     pub store: Store,
-    /// Providers by host.
     pub providers: Providers,
-    /// Flights.
     pub refresher: Arc<Refresher>,
-    /// Whether the database is there.
     pub database: Availability,
-    /// Feature flags.
     pub flags: Flags,
-    /// Who may ask for what.
     pub access: Access,
     /// How often a publisher may ask. None: there is no limit.
     pub publisher_limit: Option<PublisherLimit>,
-    /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// How much time a request has that does not say.
     pub budgets: Budgets,
 }
 
@@ -67,7 +59,6 @@ const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
 pub struct Budgets {
     /// `token.request`, `token.store` and `token.report`.
     pub request: Duration,
-    /// `workspace.start`.
     pub workspace_start: Duration,
 }
 
@@ -77,24 +68,17 @@ impl From<&WorkerSettings> for Budgets {
     }
 }
 
-/// A message that came in.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// Which kind, by the queue it came from.
     pub kind: MessageKind,
-    /// Its body, decoded.
     pub request: Result<Request, InvalidRequest>,
-    /// What its properties say.
     pub envelope: &'a Envelope,
-    /// When it came, and when its requester stops waiting.
     pub time: TimeFrame,
     /// The queue whose prefetch it counts against.
     pub queue: Queue,
-    /// Whether the broker delivers it again.
     pub redelivered: bool,
 }
 
-/// The time frame of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeFrame {
     received_at: Timestamp,
@@ -119,7 +103,6 @@ impl TimeFrame {
 }
 
 impl Handler {
-    /// Handles one message.
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
         let Incoming { kind, request, envelope, time, queue, redelivered } = incoming;
         // A message counts also if it is refused for another reason.

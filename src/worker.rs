@@ -60,7 +60,6 @@ pub enum TimeSource {
     Given(Arc<dyn Clock>),
 }
 
-/// A worker that runs.
 #[derive(Debug)]
 pub struct Worker {
     settings: Settings,
@@ -70,7 +69,6 @@ pub struct Worker {
     consumers: Vec<JoinHandle<Option<Drained>>>,
     /// The connection for replies that may cost the connection of their requests.
     aside: Arc<Aside>,
-    /// Messages in hand.
     messages: TaskTracker,
     refreshing: Refreshing,
     /// The tasks that end with the hard stop: admin endpoint, flag reloading, database checks.

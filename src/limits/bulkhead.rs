@@ -32,7 +32,6 @@ use crate::settings::WorkerSettings;
 /// A resource is stalled once its oldest wait or flight is this old.
 pub const STALLED_AFTER: Duration = Duration::from_secs(2);
 
-/// The prefetch of suspects.
 pub const SUSPECTS_IN_HAND: u16 = 16;
 
 /// The part of a queue's prefetch that may wait for one resource, or for one publisher: a quarter.
@@ -46,22 +45,16 @@ const SHARE_OF_A_USER: usize = 2;
 pub enum Queue {
     /// The queue of its kind, or a partition.
     Messages(MessageKind),
-    /// Suspects, a few at a time.
     Suspects,
-    /// One at a time.
     Isolated,
 }
 
 /// How many messages of each queue may wait for one resource. Isolated messages have no quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quotas {
-    /// Of `token.request`.
     pub token_requests: usize,
-    /// Of `workspace.start`.
     pub workspace_starts: usize,
-    /// Of `token.store`.
     pub token_stores: usize,
-    /// Of `token.report` messages.
     pub token_reports: usize,
     /// Of suspects, whatever their kind.
     pub suspects: usize,
@@ -73,12 +66,7 @@ pub enum Resource {
     /// A refresh at a host.
     Host(String),
     /// The end of somebody's reservation of a user's token.
-    Reservation {
-        /// Where the token is for.
-        host: String,
-        /// Whose token it is.
-        user_id: String,
-    },
+    Reservation { host: String, user_id: String },
     /// A queue that does not take a reply.
     ReplyQueue(String),
 }
@@ -91,7 +79,6 @@ enum Principal {
     User(String),
 }
 
-/// A message that may have to wait.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiter<'a> {
     pub queue: Queue,
@@ -131,7 +118,6 @@ pub struct OutstandingFlight {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyWaiting;
 
-/// How a wait ended.
 #[derive(Debug)]
 pub enum Waited<T> {
     /// What the message waited for.

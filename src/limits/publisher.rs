@@ -29,7 +29,6 @@ pub struct PublisherLimit {
     seen: AtomicU32,
 }
 
-/// A publisher asks too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooOften {
     /// After this time its next message is answered, if no other comes before.

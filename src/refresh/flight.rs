@@ -47,7 +47,6 @@ pub(super) struct FlightContext {
     pub(super) events: Events,
 }
 
-/// What one flight is about.
 pub(super) struct Flight {
     pub(super) order: Order,
     /// Where it calls.
@@ -57,7 +56,6 @@ pub(super) struct Flight {
 }
 
 impl FlightContext {
-    /// Prepares a flight.
     pub(super) fn prepare(&self, order: Order) -> Flight {
         let now = Instant::now();
         let deadline = match order.cause {

@@ -18,10 +18,8 @@ use crate::telemetry::{self, Panicking};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Flights(Arc<Mutex<HashMap<i64, watch::Receiver<Option<FlightOutcome>>>>>);
 
-/// A flight that a request waits for.
 #[derive(Debug)]
 pub struct InFlight {
-    /// Whether this request started it.
     pub role: Role,
     outcome: watch::Receiver<Option<FlightOutcome>>,
 }
@@ -29,14 +27,11 @@ pub struct InFlight {
 /// How a request came to wait for a flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It started it.
     Started,
-    /// It joined one that was under way.
     Joined,
 }
 
 impl InFlight {
-    /// Waits until the flight has ended.
     pub async fn outcome(&mut self) -> FlightOutcome {
         let ended = self.outcome.wait_for(Option::is_some).await;
         // None: the task was dropped, because the process ends.
@@ -49,7 +44,6 @@ impl InFlight {
 pub(super) struct Waiters(watch::Sender<Option<FlightOutcome>>);
 
 impl Waiters {
-    /// Whether anybody waits.
     pub(super) fn any(&self) -> bool {
         // One receiver is the list's own.
         self.0.receiver_count() > 1
@@ -57,7 +51,6 @@ impl Waiters {
 }
 
 impl Flights {
-    /// Whether this entry has a flight to join.
     pub(super) fn is_under_way(&self, entry_id: i64) -> bool {
         self.0.lock().contains_key(&entry_id)
     }

@@ -19,7 +19,6 @@ const SETTINGS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(5);
 
 impl FlightContext {
-    /// A new pair is stored.
     pub(super) async fn after_success(&self, order: &Order, entry: &Entry) {
         let host = &order.provider.host;
         self.events.emit(Event::TokenRefreshed {

@@ -45,7 +45,6 @@ pub(super) struct Hosts {
     known: Mutex<HashMap<String, Arc<HostState>>>,
 }
 
-/// What all hosts have in common.
 #[derive(Debug)]
 struct Shared {
     circuit: CircuitPolicy,
@@ -58,7 +57,6 @@ struct Shared {
     events: Events,
 }
 
-/// One host.
 #[derive(Debug)]
 pub(super) struct HostState {
     name: String,
@@ -72,7 +70,6 @@ pub(super) struct HostState {
 struct Calls {
     circuit: Circuit,
     refusals: Refusals,
-    /// The refreshes that began lately.
     begun: SlidingWindow,
 }
 

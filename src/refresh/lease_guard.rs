@@ -47,7 +47,6 @@ impl FlightContext {
         }
     }
 
-    /// One beat.
     pub(super) async fn renew_lease(&self, flight: &Flight, lease_guard: &LeaseGuard) {
         let (entry, holder) = (&flight.order.entry, &flight.holder);
         let ttl = self.options.lease_ttl;

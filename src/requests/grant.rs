@@ -45,7 +45,6 @@ impl Way {
         Self { refresh, result: TokenResult::Success, opportunism }
     }
 
-    /// The stored token, because an opportunistic refresh failed.
     pub(super) const AFTER_FAILED_REFRESH: Self =
         Self { refresh: Refresh::None, result: TokenResult::StillValid, opportunism: Opportunism::True };
 

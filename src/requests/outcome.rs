@@ -12,7 +12,6 @@ pub enum Outcome {
     Answered(Reply),
     /// Send the reply, if there is somewhere to send it, copy the message to the dead letters, then ack.
     Invalid {
-        /// An `invalid_request`.
         reply: Reply,
         /// Which field is wrong. Repeats nothing the publisher sent.
         reason: String,
@@ -25,7 +24,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A message that breaks the contract.
     pub(super) fn invalid(kind: MessageKind, echo: Echo, reason: String) -> Self {
         let error = ErrorBody::new(ErrorCode::InvalidRequest, reason.clone());
         Self::Invalid { reply: error_reply(kind, echo, error), reason }
@@ -52,7 +50,6 @@ impl Outcome {
         Self::Answered(Reply::Report(reply))
     }
 
-    /// The reply, where there may be one.
     pub const fn reply(&self) -> Option<&Reply> {
         match self {
             Self::Answered(reply) | Self::Invalid { reply, .. } => Some(reply),

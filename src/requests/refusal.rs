@@ -12,7 +12,6 @@ use crate::store::{Failure, FailureKind, StoreError};
 /// When to ask again if too many requests wait already. Some of them are answered by then.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Why there is no token.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// The requester gets this error.

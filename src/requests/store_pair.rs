@@ -9,7 +9,6 @@ use crate::domain::clock::Timestamp;
 use crate::store::{AccountNames, NewPair, PairSource};
 
 impl Handler {
-    /// Stores the pair of a `token.store`.
     pub(super) async fn store_pair(
         &self,
         request: StoreRequest,
@@ -47,13 +46,9 @@ impl Handler {
 
 /// A `token.store` with what it leaves out filled in.
 pub struct Login {
-    /// The platform's user.
     pub user_id: String,
-    /// The provider's host.
     pub host: String,
-    /// The account at the provider.
     pub account: AccountNames,
-    /// The pair.
     pub pair: NewPair,
 }
 
@@ -85,14 +80,12 @@ const fn is_set(at: Timestamp) -> bool {
 }
 
 impl Refusal {
-    /// The publisher may not have this.
     pub(super) fn forbidden() -> Self {
         let message =
             "the access rules do not let this publisher ask for this; the AMQP property user_id names it";
         Self::Answer(ErrorBody::new(ErrorCode::Forbidden, message))
     }
 
-    /// No provider has this host.
     pub(super) fn unknown_host(host: &str) -> Self {
         let message =
             format!("no provider has the host {host}; `tokenkeeper provider list` shows those there are");

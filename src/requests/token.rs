@@ -32,7 +32,6 @@ const LAST_LOOK: Duration = Duration::from_secs(2);
 /// requests of about the same time fail together, instead of trying one after the other.
 const SHARED_FAILURE: Duration = Duration::from_secs(2);
 
-/// What one requester asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub(super) user_id: &'a str,
@@ -157,7 +156,6 @@ struct Attempt<'a> {
     failed: Option<Arc<FailedFlight>>,
 }
 
-/// How a round ended.
 enum Round {
     Granted(Grant),
     /// The row has changed: load and decide again.

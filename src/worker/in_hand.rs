@@ -48,7 +48,6 @@ impl InHand {
         self.messages.push(Message(Some(message)));
     }
 
-    /// How many messages there are.
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }

@@ -19,7 +19,6 @@ const UNREADABLE: &str = "unreadable_parked_pair";
 /// The reason of one that the database refuses.
 const REFUSED: &str = "refused_parked_pair";
 
-/// Brings parked pairs back.
 pub(super) struct Restorer {
     pub(super) store: Store,
     pub(super) clock: Arc<dyn Clock>,

@@ -23,7 +23,6 @@ use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
 use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
 
-/// What handles, answers and settles messages.
 pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
@@ -54,7 +53,6 @@ pub(super) struct Received {
     in_flight: InFlight,
 }
 
-/// A message that was handled.
 struct Handled {
     received: Box<Received>,
     outcome: Outcome,
@@ -162,7 +160,6 @@ impl Received {
 }
 
 impl Settler {
-    /// Handles, answers and settles one message.
     pub(super) async fn process(self: Arc<Self>, received: Box<Received>) {
         let request = decode(received.kind, &received.delivery.data);
         let span = received.span(request.as_ref().ok());

@@ -36,7 +36,6 @@ pub(super) enum Tier {
     Ordinary,
     /// Suspects, a few at a time.
     Suspects,
-    /// One at a time.
     Isolated,
 }
 
@@ -135,7 +134,6 @@ pub(super) fn ends(delivery: &Delivery) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     pub(super) kind: MessageKind,
-    /// The AMQP user who published it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) publisher: Option<String>,
     /// When its `expiration` ends, in ms since the epoch; the broker removes that property while the message waits.

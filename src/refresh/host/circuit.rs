@@ -20,7 +20,6 @@ use crate::telemetry::CircuitState;
 /// The most entries of a host that are remembered as failing. [`CircuitPolicy::failures`] is never that large.
 pub(super) const MOST_FAILING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1_023);
 
-/// When a circuit opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitPolicy {
     /// So many entries that fail in a row open it, and so many failed calls end a refresh.

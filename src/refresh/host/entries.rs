@@ -22,14 +22,12 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait, unless the provider asks for a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// The entries that failed or were refreshed lately.
 #[derive(Debug)]
 pub(super) struct EntryStates {
     limit: RateLimit,
     entries: LruCache<i64, EntryState>,
 }
 
-/// One pair of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pair {
     /// Row id of the entry.
@@ -49,12 +47,10 @@ struct EntryState {
 }
 
 impl EntryStates {
-    /// With a limit for each entry.
     pub(super) fn new(limit: RateLimit) -> Self {
         Self { limit, entries: LruCache::new(MOST_ENTRIES) }
     }
 
-    /// How long the entry with this pair still backs off.
     pub(super) fn backs_off(&self, pair: Pair, now: Instant) -> Option<Duration> {
         let state = self.entries.peek(&pair.entry)?;
         let again_from = state.again_from.filter(|_| state.generation == pair.generation)?;

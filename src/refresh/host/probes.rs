@@ -44,7 +44,6 @@ pub(super) struct Probe {
     number: u64,
 }
 
-/// The probes of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Probes {
     /// How many have begun.

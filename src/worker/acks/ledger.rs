@@ -14,11 +14,9 @@ pub(super) struct Ledger {
     first: DeliveryTag,
     /// From the first tag of a run to its last tag.
     runs: BTreeMap<DeliveryTag, DeliveryTag>,
-    /// To be acked.
     answered: Vec<DeliveryTag>,
 }
 
-/// An ack to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ack {
     /// The delivery, or the last of several.
@@ -34,7 +32,6 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// A delivery is to be acked.
     pub(super) fn answered(&mut self, tag: DeliveryTag) {
         self.answered.push(tag);
     }
