@@ -36,3 +36,22 @@ impl CallSlots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_refreshes_are_in_flight_than_the_limit_and_a_changed_limit_takes_effect_at_once() {
+        let slots = CallSlots::default();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let first = slots.acquire(1, soon()).await.expect("a free slot");
+        assert!(slots.acquire(1, soon()).await.is_none());
+        let _second = slots.acquire(2, soon()).await.expect("a slot of the new limit");
+        drop(first);
+        let _third = slots.acquire(2, soon()).await.expect("the last slot of the new limit");
+        assert!(slots.acquire(2, soon()).await.is_none());
+    }
+}

@@ -96,3 +96,40 @@ impl Refusals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PROVEN: fn(i64) -> Caller = |entry| Caller { entry, proven: true };
+    const SINCE: Timestamp = Timestamp::from_millis(7);
+    const REFUSING: Result<(), NotPermitted> = Err(NotPermitted::HostRefusing { since: SINCE });
+
+    #[test]
+    fn a_host_that_refuses_everybody_is_probed_by_one_at_a_time_and_by_everybody_once_it_does_not() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        let later = now + Duration::from_secs(10);
+        assert_eq!(refusals.check(PROVEN(1), now), Ok(()));
+        assert!(refusals.follow(Some(SINCE), later) && !refusals.follow(Some(SINCE), now), "news only once");
+        assert_eq!(refusals.check(PROVEN(1), now), REFUSING, "the first probe is not due");
+        assert_eq!(refusals.check(PROVEN(1), later), Ok(()));
+        let probe = refusals.begin(PROVEN(1), later);
+        assert_eq!(refusals.check(PROVEN(2), later), REFUSING, "one at a time");
+        refusals.record(PROVEN(1), probe, Answer::Refusal, later + Duration::from_secs(10));
+        assert_eq!(refusals.check(PROVEN(2), later + Duration::from_secs(9)), REFUSING, "it was refused");
+        assert_eq!(refusals.check(PROVEN(2), later + Duration::from_secs(10)), Ok(()));
+        assert!(refusals.follow(None, later));
+        assert_eq!(refusals.check(PROVEN(2), later), Ok(()));
+    }
+
+    #[test]
+    fn a_probe_that_was_not_made_makes_room_for_another() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        refusals.follow(Some(SINCE), now);
+        let probe = refusals.begin(PROVEN(1), now);
+        refusals.release(probe);
+        assert_eq!(refusals.check(PROVEN(2), now), Ok(()));
+    }
+}
