@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::spool::Spool;
 use crate::broker::{BrokerError, Publisher};
 use crate::domain::clock::Clock;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, retry_until};
 use crate::store::{ParkedPair, Restored, Store, StoreError};
 use crate::telemetry;
 
@@ -104,27 +104,20 @@ pub async fn restore(
     parked: &ParkedPair,
     stop: &CancellationToken,
 ) -> Return {
-    let mut delays = RESTORE_AGAIN.delays();
-    loop {
-        let delay = delays.next_delay();
+    let store_once = |delay| async move {
         let stored = timeout(RESTORE_PATIENCE, store.store_parked(parked, clock.now())).await;
-        let error = match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
-            Ok(restored) => {
-                match restored {
-                    Restored::Stored => telemetry::parked_pair_stored(&parked.host),
-                    Restored::Superseded => telemetry::parked_pair_superseded(&parked.host),
-                }
-                return Return::Restored;
+        match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
+            Ok(Restored::Stored) => telemetry::parked_pair_stored(&parked.host),
+            Ok(Restored::Superseded) => telemetry::parked_pair_superseded(&parked.host),
+            Err(error) if !error.is_transient() => return Some(Return::Unstorable(error)),
+            Err(error) => {
+                telemetry::parked_pair_waits(&parked.host, &error, delay);
+                return None;
             }
-            Err(error) if !error.is_transient() => return Return::Unstorable(error),
-            Err(error) => error,
-        };
-        telemetry::parked_pair_waits(&parked.host, &error, delay);
-        tokio::select! {
-            () = stop.cancelled() => return Return::Stopped,
-            () = sleep(delay) => {}
         }
-    }
+        Some(Return::Restored)
+    };
+    retry_until(stop.cancelled(), RESTORE_AGAIN, store_once).await.unwrap_or(Return::Stopped)
 }
 
 /// Brings back what an earlier worker left in the spool folder.

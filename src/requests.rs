@@ -70,6 +70,7 @@ impl From<&WorkerSettings> for Budgets {
 
 #[derive(Debug)]
 pub struct Incoming<'a> {
+    /// The kind of the queue that it came from.
     pub kind: MessageKind,
     pub request: Result<Request, InvalidRequest>,
     pub envelope: &'a Envelope,

@@ -3,12 +3,14 @@
 //! The only home of the `backoff` crate, and of that only its intervals: its own retry loop measures time with the
 //! machine's clock, sleeps past its limit where a `Retry-After` says so, and cannot be cancelled.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::pin::pin;
 use std::time::Duration;
 
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Waits that grow from try to try.
@@ -101,25 +103,52 @@ impl Delays {
         sleep(self.next_delay()).await;
     }
 
+    /// The same, unless the wait would end at or after `deadline`. Then it returns false at once.
+    pub async fn wait_before(&mut self, deadline: Instant) -> bool {
+        let delay = self.next_delay();
+        let is_in_time = delay < deadline.saturating_duration_since(Instant::now());
+        if is_in_time {
+            sleep(delay).await;
+        }
+        is_in_time
+    }
+
     /// Begins with the first wait again, after a try that went well.
     pub fn reset(&mut self) {
         self.intervals = None;
     }
 }
 
-/// Calls `operation` until it gives a result, and waits between two calls. Each call is told how long the wait after it
-/// will be.
-pub async fn retry_forever<T, F>(backoff: Backoff, mut operation: impl FnMut(Duration) -> F) -> T
+/// Calls `operation` until it gives a result, and waits between two calls. Each call gets the length of the wait after it.
+pub async fn retry_forever<T, F>(backoff: Backoff, operation: impl FnMut(Duration) -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
-    let mut delays = backoff.delays();
+    let Ok(result) = retry_until(pending::<Infallible>(), backoff, operation).await;
+    result
+}
+
+/// The same, but gives up once `stop` is ready. That ends a wait early, but no call that is under way.
+///
+/// # Errors
+/// What `stop` gave.
+pub async fn retry_until<T, S, F>(
+    stop: impl Future<Output = S>,
+    backoff: Backoff,
+    mut operation: impl FnMut(Duration) -> F,
+) -> Result<T, S>
+where
+    F: Future<Output = Option<T>>,
+{
+    let (mut delays, mut stop) = (backoff.delays(), pin!(stop));
     loop {
         let delay = delays.next_delay();
         if let Some(result) = operation(delay).await {
-            return result;
+            return Ok(result);
         }
-        sleep(delay).await;
+        if let Ok(stopped) = timeout(delay, stop.as_mut()).await {
+            return Err(stopped);
+        }
     }
 }
 
@@ -347,6 +376,36 @@ mod tests {
         assert_eq!(tries.await, 100);
         let waited: Duration = waits.into_inner().iter().take(99).sum();
         assert!(begin.elapsed() >= waited && begin.elapsed() < waited + Duration::from_millis(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_ends_a_wait_and_no_call_that_is_under_way() {
+        let begin = Instant::now();
+        let calls = Cell::new(0);
+        let call = |_| {
+            calls.set(calls.get() + 1);
+            async {
+                sleep(Duration::from_secs(5)).await;
+                None::<()>
+            }
+        };
+        let slow = Backoff::doubling(Duration::from_secs(60), Duration::from_secs(60));
+        assert_eq!(retry_until(sleep(Duration::from_secs(7)), slow, call).await, Err(()));
+        assert_eq!((calls.get(), begin.elapsed()), (1, Duration::from_secs(7)), "in the first wait");
+        let begin = Instant::now();
+        assert_eq!(retry_until(sleep(Duration::from_secs(1)), slow, call).await, Err(()));
+        assert_eq!((calls.get(), begin.elapsed()), (2, Duration::from_secs(5)), "after the call");
+        let result = retry_until(pending::<()>(), slow, |_| async { Some(7) });
+        assert_eq!(result.await, Ok(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_would_end_too_late_does_not_begin() {
+        let (begin, mut delays) = (Instant::now(), POLICY.backoff.delays());
+        let deadline = within(1);
+        while delays.wait_before(deadline).await {}
+        assert!(begin.elapsed() > Duration::ZERO && Instant::now() < deadline, "{:?}", begin.elapsed());
+        assert!(!delays.wait_before(begin).await, "it is over already");
     }
 
     #[test]

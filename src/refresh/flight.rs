@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -120,23 +120,29 @@ impl FlightContext {
         outcome
     }
 
-    /// Polls an entry until nobody refreshes it any more, or the longest wait is over.
+    /// Watches an entry until nobody refreshes it any more, or the longest wait is over.
     pub(super) async fn watch(&self, entry_id: i64) -> FlightOutcome {
         let until = Instant::now() + self.options.wait;
+        let has_live_lease = |entry: Entry| entry.has_live_lease(self.clock.now());
+        self.poll(entry_id, until, |entry| !entry.is_some_and(has_live_lease)).await;
+        FlightOutcome::Moved
+    }
+
+    /// Polls an entry until `is_over` is true of it, at most until then. Returns whether it was.
+    async fn poll(&self, entry_id: i64, until: Instant, is_over: impl Fn(Option<Entry>) -> bool) -> bool {
         let mut delays = WATCH.delays();
-        loop {
-            let delay = delays.next_delay();
-            if Instant::now() + delay >= until {
-                return FlightOutcome::Moved;
-            }
-            sleep(delay).await;
+        while delays.wait_before(until).await {
             match self.store.reload(entry_id).await {
-                Ok(Some(entry)) if entry.has_live_lease(self.clock.now()) => {}
-                Ok(_) => return FlightOutcome::Moved,
+                Ok(entry) => {
+                    if is_over(entry) {
+                        return true;
+                    }
+                }
                 // The database is away for a moment. The waiting requests have deadlines of their own.
                 Err(error) => telemetry::lease_not_kept(&error),
             }
         }
+        false
     }
 
     async fn refresh_under_lease(
@@ -207,19 +213,8 @@ impl FlightContext {
     /// Whether a newer pair is stored within a short while.
     async fn is_superseded(&self, entry: &Entry) -> bool {
         let until = Instant::now() + NEWER_PAIR_WITHIN;
-        let mut delays = WATCH.delays();
-        loop {
-            let delay = delays.next_delay();
-            if let Ok(Some(current)) = self.store.reload(entry.id).await
-                && current.generation != entry.generation
-            {
-                return true;
-            }
-            if Instant::now() + delay >= until {
-                return false;
-            }
-            sleep(delay).await;
-        }
+        let is_newer = |current: Entry| current.generation != entry.generation;
+        self.poll(entry.id, until, |current| current.is_some_and(is_newer)).await
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::FlightOutcome;
 use super::flight::{Flight, FlightContext};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, retry_forever, retry_until};
 use crate::store::{NewPair, StoreError};
 use crate::telemetry;
 
@@ -21,40 +21,48 @@ impl FlightContext {
     /// the heartbeat keeps others away. Once the process is told to stop, the pair is parked. A pair that the database refuses
     /// is parked at once.
     pub(super) async fn save_pair(&self, flight: &Flight, pair: NewPair, started: Instant) -> FlightOutcome {
+        let save_once = |delay| self.save_once(flight, &pair, started, delay);
+        match retry_until(self.parking.due(), STORE_AGAIN, save_once).await {
+            Ok(outcome) => outcome,
+            // From now on each try that fails parks the pair.
+            Err(()) => Box::pin(retry_forever(STORE_AGAIN, save_once)).await,
+        }
+    }
+
+    /// One try. None: it failed, and the next one begins after `delay`.
+    async fn save_once(
+        &self,
+        flight: &Flight,
+        pair: &NewPair,
+        started: Instant,
+        delay: Duration,
+    ) -> Option<FlightOutcome> {
         let Flight { order, holder, .. } = flight;
         let host = &order.provider.host;
-        let mut delays = STORE_AGAIN.delays();
-        loop {
-            let stored = self.store.store_refreshed(&order.entry, &pair, holder, self.clock.now());
-            let error = match timeout(STORE_TIMEOUT, stored)
-                .await
-                .unwrap_or_else(|_| Err(StoreError::NoAnswer.into()))
-            {
-                Ok(Some(entry)) => {
-                    telemetry::refreshed(host, started.elapsed());
-                    return FlightOutcome::Refreshed(entry);
-                }
-                Ok(None) => {
-                    telemetry::refreshed_pair_superseded(host);
-                    Box::pin(self.release(flight)).await;
-                    return FlightOutcome::Moved;
-                }
-                Err(error) => error,
-            };
-            let delay = delays.next_delay();
-            telemetry::pair_not_stored(host, &error, delay);
-            if self.parking.is_due() || !error.is_transient() {
-                let parked = self.store.seal_parked(host, &order.entry, &pair, holder);
-                match Box::pin(self.parking.park(&parked)).await {
-                    Ok(()) => return FlightOutcome::StoreFailed(error),
-                    Err(error) => telemetry::pair_not_parked(host, &error),
-                }
-                sleep(delay).await;
-            } else {
-                tokio::select! {
-                    () = sleep(delay) => {}
-                    () = self.parking.due() => {}
-                }
+        let stored = self.store.store_refreshed(&order.entry, pair, holder, self.clock.now());
+        let stored = timeout(STORE_TIMEOUT, stored).await;
+        let error = match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
+            Ok(Some(entry)) => {
+                telemetry::refreshed(host, started.elapsed());
+                return Some(FlightOutcome::Refreshed(entry));
+            }
+            Ok(None) => {
+                telemetry::refreshed_pair_superseded(host);
+                Box::pin(self.release(flight)).await;
+                return Some(FlightOutcome::Moved);
+            }
+            Err(error) => error,
+        };
+        telemetry::pair_not_stored(host, &error, delay);
+        if !self.parking.is_due() && error.is_transient() {
+            return None;
+        }
+        let parked = self.store.seal_parked(host, &order.entry, pair, holder);
+        match Box::pin(self.parking.park(&parked)).await {
+            Ok(()) => Some(FlightOutcome::StoreFailed(error)),
+            Err(error) => {
+                telemetry::pair_not_parked(host, &error);
+                None
             }
         }
     }

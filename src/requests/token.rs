@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::grant::{Grant, Way, refused};
 use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
@@ -90,11 +90,9 @@ impl Handler {
             };
             telemetry::store_failed(&error);
             self.database.suspect();
-            let delay = delays.next_delay();
-            if !error.is_transient() || Instant::now() + delay >= time.give_up_at {
+            if !error.is_transient() || !delays.wait_before(time.give_up_at).await {
                 return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
             }
-            sleep(delay).await;
         }
     }
 
