@@ -22,7 +22,7 @@ use crate::domain::clock::Clock;
 use crate::domain::decide::Cause;
 use crate::refresh::{FlightOutcome, Order, Refresher};
 use crate::settings::HousekeepingSettings;
-use crate::store::{Guarded, IdleEntry, Store, StoreError};
+use crate::store::{Entry, Guarded, Store, StoreError};
 use crate::telemetry::{self, ChoreOutcome};
 
 /// The row in `duty`.
@@ -92,13 +92,13 @@ impl Housekeeper {
         loop {
             let page = look.expired_for_good(after).await?;
             let Some(last) = page.last() else { break };
-            after = last.entry.id;
-            for idle in &page {
-                pass.count(self.remove(idle).await?);
+            after = last.id;
+            for entry in &page {
+                pass.count(self.remove(entry).await?);
             }
         }
-        for (idle, _) in look.dying(&providers).await? {
-            pass.count(self.refresh(idle, &providers).await);
+        for (entry, _) in look.dying(&providers).await? {
+            pass.count(self.refresh(entry, &providers).await);
         }
         Ok(pass)
     }
@@ -107,9 +107,9 @@ impl Housekeeper {
         Look { store: &self.store, settings: &self.settings, now: self.clock.now() }
     }
 
-    async fn remove(&self, idle: &IdleEntry) -> Result<ChoreOutcome, StoreError> {
+    async fn remove(&self, entry: &Entry) -> Result<ChoreOutcome, StoreError> {
         let look = self.look();
-        match self.store.unrefreshable(&idle.entry, look.now) {
+        match self.store.unrefreshable(entry, look.now) {
             Ok(Some(_)) => {}
             // The failure is an earlier refresh token's.
             Ok(None) => return Ok(ChoreOutcome::Moved),
@@ -119,18 +119,18 @@ impl Housekeeper {
                 return Ok(ChoreOutcome::Failed);
             }
         }
-        Ok(match self.store.remove_expired(&idle.entry, look.cutoff(), look.now).await? {
+        Ok(match self.store.remove_expired(entry, look.cutoff(), look.now).await? {
             Guarded::Done => ChoreOutcome::Removed,
             Guarded::Moved => ChoreOutcome::Moved,
         })
     }
 
-    async fn refresh(&self, idle: IdleEntry, providers: &Providers) -> ChoreOutcome {
-        let Some(provider) = providers.get(&idle.owner.provider_id) else { return ChoreOutcome::Failed };
+    async fn refresh(&self, entry: Entry, providers: &Providers) -> ChoreOutcome {
+        let Some(provider) = providers.get(&entry.provider_id) else { return ChoreOutcome::Failed };
         let deadline = Instant::now() + self.refresher.options().opportunistic_budget;
         let mut in_flight = self.refresher.refresh(Order {
-            user_id: idle.owner.user_id,
-            entry: idle.entry,
+            user_id: entry.user_id.clone(),
+            entry,
             provider: Arc::clone(provider),
             cause: Cause::Opportunistic,
             // Nobody holds it afterwards either.

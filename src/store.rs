@@ -40,7 +40,7 @@ pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::error::StoreError;
 use self::group_commit::GroupCommit;
-pub use self::idle::{IdleEntry, Owner, Unrefreshable};
+pub use self::idle::Unrefreshable;
 use self::known::Known;
 pub use self::known::KnownEntry;
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
@@ -156,17 +156,23 @@ impl Store {
         self.urgent.ping().await.map_err(StoreError::database("reach the database"))
     }
 
-    async fn has_identity(&self, user_id: &str) -> Result<bool, StoreError> {
-        let id: Option<i64> = identity::Entity::find()
+    /// What there is for a user who has no entry at this provider.
+    async fn without_entry(&self, user_id: &str, provider_id: i64) -> Result<Found, StoreError> {
+        let providers: Vec<i64> = identity::Entity::find()
             .select_only()
-            .column(identity::Column::Id)
+            .column(identity::Column::ProviderId)
             .filter(identity::Column::UserId.eq(user_id))
-            .limit(1)
             .into_tuple()
-            .one(&self.db)
+            .all(&self.db)
             .await
             .map_err(StoreError::database("look a user up"))?;
-        Ok(id.is_some())
+        Ok(if providers.contains(&provider_id) {
+            Found::NoToken
+        } else if providers.is_empty() {
+            Found::NoUser
+        } else {
+            Found::NoIdentity
+        })
     }
 
     /// Looks again at an entry that was found before; none: it is gone.

@@ -1,4 +1,4 @@
-//! A user's account at a provider. Unique by (user, provider): the index every token is found by.
+//! A user's account at a provider. Unique by (user, provider). Neither ever changes: the token entry repeats both.
 
 use sea_orm::entity::prelude::*;
 

@@ -13,6 +13,10 @@ pub struct Model {
     pub id: i64,
     /// Whose pair it is. Unique: one current entry an identity.
     pub identity_id: i64,
+    /// The user of that identity. Unique with `provider_id`: the index every token is found by.
+    pub user_id: String,
+    /// The provider of that identity.
+    pub provider_id: i64,
     /// Counts the pairs stored here; grows by one with each.
     pub generation: i64,
     /// The access token, encrypted.

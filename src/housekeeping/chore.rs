@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::domain::clock::Timestamp;
-use crate::store::{IdleEntry, Unrefreshable};
+use crate::store::{Entry, Unrefreshable};
 
 /// Something to be done about one entry; never a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,12 +43,11 @@ pub enum Dying {
 }
 
 impl Chore {
-    pub(super) fn new(kind: ChoreKind, idle: &IdleEntry, host: Option<String>) -> Self {
-        let entry = &idle.entry;
+    pub(super) fn new(kind: ChoreKind, entry: &Entry, host: Option<String>) -> Self {
         Self {
             action: kind.action(),
             reason: kind.reason(),
-            user_id: idle.owner.user_id.clone(),
+            user_id: entry.user_id.clone(),
             host,
             expires_at: entry.state.expires_at,
             refresh_token_expires_at: entry.refresh_token_expires_at,

@@ -8,7 +8,7 @@ use super::{Chore, ChoreKind, Dying};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Provider;
 use crate::settings::HousekeepingSettings;
-use crate::store::{IdleEntry, Store, StoreError};
+use crate::store::{Entry, Store, StoreError};
 
 /// So many entries are removed between two looks at the database.
 const PAGE: u64 = 100;
@@ -38,21 +38,23 @@ pub(super) struct Look<'a> {
 impl Look<'_> {
     async fn due(&self) -> Result<Vec<Chore>, StoreError> {
         let providers = self.providers().await?;
-        let host = |idle: &IdleEntry| providers.get(&idle.owner.provider_id).map(|found| found.host.clone());
+        let host = |entry: &Entry| providers.get(&entry.provider_id).map(|found| found.host.clone());
         let mut chores = Vec::new();
         let mut after = 0;
         loop {
             let page = self.expired_for_good(after).await?;
             let Some(last) = page.last() else { break };
-            after = last.entry.id;
-            for idle in &page {
-                if let Some(why) = self.store.unrefreshable(&idle.entry, self.now)? {
-                    chores.push(Chore::new(ChoreKind::Remove(why), idle, host(idle)));
+            after = last.id;
+            for entry in &page {
+                if let Some(why) = self.store.unrefreshable(entry, self.now)? {
+                    chores.push(Chore::new(ChoreKind::Remove(why), entry, host(entry)));
                 }
             }
         }
         let dying = self.dying(&providers).await?;
-        chores.extend(dying.iter().map(|(idle, why)| Chore::new(ChoreKind::Refresh(*why), idle, host(idle))));
+        chores.extend(
+            dying.iter().map(|(entry, why)| Chore::new(ChoreKind::Refresh(*why), entry, host(entry))),
+        );
         Ok(chores)
     }
 
@@ -66,16 +68,16 @@ impl Look<'_> {
         Timestamp::from_millis(self.now.as_millis().saturating_sub(kept))
     }
 
-    pub(super) async fn expired_for_good(&self, after: i64) -> Result<Vec<IdleEntry>, StoreError> {
+    pub(super) async fn expired_for_good(&self, after: i64) -> Result<Vec<Entry>, StoreError> {
         self.store.expired_for_good(self.cutoff(), self.now, after, PAGE).await
     }
 
     /// As many as a pass refreshes, those with a date of their own first.
-    pub(super) async fn dying(&self, providers: &Providers) -> Result<Vec<(IdleEntry, Dying)>, StoreError> {
+    pub(super) async fn dying(&self, providers: &Providers) -> Result<Vec<(Entry, Dying)>, StoreError> {
         let now = self.now;
         let batch = usize::from(self.settings.refresh_batch);
         let found = self.store.dying(now, u64::from(self.settings.refresh_batch)).await?;
-        let mut dying: Vec<_> = found.into_iter().map(|idle| (idle, Dying::Expires)).collect();
+        let mut dying: Vec<_> = found.into_iter().map(|entry| (entry, Dying::Expires)).collect();
         let mut by_idle_lifetime: BTreeMap<Duration, Vec<i64>> = BTreeMap::new();
         for provider in providers.values() {
             if let Some(idle_lifetime) = provider.refresh_token_idle_lifetime {
@@ -85,7 +87,7 @@ impl Look<'_> {
         for (idle_lifetime, ids) in by_idle_lifetime {
             let room = u64::try_from(batch.saturating_sub(dying.len())).unwrap_or(0);
             let found = self.store.idle_for_long(&ids, idle_lifetime, now, room).await?;
-            dying.extend(found.into_iter().map(|idle| (idle, Dying::Unused)));
+            dying.extend(found.into_iter().map(|entry| (entry, Dying::Unused)));
         }
         Ok(dying)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sea_orm::sqlx::postgres::PgRow;
 use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter};
-use tokenkeeper_entity::{identity, token_entry};
+use tokenkeeper_entity::token_entry;
 
 use super::group_commit::Grouped;
 use super::line::Line;
@@ -39,8 +39,7 @@ pub struct Claim {
 /// What there is for a claim.
 #[derive(Debug, Clone)]
 pub(super) enum Claimed {
-    NoIdentity,
-    NoToken,
+    Nothing,
     Entry(Arc<Entry>),
     /// The row cannot be read.
     Unreadable(Arc<StoreError>),
@@ -73,13 +72,11 @@ impl Store {
         let (user_id, provider_id, now) = (claim.user_id.clone(), claim.provider_id, claim.now);
         match self.claims.submit(&self.db, claim).await?.read() {
             Claimed::Entry(entry) => {
-                self.known.learn(&user_id, provider_id, &entry, now);
+                self.known.learn(&entry, now);
                 Ok(Found::Entry(entry))
             }
             Claimed::Unreadable(error) => Err(error),
-            Claimed::NoToken => Ok(Found::NoToken),
-            Claimed::NoIdentity if Box::pin(self.has_identity(&user_id)).await? => Ok(Found::NoIdentity),
-            Claimed::NoIdentity => Ok(Found::NoUser),
+            Claimed::Nothing => Ok(Box::pin(self.without_entry(&user_id, provider_id)).await?),
         }
     }
 
@@ -135,17 +132,14 @@ impl Grouped for Claim {
 
 async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Answer>, DbErr> {
     let wanted = in_few_lengths(claims).fold(Condition::any(), |any, claim| {
-        let user = identity::Column::UserId.eq(claim.user_id.as_str());
-        any.add(Condition::all().add(user).add(identity::Column::ProviderId.eq(claim.provider_id)))
+        let user = token_entry::Column::UserId.eq(claim.user_id.as_str());
+        any.add(Condition::all().add(user).add(token_entry::Column::ProviderId.eq(claim.provider_id)))
     });
-    let found =
-        identity::Entity::find().filter(wanted).find_also_related(token_entry::Entity).all(db).await?;
-    let found: HashMap<_, _> = found
-        .into_iter()
-        .map(|(identity, entry)| ((identity.user_id, identity.provider_id), Claimed::of(entry)))
-        .collect();
+    let found = token_entry::Entity::find().filter(wanted).all(db).await?;
+    let found: HashMap<_, _> =
+        found.into_iter().map(|row| ((row.user_id.clone(), row.provider_id), Claimed::of(row))).collect();
     let claimed = |claim: &Claim| found.get(&(claim.user_id.clone(), claim.provider_id)).cloned();
-    Ok(claims.iter().map(|claim| Answer::Read(claimed(claim).unwrap_or(Claimed::NoIdentity))).collect())
+    Ok(claims.iter().map(|claim| Answer::Read(claimed(claim).unwrap_or(Claimed::Nothing))).collect())
 }
 
 /// Repeats the last item up to a power of two. Each length is a statement of its own, which every connection prepares and
@@ -160,11 +154,10 @@ impl Claimed {
         matches!(self, Self::Entry(entry) if claim.is_plain(entry))
     }
 
-    fn of(entry: Option<token_entry::Model>) -> Self {
-        match entry.map(Entry::from_row) {
-            Some(Ok(entry)) => Self::Entry(Arc::new(entry)),
-            Some(Err(error)) => Self::Unreadable(Arc::new(error)),
-            None => Self::NoToken,
+    fn of(row: token_entry::Model) -> Self {
+        match Entry::from_row(row) {
+            Ok(entry) => Self::Entry(Arc::new(entry)),
+            Err(error) => Self::Unreadable(Arc::new(error)),
         }
     }
 }

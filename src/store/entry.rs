@@ -18,6 +18,10 @@ pub struct Entry {
     pub id: i64,
     /// Whose pair it is.
     pub identity_id: i64,
+    /// The platform's user.
+    pub user_id: String,
+    /// Row id of the provider.
+    pub provider_id: i64,
     /// Counts the pairs stored here. Every write is guarded by it.
     pub generation: i64,
     /// Git user name that goes with the token; none: the provider's.
@@ -127,6 +131,8 @@ impl Entry {
         Ok(Self {
             id: row.id,
             identity_id: row.identity_id,
+            user_id: row.user_id,
+            provider_id: row.provider_id,
             generation: row.generation,
             username: row.username,
             scopes,
@@ -191,6 +197,17 @@ impl Entry {
             failed_at: Set(None),
             updated_at: Set(self.updated_at.as_millis()),
             ..Default::default()
+        }
+    }
+
+    /// The whole row of an identity's first pair.
+    pub(super) fn first_row(&self) -> token_entry::ActiveModel {
+        token_entry::ActiveModel {
+            identity_id: Set(self.identity_id),
+            user_id: Set(self.user_id.clone()),
+            provider_id: Set(self.provider_id),
+            created_at: Set(self.updated_at.as_millis()),
+            ..self.pair_columns()
         }
     }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, ExprTrait, Func, SimpleExpr};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
-use tokenkeeper_entity::identity;
 use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, FailureKind};
@@ -17,24 +16,6 @@ const LAST_QUARTER: i64 = 4;
 
 /// ...and not earlier than this.
 const AHEAD: Duration = Duration::from_hours(24 * 7);
-
-/// An entry, and whose it is.
-#[derive(Debug, Clone)]
-pub struct IdleEntry {
-    /// The entry as it was loaded.
-    pub entry: Entry,
-    /// Whose it is.
-    pub owner: Owner,
-}
-
-/// Whose an entry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The platform's user.
-    pub user_id: String,
-    /// Row id of the provider.
-    pub provider_id: i64,
-}
 
 /// Why an entry cannot be refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +36,7 @@ impl Store {
         now: Timestamp,
         after: i64,
         limit: u64,
-    ) -> Result<Vec<IdleEntry>, StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         let entries = TokenEntry::find()
             .filter(expired_for_good(cutoff, now))
             .filter(Column::Id.gt(after))
@@ -95,7 +76,7 @@ impl Store {
 
     /// Entries nobody holds whose refresh token dies soon by its own date. First those that did not fail, so that
     /// the ones that fail again and again do not keep them waiting.
-    pub async fn dying(&self, now: Timestamp, limit: u64) -> Result<Vec<IdleEntry>, StoreError> {
+    pub async fn dying(&self, now: Timestamp, limit: u64) -> Result<Vec<Entry>, StoreError> {
         let dies = || Expr::col(Column::RefreshTokenExpiresAt);
         let left = dies().sub(now.as_millis());
         let entries = TokenEntry::find()
@@ -114,23 +95,18 @@ impl Store {
         idle_lifetime: Duration,
         now: Timestamp,
         limit: u64,
-    ) -> Result<Vec<IdleEntry>, StoreError> {
+    ) -> Result<Vec<Entry>, StoreError> {
         let ahead = AHEAD.min(idle_lifetime / 4);
         let idle = i64::try_from(idle_lifetime.saturating_sub(ahead).as_millis()).unwrap_or(i64::MAX);
         let entries = TokenEntry::find()
-            .inner_join(identity::Entity)
-            .filter(identity::Column::ProviderId.is_in(providers.iter().copied()))
+            .filter(Column::ProviderId.is_in(providers.iter().copied()))
             .filter(refreshable_and_free(now))
             .filter(Column::RefreshTokenExpiresAt.is_null())
             .filter(Column::UpdatedAt.lte(now.as_millis().saturating_sub(idle)));
         self.idle_entries(failed_last(entries), limit).await
     }
 
-    async fn idle_entries(
-        &self,
-        entries: Select<TokenEntry>,
-        limit: u64,
-    ) -> Result<Vec<IdleEntry>, StoreError> {
+    async fn idle_entries(&self, entries: Select<TokenEntry>, limit: u64) -> Result<Vec<Entry>, StoreError> {
         let ids: Vec<i64> = entries
             .select_only()
             .column(Column::Id)
@@ -140,20 +116,12 @@ impl Store {
             .await
             .map_err(StoreError::database("look for tokens that nobody asks for"))?;
         let rows = TokenEntry::find()
-            .find_also_related(identity::Entity)
             .filter(Column::Id.is_in(ids.iter().copied()))
             .all(&self.db)
             .await
             .map_err(StoreError::database("load tokens that nobody asks for"))?;
-        let mut found: Vec<IdleEntry> = rows
-            .into_iter()
-            .filter_map(|(row, identity)| Some((row, identity?)))
-            .map(|(row, identity)| {
-                let owner = Owner { user_id: identity.user_id, provider_id: identity.provider_id };
-                Ok(IdleEntry { entry: Entry::from_row(row)?, owner })
-            })
-            .collect::<Result<_, StoreError>>()?;
-        found.sort_by_key(|idle| ids.iter().position(|id| *id == idle.entry.id));
+        let mut found: Vec<Entry> = rows.into_iter().map(Entry::from_row).collect::<Result<_, _>>()?;
+        found.sort_by_key(|entry| ids.iter().position(|id| *id == entry.id));
         Ok(found)
     }
 }

@@ -34,8 +34,6 @@ const FORGOTTEN: i64 = 0;
 pub struct KnownEntry {
     /// As it was loaded.
     pub entry: Arc<Entry>,
-    user_id: String,
-    provider_id: i64,
     /// Until when it is reserved as far as is known, in ms since the epoch. It grows with every request, while the rest of the
     /// entry stays as it is.
     reserved_until: AtomicI64,
@@ -107,20 +105,18 @@ impl Known {
     }
 
     /// Caches an entry, if the next request can probably be served from it.
-    pub(super) fn learn(&self, user_id: &str, provider_id: i64, entry: &Arc<Entry>, now: Timestamp) {
+    pub(super) fn learn(&self, entry: &Arc<Entry>, now: Timestamp) {
         if !entry.is_ordinary() {
             return;
         }
         let Some(reserved_until) = entry.state.reserved_until.filter(|until| *until > now) else { return };
-        let mark = self.mark(user_id, provider_id);
+        let mark = self.mark(&entry.user_id, entry.provider_id);
         let mut memory = self.memory();
         if !memory.meet(mark) {
             return;
         }
         let known = KnownEntry {
             entry: Arc::clone(entry),
-            user_id: user_id.to_owned(),
-            provider_id,
             reserved_until: AtomicI64::new(reserved_until.as_millis()),
         };
         memory.entries.put(mark, Arc::new(known));
@@ -129,7 +125,7 @@ impl Known {
     fn get(&self, user_id: &str, provider_id: i64) -> Option<Arc<KnownEntry>> {
         let mark = self.mark(user_id, provider_id);
         let known = self.memory().entries.get(&mark).cloned()?;
-        (known.user_id == user_id && known.provider_id == provider_id).then_some(known)
+        (known.entry.user_id == user_id && known.entry.provider_id == provider_id).then_some(known)
     }
 
     fn mark(&self, user_id: &str, provider_id: i64) -> u64 {

@@ -6,7 +6,7 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, Sq
 use tokenkeeper_entity::{identity, token_entry};
 
 use super::entry::Entry;
-use super::pair::{Leases, NewPair};
+use super::pair::{Leases, NewPair, Owner};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
@@ -34,6 +34,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let identity_id = self.put_identity(user_id, provider_id, account, now).await?;
+        let owner = Owner { identity_id, user_id, provider_id };
         loop {
             let entry = token_entry::Entity::find()
                 .filter(token_entry::Column::IdentityId.eq(identity_id))
@@ -43,7 +44,7 @@ impl Store {
             let stored = match entry {
                 Some(row) if redelivered && row.login_fingerprint == pair.login_fingerprint() => true,
                 Some(row) => self.store_pair(&Entry::from_row(row)?, pair, Leases::All, now).await?.is_some(),
-                None => self.insert_entry(identity_id, pair, now).await? == Guarded::Done,
+                None => self.insert_entry(owner, pair, now).await? == Guarded::Done,
             };
             if stored {
                 return Ok(());
@@ -109,15 +110,11 @@ impl Store {
     /// Inserts the first entry of an identity; `Moved` where another worker was first.
     async fn insert_entry(
         &self,
-        identity_id: i64,
+        owner: Owner<'_>,
         pair: &NewPair,
         now: Timestamp,
     ) -> Result<Guarded, StoreError> {
-        let new = token_entry::ActiveModel {
-            identity_id: Set(identity_id),
-            created_at: Set(now.as_millis()),
-            ..self.new_entry(identity_id, 1, pair, now).pair_columns()
-        };
+        let new = self.new_entry(owner, 1, pair, now).first_row();
         match token_entry::Entity::insert(new).exec_without_returning(&self.db).await {
             Ok(_) => Ok(Guarded::Done),
             Err(error) if is_duplicate(&error) => Ok(Guarded::Moved),

@@ -105,6 +105,14 @@ impl PairSource {
     }
 }
 
+/// The identity that a pair belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) identity_id: i64,
+    pub(super) user_id: &'a str,
+    pub(super) provider_id: i64,
+}
+
 /// Whose lease and attempt end when a pair is stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Leases<'a> {
@@ -188,7 +196,9 @@ impl Store {
 
     /// The entry that follows `entry` with this pair.
     pub(super) fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
-        let next = self.new_entry(entry.identity_id, entry.generation + 1, pair, now);
+        let owner =
+            Owner { identity_id: entry.identity_id, user_id: &entry.user_id, provider_id: entry.provider_id };
+        let next = self.new_entry(owner, entry.generation + 1, pair, now);
         let login_fingerprint = next.login_fingerprint.or_else(|| entry.login_fingerprint.clone());
         Entry { id: entry.id, login_fingerprint, ..next }
     }
@@ -196,11 +206,12 @@ impl Store {
     /// An entry with this pair, which has no row yet.
     pub(super) fn new_entry(
         &self,
-        identity_id: i64,
+        owner: Owner<'_>,
         generation: i64,
         pair: &NewPair,
         now: Timestamp,
     ) -> Entry {
+        let Owner { identity_id, user_id, provider_id } = owner;
         let seal = |secret: &SecretString, column: PairColumn| {
             self.keys.seal(secret, &column.bound_to(identity_id, generation))
         };
@@ -209,6 +220,8 @@ impl Store {
         Entry {
             id: NO_ROW,
             identity_id,
+            user_id: user_id.to_owned(),
+            provider_id,
             generation,
             username: pair.username.clone(),
             scopes: pair.scopes.clone(),

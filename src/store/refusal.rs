@@ -7,13 +7,10 @@
 //! Anybody can bring refresh tokens that are dead. So once somebody was refreshed with the provider's present settings,
 //! which are good then, only those count who were. Before that the settings are the likeliest fault, and everybody counts.
 
-use sea_orm::sea_query::{Expr, Query, SelectStatement};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect, RelationTrait,
-    Select,
-};
-use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry, Relation};
-use tokenkeeper_entity::{auth_provider, identity};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use tokenkeeper_entity::auth_provider;
+use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
 
 use super::entry::{Entry, Failure, FailureKind};
 use super::{Guarded, Store, StoreError};
@@ -244,18 +241,9 @@ fn is_refreshed_by(provider: &Provider) -> Condition {
 }
 
 fn entries_of(provider_id: i64) -> Select<TokenEntry> {
-    TokenEntry::find()
-        .select_only()
-        .join(JoinType::InnerJoin, Relation::Identity.def())
-        .filter(identity::Column::ProviderId.eq(provider_id))
+    TokenEntry::find().select_only().filter(of_provider(provider_id))
 }
 
-/// The entries of a provider, in an UPDATE, which not every database lets join.
 fn of_provider(provider_id: i64) -> Condition {
-    let identities: SelectStatement = Query::select()
-        .column(identity::Column::Id)
-        .from(identity::Entity)
-        .and_where(identity::Column::ProviderId.eq(provider_id))
-        .to_owned();
-    Condition::all().add(Column::IdentityId.in_subquery(identities))
+    Condition::all().add(Column::ProviderId.eq(provider_id))
 }

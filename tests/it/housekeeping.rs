@@ -150,7 +150,7 @@ on_every_database! {
     async fn a_token_that_changed_after_it_was_found_is_not_removed(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let (now, cutoff) = (SystemClock.now(), days(-7));
-        let found = async || world.store.expired_for_good(cutoff, now, 0, 10).await.unwrap().remove(0).entry;
+        let found = async || world.store.expired_for_good(cutoff, now, 0, 10).await.unwrap().remove(0);
 
         // A new pair, of no use either: the generation alone tells.
         put_expired(&world, "jdoe", 8).await;

@@ -1,5 +1,7 @@
 //! Migrations: down and up again, with data in the tables, on every database.
 
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
+use secrecy::ExposeSecret;
 use tokenkeeper::domain::clock::{Clock, SystemClock};
 use tokenkeeper::store::database;
 use tokenkeeper::store::{AccountNames, Found, NewPair, PairSource};
@@ -27,11 +29,29 @@ async fn assert_works(world: &World) {
 
 /// How many migrations to take back until the table of tokens is gone, and no other one.
 pub(crate) fn since_the_tokens() -> u32 {
+    since("create_token_entry")
+}
+
+/// How many migrations to take back until this one is not applied.
+fn since(name: &str) -> u32 {
     let migrations = Migrator::migrations();
-    let newest_first = migrations.iter().rev();
-    let after =
-        newest_first.take_while(|migration| !migration.name().ends_with("create_token_entry")).count();
+    let after = migrations.iter().rev().take_while(|migration| !migration.name().ends_with(name)).count();
     u32::try_from(after + 1).unwrap()
+}
+
+/// A first login as workers stored it that know nothing of `token_entry.user_id`. The pair is a copy of the first one there is.
+async fn log_in_as_before(db: &DatabaseConnection, user: &str) -> Result<(), DbErr> {
+    let identity = format!(
+        "INSERT INTO identity (user_id, provider_id, auth_id, created_at, updated_at) \
+         SELECT '{user}', provider_id, '{user}', 1, 1 FROM identity WHERE user_id = 'jdoe'"
+    );
+    let entry = format!(
+        "INSERT INTO token_entry (identity_id, generation, access_token_sealed, key_id, scopes, created_at, updated_at) \
+         SELECT (SELECT id FROM identity WHERE user_id = '{user}'), generation, access_token_sealed, key_id, scopes, 1, 1 \
+         FROM token_entry WHERE identity_id = (SELECT id FROM identity WHERE user_id = 'jdoe')"
+    );
+    db.execute_unprepared(&identity).await?;
+    db.execute_unprepared(&entry).await.map(drop)
 }
 
 on_every_database! {
@@ -65,6 +85,39 @@ on_every_database! {
         let found = world.store.find("jdoe", provider.id).await;
         assert!(matches!(found, Ok(Found::NoToken)), "the identity is there, its token was dropped: {found:?}");
         assert_works(&world).await;
+    }
+
+    async fn an_entry_from_before_it_had_its_user_is_found_by_that_user(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let db = database::open(&world.settings().database).await.unwrap();
+        assert_works(&world).await;
+        Migrator::down(&db, Some(since("give_entries_their_user"))).await.unwrap();
+        for number in 0..20 {
+            log_in_as_before(&db, &format!("user {number}")).await.unwrap();
+        }
+
+        database::migrate(&db).await.unwrap();
+
+        let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+        let jdoe = world.entry("jdoe").await;
+        assert_eq!(world.store.open_access_token(&jdoe).unwrap().expose_secret(), "access");
+        for number in 0..20 {
+            let user = format!("user {number}");
+            let entry = world.entry(&user).await;
+            assert_eq!((entry.user_id, entry.provider_id), (user, provider.id));
+            assert_ne!(entry.identity_id, jdoe.identity_id);
+        }
+    }
+
+    async fn a_worker_that_does_not_know_the_user_of_an_entry_is_refused_a_first_login(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        assert_works(&world).await;
+        let stored = log_in_as_before(&world.connection().await, "new").await;
+        match kind {
+            // There the columns are nullable: docs/operating.md says to stop the old worker.
+            Kind::Sqlite => stored.unwrap(),
+            Kind::Postgres | Kind::MariaDb => drop(stored.unwrap_err()),
+        }
     }
 
     async fn migrating_twice_is_migrating_once(kind: Kind) {

@@ -1,9 +1,8 @@
-//! Claims of tokens of every kind at once: what can be is reserved, the rest is looked at, and PostgreSQL finds either by user.
+//! Claims of tokens of every kind at once: what can be is reserved, and the rest is looked at.
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use sea_orm::ConnectionTrait;
 use secrecy::ExposeSecret;
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{Claim, Entry, Found, StoreError};
@@ -93,27 +92,4 @@ async fn while_tokens_cannot_be_reserved_they_are_looked_at_only() {
     assert!(are_as_they_were(groups[0]), "an expired token is not reserved");
     assert!(are_as_they_were(groups[1]), "after a group that could not be reserved, one is looked at");
     assert!(are_reserved(groups[2]), "and after one that could have been, one is reserved again");
-}
-
-#[tokio::test]
-async fn a_user_who_is_called_something_else_now_is_found_by_the_new_name() {
-    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
-    let old = put_users(&world, "old", 1, at(60)).await;
-    let rename = "UPDATE identity SET user_id = 'new 0' WHERE user_id = 'old 0'";
-    world.connection().await.execute_unprepared(rename).await.unwrap();
-
-    assert!(are_reserved(&entries_of(&world, &["new 0".to_owned()]).await));
-    assert!(matches!(claim_all(&world, &old).await.remove(0), Ok(Found::NoUser)));
-}
-
-#[tokio::test]
-async fn an_entry_that_a_replication_wrote_without_its_user_is_found_by_way_of_the_identity() {
-    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
-    let users = put_users(&world, "user", 3, at(60)).await;
-    // What applies a replication's changes fires no triggers.
-    let forget = "BEGIN; SET LOCAL session_replication_role = replica; \
-                  UPDATE token_entry SET user_id = NULL, provider_id = NULL; COMMIT";
-    world.connection().await.execute_unprepared(forget).await.unwrap();
-
-    assert!(are_as_they_were(&entries_of(&world, &users).await));
 }

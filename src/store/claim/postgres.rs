@@ -36,19 +36,19 @@ pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Resul
         }
     }
     line.reserve_first(2 * plain >= claims.len());
-    Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Read(Claimed::NoIdentity))).collect())
+    Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Read(Claimed::Nothing))).collect())
 }
 
 /// A claim, and its place in the group.
 type Asked<'a> = (usize, &'a Claim);
 
-/// The columns of an entry after its id, in the order in which they are selected and read. They are named because of
+/// The columns of an entry, in the order in which they are selected and read. They are named because of
 /// migrations: PostgreSQL refuses a prepared `SELECT *` once a column has been added, and workers may be running.
 macro_rules! columns {
     ($use:ident $($argument:ident)*) => {
         $use!(
             $($argument)*;
-            identity_id, generation, access_token_sealed, refresh_token_sealed, key_id, username, scopes, expires_at,
+            id, identity_id, user_id, provider_id, generation, access_token_sealed, refresh_token_sealed, key_id, username, scopes, expires_at,
             refresh_token_expires_at, granted_lifetime_ms, reserved_until, lease_holder, lease_until, attempt_fingerprint,
             attempted_at, reported_at, failure_code, failure_message, failure_fingerprint, failed_at, login_fingerprint,
             refreshed_at, created_at, updated_at
@@ -57,13 +57,11 @@ macro_rules! columns {
 }
 
 macro_rules! as_text {
-    (; $($column:ident),+) => { concat!("entry.id" $(, ", entry.", stringify!($column))+) };
+    (; id $(, $column:ident)+) => { concat!("entry.id" $(, ", entry.", stringify!($column))+) };
 }
 
 macro_rules! as_model {
-    ($row:ident $id:ident; $($column:ident),+) => {
-        token_entry::Model { id: $id, $($column: $row.next()?),+ }
-    };
+    ($row:ident; $($column:ident),+) => { token_entry::Model { $($column: $row.next()?),+ } };
 }
 
 /// The condition is that of [`Claim::is_plain`].
@@ -74,9 +72,8 @@ macro_rules! as_model {
 /// `SKIP LOCKED`: the group does not wait for a row that somebody else is writing. That row is loaded as it was before, and
 /// reserved by a statement of its own.
 ///
-/// A trigger copies `user_id` and `provider_id` from `identity`, and `ctid` locates the row version that was locked. They save
-/// two index lookups, whose pages may not be in memory. The statement does not see a version that was written after it began,
-/// and so does not reserve it.
+/// `ctid` locates the row version that was locked. It saves an index lookup, whose pages may not be in memory. The statement
+/// does not see a version that was written after it began, and so does not reserve it.
 const RESERVE: &str = concat!(
     "WITH plain AS MATERIALIZED (
   SELECT entry.version, wanted.until, wanted.place
@@ -128,16 +125,14 @@ pub(super) fn reserved(row: &PgRow) -> Claimed {
     }
 }
 
-/// By way of `identity`: an identity may have no entry, and an entry that replication wrote may lack the copied columns.
 const FIND: &str = concat!(
     "SELECT wanted.place, ",
     columns!(as_text),
     "
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS wanted (user_id, provider_id, place)
 CROSS JOIN LATERAL (
-  SELECT id FROM identity WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id LIMIT 1
-) AS identity
-LEFT JOIN LATERAL (SELECT * FROM token_entry WHERE identity_id = identity.id LIMIT 1) AS entry ON TRUE"
+  SELECT * FROM token_entry WHERE user_id = wanted.user_id AND provider_id = wanted.provider_id LIMIT 1
+) AS entry"
 );
 
 /// What there is for each claim, in their order.
@@ -145,7 +140,7 @@ async fn find(line: &mut Line, asked: &[Asked<'_>]) -> Result<Vec<Claimed>, DbEr
     let statement = sqlx::query(FIND)
         .bind(column(asked, |(_, claim)| claim.user_id.as_str()))
         .bind(column(asked, |(_, claim)| claim.provider_id));
-    let mut found = vec![Claimed::NoIdentity; asked.len()];
+    let mut found = vec![Claimed::Nothing; asked.len()];
     for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
         let (place, entry) = read(&row).map_err(driver)?;
         if let Some(found) = found.get_mut(place) {
@@ -155,12 +150,10 @@ async fn find(line: &mut Line, asked: &[Asked<'_>]) -> Result<Vec<Claimed>, DbEr
     Ok(found)
 }
 
-/// The place in a row, and the entry where there is one.
-fn read(row: &PgRow) -> Result<(usize, Option<token_entry::Model>), Error> {
+/// The place in a row, and the entry.
+fn read(row: &PgRow) -> Result<(usize, token_entry::Model), Error> {
     let mut row = InOrder::of(row);
-    let place = row.place()?;
-    let Some(id) = row.next()? else { return Ok((place, None)) };
-    Ok((place, Some(columns!(as_model row id))))
+    Ok((row.place()?, columns!(as_model row)))
 }
 
 /// Reads the columns of a row in order. Lookup by name takes longer than the read itself.

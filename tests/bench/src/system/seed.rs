@@ -93,15 +93,15 @@ impl Rows {
     }
 
     fn entries(&self, users: std::ops::Range<usize>) -> Result<String> {
-        let Self { now_ms, .. } = self;
+        let Self { provider, now_ms, .. } = self;
         let expires_ms = now_ms + LIFETIME_MS;
         let mut sql =
-            "insert into token_entry (id, identity_id, generation, key_id, scopes, expires_at, created_at, \
+            "insert into token_entry (id, identity_id, user_id, provider_id, generation, key_id, scopes, expires_at, created_at, \
                        updated_at, access_token_sealed, refresh_token_sealed) values "
                 .to_owned();
         for (row, index) in users.enumerate() {
             let comma = if row > 0 { "," } else { "" };
-            let id = FIRST_ID + index;
+            let (id, user) = (FIRST_ID + index, user_name(SEEDED_USERS + index));
             let (key, access) = self.sealed("access_token_sealed", id, &format!("access-{index:0>57}"));
             let refresh = if self.refreshable {
                 self.sealed("refresh_token_sealed", id, &format!("refresh-{index:0>56}")).1
@@ -110,7 +110,7 @@ impl Rows {
             };
             write!(
                 sql,
-                "{comma}({id},{id},1,'{key}','[\"repo\"]',{expires_ms},{now_ms},{now_ms},{access},{refresh})"
+                "{comma}({id},{id},'{user}',{provider},1,'{key}','[\"repo\"]',{expires_ms},{now_ms},{now_ms},{access},{refresh})"
             )?;
         }
         Ok(sql)
