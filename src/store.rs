@@ -62,6 +62,8 @@ pub struct Store {
     db: DatabaseConnection,
     /// For what must not wait for a connection behind requests: leases, and the pairs that refreshes issued.
     urgent: DatabaseConnection,
+    /// For statements that many requests share.
+    grouped: DatabaseConnection,
     keys: KeyRing,
     known: Known,
     claims: GroupCommit<Claim>,
@@ -116,6 +118,7 @@ impl Store {
     pub fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
         Self {
             urgent: db.clone(),
+            grouped: db.clone(),
             db,
             keys,
             known: Known::nothing(),
@@ -131,6 +134,12 @@ impl Store {
     #[must_use]
     pub fn with_urgent(self, urgent: DatabaseConnection) -> Self {
         Self { urgent, ..self }
+    }
+
+    /// The same store with a pool of its own for statements that many requests share (`database::open_grouped`).
+    #[must_use]
+    pub fn with_grouped(self, grouped: DatabaseConnection) -> Self {
+        Self { grouped, ..self }
     }
 
     /// What time it is by the database's clock.

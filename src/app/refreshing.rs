@@ -49,7 +49,8 @@ impl fmt::Debug for Refreshing {
 pub async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store> {
     let db = database::open_migrated(&settings.database).await?;
     let urgent = database::open_urgent(&settings.database, &db).await?;
-    Ok(Store::new(db, keys.clone()).with_urgent(urgent))
+    let grouped = database::open_grouped(&settings.database, &db).await?;
+    Ok(Store::new(db, keys.clone()).with_urgent(urgent).with_grouped(grouped))
 }
 
 impl Refreshing {

@@ -70,7 +70,7 @@ impl Store {
     /// [`StoreError`], shared with those whose requests were in the same statement.
     pub async fn claim(&self, claim: Claim) -> Result<Found, Arc<StoreError>> {
         let (user_id, provider_id, now) = (claim.user_id.clone(), claim.provider_id, claim.now);
-        match self.claims.submit(&self.db, claim).await?.read() {
+        match self.claims.submit(&self.grouped, &self.db, claim).await?.read() {
             Claimed::Entry(entry) => {
                 self.known.learn(&entry, now);
                 Ok(Found::Entry(entry))

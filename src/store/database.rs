@@ -23,9 +23,16 @@ const URGENT_CONNECTIONS: u32 = 4;
 /// tried again.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// How PostgreSQL is to plan our statements: once, and by key. A statement for many gets them as arrays, and planning it anew
-/// for as many as there are takes longer than to run it; and a plan that was made while a table was small goes through all
-/// of it for as long as the table was not analysed since.
+/// Connections for grouped statements (`store/group_commit.rs`), made when they are needed: two for each of the four kinds. One
+/// statement of a kind runs at a time, beside one that took too long and was given up.
+const GROUPED_CONNECTIONS: u32 = 8;
+
+/// How PostgreSQL plans grouped statements: once, and by key. To plan one anew for each number of rows takes longer than to run
+/// it. And a plan that was made while the table was small reads all of the table until the next `ANALYZE`.
+///
+/// The other statements do without. On a million rows none of them gets a better plan by these settings, and those that count or
+/// change all rows of a provider get a worse one. If a small table grows fast, as by an import, autovacuum analyses it within a
+/// minute, and until then they may read all of it.
 const BY_KEY: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
 
 /// How long, in seconds, a statement waits for a row that somebody else holds locked on MariaDB and MySQL. A statement for
@@ -41,7 +48,7 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// Says which database could not be opened, without its password.
 pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
-    open_pool(settings, settings.max_connections, Reserve::None).await
+    open_pool(settings, Pool::Requests).await
 }
 
 /// Opens a second pool, small and always connected, for what must not wait for a connection behind requests. It connects
@@ -58,18 +65,35 @@ pub async fn open_urgent(
         // Another connection would be to another database.
         return Ok(db.clone());
     }
-    let urgent = open_pool(settings, URGENT_CONNECTIONS, Reserve::All).await?;
+    let urgent = open_pool(settings, Pool::Urgent).await?;
     drop(tokio::spawn(connect_all(urgent.clone())));
     Ok(urgent)
 }
 
-/// Which connections a pool keeps before anybody needs them.
-#[derive(Debug, Clone, Copy)]
-enum Reserve {
-    /// The one that shows, when it is opened, that the database is there.
-    None,
-    /// Every one; whoever opens the pool sees to it that they are made.
-    All,
+/// Opens the pool for grouped statements: a connection for each kind, made when the first statement needs it. Only PostgreSQL
+/// has one; elsewhere they run over `db`.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_grouped(
+    settings: &settings::Database,
+    db: &DatabaseConnection,
+) -> anyhow::Result<DatabaseConnection> {
+    match db.get_database_backend() {
+        DatabaseBackend::Postgres => open_pool(settings, Pool::Grouped).await,
+        _ => Ok(db.clone()),
+    }
+}
+
+/// What the connections of a pool are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pool {
+    /// Anything. Opening the pool connects, and so shows that the database is there.
+    Requests,
+    /// What must not wait behind requests. The pool always keeps all of them; its opener makes them.
+    Urgent,
+    /// Grouped statements.
+    Grouped,
 }
 
 /// Makes every connection of the urgent pool, all at once. One that fails is made by the statement that needs it.
@@ -77,14 +101,11 @@ async fn connect_all(urgent: DatabaseConnection) {
     join_all((0..URGENT_CONNECTIONS).map(|_| urgent.ping())).await;
 }
 
-async fn open_pool(
-    settings: &settings::Database,
-    max_connections: u32,
-    reserve: Reserve,
-) -> anyhow::Result<DatabaseConnection> {
-    let (min_connections, connect_lazily) = match reserve {
-        Reserve::None => (0, false),
-        Reserve::All => (max_connections, true),
+async fn open_pool(settings: &settings::Database, pool: Pool) -> anyhow::Result<DatabaseConnection> {
+    let (min_connections, max_connections, connect_lazily) = match pool {
+        Pool::Requests => (0, settings.max_connections, false),
+        Pool::Urgent => (URGENT_CONNECTIONS, URGENT_CONNECTIONS, true),
+        Pool::Grouped => (0, GROUPED_CONNECTIONS, true),
     };
     let mut connect = ConnectOptions::new(settings.url.expose_secret());
     connect
@@ -96,9 +117,6 @@ async fn open_pool(
         .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
-        .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
-        })
         .map_sqlx_mysql_pool_opts(|pool| {
             pool.after_connect(|connection, _| {
                 Box::pin(async { connection.execute(BRIEF_LOCK_WAIT).await.map(drop) })
@@ -112,6 +130,11 @@ async fn open_pool(
                 .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
                 .busy_timeout(SQLITE_BUSY_TIMEOUT)
         });
+    if pool == Pool::Grouped {
+        connect.map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
+        });
+    }
     Database::connect(connect)
         .await
         .with_context(|| format!("cannot open the database {}", settings.display_url()))

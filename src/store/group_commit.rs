@@ -104,10 +104,16 @@ impl<G: Grouped> GroupCommit<G> {
     /// Runs a statement for `item` and the other requests that wait at the same time.
     ///
     /// A task of its own runs the statement, so that a caller that stops waiting cancels nobody else's.
-    pub(super) async fn submit(&self, db: &DatabaseConnection, item: G) -> Answer<G> {
+    /// It runs over `grouped`. A statement for a single row of a group that failed runs over `alone`.
+    pub(super) async fn submit(
+        &self,
+        grouped: &DatabaseConnection,
+        alone: &DatabaseConnection,
+        item: G,
+    ) -> Answer<G> {
         let (answer, answered) = oneshot::channel();
         if let Some(server) = self.enter(Waiting { item, answer }) {
-            tokio::spawn(server.serve(db.clone()));
+            tokio::spawn(server.serve(grouped.clone(), alone.clone()));
         }
         // No answer: the task panicked, or the process ends.
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::NoAnswer)))
@@ -147,8 +153,8 @@ struct Server<G: Grouped> {
 impl<G: Grouped> Server<G> {
     /// Runs group after group until no request has come for a while. The answers of a group go out after the next statement
     /// has been sent, so that the database does not wait for the callers.
-    async fn serve(mut self, db: DatabaseConnection) {
-        let mut line = Line::new(db);
+    async fn serve(mut self, grouped: DatabaseConnection, alone: DatabaseConnection) {
+        let mut line = Line::new(grouped);
         let mut answered = Vec::new();
         loop {
             if !self.anybody_waits() {
@@ -164,8 +170,8 @@ impl<G: Grouped> Server<G> {
                 return;
             };
             let before = mem::take(&mut answered);
-            (answered, ()) = join(serve_group(&mut line, group), async { hand_out::<G>(before) }).await;
-            line.make_room();
+            (answered, ()) =
+                join(serve_group(&mut line, &alone, group), async { hand_out::<G>(before) }).await;
         }
     }
 
@@ -223,7 +229,11 @@ impl<G: Grouped> Drop for Server<G> {
 }
 
 /// The answers to a group. If the statement fails, each request is told at once, or gets a statement of its own.
-async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) -> Vec<Answered<G>> {
+async fn serve_group<G: Grouped>(
+    line: &mut Line,
+    alone: &DatabaseConnection,
+    waiting: Vec<Waiting<G>>,
+) -> Vec<Answered<G>> {
     let (items, waiting) = rows_of(waiting);
     telemetry::grouped_statement(G::STATEMENT, items.len());
     // A statement for a single row has the same limit: the next requests must not wait for a lock that it waits for.
@@ -235,12 +245,12 @@ async fn serve_group<G: Grouped>(line: &mut Line, waiting: Vec<Waiting<G>>) -> V
         Err(error) => error,
     };
     line.hang_up();
-    let alone = items.len() == 1 && !matches!(error, StoreError::NoAnswer);
-    if alone || error.is_of_no_row() {
+    let for_one = items.len() == 1 && !matches!(error, StoreError::NoAnswer);
+    if for_one || error.is_of_no_row() {
         let error = Arc::new(error);
         answer_all::<G>(waiting, |_| Err(Arc::clone(&error)));
     } else {
-        one_by_one(line.db(), items, waiting, &error);
+        one_by_one(alone, items, waiting, &error);
     }
     Vec::new()
 }

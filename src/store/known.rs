@@ -77,7 +77,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Guarded, Arc<StoreError>> {
         let reservation = Reservation::while_held(&known.entry, until, now);
-        let reserved = self.reservations.submit(&self.db, reservation).await?;
+        let reserved = self.reservations.submit(&self.grouped, &self.db, reservation).await?;
         match reserved {
             Guarded::Done => known.reserved_until.fetch_max(until.as_millis(), Ordering::Relaxed),
             Guarded::Moved => known.reserved_until.swap(FORGOTTEN, Ordering::Relaxed),

@@ -8,6 +8,7 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 /// as long as a small statement. On other databases each statement takes a connection from the pool.
 #[derive(Debug)]
 pub(super) struct Line {
+    /// The pool for grouped statements (`database::open_grouped`).
     db: DatabaseConnection,
     held: Option<PoolConnection<Postgres>>,
     /// Whether the next claims reserve before they look, judged by the last ones.
@@ -41,17 +42,6 @@ impl Line {
             None => Box::pin(self.db.get_postgres_connection_pool().acquire()).await.map_err(driver)?,
         };
         Ok(self.held.insert(held))
-    }
-
-    /// Returns the connection if the pool has no other left, because somebody may wait for it.
-    pub(super) fn make_room(&mut self) {
-        if self.held.is_none() {
-            return;
-        }
-        let pool = self.db.get_postgres_connection_pool();
-        if pool.num_idle() == 0 && pool.size() >= pool.options().get_max_connections() {
-            self.held = None;
-        }
     }
 
     /// Returns the connection: it broke, or still runs a statement that was given up.

@@ -34,7 +34,7 @@ impl Store {
         if !entry.is_ordinary() {
             return Ok(Box::pin(self.reserve_alone(entry, until, now)).await?);
         }
-        match self.reservations.submit(&self.db, Reservation::of(entry, until, now)).await? {
+        match self.reservations.submit(&self.grouped, &self.db, Reservation::of(entry, until, now)).await? {
             Guarded::Done => Ok(Guarded::Done),
             // The row has changed, somebody else was writing it, or the database told only how many rows it changed.
             Guarded::Moved => Ok(Box::pin(self.reserve_alone(entry, until, now)).await?),

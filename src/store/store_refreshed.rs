@@ -48,7 +48,7 @@ impl Store {
     ) -> Result<Guarded, Arc<StoreError>> {
         if self.urgent.get_database_backend() == DbBackend::Postgres {
             let succession = Succession { successor: Arc::clone(&successor), holder: holder.to_owned() };
-            match self.successions.submit(&self.urgent, succession).await? {
+            match self.successions.submit(&self.grouped, &self.urgent, succession).await? {
                 Guarded::Done => return Ok(Guarded::Done),
                 // The row has changed, or somebody else was writing it.
                 Guarded::Moved => {}

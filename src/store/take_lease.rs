@@ -41,7 +41,7 @@ impl Store {
             WantedLease { entry_id, generation, unless_reserved_beyond, holder, attempt, now, until };
         let postgres = self.db.get_database_backend() == DbBackend::Postgres;
         if postgres && entry.is_ordinary() {
-            match self.leases.submit(&self.db, wanted.clone()).await? {
+            match self.leases.submit(&self.grouped, &self.db, wanted.clone()).await? {
                 Guarded::Done => return Ok(Guarded::Done),
                 // The row has changed, somebody else was writing it, or this holder has the lease already.
                 Guarded::Moved => {}

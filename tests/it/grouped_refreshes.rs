@@ -16,6 +16,7 @@ use tokenkeeper_entity::token_entry;
 use tokio::time::{sleep, timeout};
 
 use crate::claims::{at, put_token, refuse_changes_of, world_with_users};
+use crate::harness::world::store_of;
 use crate::harness::{Kind, PATIENCE, World, on_every_database};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -147,7 +148,7 @@ on_every_database! {
         let (mut world, users) = world_with_users(kind).await;
         let entries = entries(&world, &users).await;
         let settings = world.set("database.max_connections", 1).settings();
-        let store = Store::new(database::open(&settings.database).await.unwrap(), settings.key_ring().unwrap());
+        let store = store_of(&settings, database::open(&settings.database).await.unwrap()).await;
         let provider = store.provider(&world.scm.host()).await.unwrap().unwrap();
         if kind == Kind::Postgres {
             make_reservations_slow(&world).await;

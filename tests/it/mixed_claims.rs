@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use secrecy::ExposeSecret;
 use tokenkeeper::domain::clock::Timestamp;
-use tokenkeeper::store::{Claim, Entry, Found, StoreError};
+use tokenkeeper::store::{Claim, Entry, Found, StoreError, database};
 
 use crate::claims::{at, put_token};
 use crate::harness::{Dialect, Kind, World, on_every_database};
@@ -92,4 +93,23 @@ async fn while_tokens_cannot_be_reserved_they_are_looked_at_only() {
     assert!(are_as_they_were(groups[0]), "an expired token is not reserved");
     assert!(are_as_they_were(groups[1]), "after a group that could not be reserved, one is looked at");
     assert!(are_reserved(groups[2]), "and after one that could have been, one is reserved again");
+}
+
+/// What is in force on a connection of this pool.
+async fn in_force(pool: &DatabaseConnection, setting: &str) -> String {
+    let show = Statement::from_string(DbBackend::Postgres, format!("SHOW {setting}"));
+    pool.query_one_raw(show).await.unwrap().unwrap().try_get("", setting).unwrap()
+}
+
+#[tokio::test]
+async fn only_statements_that_many_share_are_planned_once_and_by_key() {
+    let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
+    let db = world.connection().await;
+    let grouped = database::open_grouped(&world.settings().database, &db).await.unwrap();
+    for (setting, for_groups, elsewhere) in
+        [("plan_cache_mode", "force_generic_plan", "auto"), ("enable_seqscan", "off", "on")]
+    {
+        assert_eq!(in_force(&grouped, setting).await, for_groups);
+        assert_eq!(in_force(&db, setting).await, elsewhere);
+    }
 }

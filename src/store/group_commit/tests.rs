@@ -60,7 +60,7 @@ impl Counter {
 
     async fn ask(&self, number: u32) -> Answer<Number> {
         let db = DatabaseConnection::default();
-        self.group.submit(&db, Number(number, Arc::clone(&self.statements))).await
+        self.group.submit(&db, &db, Number(number, Arc::clone(&self.statements))).await
     }
 
     fn ran(&self) -> Vec<Vec<u32>> {

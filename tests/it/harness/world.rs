@@ -24,6 +24,12 @@ use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 
 use super::{logs, process::WorkerProcess};
 
+/// A store that runs grouped statements as a worker's does.
+pub(crate) async fn store_of(settings: &Settings, db: DatabaseConnection) -> Store {
+    let grouped = database::open_grouped(&settings.database, &db).await.expect("open another pool");
+    Store::new(db, settings.key_ring().expect("keys")).with_grouped(grouped)
+}
+
 /// A database, queues and an SCM for one test alone. When it ends, the logs of its workers are searched for its
 /// secrets.
 pub(crate) struct World {
@@ -70,7 +76,7 @@ impl World {
         let settings = Settings::load_from(None, environment.clone()).expect("settings of the test");
         let db = database::open(&settings.database).await.expect("open the database");
         database::migrate(&db).await.expect("migrate the database");
-        let store = Store::new(db, settings.key_ring().expect("keys"));
+        let store = store_of(&settings, db).await;
         let world = Self { broker, scm, store, keys, _database: database, environment };
         world.apply_provider(|_| {}).await;
         world
@@ -212,7 +218,7 @@ impl World {
 
     /// A store as another worker has it.
     pub(crate) async fn another_store(&self) -> Store {
-        Store::new(self.connection().await, self.settings().key_ring().expect("keys"))
+        store_of(&self.settings(), self.connection().await).await
     }
 
     /// A connection of the test's own to this world's database, for what the store does not offer.
