@@ -8,8 +8,9 @@ mod postgres;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::sqlx::postgres::PgRow;
-use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult,
+};
 use tokenkeeper_entity::token_entry;
 
 use super::group_commit::Grouped;
@@ -50,14 +51,14 @@ pub(super) enum Claimed {
 pub(super) enum Answer {
     Read(Claimed),
     /// A reserved entry as PostgreSQL sent it. The caller reads it, so that the next statement does not wait for that.
-    Unread(Arc<PgRow>),
+    Unread(Arc<QueryResult>),
 }
 
 impl Answer {
     fn read(self) -> Claimed {
         match self {
             Self::Read(claimed) => claimed,
-            Self::Unread(row) => postgres::reserved(&row),
+            Self::Unread(row) => postgres::read(&row),
         }
     }
 }

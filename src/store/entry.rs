@@ -5,6 +5,7 @@ use std::time::Duration;
 use sea_orm::ActiveValue::Set;
 use tokenkeeper_entity::token_entry;
 
+use super::pair::NewPair;
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::TokenState;
@@ -229,16 +230,70 @@ impl Entry {
 }
 
 /// The scopes as they stand in the row.
-pub(super) fn scopes_json(scopes: &[String]) -> String {
+fn scopes_json(scopes: &[String]) -> String {
     serde_json::Value::from(scopes.to_vec()).to_string()
 }
 
 /// A lifetime as it stands in the row.
-pub(super) fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
+fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
     lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// The identity that a pair belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) identity_id: i64,
+    pub(super) user_id: &'a str,
+    pub(super) provider_id: i64,
+}
+
 impl Store {
+    /// An entry with this pair, which has no row yet.
+    pub(super) fn new_entry(
+        &self,
+        owner: Owner<'_>,
+        generation: i64,
+        pair: &NewPair,
+        now: Timestamp,
+    ) -> Entry {
+        let Owner { identity_id, user_id, provider_id } = owner;
+        let seal = |secret: &SecretString, column: PairColumn| {
+            self.keys.seal(secret, &column.bound_to(identity_id, generation))
+        };
+        let access_token = seal(&pair.access_token, PairColumn::AccessToken);
+        let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));
+        Entry {
+            id: NO_ROW,
+            identity_id,
+            user_id: user_id.to_owned(),
+            provider_id,
+            generation,
+            username: pair.username.clone(),
+            scopes: pair.scopes.clone(),
+            state: TokenState {
+                expires_at: pair.expires_at,
+                reserved_until: pair.source.reserved_until(),
+                granted_lifetime: pair.source.granted_lifetime(),
+                refreshable: pair.refresh_token.is_some(),
+                in_doubt: false,
+                reported: false,
+            },
+            refresh_token_expires_at: pair.refresh_token_expires_at,
+            lease: None,
+            attempt: None,
+            attempted_at: None,
+            failure: None,
+            failed_at: None,
+            reported_at: None,
+            refreshed_at: pair.source.asked_at(),
+            login_fingerprint: pair.login_fingerprint(),
+            updated_at: now,
+            key_id: access_token.key_id,
+            access_token_sealed: access_token.bytes,
+            refresh_token_sealed: refresh_token.map(|sealed| sealed.bytes),
+        }
+    }
+
     /// Decrypts the access token.
     pub fn open_access_token(&self, entry: &Entry) -> Result<SecretString, StoreError> {
         self.open(entry, PairColumn::AccessToken, &entry.access_token_sealed)
@@ -269,6 +324,9 @@ impl Store {
         })
     }
 }
+
+/// The id of an entry that has no row yet. Databases count rows from one.
+const NO_ROW: i64 = 0;
 
 /// The two encrypted columns of an entry.
 #[derive(Debug, Clone, Copy)]

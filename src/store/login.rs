@@ -5,8 +5,8 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, QueryFilter, SqlErr};
 use tokenkeeper_entity::{identity, token_entry};
 
-use super::entry::Entry;
-use super::pair::{Leases, NewPair, Owner};
+use super::entry::{Entry, Owner};
+use super::pair::{Leases, NewPair};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 

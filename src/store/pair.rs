@@ -7,10 +7,9 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, Value};
 use tokenkeeper_entity::token_entry;
 
-use super::entry::{Entry, Origin, PairColumn};
+use super::entry::{Entry, Origin, Owner};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::decide::TokenState;
 use crate::domain::secret::{SecretString, fingerprint};
 
 /// A pair to store.
@@ -97,20 +96,12 @@ impl PairSource {
         }
     }
 
-    const fn asked_at(&self) -> Option<Timestamp> {
+    pub(super) const fn asked_at(&self) -> Option<Timestamp> {
         match self {
             Self::Refresh { origin, .. } => Some(origin.asked_at),
             Self::Login => None,
         }
     }
-}
-
-/// The identity that a pair belongs to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Owner<'a> {
-    pub(super) identity_id: i64,
-    pub(super) user_id: &'a str,
-    pub(super) provider_id: i64,
 }
 
 /// Whose lease and attempt end when a pair is stored.
@@ -202,53 +193,4 @@ impl Store {
         let login_fingerprint = next.login_fingerprint.or_else(|| entry.login_fingerprint.clone());
         Entry { id: entry.id, login_fingerprint, ..next }
     }
-
-    /// An entry with this pair, which has no row yet.
-    pub(super) fn new_entry(
-        &self,
-        owner: Owner<'_>,
-        generation: i64,
-        pair: &NewPair,
-        now: Timestamp,
-    ) -> Entry {
-        let Owner { identity_id, user_id, provider_id } = owner;
-        let seal = |secret: &SecretString, column: PairColumn| {
-            self.keys.seal(secret, &column.bound_to(identity_id, generation))
-        };
-        let access_token = seal(&pair.access_token, PairColumn::AccessToken);
-        let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));
-        Entry {
-            id: NO_ROW,
-            identity_id,
-            user_id: user_id.to_owned(),
-            provider_id,
-            generation,
-            username: pair.username.clone(),
-            scopes: pair.scopes.clone(),
-            state: TokenState {
-                expires_at: pair.expires_at,
-                reserved_until: pair.source.reserved_until(),
-                granted_lifetime: pair.source.granted_lifetime(),
-                refreshable: pair.refresh_token.is_some(),
-                in_doubt: false,
-                reported: false,
-            },
-            refresh_token_expires_at: pair.refresh_token_expires_at,
-            lease: None,
-            attempt: None,
-            attempted_at: None,
-            failure: None,
-            failed_at: None,
-            reported_at: None,
-            refreshed_at: pair.source.asked_at(),
-            login_fingerprint: pair.login_fingerprint(),
-            updated_at: now,
-            key_id: access_token.key_id,
-            access_token_sealed: access_token.bytes,
-            refresh_token_sealed: refresh_token.map(|sealed| sealed.bytes),
-        }
-    }
 }
-
-/// The id of an entry that has no row yet. Databases count rows from one.
-const NO_ROW: i64 = 0;

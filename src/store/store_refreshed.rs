@@ -1,10 +1,12 @@
 //! STORE: stores the pairs that refreshes brought. On PostgreSQL one statement stores those of many flights.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use sea_orm::{DbBackend, DbErr, sqlx};
+use sea_orm::sea_query::{Nullable, ValueType};
+use sea_orm::{ActiveModelTrait, ColumnTrait, ColumnType, DbBackend, DbErr, IdenStatic, Iterable, sqlx};
+use tokenkeeper_entity::token_entry::{ActiveModel, Column};
 
-use super::entry::{Entry, lifetime_ms, scopes_json};
+use super::entry::Entry;
 use super::group_commit::Grouped;
 use super::line::{Line, column, driver};
 use super::pair::{Age, Leases, NewPair};
@@ -108,71 +110,73 @@ impl Grouped for Succession {
     }
 }
 
-/// `Store::store_successor` for many entries: guarded by the generation alone, and other holders' leases stay.
-/// `claim/postgres.rs` says why `LATERAL` and `SKIP LOCKED`.
-const STORE: &str = concat!(
-    "WITH unmoved AS MATERIALIZED (
+/// `Store::store_successor` for many entries: guarded by the generation alone, and other holders' leases stay. The columns are
+/// those of [`Entry::pair_columns`]. `claim/postgres.rs` says why `LATERAL` and `SKIP LOCKED`.
+struct Statement {
+    sql: String,
+    columns: Vec<Column>,
+}
+
+static STORE: OnceLock<Statement> = OnceLock::new();
+
+impl Statement {
+    fn of(row: &ActiveModel) -> Self {
+        let columns: Vec<Column> = Column::iter().filter(|column| row.get(*column).is_set()).collect();
+        let list = |of: &dyn Fn(usize, &str) -> String| {
+            let each = columns.iter().enumerate().map(|(place, column)| of(place, column.as_str()));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let sql = format!(
+            concat!(
+                "WITH unmoved AS MATERIALIZED (
   SELECT new.*
-  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::text[],
-    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])
-    WITH ORDINALITY AS new (id, generation, holder, access_token, refresh_token, key_id, username, scopes,
-      expires_at, refresh_token_expires_at, granted_lifetime_ms, reserved_until, refreshed_at, updated_at, login_fingerprint,
-      place)
+  FROM unnest($1, $2, {arrays}) WITH ORDINALITY AS new (id, holder, {names}, place)
   CROSS JOIN LATERAL (
     SELECT entry.id FROM token_entry AS entry WHERE ",
-    is_unmoved_sql!("new.id", "new.generation - 1"),
-    "
+                is_unmoved_sql!("new.id", "new.generation - 1"),
+                "
     LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
   ) AS entry
 ), stored AS (
   UPDATE token_entry AS entry
-  SET generation = new.generation,
-    access_token_sealed = new.access_token,
-    refresh_token_sealed = new.refresh_token,
-    key_id = new.key_id,
-    username = new.username,
-    scopes = new.scopes,
-    expires_at = new.expires_at,
-    refresh_token_expires_at = new.refresh_token_expires_at,
-    granted_lifetime_ms = new.granted_lifetime_ms,
-    reserved_until = new.reserved_until,
-    refreshed_at = new.refreshed_at,
-    updated_at = new.updated_at,
-    login_fingerprint = new.login_fingerprint,
+  SET {assignments},
     lease_holder = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_holder END,
     lease_until = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.lease_until END,
-    attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END,
-    failure_code = NULL, failure_message = NULL, failure_fingerprint = NULL, failed_at = NULL,
-    reported_at = NULL
+    attempt_fingerprint = CASE WHEN entry.lease_holder = new.holder THEN NULL ELSE entry.attempt_fingerprint END
   FROM unmoved AS new WHERE entry.id = new.id
   RETURNING new.place
 )
 SELECT array_agg(place) FROM stored"
-);
+            ),
+            arrays = list(&|place, _| format!("${}", place + 3)),
+            names = list(&|_, name| name.to_owned()),
+            assignments = list(&|_, name| format!("{name} = new.{name}")),
+        );
+        Self { sql, columns }
+    }
+}
 
 async fn store(line: &mut Line, group: &[Succession]) -> Result<Vec<Guarded>, DbErr> {
-    let entries: Vec<&Entry> = column(group, |new| &*new.successor);
-    let millis = |time: fn(&Entry) -> Option<Timestamp>| {
-        column(&entries, move |entry| time(entry).map(Timestamp::as_millis))
-    };
-    let stored = sqlx::query_scalar(STORE)
-        .bind(column(&entries, |entry| entry.id))
-        .bind(column(&entries, |entry| entry.generation))
-        .bind(column(group, |new| new.holder.as_str()))
-        .bind(column(&entries, |entry| entry.access_token_sealed.as_slice()))
-        .bind(column(&entries, |entry| entry.refresh_token_sealed.as_deref()))
-        .bind(column(&entries, |entry| entry.key_id.as_str()))
-        .bind(column(&entries, |entry| entry.username.as_deref()))
-        .bind(column(&entries, |entry| scopes_json(&entry.scopes)))
-        .bind(millis(|entry| entry.state.expires_at))
-        .bind(millis(|entry| entry.refresh_token_expires_at))
-        .bind(column(&entries, |entry| lifetime_ms(entry.state.granted_lifetime)))
-        .bind(millis(|entry| entry.state.reserved_until))
-        .bind(millis(|entry| entry.refreshed_at))
-        .bind(millis(|entry| Some(entry.updated_at)))
-        .bind(column(&entries, |entry| entry.login_fingerprint.as_deref()))
-        .fetch_one(line.postgres().await?)
-        .await
-        .map_err(driver)?;
+    let mut rows = column(group, |new| new.successor.pair_columns());
+    let Some(first) = rows.first() else { return Ok(Vec::new()) };
+    let Statement { sql, columns } = STORE.get_or_init(|| Statement::of(first));
+    let mut statement = sqlx::query_scalar(sql.as_str())
+        .bind(column(group, |new| new.successor.id))
+        .bind(column(group, |new| new.holder.as_str()));
+    for column in columns {
+        statement = match column.def().get_column_type() {
+            ColumnType::BigInteger => statement.bind(take::<i64>(&mut rows, *column)?),
+            ColumnType::VarBinary(_) => statement.bind(take::<Vec<u8>>(&mut rows, *column)?),
+            _ => statement.bind(take::<String>(&mut rows, *column)?),
+        };
+    }
+    let stored = statement.fetch_one(line.postgres().await?).await.map_err(driver)?;
     Ok(Guarded::at_places(stored, group.len()))
+}
+
+/// One column of the new rows.
+fn take<T: Nullable + ValueType>(rows: &mut [ActiveModel], column: Column) -> Result<Vec<Option<T>>, DbErr> {
+    let values = rows.iter_mut().map(|row| row.take(column).into_value().unwrap_or_else(T::null));
+    let of_type = |value| <Option<T> as ValueType>::try_from(value);
+    values.map(of_type).collect::<Result<_, _>>().map_err(|error| DbErr::Type(format!("{column:?}: {error}")))
 }
