@@ -9,27 +9,31 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::mem;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::slice;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join;
-use parking_lot::{Mutex, MutexGuard};
 use sea_orm::DatabaseConnection;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::yield_now;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::StoreError;
 use super::line::Line;
 use crate::telemetry::{self, GroupedStatement};
 
-/// The most rows in one statement. A row of a larger group costs as much as in two statements.
+/// The most requests for one statement. A row of a larger group costs as much as in two statements.
 const LARGEST_GROUP: usize = 128;
+
+/// The most requests that wait for a kind of statement. Others wait until there is room.
+const MOST_WAITING: usize = 8 * LARGEST_GROUP;
 
 /// How long a shared statement may take. One locked row must not hold up the others for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long an idle server keeps its connection. Under load the next request comes within a millisecond, and to return the
+/// How long an idle task keeps its connection. Under load the next request comes within a millisecond, and to return the
 /// connection and take one again costs two round trips and two wake-ups.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -57,48 +61,27 @@ pub(super) trait Grouped: Clone + Debug + Send + Sync + 'static {
 }
 
 /// The queue of one kind of statement. Clones share it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct GroupCommit<G: Grouped> {
-    shared: Arc<Shared<G>>,
-}
-
-/// What the callers and the server share.
-#[derive(Debug)]
-struct Shared<G: Grouped> {
-    queue: Mutex<Queue<G>>,
-    /// A request arrived while the server was idle.
-    news: Notify,
+    /// To the task that runs the statements. The first request starts it, and it ends when the last clone is dropped.
+    requests: Arc<OnceLock<mpsc::Sender<Request<G>>>>,
 }
 
 /// All requests of a failed statement share its error.
 type Answer<G> = Result<<G as Grouped>::Answer, Arc<StoreError>>;
 
-#[derive(Debug)]
-struct Queue<G: Grouped> {
-    waiting: Vec<Waiting<G>>,
-    server: ServerState,
-}
-
-/// What the server does. It is busy while a request waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ServerState {
-    /// No server runs.
-    Absent,
-    Busy,
-    /// It waits for the next request, and keeps its connection.
-    Idle,
-}
+/// Who waits for an answer.
+type Caller<G> = oneshot::Sender<Answer<G>>;
 
 #[derive(Debug)]
-struct Waiting<G: Grouped> {
+struct Request<G: Grouped> {
     item: G,
-    answer: oneshot::Sender<Answer<G>>,
+    caller: Caller<G>,
 }
 
 impl<G: Grouped> GroupCommit<G> {
     pub(super) fn new() -> Self {
-        let queue = Mutex::new(Queue { waiting: Vec::new(), server: ServerState::Absent });
-        Self { shared: Arc::new(Shared { queue, news: Notify::new() }) }
+        Self { requests: Arc::default() }
     }
 
     /// Runs a statement for `item` and the other requests that wait at the same time.
@@ -111,216 +94,133 @@ impl<G: Grouped> GroupCommit<G> {
         alone: &DatabaseConnection,
         item: G,
     ) -> Answer<G> {
-        let (answer, answered) = oneshot::channel();
-        if let Some(server) = self.enter(Waiting { item, answer }) {
-            tokio::spawn(server.serve(grouped.clone(), alone.clone()));
-        }
-        // No answer: the task panicked, or the process ends.
+        let requests = self.requests.get_or_init(|| {
+            let (requests, waiting) = mpsc::channel(MOST_WAITING);
+            tokio::spawn(serve(Line::new(grouped.clone()), alone.clone(), waiting));
+            requests
+        });
+        let (caller, answered) = oneshot::channel();
+        // A request that cannot be sent is dropped, and its caller with it.
+        drop(requests.send(Request { item, caller }).await);
+        // No answer: the statement panicked, or the process ends.
         answered.await.unwrap_or_else(|_| Err(Arc::new(StoreError::NoAnswer)))
     }
+}
 
-    fn enter(&self, waiting: Waiting<G>) -> Option<Server<G>> {
-        let mut queue = self.shared.queue();
-        queue.waiting.push(waiting);
-        match mem::replace(&mut queue.server, ServerState::Busy) {
-            ServerState::Absent => return Some(Server { shared: Arc::clone(&self.shared), left: false }),
-            ServerState::Busy => {}
-            ServerState::Idle => self.shared.news.notify_one(),
+/// Runs group after group. The answers of a group go out after the next statement has been sent, so that the database does not
+/// wait for the callers.
+async fn serve<G: Grouped>(
+    mut line: Line,
+    alone: DatabaseConnection,
+    mut requests: mpsc::Receiver<Request<G>>,
+) {
+    let mut answered = Vec::new();
+    loop {
+        if requests.is_empty() {
+            hand_out::<G>(mem::take(&mut answered));
+            // Requests after a pause may differ from those before it.
+            line.reserve_first(true);
         }
-        None
+        let mut group = Vec::new();
+        if timeout(LINGER, requests.recv_many(&mut group, LARGEST_GROUP)).await.is_err() {
+            line.hang_up();
+            requests.recv_many(&mut group, LARGEST_GROUP).await;
+        }
+        if group.is_empty() {
+            // Nobody can ask any more.
+            return;
+        }
+        let before = mem::take(&mut answered);
+        (answered, ()) = join(serve_group(&mut line, &alone, group), async { hand_out::<G>(before) }).await;
     }
 }
 
-impl<G: Grouped> Clone for GroupCommit<G> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+type Answered<G> = (Caller<G>, Answer<G>);
+
+fn hand_out<G: Grouped>(answered: Vec<Answered<G>>) {
+    for (caller, answer) in answered {
+        // The caller may have stopped waiting.
+        drop(caller.send(answer));
     }
 }
 
-impl<G: Grouped> Shared<G> {
-    fn queue(&self) -> MutexGuard<'_, Queue<G>> {
-        self.queue.lock()
-    }
-}
-
-/// Runs the statements of one queue. When it is dropped, for whatever reason, another server can start.
-struct Server<G: Grouped> {
-    shared: Arc<Shared<G>>,
-    /// It stopped because the queue was empty, and another server can start already.
-    left: bool,
-}
-
-impl<G: Grouped> Server<G> {
-    /// Runs group after group until no request has come for a while. The answers of a group go out after the next statement
-    /// has been sent, so that the database does not wait for the callers.
-    async fn serve(mut self, grouped: DatabaseConnection, alone: DatabaseConnection) {
-        let mut line = Line::new(grouped);
-        let mut answered = Vec::new();
-        loop {
-            if !self.anybody_waits() {
-                hand_out::<G>(mem::take(&mut answered));
-                self.gather().await;
-            }
-            let Some(group) = self.next_group() else {
-                // Requests after a pause may differ from those before it.
-                line.reserve_first(true);
-                if self.somebody_comes().await {
-                    continue;
-                }
-                return;
-            };
-            let before = mem::take(&mut answered);
-            (answered, ()) =
-                join(serve_group(&mut line, &alone, group), async { hand_out::<G>(before) }).await;
-        }
-    }
-
-    fn anybody_waits(&self) -> bool {
-        !self.shared.queue().waiting.is_empty()
-    }
-
-    /// Yields to other tasks for as long as that brings more requests. Messages that arrived in one read are decoded one after
-    /// the other, and would otherwise miss the statement of the first of them.
-    async fn gather(&self) {
-        let mut waiting = 0;
-        loop {
-            let more = self.shared.queue().waiting.len();
-            if more == waiting {
-                return;
-            }
-            waiting = more;
-            yield_now().await;
-        }
-    }
-
-    /// The next group; none if the queue is empty. Then the server is idle from the same moment on, or a request that arrives
-    /// in between would never be noticed.
-    fn next_group(&self) -> Option<Vec<Waiting<G>>> {
-        let mut queue = self.shared.queue();
-        if queue.waiting.is_empty() {
-            queue.server = ServerState::Idle;
-            return None;
-        }
-        let group = queue.waiting.len().min(LARGEST_GROUP);
-        let rest = queue.waiting.split_off(group);
-        Some(mem::replace(&mut queue.waiting, rest))
-    }
-
-    /// Waits for a request. If none comes, another server can start.
-    async fn somebody_comes(&mut self) -> bool {
-        if timeout(LINGER, self.shared.news.notified()).await.is_ok() {
-            return true;
-        }
-        let mut queue = self.shared.queue();
-        if queue.server == ServerState::Idle {
-            queue.server = ServerState::Absent;
-            self.left = true;
-        }
-        !self.left
-    }
-}
-
-impl<G: Grouped> Drop for Server<G> {
-    fn drop(&mut self) {
-        if !self.left {
-            self.shared.queue().server = ServerState::Absent;
-        }
-    }
-}
-
-/// The answers to a group. If the statement fails, each request is told at once, or gets a statement of its own.
+/// The answers to a group. If its statement fails for a reason that may be one row's, each row gets a statement of its own, and
+/// there are no answers yet.
 async fn serve_group<G: Grouped>(
     line: &mut Line,
     alone: &DatabaseConnection,
-    waiting: Vec<Waiting<G>>,
+    group: Vec<Request<G>>,
 ) -> Vec<Answered<G>> {
-    let (items, waiting) = rows_of(waiting);
-    telemetry::grouped_statement(G::STATEMENT, items.len());
+    let (rows, callers) = rows_of(group);
+    telemetry::grouped_statement(G::STATEMENT, rows.len());
     // A statement for a single row has the same limit: the next requests must not wait for a lock that it waits for.
-    let together = timeout(PATIENCE, G::run(line, &items)).await.unwrap_or(Err(StoreError::NoAnswer));
-    let error = match together {
+    let statement = timeout(PATIENCE, AssertUnwindSafe(G::run(line, &rows)).catch_unwind());
+    // It took too long, or panicked.
+    let ended = statement.await.ok().and_then(Result::ok).unwrap_or(Err(StoreError::NoAnswer));
+    let error = match ended {
         Ok(answers) => {
-            return waiting.into_iter().map(|(place, asked)| (asked, Ok(answers[place].clone()))).collect();
+            let answer =
+                |place: usize| answers.get(place).cloned().ok_or_else(|| Arc::new(StoreError::NoAnswer));
+            return callers.into_iter().map(|(place, caller)| (caller, answer(place))).collect();
         }
         Err(error) => error,
     };
     line.hang_up();
-    let for_one = items.len() == 1 && !matches!(error, StoreError::NoAnswer);
+    let for_one = rows.len() == 1 && !matches!(error, StoreError::NoAnswer);
     if for_one || error.is_of_no_row() {
         let error = Arc::new(error);
-        answer_all::<G>(waiting, |_| Err(Arc::clone(&error)));
-    } else {
-        one_by_one(alone, items, waiting, &error);
+        return callers.into_iter().map(|(_, caller)| (caller, Err(Arc::clone(&error)))).collect();
     }
+    one_by_one(alone, rows, callers, &error);
     Vec::new()
 }
 
-/// A caller and its answer.
-type Answered<G> = (oneshot::Sender<Answer<G>>, Answer<G>);
-
-fn hand_out<G: Grouped>(answered: Vec<Answered<G>>) {
-    for (asked, answer) in answered {
-        // The caller may have stopped waiting.
-        drop(asked.send(answer));
-    }
-}
-
-/// The rows of a group, each once, and which caller waits for which row.
-fn rows_of<G: Grouped>(waiting: Vec<Waiting<G>>) -> (Vec<G>, Vec<Asked<G>>) {
-    let mut place_of = HashMap::with_capacity(waiting.len());
-    let places: Vec<usize> = waiting
+/// The rows of a group, each once, and which caller waits for which of them.
+fn rows_of<G: Grouped>(group: Vec<Request<G>>) -> (Vec<G>, Vec<(usize, Caller<G>)>) {
+    let mut place_of = HashMap::with_capacity(group.len());
+    let places: Vec<usize> = group
         .iter()
-        .map(|waiting| {
+        .map(|request| {
             let next = place_of.len();
-            *place_of.entry(waiting.item.key()).or_insert(next)
+            *place_of.entry(request.item.key()).or_insert(next)
         })
         .collect();
     let mut rows: Vec<G> = Vec::with_capacity(place_of.len());
     drop(place_of);
-    let mut asked = Vec::with_capacity(places.len());
-    for (Waiting { item, answer }, place) in waiting.into_iter().zip(places) {
+    let mut callers = Vec::with_capacity(places.len());
+    for (Request { item, caller }, place) in group.into_iter().zip(places) {
         match rows.get_mut(place) {
             Some(same) => same.absorb(&item),
             None => rows.push(item),
         }
-        asked.push((place, answer));
+        callers.push((place, caller));
     }
-    (rows, asked)
-}
-
-/// A caller, and the place of the row that it waits for.
-type Asked<G> = (usize, oneshot::Sender<Answer<G>>);
-
-fn answer_all<G: Grouped>(waiting: Vec<Asked<G>>, answer_of: impl Fn(usize) -> Answer<G>) {
-    for (place, answer) in waiting {
-        // The caller may have stopped waiting.
-        drop(answer.send(answer_of(place)));
-    }
+    (rows, callers)
 }
 
 /// Runs a statement for each row, so that a bad row fails alone and a locked one waits alone. Each runs in a task of its own,
 /// beside the next group.
 fn one_by_one<G: Grouped>(
-    db: &DatabaseConnection,
-    items: Vec<G>,
-    waiting: Vec<Asked<G>>,
+    alone: &DatabaseConnection,
+    rows: Vec<G>,
+    callers: Vec<(usize, Caller<G>)>,
     error: &StoreError,
 ) {
-    telemetry::group_split(G::STATEMENT, items.len(), error);
-    let mut asked: Vec<Vec<Asked<G>>> = items.iter().map(|_| Vec::new()).collect();
-    for waiting in waiting {
-        asked[waiting.0].push(waiting);
+    telemetry::group_split(G::STATEMENT, rows.len(), error);
+    let mut callers_of: Vec<Vec<Caller<G>>> = rows.iter().map(|_| Vec::new()).collect();
+    for (place, caller) in callers {
+        callers_of[place].push(caller);
     }
-    for (item, asked) in items.into_iter().zip(asked) {
-        let mut line = Line::new(db.clone());
+    for (row, callers) in rows.into_iter().zip(callers_of) {
+        let mut line = Line::new(alone.clone());
         tokio::spawn(async move {
             telemetry::grouped_statement(G::STATEMENT, 1);
-            let answer = match G::run(&mut line, std::slice::from_ref(&item)).await {
+            let answer = match G::run(&mut line, slice::from_ref(&row)).await {
                 // One answer for one row, as the trait says.
                 Ok(mut answers) => answers.pop().ok_or_else(|| Arc::new(StoreError::NoAnswer)),
                 Err(error) => Err(Arc::new(error)),
             };
-            answer_all::<G>(asked, |_| answer.clone());
+            hand_out::<G>(callers.into_iter().map(|caller| (caller, answer.clone())).collect());
         });
     }
 }

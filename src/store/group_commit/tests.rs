@@ -5,7 +5,10 @@ use std::sync::Mutex;
 
 use futures_util::future::join_all;
 use sea_orm::DbErr;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use super::*;
 
@@ -16,7 +19,7 @@ struct Statements {
     gate: Semaphore,
 }
 
-/// Number 13 fails whatever statement it is in; one with number 99 never ends.
+/// A statement with number 13 fails, one with number 66 panics, and one with number 99 never ends.
 #[derive(Debug, Clone)]
 struct Number(u32, Arc<Statements>);
 
@@ -38,6 +41,7 @@ impl Grouped for Number {
         if group.iter().any(|number| number.0 == 99) {
             pending::<()>().await;
         }
+        assert!(group.iter().all(|number| number.0 != 66), "66 is not to be counted");
         if group.iter().any(|number| number.0 == 13) {
             let source = DbErr::Custom("13 brings bad luck".to_owned());
             return Err(StoreError::Database { action: "count", source });
@@ -148,27 +152,60 @@ async fn no_statement_is_for_more_rows_than_pay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_found_nobody_hears_of_the_next_one_until_it_leaves() {
+async fn who_comes_after_a_pause_is_served() {
     let counter = Counter::new(true);
-    let enter = |number| {
-        let (answer, _) = oneshot::channel();
-        counter.group.enter(Waiting { item: Number(number, Arc::clone(&counter.statements)), answer })
+    for pause in [Duration::ZERO, LINGER / 2, LINGER * 2] {
+        sleep(pause).await;
+        assert_eq!(counter.ask(1).await.unwrap(), 10);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_waiting_takes_nobody_along() {
+    let counter = Counter::new(false);
+    let (mut gone, stays) = (Box::pin(counter.ask(1)), counter.ask(2));
+    assert!(futures_util::poll!(&mut gone).is_pending());
+    drop(gone);
+    counter.statements.gate.add_permits(1);
+    assert_eq!(stays.await.unwrap(), 20);
+}
+
+#[tokio::test]
+async fn a_row_that_makes_a_statement_panic_fails_alone_and_the_next_group_is_served() {
+    let counter = Counter::new(true);
+    let answers = join_all([12, 66, 14].map(|number| counter.ask(number))).await;
+    assert_eq!(answers[0].as_ref().unwrap(), &120);
+    assert!(matches!(**answers[1].as_ref().unwrap_err(), StoreError::NoAnswer));
+    assert_eq!(answers[2].as_ref().unwrap(), &140);
+    assert_eq!(counter.ask(15).await.unwrap(), 150);
+}
+
+#[tokio::test]
+async fn who_comes_behind_a_mass_for_one_row_waits_for_few_statements() {
+    let counter = Counter::new(true);
+    let mass = 2 * MOST_WAITING;
+    let (_, served) = tokio::join!(join_all((0..mass).map(|_| counter.ask(5))), async {
+        counter.ask(6).await.unwrap();
+        counter.ran().len()
+    });
+    assert!(served <= mass / LARGEST_GROUP + 1, "after {served} statements");
+}
+
+#[tokio::test]
+async fn the_task_ends_with_the_last_who_could_ask() {
+    let counter = Counter::new(true);
+    counter.ask(1).await.unwrap();
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    drop(counter.group.clone());
+    yield_now().await;
+    assert_eq!(tasks(), 1);
+    drop(counter);
+    let ended = async {
+        while tasks() > 0 {
+            yield_now().await;
+        }
     };
-    let mut server = enter(1).expect("nobody serves yet");
-    let next = |server: &Server<Number>| server.next_group().map(|group| group.len());
-    assert!(enter(2).is_none(), "somebody does, and will see to it");
-    assert_eq!(next(&server), Some(2));
-    assert!(enter(3).is_none());
-    assert_eq!(next(&server), Some(1));
-
-    assert_eq!(next(&server), None);
-    assert!(enter(4).is_none(), "it listens");
-    assert!(server.somebody_comes().await);
-    assert_eq!(next(&server), Some(1));
-
-    assert_eq!(next(&server), None);
-    assert!(!server.somebody_comes().await, "nobody came");
-    assert!(enter(5).is_some(), "it has left, and will not look again");
+    timeout(PATIENCE, ended).await.expect("nobody can ask any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,7 +213,7 @@ async fn a_statement_for_many_that_hangs_is_done_again_for_each() {
     let counter = Counter::new(false);
     let open_later = async {
         counter.until_running(1).await;
-        tokio::time::sleep(PATIENCE * 2).await;
+        sleep(PATIENCE * 2).await;
         counter.statements.gate.add_permits(1);
     };
     let (answers, ()) = tokio::join!(join_all([1, 2].map(|number| counter.ask(number))), open_later);
