@@ -1,4 +1,4 @@
-//! The check of a flag file, before a provider sees it.
+//! Checks a flag file before a provider loads it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,25 +6,23 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::targeting::depends_on_user_alone;
 use super::{FlagsError, OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME};
 
-/// A flag file that a provider will take.
+/// A flag file that a provider will accept.
 pub(super) struct Checked {
-    /// Which of our flags it defines.
     pub(super) defined: Vec<&'static str>,
-    /// Which of those say the same of a user every time.
-    pub(super) memorable: Vec<&'static str>,
-    /// Variants of ours that cannot be used, and what is used instead.
+    /// Those whose answer for a user never changes, because their rules do not mention the time.
+    pub(super) cacheable: Vec<&'static str>,
+    /// Variants of our flags that are out of range, and what replaces them.
     pub(super) warnings: Vec<String>,
 }
 
-/// A file in flagd's format, <https://flagd.dev/reference/flag-definitions/>: as much of it as the provider insists
-/// on. The rest is ignored, so that a file can be shared with other programs.
+/// A file in flagd's format, <https://flagd.dev/reference/flag-definitions/>. Only what the provider requires is
+/// checked, so that a file can be shared with other programs.
 #[derive(Deserialize)]
 struct Definitions {
     flags: BTreeMap<String, Definition>,
-    /// Parts of rules that rules refer to.
+    /// Parts of rules, for `$ref`.
     #[serde(default, rename = "$evaluators")]
     evaluators: Value,
 }
@@ -47,7 +45,7 @@ enum State {
     Disabled,
 }
 
-/// Whether the provider will take `text`, and whether our flags have values of the right type.
+/// Checks that the provider will accept `text`, and that our flags have values of the right type.
 ///
 /// # Errors
 /// [`FlagsError::Definition`] with the place: line and column, the path of the wrong key, or both.
@@ -58,12 +56,18 @@ pub(super) fn check(file: &Path, text: &str) -> Result<Checked, FlagsError> {
         flag.check(name).map_err(|(key, reason)| wrong(format!("flags.{name}.{key}"), reason))?;
     }
     let ours = [OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME];
-    let is_memorable = |flag: &Definition| depends_on_user_alone(&flag.targeting, &evaluators);
+    let is_cacheable = |flag: &Definition| ![&flag.targeting, &evaluators].into_iter().any(mentions_time);
     Ok(Checked {
         defined: ours.into_iter().filter(|&flag| flags.contains_key(flag)).collect(),
-        memorable: ours.into_iter().filter(|&flag| flags.get(flag).is_some_and(is_memorable)).collect(),
+        cacheable: ours.into_iter().filter(|&flag| flags.get(flag).is_some_and(is_cacheable)).collect(),
         warnings: flags.get(WORKSPACE_START_LIFETIME).map(out_of_range).unwrap_or_default(),
     })
+}
+
+/// Whether a rule names the time (`$flagd.timestamp`). A rule that does not is never shown the time: `flag_set` hides
+/// it, so that such a rule cannot read it by a path put together from parts.
+fn mentions_time(rule: &Value) -> bool {
+    rule.to_string().contains("timestamp")
 }
 
 fn parse(text: &str) -> Result<Definitions, (String, String)> {
@@ -76,7 +80,7 @@ fn parse(text: &str) -> Result<Definitions, (String, String)> {
     Ok(parsed)
 }
 
-/// The path helps where a value is wrong; where the text is not even JSON it is the line that counts.
+/// A wrong value has a path. Text that is not JSON has only a line and a column.
 fn place_and_reason(error: &serde_json::Error, path: Option<&str>) -> (String, String) {
     let position = format!("line {}, column {}", error.line(), error.column());
     let told = error.to_string();
@@ -89,7 +93,7 @@ fn place_and_reason(error: &serde_json::Error, path: Option<&str>) -> (String, S
 }
 
 impl Definition {
-    /// The key below the flag that is wrong, and what would be right.
+    /// The error is the wrong key below the flag, and what is expected there.
     fn check(&self, name: &str) -> Result<(), (String, String)> {
         let (right, expected): (fn(&Value) -> bool, _) = match name {
             OPPORTUNISTIC_TOKEN_REFRESH => (Value::is_boolean, "must be true or false"),
@@ -116,7 +120,7 @@ fn out_of_range(lifetime: &Definition) -> Vec<String> {
         .map(|(variant, minutes)| {
             format!(
                 "flags.{WORKSPACE_START_LIFETIME}.variants.{variant} is {minutes}, which is not within 1 to 1440 \
-                 minutes; whoever gets it has the default, 10 minutes"
+                 minutes; its users get the default of 10 minutes"
             )
         })
         .collect()

@@ -1,4 +1,4 @@
-//! The flags of one version of the file, evaluated through OpenFeature.
+//! The flags of one version of the file, evaluated by OpenFeature.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,27 +6,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use open_feature::{
-    Client, EvaluationContext, EvaluationDetails, EvaluationError, EvaluationErrorCode, EvaluationReason,
-    EvaluationResult, OpenFeature,
+    Client, EvaluationContext, EvaluationContextFieldValue, EvaluationDetails, EvaluationError,
+    EvaluationErrorCode, EvaluationReason, EvaluationResult, OpenFeature, StructValue,
 };
 use open_feature_flagd::error::FlagdError;
 use open_feature_flagd::{FlagdOptions, FlagdProvider, ResolverType};
 use tempfile::TempDir;
 
+use super::cache::Cache;
 use super::definition::Checked;
-use super::remembered::Remembered;
 use super::{
     DEFAULT_LIFETIME, DEFAULT_MINUTES, DEFAULT_REFRESH, FlagsError, OPPORTUNISTIC_TOKEN_REFRESH,
     WORKSPACE_START_LIFETIME, lifetime_of,
 };
 
-/// What one version of the flag file says.
 pub(super) struct FlagSet {
     opportunistic_token_refresh: Rule<bool>,
     workspace_start_minutes: Rule<i64>,
 }
 
-/// How a flag is decided. One without targeting has one value, so it is evaluated once and not a request.
+/// A flag without targeting has one value, so it is evaluated only once.
 enum Rule<T> {
     Same(T),
     PerUser(PerUser<T>),
@@ -37,20 +36,20 @@ struct PerUser<T> {
     flag: &'static str,
     default: T,
     evaluator: Arc<Evaluator>,
-    /// What it said before; none: it may say something else the next time.
-    remembered: Option<Remembered<T>>,
-    /// A rule that fails may fail for every request: it is told once.
-    told: AtomicBool,
+    /// `None`: the rule may answer differently next time.
+    cache: Option<Cache<T>>,
+    /// A rule that fails may fail for every request, so it is logged once.
+    is_logged: AtomicBool,
 }
 
 /// An OpenFeature client with a flagd provider of its own.
 struct Evaluator {
     client: Client,
-    /// What the provider reads and watches. Removed after it, in the order of these fields.
+    /// The file that the provider watches. Fields drop in order, so it is deleted after the provider stops.
     _copy: TempDir,
 }
 
-/// Stands for any user when a file is loaded: a rule that fails for it is told then, not at night.
+/// The user that rules are tried with when a file is loaded, so that a failing rule is refused at once.
 const SAMPLE_USER: &str = "sample-user";
 
 impl FlagSet {
@@ -61,7 +60,7 @@ impl FlagSet {
         }
     }
 
-    /// Flags as `text` defines them, which was checked; `file` is for errors.
+    /// The flags in `text`, which was checked before. `file` is for errors.
     pub(super) async fn load(file: &Path, text: &str, checked: &Checked) -> Result<Self, FlagsError> {
         let evaluator = Arc::new(Evaluator::start(file, text).await?);
         let wrong = |flag: &str, reason| FlagsError::Definition {
@@ -71,8 +70,8 @@ impl FlagSet {
         };
         let refresh = PerUser::new(OPPORTUNISTIC_TOKEN_REFRESH, DEFAULT_REFRESH, &evaluator, checked);
         let minutes = PerUser::new(WORKSPACE_START_LIFETIME, DEFAULT_MINUTES, &evaluator, checked);
-        let sample_refresh = evaluator.evaluate(refresh.flag, SAMPLE_USER).await;
-        let sample_minutes = evaluator.evaluate(minutes.flag, SAMPLE_USER).await;
+        let sample_refresh = refresh.evaluate(SAMPLE_USER).await;
+        let sample_minutes = minutes.evaluate(SAMPLE_USER).await;
         Ok(Self {
             opportunistic_token_refresh: Rule::new(sample_refresh, refresh)
                 .map_err(|reason| wrong(OPPORTUNISTIC_TOKEN_REFRESH, reason))?,
@@ -89,11 +88,11 @@ impl FlagSet {
         lifetime_of(self.workspace_start_minutes.value(user_id).await).unwrap_or(DEFAULT_LIFETIME)
     }
 
-    /// Of how many users it is remembered whether their tokens may be refreshed.
+    /// For how many users the answer of `opportunistic_token_refresh` is cached.
     #[cfg(test)]
-    pub(super) fn remembered_users(&self) -> usize {
+    pub(super) fn cached_users(&self) -> usize {
         match &self.opportunistic_token_refresh {
-            Rule::PerUser(PerUser { remembered: Some(remembered), .. }) => remembered.len(),
+            Rule::PerUser(PerUser { cache: Some(cache), .. }) => cache.len(),
             Rule::PerUser(_) | Rule::Same(_) => 0,
         }
     }
@@ -106,7 +105,7 @@ impl<T: Value> Rule<T> {
                 Ok(Self::Same(value))
             }
             Ok(_) => Ok(Self::PerUser(rule)),
-            // Not in the file, or disabled in it.
+            // The flag is missing from the file, or disabled there.
             Err(error) if error.code == EvaluationErrorCode::FlagNotFound => Ok(Self::Same(rule.default)),
             Err(error) => Err(error.message.unwrap_or_else(|| error.code.to_string())),
         }
@@ -126,40 +125,54 @@ impl<T: Value> PerUser<T> {
             flag,
             default,
             evaluator: Arc::clone(evaluator),
-            remembered: checked.memorable.contains(&flag).then(Remembered::<T>::nothing),
-            told: AtomicBool::new(false),
+            cache: checked.cacheable.contains(&flag).then(Cache::<T>::empty),
+            is_logged: AtomicBool::new(false),
         }
     }
 
     async fn value(&self, user_id: &str) -> T {
-        if let Some(value) = self.remembered.as_ref().and_then(|remembered| remembered.get(user_id)) {
+        if let Some(value) = self.cache.as_ref().and_then(|cache| cache.get(user_id)) {
             return value;
         }
-        let value = match Box::pin(self.evaluator.evaluate(self.flag, user_id)).await {
+        let value = match Box::pin(self.evaluate(user_id)).await {
             Ok(details) => details.value,
             Err(error) => {
-                self.tell(user_id, &error);
+                self.log(user_id, &error);
                 self.default
             }
         };
-        if let Some(remembered) = &self.remembered {
-            remembered.put(user_id, value);
+        if let Some(cache) = &self.cache {
+            cache.put(user_id, value);
         }
         value
     }
 
-    fn tell(&self, user_id: &str, error: &EvaluationError) {
-        if !self.told.swap(true, Ordering::Relaxed) {
+    async fn evaluate(&self, user_id: &str) -> EvaluationResult<EvaluationDetails<T>> {
+        let mut context = EvaluationContext::default().with_targeting_key(user_id);
+        if self.cache.is_some() {
+            // Replaces the provider's own `$flagd`, which holds the time as well: a cached answer cannot follow it.
+            let flagd = StructValue::default().with_field("flagKey", self.flag);
+            context.add_custom_field("$flagd", EvaluationContextFieldValue::Struct(Arc::new(flagd)));
+        }
+        T::details(&self.evaluator.client, self.flag, &context).await
+    }
+
+    fn log(&self, user_id: &str, error: &EvaluationError) {
+        if !self.is_logged.swap(true, Ordering::Relaxed) {
             let flag = self.flag;
             let error = error.message.clone().unwrap_or_else(|| error.code.to_string());
-            tracing::warn!(flag, user_id, error, "the targeting rule of a flag fails; its default is used");
+            tracing::warn!(
+                flag,
+                user_id,
+                error,
+                "the targeting rule of a flag failed; the flag's default is used"
+            );
         }
     }
 }
 
-/// What a flag can be.
+/// The type of a flag's value.
 trait Value: Copy + Send + Sync {
-    /// Asks `client` for a flag of this type.
     async fn details(
         client: &Client,
         flag: &str,
@@ -195,7 +208,7 @@ impl Evaluator {
         let source = copy.path().join("flags.json");
         tokio::fs::write(&source, text).await.map_err(io_failed)?;
         let provider = FlagdProvider::new(options(&source)).await.map_err(|error| match error {
-            // What the check leaves to the provider: references between rules.
+            // Only the provider checks references between rules.
             FlagdError::Parse(reason) => {
                 FlagsError::Definition { file: file.to_owned(), place: "flags".to_owned(), reason }
             }
@@ -205,22 +218,14 @@ impl Evaluator {
         api.set_provider(provider).await;
         Ok(Self { client: api.create_client(), _copy: copy })
     }
-
-    async fn evaluate<T: Value>(&self, flag: &str, user_id: &str) -> EvaluationResult<EvaluationDetails<T>> {
-        T::details(&self.client, flag, &context(user_id)).await
-    }
 }
 
-fn context(user_id: &str) -> EvaluationContext {
-    EvaluationContext::default().with_targeting_key(user_id)
-}
-
-/// Every option is given: the provider's own defaults read `FLAGD_…` variables, which are another program's.
+/// Sets every option: the provider's defaults read `FLAGD_…` variables, which may be meant for another program.
 fn options(source: &Path) -> FlagdOptions {
     FlagdOptions {
         resolver_type: ResolverType::File,
         source_configuration: Some(source.to_string_lossy().into_owned()),
-        // A cache would be keyed by user and grow with them.
+        // The provider's cache grows with the number of users.
         cache_settings: None,
         host: String::new(),
         port: 0,

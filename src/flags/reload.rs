@@ -1,4 +1,4 @@
-//! The flag file's way into force, at start and whenever it changes.
+//! Loads the flag file at start and whenever it changes.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -10,82 +10,81 @@ use super::definition::check;
 use super::flag_set::FlagSet;
 use super::{FlagFile, Flags, FlagsError};
 
-/// Follows the flag file.
-#[must_use = "the flags stay as they are unless it runs"]
+#[must_use = "flags are reloaded only while it runs"]
 pub struct Reloader {
     flags: Flags,
     file: FlagFile,
-    /// Text of the file whose flags are in force.
+    /// The text of the flags in force.
     in_force: Option<String>,
-    /// Trouble that the last look met.
-    met: Option<FlagsError>,
-    /// Trouble that was told, until it is over.
-    told: Option<FlagsError>,
+    /// The error of the last poll.
+    last_error: Option<FlagsError>,
+    /// The error that was reported, until it is resolved.
+    reported: Option<FlagsError>,
 }
 
-/// What happened to the flags. It is in the log already; a metric may count it.
+/// A change of the flags. It is logged already; a metric may count it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlagsEvent {
-    /// The file's flags are in force: it is new, changed, or mended.
+    /// The file is new, changed or repaired, and its flags are in force.
     InForce,
-    /// The file is broken or gone. The last good flags stay in force.
+    /// The file is invalid or missing. The last good flags stay in force.
     Refused(FlagsError),
 }
 
-/// The content is read every time: the date and size of a file that Kubernetes mounts from a `ConfigMap` say
-/// nothing when the link in its path moves to another version.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Each poll reads the whole file: the date and size of a file that Kubernetes mounts from a `ConfigMap` do not
+/// show that a link in its path points to another version now.
+const POLL_EVERY: Duration = Duration::from_millis(500);
 
 impl Reloader {
     pub(super) async fn start(flags: Flags, file: &FlagFile) -> Result<Self, FlagsError> {
-        let mut reloader = Self { flags, file: file.clone(), in_force: None, met: None, told: None };
-        reloader.look().await?;
+        let mut reloader =
+            Self { flags, file: file.clone(), in_force: None, last_error: None, reported: None };
+        reloader.load().await?;
         Ok(reloader)
     }
 
-    /// Runs until it is dropped. A change is in force within half a second, trouble is told within one.
+    /// Runs until it is dropped. A change is in force within half a second; an error is reported within one.
     pub async fn run(mut self, mut on_event: impl FnMut(&FlagsEvent)) -> Infallible {
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(POLL_EVERY);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
-            if let Some(event) = self.follow().await {
+            polls.tick().await;
+            if let Some(event) = self.poll().await {
                 on_event(&event);
             }
         }
     }
 
-    /// One look at the file, and what came of it.
-    pub(super) async fn follow(&mut self) -> Option<FlagsEvent> {
-        match self.look().await {
+    pub(super) async fn poll(&mut self) -> Option<FlagsEvent> {
+        match self.load().await {
             Ok(is_new) => {
-                self.met = None;
-                let is_over = self.told.take().is_some();
-                if is_over && !is_new {
-                    tracing::info!(file = %self.file.path().display(), "the flag file is as it was before the trouble");
+                self.last_error = None;
+                let is_resolved = self.reported.take().is_some();
+                if is_resolved && !is_new {
+                    tracing::info!(file = %self.file.path().display(), "the flag file is back and unchanged");
                 }
-                (is_new || is_over).then_some(FlagsEvent::InForce)
+                (is_new || is_resolved).then_some(FlagsEvent::InForce)
             }
-            Err(trouble) => self.meet(trouble).map(FlagsEvent::Refused),
+            Err(error) => self.report(error).map(FlagsEvent::Refused),
         }
     }
 
-    /// The trouble, where it has to be told now: it was met twice, because an editor or a copy that is half way
-    /// through the file is no trouble, and it was not told before.
-    fn meet(&mut self, trouble: FlagsError) -> Option<FlagsError> {
-        let lasts = self.met.as_ref().is_some_and(|met| met.is_like(&trouble));
-        let is_told = self.told.as_ref().is_some_and(|told| told.is_like(&trouble));
-        self.met = Some(trouble.clone());
-        if !lasts || is_told {
+    /// The error, if it is to be reported now: it was seen twice in a row, because an editor may be in the middle
+    /// of writing the file, and it was not reported before.
+    fn report(&mut self, error: FlagsError) -> Option<FlagsError> {
+        let lasts = self.last_error.as_ref().is_some_and(|last| last.is_like(&error));
+        let is_reported = self.reported.as_ref().is_some_and(|reported| reported.is_like(&error));
+        self.last_error = Some(error.clone());
+        if !lasts || is_reported {
             return None;
         }
-        self.log(&trouble);
-        self.told = Some(trouble.clone());
-        Some(trouble)
+        self.log(&error);
+        self.reported = Some(error.clone());
+        Some(error)
     }
 
-    /// Puts the file's flags in force where they are not; says whether they were not.
-    async fn look(&mut self) -> Result<bool, FlagsError> {
+    /// Puts the file's flags in force if they changed, and returns whether they did.
+    async fn load(&mut self) -> Result<bool, FlagsError> {
         let path = self.file.path();
         let text = match tokio::fs::read_to_string(path).await {
             Ok(text) => text,
@@ -117,21 +116,21 @@ impl Reloader {
         matches!(self.file, FlagFile::Optional(_)) && self.in_force.is_none()
     }
 
-    fn log(&self, trouble: &FlagsError) {
+    fn log(&self, error: &FlagsError) {
         let file = self.file.path().display();
-        match trouble {
+        match error {
             FlagsError::Missing(_) => {
-                tracing::warn!(%file, "the flag file is gone; the last good flags stay in force");
+                tracing::warn!(%file, "the flag file is missing; the last good flags stay in force");
             }
             FlagsError::Unreadable { .. } | FlagsError::Definition { .. } | FlagsError::Provider { .. } => {
-                tracing::error!(%file, error = %trouble, "the flag file is refused; the last good flags stay in force");
+                tracing::error!(%file, %error, "the flag file is not usable; the last good flags stay in force");
             }
         }
     }
 }
 
 impl FlagsError {
-    /// What a provider or the system says may name a file that is called differently at every attempt.
+    /// A provider's error may name its private copy, whose name differs at every attempt.
     fn is_like(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Provider { .. }, Self::Provider { .. })) || self == other
     }
