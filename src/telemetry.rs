@@ -1,7 +1,7 @@
-//! One function an event: its log line and its metric together, so that neither is forgotten.
+//! One function for each event: it writes the log line and updates the metric, so that neither is forgotten.
 //!
-//! The two `gitpod_scm_token_refresh_*` names and their labels are an interface: dashboards use them. Nothing
-//! here takes a value that could be a secret.
+//! Dashboards depend on the two `gitpod_scm_token_refresh_*` names and their labels. No function here takes a value
+//! that may be a secret.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -16,6 +16,7 @@ mod dead_letters;
 mod events;
 mod hosts;
 mod housekeeping;
+mod label;
 pub mod logs;
 mod messages;
 mod panics;
@@ -42,6 +43,7 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
+pub(crate) use self::label::label;
 pub use self::messages::{InFlight, message_settled, put_off};
 pub use self::panics::{Panicking, panicked, service_ended};
 pub use self::parking::*;
@@ -53,10 +55,10 @@ pub use self::requests::{Opportunism, TokenResult, token_reported, token_request
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 pub use self::suspects::{SuspectMoved, message_not_moved, suspect_moved};
 
-/// Seconds a refresh takes, by host.
+/// In seconds, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
 const MESSAGES: &str = "tokenkeeper_messages_total";
-/// Seconds from a delivery to its settlement, by message type.
+/// In seconds from a delivery to its settlement, by message type.
 pub const HANDLING: &str = "tokenkeeper_message_handling_seconds";
 const IN_FLIGHT: &str = "tokenkeeper_messages_in_flight";
 const RECONNECTS: &str = "tokenkeeper_broker_reconnects_total";
@@ -69,169 +71,114 @@ const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
 const PUBLISHER_REFUSALS: &str = "tokenkeeper_publisher_limit_refusals_total";
 const FLAG_RELOADS: &str = "tokenkeeper_flag_reloads_total";
 
-/// What became of a message: label `outcome`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MessageOutcome {
-    /// Answered with `ok`.
-    Ok,
-    /// Answered with an error.
-    Error,
-    /// Refused, and laid into the dead letters.
-    DeadLettered,
-    /// Given back to the broker.
-    Requeued,
-    /// Failed with nobody to be told, and waits to be tried again.
-    PutOff,
-}
-
-impl MessageOutcome {
-    const ALL: [Self; 5] = [Self::Ok, Self::Error, Self::DeadLettered, Self::Requeued, Self::PutOff];
-
-    /// The label's value.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::DeadLettered => "dead_lettered",
-            Self::Requeued => "requeued",
-            Self::PutOff => "put_off",
-        }
+label! {
+    /// Label `outcome`.
+    pub enum MessageOutcome {
+        Ok = "ok",
+        Error = "error",
+        /// Refused, and moved to the dead letters.
+        DeadLettered = "dead_lettered",
+        Requeued = "requeued",
+        /// Failed, the publisher cannot be told, and the message waits for another try.
+        PutOff = "put_off",
     }
 }
 
-/// Which guarded UPDATE found the world moved: label `statement`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Statement {
-    /// Extending a reservation.
-    Reserve,
-    /// Taking a lease.
-    TakeLease,
-    /// Renewing a lease.
-    RenewLease,
-    /// Storing a refreshed pair.
-    StorePair,
-    /// Giving a lease back.
-    GiveUp,
-}
-
-impl Statement {
-    const ALL: [Self; 5] = [Self::Reserve, Self::TakeLease, Self::RenewLease, Self::StorePair, Self::GiveUp];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Reserve => "reserve",
-            Self::TakeLease => "take_lease",
-            Self::RenewLease => "renew_lease",
-            Self::StorePair => "store_pair",
-            Self::GiveUp => "give_up",
-        }
+label! {
+    /// A guarded UPDATE: label `statement`.
+    pub enum Statement {
+        Reserve = "reserve",
+        TakeLease = "take_lease",
+        RenewLease = "renew_lease",
+        StorePair = "store_pair",
+        GiveUp = "give_up",
     }
 }
 
-/// A connection to the broker: label `connection`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// Deliveries, replies and acks.
-    Consume,
-    /// The same for messages that may end what works on them, a few at a time.
-    Suspects,
-    /// The same, one at a time.
-    Isolated,
-    /// Replies that only the broker can judge.
-    Reply,
-    /// Dead letters, parked pairs and events.
-    Publish,
-}
-
-impl Link {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Consume, Self::Suspects, Self::Isolated, Self::Reply, Self::Publish];
-
-    /// The label's value.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Consume => "consume",
-            Self::Suspects => "suspects",
-            Self::Isolated => "isolated",
-            Self::Reply => "reply",
-            Self::Publish => "publish",
-        }
+label! {
+    /// A connection to the broker: label `connection`.
+    pub enum Link {
+        /// Deliveries, replies and acks.
+        Consume = "consume",
+        /// Suspects, a few at a time.
+        Suspects = "suspects",
+        /// Isolated suspects, one at a time.
+        Isolated = "isolated",
+        /// Replies to queues whose names only the broker can check.
+        Reply = "reply",
+        /// Dead letters, parked pairs and events.
+        Publish = "publish",
     }
 }
 
-/// A provider issued a new pair, and it is stored.
 pub fn refreshed(host: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
     tracing::info!(host, took_ms = millis(took), "token refreshed");
 }
 
-/// A refresh was given up.
 pub fn refresh_failed(host: &str, code: &'static str, message: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
     counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => code).increment(1);
     tracing::warn!(host, code, message, took_ms = millis(took), "refresh failed");
 }
 
-/// A call of a token endpoint failed and is tried again.
+/// A call to a token endpoint failed and will be retried.
 pub fn refresh_retried(host: &str, error: &dyn std::error::Error, wait: Duration) {
     counter!(REFRESH_RETRIES, "host" => host.to_owned()).increment(1);
-    tracing::info!(host, %error, wait_ms = millis(wait), "refresh is tried again");
+    tracing::info!(host, %error, wait_ms = millis(wait), "refresh failed; it will be retried");
 }
 
-/// A refreshed pair came back to an entry that has a newer one: a login won over the refresh.
+/// A login stored a newer pair during the refresh.
 pub fn refreshed_pair_superseded(host: &str) {
     lost_compare_and_set(Statement::StorePair);
-    tracing::warn!(host, "a newer pair was stored while this one was refreshed; this one is dropped");
+    tracing::warn!(host, "refreshed pair dropped: a login stored a newer one during the refresh");
 }
 
-/// A request met a live lease and waits for whoever has it: for a flight of this worker, or another worker's.
+/// A request waits for a live lease, of a flight in this worker or in another one.
 pub fn lease_waited(host: &str) {
     counter!(LEASE_WAITS, "host" => host.to_owned()).increment(1);
     tracing::debug!(host, "waiting for another worker's refresh");
 }
 
-/// No flight of this worker's has that lease, so from now on the row is looked at until it is gone.
+/// Another worker holds the lease, so this one polls the row until the lease ends.
 pub fn lease_watched(host: &str) {
     counter!(LEASE_WATCHES, "host" => host.to_owned()).increment(1);
 }
 
-/// A guarded UPDATE changed nothing.
 pub fn lost_compare_and_set(statement: Statement) {
     counter!(LOST_CAS, "statement" => statement.name()).increment(1);
-    tracing::debug!(statement = statement.name(), "the row has moved");
+    tracing::debug!(statement = statement.name(), "a guarded UPDATE changed nothing: the row has changed");
 }
 
-/// A lease could not be renewed or given back because the database failed.
 pub fn lease_not_kept(error: &dyn Display) {
-    tracing::warn!(%error, "cannot keep a refresh lease");
+    tracing::warn!(%error, "cannot renew or release a refresh lease");
 }
 
-/// A provider did not say how long its new token is good for, and nothing else is known of it.
+/// The provider did not say how long its new token lives, and no setting does.
 pub fn lifetime_assumed(host: &str, lifetime: Duration) {
     tracing::warn!(
         host,
         lifetime_secs = lifetime.as_secs(),
-        "the provider tells no lifetime of its token: assumed"
+        "the provider did not say how long its token lives; a default is assumed"
     );
 }
 
-/// A provider does not accept a token that it issued a while ago.
+/// The provider still does not accept a token that it issued.
 pub fn token_not_accepted(host: &str) {
-    tracing::warn!(host, "the provider's validate_url does not accept a new token: handed out all the same");
+    tracing::warn!(host, "the provider's validate_url does not accept a new token; it is handed out anyway");
 }
 
-/// The database failed a request, which is tried again or answered with `internal`.
+/// The request is tried again or answered with `internal`.
 pub fn store_failed(error: &dyn Display) {
-    tracing::error!(%error, "the database failed a request");
+    tracing::error!(%error, "a database statement failed");
 }
 
-/// A message was laid into the dead letters.
 pub fn dead_lettered(kind: MessageKind, reason: &str) {
     counter!(DEAD_LETTERS, "type" => kind.routing_key()).increment(1);
-    tracing::warn!(reason, "message laid into the dead letters");
+    tracing::warn!(reason, "message moved to the dead letters");
 }
 
-/// A publisher asks too often, and a message of theirs is refused, which is told now and then. None: the publisher is not known.
+/// `publisher` is `None` if it is unknown. `is_told` limits the rate of log lines.
 pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, is_told: bool) {
     counter!(PUBLISHER_REFUSALS, "type" => kind.routing_key()).increment(1);
     if is_told {
@@ -239,70 +186,72 @@ pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, is_told: bo
     }
 }
 
-/// A reply could not be published; the message goes back to the queue.
+/// A reply could not be published.
 pub fn message_requeued(reason: &dyn Display) {
-    tracing::warn!(%reason, "message given back to the broker");
+    tracing::warn!(%reason, "message returned to the queue");
 }
 
-/// A dead letter or a parked pair could not be published and is tried again.
+/// A dead letter or a parked pair could not be published.
 pub fn publish_failed(error: &dyn Display, wait: Duration) {
-    tracing::warn!(%error, wait_ms = millis(wait), "publishing is tried again");
+    tracing::warn!(%error, wait_ms = millis(wait), "publishing failed; it will be retried");
 }
 
-/// Acknowledgements did not reach the broker; it will deliver these messages again.
+/// Acknowledgements did not reach the broker.
 pub fn acks_lost(messages: usize) {
-    tracing::info!(messages, "the acknowledgement came too late; the broker delivers again");
+    tracing::info!(
+        messages,
+        "acknowledgements did not reach the broker; it will deliver these messages again"
+    );
 }
 
-/// A connection to the broker is up.
 pub fn broker_connected(link: Link, broker: &str) {
     tracing::info!(connection = link.name(), broker, "connected to the broker");
 }
 
-/// A connection to the broker, or what runs on it, broke; it is made anew.
 pub fn broker_lost(link: Link, error: &dyn Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
-    tracing::warn!(connection = link.name(), %error, wait_ms = millis(wait), "connecting to the broker again");
+    tracing::warn!(connection = link.name(), %error, wait_ms = millis(wait), "broker connection lost; reconnecting");
 }
 
-/// A consumer was cancelled or its channel closed; it subscribes again.
 pub fn consumer_lost(link: Link, feed: &dyn Display, error: &dyn Display, wait: Duration) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
-    tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "subscribing again");
+    tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "consumer lost; subscribing again");
 }
 
 /// The broker blocked or unblocked a connection (memory or disk alarm).
 pub fn broker_blocked(link: Link, reason: Option<&str>) {
     if let Some(reason) = reason {
-        tracing::warn!(connection = link.name(), reason, "the broker blocks this connection");
+        tracing::warn!(
+            connection = link.name(),
+            reason,
+            "the broker blocks publishing on this connection; check its memory and disk alarms"
+        );
     } else {
-        tracing::info!(connection = link.name(), "the broker lets this connection publish again");
+        tracing::info!(connection = link.name(), "the broker allows publishing on this connection again");
     }
 }
 
-/// The flag file was read again.
 pub fn flags_reloaded(is_in_force: bool) {
     let outcome = if is_in_force { "ok" } else { "error" };
     counter!(FLAG_RELOADS, "outcome" => outcome).increment(1);
 }
 
-/// Describes every metric and shows the ones whose labels are known at zero, so that a rate over them has a
-/// beginning.
+/// Describes every metric, and sets those with known labels to zero, so that a rate over them has a start.
 pub fn describe() {
     describe_histogram!(REFRESH_LATENCY, Unit::Seconds, "Time a refresh takes, retries included.");
     describe_counter!(MESSAGES, "Messages settled, by type and outcome.");
     describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
     describe_gauge!(IN_FLIGHT, "Messages in hand.");
-    describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was made anew.");
-    describe_counter!(DEAD_LETTERS, "Messages laid into the dead letters.");
-    describe_counter!(LEASE_WAITS, "Waits for a refresh that was under way.");
+    describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was re-established.");
+    describe_counter!(DEAD_LETTERS, "Messages moved to the dead letters.");
+    describe_counter!(LEASE_WAITS, "Waits for a refresh in progress.");
     describe_counter!(
         LEASE_WATCHES,
-        "Times another worker's refresh was watched, for one waiting request or many."
+        "Times another worker's refresh was polled for, for one or more waiting requests."
     );
-    describe_counter!(LOST_CAS, "Guarded UPDATEs that found the row moved.");
-    describe_counter!(REFRESH_RETRIES, "Calls of token endpoints that were tried again.");
-    describe_counter!(REFRESH_FAILURES, "Refreshes given up, by code.");
+    describe_counter!(LOST_CAS, "Guarded UPDATEs that changed nothing because the row had changed.");
+    describe_counter!(REFRESH_RETRIES, "Calls to token endpoints that were retried.");
+    describe_counter!(REFRESH_FAILURES, "Failed refreshes, by code.");
     describe_counter!(PUBLISHER_REFUSALS, "Messages refused because their publisher asks too often.");
     describe_counter!(FLAG_RELOADS, "Times a changed flag file was read.");
     for kind in MessageKind::ALL {
@@ -338,7 +287,7 @@ pub fn describe() {
     suspects::describe();
 }
 
-/// For a log line: JSON has no number as wide as [`Duration::as_millis`], and would get a text.
+/// For log lines: [`Duration::as_millis`] is a `u128`, which JSON output writes as a string.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Events of the database as a whole: away or back, and how its clock differs from ours.
+//! Events of the database as a whole: whether it answers, and how its clock differs from ours.
 
 use std::fmt::Display;
 
@@ -10,33 +10,29 @@ const AWAY: &str = "tokenkeeper_database_away_total";
 const REACHABLE: &str = "tokenkeeper_database_reachable";
 const CLOCK_OFFSET: &str = "tokenkeeper_clock_offset_seconds";
 
-/// The database does not answer: no messages are taken until it does.
 pub fn database_lost(error: &dyn Display) {
     counter!(AWAY).increment(1);
     gauge!(REACHABLE).set(0.0);
-    tracing::error!(%error, "the database is away: no messages are taken until it is back");
+    tracing::error!(%error, "the database does not answer; no messages are taken until it does");
 }
 
-/// The database answers again.
 pub fn database_back() {
     gauge!(REACHABLE).set(1.0);
-    tracing::info!("the database is back");
+    tracing::info!("the database answers again");
 }
 
-/// The database's clock was compared with this machine's.
 pub fn clock_measured(offset: Offset) {
     gauge!(CLOCK_OFFSET).set(offset.seconds());
     if offset.is_notable() {
         tracing::warn!(
             offset_secs = offset.seconds(),
-            "this machine's clock is not the database's, which is the one that is followed; look after NTP"
+            "this machine's clock differs from the database's, which is used instead; check NTP on both"
         );
     }
 }
 
-/// The database's clock could not be asked.
 pub fn clock_not_measured(error: &dyn Display) {
-    tracing::warn!(%error, "cannot compare clocks with the database");
+    tracing::warn!(%error, "cannot read the database's clock");
 }
 
 pub(super) fn describe() {

@@ -1,4 +1,4 @@
-//! Events of the dead letters that the broker itself lays there.
+//! Events of sealing the dead letters that the broker itself moved there.
 
 use std::fmt::Display;
 
@@ -6,36 +6,36 @@ use metrics::{counter, describe_counter};
 
 const SEALED: &str = "tokenkeeper_dead_letters_sealed_total";
 
-/// One that had come in clear was sealed.
 pub fn dead_letter_sealed() {
     counter!(SEALED).increment(1);
 }
 
-/// All of them were gone through, and so many sealed.
 pub fn dead_letters_sealed(count: u32) {
-    tracing::info!(count, "sealed what the broker had laid into the dead letters");
+    tracing::info!(count, "sealed messages that the broker had moved to the dead letters");
 }
 
-/// They could not be gone through; they are looked at again in a minute.
+/// The next try is in a minute.
 pub fn dead_letters_not_sealed(error: &dyn Display) {
-    tracing::warn!(%error, "cannot seal what the broker lays into the dead letters");
+    tracing::warn!(%error, "cannot seal messages that the broker moved to the dead letters");
 }
 
-/// An operator, or another worker, has them; they are looked at again in a minute.
+/// An operator or another worker consumes the queue. The next try is in a minute.
 pub fn dead_letters_in_use() {
-    tracing::debug!("somebody else has the dead letters");
+    tracing::debug!("somebody else consumes the dead letters");
 }
 
-/// There are so many that none is looked at.
 pub fn dead_letters_left_unsealed(count: u32, at_most: u32) {
     tracing::warn!(
         count,
         at_most,
-        "too many dead letters to go through: what the broker lays there stays in clear until they are fewer"
+        "too many dead letters to seal: those that the broker moved there stay in clear; replay or drop some"
     );
 }
 
 pub(super) fn describe() {
-    describe_counter!(SEALED, "Dead letters that came by the broker in clear and were sealed afterwards.");
+    describe_counter!(
+        SEALED,
+        "Dead letters that the broker moved there in clear and that were sealed afterwards."
+    );
     counter!(SEALED).absolute(0);
 }

@@ -1,4 +1,4 @@
-//! Logs by `tracing`: human in a terminal, JSON otherwise.
+//! Logs by `tracing`: text in a terminal, JSON otherwise.
 
 mod human;
 mod lines;
@@ -21,26 +21,21 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use self::human::HumanFields;
 use self::lines::EscapedLines;
 
-/// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Lines for a person, coloured in a terminal.
     Human,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
 }
 
 impl Format {
-    /// What suits standard error: human in a terminal, JSON otherwise.
+    /// The format for standard error.
     pub fn detect() -> Self {
         if io::stderr().is_terminal() { Self::Human } else { Self::Json }
     }
 }
 
-/// Starts logging to `writer` at this level.
-///
-/// # Errors
-/// Where a subscriber is installed already.
+/// Fails if a subscriber is installed already.
 pub fn install<W>(level: LevelFilter, format: Format, writer: W) -> Result<(), TryInitError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -54,7 +49,7 @@ where
 {
     let lines = tracing_subscriber::fmt::layer();
     let lines = match format {
-        // Asked for by name, it may go into a file too.
+        // This format may be chosen for a file too.
         Format::Human => {
             lines.with_writer(writer).with_ansi(colours_wanted()).fmt_fields(HumanFields).boxed()
         }
@@ -66,11 +61,11 @@ where
             .fmt_fields(JsonFields)
             .boxed(),
     };
-    // For everything at once: a filter of one layer's own is asked again at every step of every message.
+    // A filter of the whole registry: one of a single layer would run again at every step of every message.
     tracing_subscriber::registry().with(filter(level)).with(lines)
 }
 
-/// A span's fields as a JSON object. The library's own builds a tree of values first, and every message has a span.
+/// A span's fields as a JSON object. The library's formatter builds a tree of values first, which costs for every message.
 struct JsonFields;
 
 impl<'w> FormatFields<'w> for JsonFields {
@@ -80,7 +75,7 @@ impl<'w> FormatFields<'w> for JsonFields {
         writer.write_str(str::from_utf8(&object).map_err(|_| fmt::Error)?)
     }
 
-    /// No span of ours gets fields later. If one ever does, they stand in the same object.
+    /// Adds to the same object. No span of ours gets fields later so far.
     fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
         let mut more = FormattedFields::<Self>::new(String::new());
         self.format_fields(more.as_writer(), fields)?;
@@ -97,7 +92,7 @@ impl<'w> FormatFields<'w> for JsonFields {
 
 const NO_FIELDS: &str = "{}";
 
-/// Room for the fields of a message's span, so that it is made once.
+/// Bytes, enough for the fields of a message's span.
 const TYPICAL_FIELDS_LEN: usize = 160;
 
 fn write_fields(to: &mut Vec<u8>, fields: &impl RecordFields) -> serde_json::Result<()> {
@@ -111,13 +106,13 @@ fn colours_wanted() -> bool {
     io::stderr().is_terminal() && !anstyle_query::no_color()
 }
 
-/// The level is for our own events. Other crates get a word in only when something is wrong, whatever the level:
-/// at `debug` or `trace` they print frames, statements and bodies, which hold tokens.
+/// The level applies to our own events. Other crates log at `warn` at most, because at `debug` or `trace` they print
+/// frames, statements and bodies, which hold tokens.
 fn filter(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("tokenkeeper", level)
-        // Prints, at `warn`, the whole body of a reply that came back unroutable.
+        // At `warn` it prints the whole body of an unroutable reply.
         .with_target("lapin::returned_messages", LevelFilter::OFF)
 }
 
@@ -131,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_carries_the_fields_of_its_span() {
+    fn a_line_has_the_fields_of_its_span() {
         let span = logged_span(|| {
             let user = Some("o\"brien\n\u{e9}");
             tracing::info_span!("message", user, host = None::<&str>, id = ?Some("a\tb"), tries = 3, first = true)
@@ -142,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_a_span_gets_later_join_those_it_has() {
+    fn later_fields_of_a_span_are_added_to_the_earlier_ones() {
         let with_some = logged_span(|| {
             let span = tracing::info_span!("message", kind = "k", user = field::Empty, host = field::Empty);
             tracing::record_all!(span, user = "u", host = "h");
@@ -159,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leaves_raw_in_either_format() {
+    fn control_characters_are_escaped_in_both_formats() {
         const NASTY: &str = "x\0\u{1b}[2J\r\nERROR forged\u{7f}\u{9b}31m\u{2028}\u{202e}\u{2066}z";
         let error = io::Error::other(NASTY);
         let line = || {
@@ -179,13 +174,17 @@ mod tests {
                 let line: Value = serde_json::from_str(text).expect("JSON");
                 let as_it_is =
                     [&line["host"], &line["error"], &line["source"], &line["message"], &line["span"]["user"]];
-                assert_eq!(as_it_is, [NASTY; 5].map(Value::from).each_ref(), "it says the same");
+                assert_eq!(
+                    as_it_is,
+                    [NASTY; 5].map(Value::from).each_ref(),
+                    "escaping does not change the values"
+                );
             }
         }
     }
 
     #[test]
-    fn a_line_for_a_person_has_its_message_its_fields_and_its_span() {
+    fn a_text_line_has_message_fields_and_span() {
         let logged = logged(Format::Human, || {
             let _entered = tracing::info_span!("message", kind = "k", host = None::<&str>).entered();
             tracing::warn!(target: "tokenkeeper", tries = 3, cause = %"no route", "it failed");
@@ -194,7 +193,7 @@ mod tests {
         assert_eq!(line.trim(), r#"WARN message{kind="k"}: tokenkeeper: it failed tries=3 cause=no route"#);
     }
 
-    /// What a line says of the span that it is written in.
+    /// The span in a JSON line.
     fn logged_span(span: impl FnOnce() -> tracing::Span) -> Value {
         let logged = logged(Format::Json, || {
             let _entered = span().entered();
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn no_level_makes_other_crates_print_what_they_carry() {
+    fn other_crates_log_warnings_only_whatever_the_level() {
         let filter = filter(LevelFilter::TRACE);
         assert!(filter.would_enable("tokenkeeper::requests", &Level::TRACE));
         assert!(filter.would_enable("lapin::io_loop", &Level::WARN));
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_level_is_quiet_for_all() {
+    fn a_level_below_warn_applies_to_other_crates_too() {
         let filter = filter(LevelFilter::ERROR);
         assert!(!filter.would_enable("tokenkeeper::requests", &Level::WARN));
         assert!(!filter.would_enable("lapin::io_loop", &Level::WARN));

@@ -1,4 +1,4 @@
-//! A message's beginning and end: the only events that every single message has.
+//! The start and end of each message, the only events that every message has.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -8,12 +8,11 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::{HANDLING, IN_FLIGHT, MESSAGES, MessageOutcome, millis};
 use crate::contract::{ErrorCode, MessageKind};
 
-/// Counts a message as in hand until it is dropped.
+/// Counts a message as in hand while this exists.
 #[derive(Debug)]
 pub struct InFlight(MessageKind);
 
 impl InFlight {
-    /// A delivery was taken in hand.
     pub fn count(kind: MessageKind) -> Self {
         Series::of(kind).in_flight.increment(1.0);
         Self(kind)
@@ -26,7 +25,6 @@ impl Drop for InFlight {
     }
 }
 
-/// A delivery was settled: answered and acked, dead-lettered, or given back.
 pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
     let series = Series::of(kind);
     series.settled(outcome).increment(1);
@@ -39,17 +37,17 @@ pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<
     }
 }
 
-/// A message failed, may succeed later, and nobody can be told: it waits, for the so-manieth time.
+/// A message failed, its publisher cannot be told, and it waits for another try. `times` counts its tries.
 pub fn put_off(kind: MessageKind, times: u32) {
     tracing::warn!(
         kind = kind.routing_key(),
         times,
-        "a message that nobody waits for failed: it is tried again later"
+        "message failed and its publisher cannot be told; it will be retried later"
     );
 }
 
-/// The series of one kind of message: looked up once, since looking one up takes longer than counting. Not before the
-/// recorder is installed, or nothing is counted.
+/// The series of one kind of message. They are looked up once, because a lookup takes longer than counting. Do not use
+/// this before the recorder is installed, or nothing is counted.
 struct Series {
     in_flight: Gauge,
     handling: Histogram,

@@ -1,4 +1,4 @@
-//! Events of pairs that could not be stored at once.
+//! Events of refreshed pairs that could not be stored at once.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -7,93 +7,75 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter};
 
-use super::millis;
+use super::{label, millis};
 
 const PARKED: &str = "tokenkeeper_parked_pairs_total";
 
-/// Where a pair is, on its way to the database by another road: label `step`.
-#[derive(Debug, Clone, Copy)]
-enum Step {
-    /// On the queue of parked pairs.
-    Parked,
-    /// In a file of the spool folder.
-    Spooled,
-    /// In the database.
-    Stored,
-    /// Dropped, because a newer pair is there.
-    Superseded,
-    /// In the dead letters, or still in its file: it cannot be read.
-    Unreadable,
+label! {
+    /// Label `step`.
+    enum Step {
+        Parked = "parked",
+        /// In a file of the spool folder.
+        Spooled = "spooled",
+        Stored = "stored",
+        /// Dropped, because a newer pair is stored.
+        Superseded = "superseded",
+        /// Kept in the dead letters or in its file.
+        Unreadable = "unreadable",
+    }
 }
 
 impl Step {
-    const ALL: [Self; 5] = [Self::Parked, Self::Spooled, Self::Stored, Self::Superseded, Self::Unreadable];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Parked => "parked",
-            Self::Spooled => "spooled",
-            Self::Stored => "stored",
-            Self::Superseded => "superseded",
-            Self::Unreadable => "unreadable",
-        }
-    }
-
     fn count(self) {
         counter!(PARKED, "step" => self.name()).increment(1);
     }
 }
 
-/// A refreshed pair could not be stored; it is tried again for as long as the process lives.
+/// Storing is tried again for as long as the process lives.
 pub fn pair_not_stored(host: &str, error: &dyn Display, wait: Duration) {
-    tracing::error!(host, %error, wait_ms = millis(wait), "a refreshed pair is not stored yet");
+    tracing::error!(host, %error, wait_ms = millis(wait), "cannot store a refreshed pair; it will be retried");
 }
 
-/// The worker stops, the database does not take a pair, and the broker keeps it.
+/// The worker stops, and the database does not accept the pair.
 pub fn pair_parked(host: &str) {
     Step::Parked.count();
-    tracing::warn!(host, "a refreshed pair is parked with the broker, for any worker to store");
+    tracing::warn!(host, "refreshed pair parked on the broker; any worker can store it");
 }
 
-/// The worker stops, neither the database nor the broker takes a pair, and a file keeps it.
+/// The worker stops, and neither the database nor the broker accepts the pair.
 pub fn pair_spooled(host: &str, error: &dyn Error, file: &Path) {
     Step::Spooled.count();
     let file = file.display();
-    tracing::warn!(host, %error, %file, "a refreshed pair is in the spool folder, for the next worker that starts here");
+    tracing::warn!(host, %error, %file, "refreshed pair written to the spool folder; start a worker with this folder to store it");
 }
 
-/// Nothing takes a pair. It is tried again until the process ends, and then it is lost.
+/// It is tried again until the process ends, and then the pair is lost.
 pub fn pair_not_parked(host: &str, error: &dyn Error) {
-    tracing::error!(host, %error, "a refreshed pair can be neither stored nor parked");
+    tracing::error!(host, %error, "cannot store or park a refreshed pair; it will be lost when this process ends");
 }
 
-/// A parked pair was stored.
 pub fn parked_pair_stored(host: &str) {
     Step::Stored.count();
-    tracing::info!(host, "a parked pair is stored");
+    tracing::info!(host, "parked pair stored");
 }
 
-/// A parked pair was dropped, because a newer one is there.
 pub fn parked_pair_superseded(host: &str) {
     Step::Superseded.count();
-    tracing::info!(host, "a newer pair is there; the parked one is dropped");
+    tracing::info!(host, "parked pair dropped: a newer one is stored");
 }
 
-/// A parked pair waits for the database.
 pub fn parked_pair_waits(host: &str, error: &dyn Display, wait: Duration) {
-    tracing::warn!(host, %error, wait_ms = millis(wait), "a parked pair is not stored yet");
+    tracing::warn!(host, %error, wait_ms = millis(wait), "cannot store a parked pair; it will be retried");
 }
 
-/// A parked pair cannot be read, and is kept for an operator.
 pub fn parked_pair_unreadable(host: &str, error: &dyn Display) {
     Step::Unreadable.count();
-    tracing::error!(host, %error, "a parked pair cannot be stored as things are; it is kept");
+    tracing::error!(host, %error, "cannot read a parked pair; it is kept for an operator");
 }
 
-/// The spool folder, or a file in it, cannot be worked with.
 pub fn spool_unusable(path: &Path, error: &dyn Error) {
     let path = path.display();
-    tracing::error!(%path, %error, "cannot work with the spool folder (setting worker.spool_dir)");
+    tracing::error!(%path, %error, "cannot use the spool folder; check the setting worker.spool_dir and the folder's permissions");
 }
 
 pub(super) fn describe() {

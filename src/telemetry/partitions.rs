@@ -1,4 +1,4 @@
-//! Events of partitions: whose they are.
+//! Events of partitions.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -14,31 +14,35 @@ const MOVES: &str = "tokenkeeper_partition_moves_total";
 const TAKEN: &str = "taken";
 const GIVEN_UP: &str = "given_up";
 
-/// This worker's share of the partitions is another one than before.
 pub fn share_changed(owned: usize, taken: usize, given_up: usize, replicas: usize, partitions: u16) {
     gauge!(OWNED).set(number(owned));
     gauge!(REPLICAS).set(number(replicas));
     counter!(MOVES, "direction" => TAKEN).increment(taken as u64);
     counter!(MOVES, "direction" => GIVEN_UP).increment(given_up as u64);
-    tracing::info!(owned, partitions, taken, given_up, replicas, "the share of the partitions changed");
+    tracing::info!(
+        owned,
+        partitions,
+        taken,
+        given_up,
+        replicas,
+        "this worker's share of the partitions changed"
+    );
 }
 
-/// This worker consumes no partitions any more: it stops, or its connection is gone.
+/// The worker stops, or its connection is lost.
 pub fn no_share() {
     gauge!(OWNED).set(0.0);
 }
 
-/// The list of replicas could not be read, or this worker not be put onto it.
 pub fn replicas_not_seen(error: &dyn Display) {
-    tracing::warn!(%error, "cannot look who shares the partitions");
+    tracing::warn!(%error, "cannot read or update the list of replicas");
 }
 
-/// A worker that stops could not take itself off the list of replicas.
 pub fn share_not_handed_over(error: &dyn Display, ttl: Duration) {
     tracing::warn!(
         %error,
         ttl_ms = millis(ttl),
-        "cannot hand the partitions over: the others take them when this worker was not seen for so long"
+        "cannot leave the list of replicas; the other workers take over these partitions after ttl_ms"
     );
 }
 

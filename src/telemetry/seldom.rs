@@ -1,4 +1,4 @@
-//! Log lines that outsiders can bring about as often as they like.
+//! Rate limits for log lines that outsiders can trigger at will.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use tokio::time::Instant;
 /// At most one line in this time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Lets one line through now and then, and counts the others.
 #[derive(Debug)]
 pub(super) struct Seldom(Mutex<State>);
 
@@ -23,7 +22,7 @@ impl Seldom {
         Self(Mutex::new(State { last: None, kept_back: 0 }))
     }
 
-    /// Whether a line may be written now, and how many were not since the last one.
+    /// `Some`: write the line. The number says how many lines were suppressed since the last one.
     pub(super) fn lets_through(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.last.is_some_and(|last| now < last + PAUSE) {
@@ -40,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_says_how_many_were_kept_back() {
+    fn one_line_a_second_is_written_with_the_number_of_suppressed_ones() {
         let (seldom, begin) = (Seldom::new(), Instant::now());
         assert_eq!(seldom.lets_through(begin), Some(0));
         assert_eq!(seldom.lets_through(begin + Duration::from_millis(1)), None);

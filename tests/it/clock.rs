@@ -105,7 +105,7 @@ async fn a_machine_s_clock_that_is_set_while_its_worker_runs_moves_nothing() {
     own.0.store(TEN_MINUTES_MS, Ordering::SeqCst);
     assert_eq!(world.request_for("jdoe", 60).await["refresh"], "reserved", "at once");
     eventually("the worker to notice and say so", PATIENCE, async || {
-        captured().contains("this machine's clock is not the database's").then_some(())
+        captured().contains("this machine's clock differs from the database's").then_some(())
     })
     .await;
     assert_eq!(world.request_for("jdoe", 60).await["refresh"], "reserved", "and afterwards");

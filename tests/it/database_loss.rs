@@ -182,7 +182,7 @@ async fn a_login_without_reply_to_comes_again_until_the_database_takes_it() {
 
     world.broker.publish(TOKEN_STORE, body, BasicProperties::default()).await;
 
-    worker.wait_for_log("it is tried again later", 1).await;
+    worker.wait_for_log("it will be retried later", 1).await;
     token(&world.request("bystander").await);
     holding.rollback().await.unwrap();
     eventually("the login to be stored", PATIENCE, async || {

@@ -128,7 +128,7 @@ async fn an_older_pair_that_comes_back_with_a_frozen_worker_does_not_take_the_pl
     assert_latest(&world, &world.request("jdoe").await);
 
     frozen.signal("CONT").await;
-    frozen.wait_for_log("a newer pair was stored while this one was refreshed", 1).await;
+    frozen.wait_for_log("refreshed pair dropped: a login stored a newer one", 1).await;
 
     assert_latest(&world, &world.request("jdoe").await);
     assert_eq!(world.scm.refreshes("jdoe"), 2);
@@ -167,7 +167,7 @@ async fn a_frozen_worker_that_has_lost_its_lease_does_not_ask_again() {
     world.scm.fail_next(1, Fault::Status(500));
     let request = world.send("jdoe").await;
     // It is about to wait for its second try.
-    frozen.wait_for_log("refresh is tried again", 1).await;
+    frozen.wait_for_log("refresh failed; it will be retried", 1).await;
     frozen.signal("STOP").await;
     lease_is_over(&world).await;
     let other = world.spawn_worker().await;

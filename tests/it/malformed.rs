@@ -272,7 +272,7 @@ async fn each_is_refused_by_the_name_of_its_field_and_laid_into_the_dead_letters
     }
     assert!(world.broker.stray_replies().is_empty(), "one reply a message");
     let log = captured();
-    assert!(log.contains("message laid into the dead letters"), "the log is captured");
+    assert!(log.contains("message moved to the dead letters"), "the log is captured");
     assert!(!log.contains(MISPLACED), "a misplaced secret is in the log");
 
     world.user_with_token(USER).await;

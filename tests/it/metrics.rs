@@ -151,7 +151,7 @@ async fn a_good_token_that_the_last_look_finds_is_a_success_after_timeout() {
     assert_eq!(results(&worker, &world).await, after_timeout);
     gate.release();
     assert_eq!(refreshing.reply().await.body["refresh"], "reserved");
-    assert!(worker.log().contains("a newer pair was stored while this one was refreshed"));
+    assert!(worker.log().contains("refreshed pair dropped: a login stored a newer one"));
     worker.stop(&world).await;
 }
 

@@ -74,7 +74,7 @@ async fn the_requesters_of_a_refresh_that_panics_are_told_and_do_not_start_the_n
     world.user_with_expired_token("jdoe").await;
     let pair = world.user_with_token("alice").await;
     world.scm.fail_always_for("jdoe", Fault::Status(500));
-    let bug = Bug::with("refresh is tried again");
+    let bug = Bug::with("refresh failed; it will be retried");
 
     let requests = world.send_many("jdoe", 5).await;
     let bystander = world.send("alice").await;

@@ -62,7 +62,7 @@ impl Night {
         self.database.refuse();
         self.database.cut_all();
         gate.release();
-        worker.wait_for_log("a refreshed pair is not stored yet", 1).await;
+        worker.wait_for_log("cannot store a refreshed pair; it will be retried", 1).await;
         worker
     }
 
@@ -143,7 +143,7 @@ async fn a_worker_that_must_stop_parks_its_pair_for_any_other_one_to_store() {
 
     night.passes();
     let other = night.world.spawn_worker().await;
-    other.wait_for_log("a parked pair is stored", 1).await;
+    other.wait_for_log("parked pair stored", 1).await;
 
     night.assert_nothing_is_lost().await;
     night.parked_pairs(0).await;
@@ -167,7 +167,7 @@ async fn without_a_broker_the_pair_goes_to_a_file_that_the_next_worker_picks_up(
 
     night.passes();
     let next = night.world.spawn_worker().await;
-    next.wait_for_log("a parked pair is stored", 1).await;
+    next.wait_for_log("parked pair stored", 1).await;
 
     night.assert_nothing_is_lost().await;
     eventually("the file to be gone", PATIENCE, async || night.spool_files().is_empty().then_some(())).await;
@@ -187,14 +187,14 @@ async fn a_worker_that_stops_gives_a_parked_pair_back_instead_of_waiting_for_the
     let db = night.world.connection().await;
     db.execute_unprepared("alter table token_entry rename to elsewhere").await.unwrap();
     night.park(&parked[0]).await;
-    other.wait_for_log("a parked pair is not stored yet", 1).await;
+    other.wait_for_log("cannot store a parked pair; it will be retried", 1).await;
 
     other.stop(&night.world).await;
     night.parked_pairs(1).await;
 
     db.execute_unprepared("alter table elsewhere rename to token_entry").await.unwrap();
     let third = night.world.spawn_worker().await;
-    third.wait_for_log("a parked pair is stored", 1).await;
+    third.wait_for_log("parked pair stored", 1).await;
     night.assert_nothing_is_lost().await;
     third.stop(&night.world).await;
 }
@@ -231,7 +231,7 @@ async fn a_parked_pair_gives_way_to_a_login_that_came_meanwhile() {
     let login = night.world.user_with_token("jdoe").await;
 
     night.park(&parked[0]).await;
-    other.wait_for_log("a newer pair is there; the parked one is dropped", 1).await;
+    other.wait_for_log("parked pair dropped: a newer one is stored", 1).await;
 
     assert_eq!(token(&night.world.request("jdoe").await)["value"], login.access_token.as_str());
     assert_eq!(other.count(r#"tokenkeeper_parked_pairs_total{step="superseded"}"#).await, 1);
@@ -271,14 +271,14 @@ async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_p
     let keys = night.world.keys.clone();
     night.world.set("encryption.keys", KeyRing::generate("another").expose_secret());
     let keyless = night.world.spawn_worker().await;
-    keyless.wait_for_log("a parked pair cannot be stored as things are; it is kept", 1).await;
+    keyless.wait_for_log("cannot read a parked pair; it is kept for an operator", 1).await;
     keyless.stop(&night.world).await;
     night.world.set("encryption.keys", keys);
 
     let replayed = Cli::of(&night.world).run(&["dead", "replay", "--reason", "unreadable_parked_pair"]).await;
     assert_eq!(replayed.stdout, "replayed 1, failed 0\n", "{}", replayed.stderr);
     let other = night.world.spawn_worker().await;
-    other.wait_for_log("a parked pair is stored", 1).await;
+    other.wait_for_log("parked pair stored", 1).await;
 
     night.assert_nothing_is_lost().await;
     other.stop(&night.world).await;

@@ -352,7 +352,7 @@ async fn a_partition_whose_queue_is_deleted_comes_back() {
 
     channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
 
-    worker.wait_for_log("subscribing again", 1).await;
+    worker.wait_for_log("consumer lost; subscribing again", 1).await;
     world.broker.wait_for_consumer("token-requests.3").await;
     worker.wait_until_ready().await;
     let users = users(20);

@@ -9,8 +9,8 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use crate::harness::links::{BrokerLinks, Link};
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
 
-const SUBSCRIBING_AGAIN: &str = "subscribing again";
-const CONNECTING_AGAIN: &str = "connecting to the broker again";
+const SUBSCRIBING_AGAIN: &str = "consumer lost; subscribing again";
+const CONNECTING_AGAIN: &str = "broker connection lost; reconnecting";
 
 async fn world_with_topology(mode: &str) -> World {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;

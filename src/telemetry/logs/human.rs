@@ -1,5 +1,5 @@
-//! The fields of a line for a person. The library's own escapes what steers a terminal, but neither line breaks nor what turns
-//! the direction of writing; and of a whole line nobody can tell which colours are ours.
+//! The fields of a text line. The library escapes control sequences, but not line breaks and characters that change the
+//! direction of writing. A whole line cannot be escaped, because it holds our own colours.
 
 use std::fmt::{self, Debug, Write as _};
 
@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 
 use crate::domain::escape::Escaping;
 
-/// `message name=value other=value`, of which nothing leaves raw.
+/// `message name=value other=value`, with all values escaped.
 pub(super) struct HumanFields;
 
 impl<'w> FormatFields<'w> for HumanFields {
@@ -44,7 +44,7 @@ impl Line<'_> {
 
 impl Visit for Line<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // Where a record came from by way of the `log` crate: no fields of anybody's.
+        // The `log` crate adds these: the place of the call in the source.
         if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = self.write(field, value);
         }

@@ -1,4 +1,4 @@
-//! Lines of JSON on their way out. The serializer has escaped what JSON cannot hold, which is C0 alone.
+//! Escapes JSON lines. The serializer escapes only what JSON forbids, the C0 control characters.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::domain::escape;
 
-/// Makes writers that escape what is unprintable in a line of JSON, which says the same afterwards.
+/// Makes writers that escape unprintable characters in JSON, without changing its meaning.
 pub(super) struct EscapedLines<M>(pub(super) M);
 
-/// One line, which comes in one piece.
+/// Expects one whole line for each write.
 pub(super) struct EscapedLine<W>(W);
 
 impl<'w, M: MakeWriter<'w>> MakeWriter<'w> for EscapedLines<M> {

@@ -166,7 +166,7 @@ async fn what_the_broker_laid_there_is_sealed_by_the_next_worker_and_stays_what_
     let before = by_id(listed(&cli).await);
 
     let worker = world.spawn_worker().await;
-    worker.wait_for_log("sealed what the broker had laid", 1).await;
+    worker.wait_for_log("sealed messages that the broker had moved", 1).await;
     assert_eq!(worker.count("tokenkeeper_dead_letters_sealed_total").await, 22);
 
     until_there_are(&world, 23).await;
@@ -221,7 +221,7 @@ async fn a_worker_that_is_killed_while_it_seals_loses_none() {
     }
     let worker = world.spawn_worker().await;
     eventually("the last worker to be done", PATIENCE, async || {
-        (worker.log().contains("sealed what the broker had laid")).then_some(())
+        (worker.log().contains("sealed messages that the broker had moved")).then_some(())
     })
     .await;
     worker.stop(&world).await;
@@ -249,14 +249,14 @@ async fn dead_letters_that_somebody_has_are_left_to_him() {
     let lock = world.broker.name("dead-letters.in-use");
     channel.queue_declare(lock.into(), exclusive, FieldTable::default()).await.unwrap();
     let worker = world.spawn_worker().await;
-    worker.wait_for_log("somebody else has the dead letters", 1).await;
+    worker.wait_for_log("somebody else consumes the dead letters", 1).await;
     assert_eq!(in_clear(&raw(&world).await), 5);
     world.user_with_token("bystander").await;
     assert_eq!(world.request("bystander").await["status"], "ok");
     worker.stop(&world).await;
     operator.close(200, "done".into()).await.unwrap();
     let worker = world.spawn_worker().await;
-    worker.wait_for_log("sealed what the broker had laid", 1).await;
+    worker.wait_for_log("sealed messages that the broker had moved", 1).await;
     worker.stop(&world).await;
     until_there_are(&world, 5).await;
     assert_eq!(in_clear(&raw(&world).await), 0);
