@@ -1,14 +1,14 @@
 //! REFRESH, the provider's side: one POST to a token endpoint, and what its answer means.
 //!
-//! A refresh has three ends that matter to a token entry: a new pair, a refusal of *this* refresh token, and
-//! everything else. The hard part is to tell them apart over seven kinds of provider: some answer errors with
-//! status 200, some rotate the pair and then lose the answer on the way. [`RefreshError`] keeps what follows
-//! from each, and [`Acted`] whether the old pair may be gone.
+//! A refresh has three outcomes that matter to a token entry: a new pair, a refusal of *this* refresh token, and
+//! everything else. Telling them apart is hard, because providers differ: some answer errors with status 200, some
+//! rotate the pair and then lose the answer. [`RefreshError`] says what follows from each failure, and [`Acted`]
+//! whether the old pair may be dead.
 //!
-//! In reading order: `client` sends and receives, over what `connect` opens, `connection` keeps and `budget` bounds;
-//! `local` tells this machine's failures from the host's; `body` and `pause` read what came, `answer` says what it means,
-//! `issued` reads a new pair, `detail` words it for people without telling a secret. `validate` asks whether a new token is
-//! known already.
+//! In reading order: `client` sends the request and receives the answer. `connect` opens connections, `connection`
+//! pools them and `budget` limits what is read. `local` separates failures of this machine from those of the host.
+//! `body` and `pause` read the answer, `answer` interprets it, `issued` reads a new pair, and `detail` words the outcome
+//! without secrets. `validate` checks whether the provider accepts a new token yet.
 
 mod answer;
 mod body;
@@ -34,68 +34,56 @@ use crate::domain::secret::SecretString;
 /// A new pair, as the provider issued it (RFC 6749, section 5.1).
 #[derive(Debug, Clone)]
 pub struct IssuedPair {
-    /// The new access token.
     pub access_token: SecretString,
-    /// The new refresh token; none: the provider did not rotate it, the old one stays good.
+    /// `None`: the provider did not rotate the refresh token, and the old one stays valid.
     pub refresh_token: Option<SecretString>,
-    /// How long the access token lives, from the time of the answer. None: the provider did not say (GitLab has
-    /// left it out; some write zero), which is not the same as "for ever"; the caller decides.
+    /// From the time of the answer. `None`: the provider did not say, which does not mean "never". Some versions of
+    /// GitLab leave it out, and some providers write zero.
     pub expires_in: Option<Duration>,
-    /// How long the refresh token lives; none: not told, or for ever.
+    /// `None`: the provider did not say, or the refresh token does not expire.
     pub refresh_token_expires_in: Option<Duration>,
-    /// What the access token may do; none: not told, so as before.
+    /// `None`: unchanged.
     pub scopes: Option<Vec<String>>,
 }
 
-/// Why there is no new pair. `detail` says what was asked, what came back and what to do; it holds no secret.
+/// Why there is no new pair. `detail` tells people what was asked, what came back and what to do. It holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefreshError {
-    /// The provider refuses this refresh token (`invalid_grant` and its dialects): the user must authorise anew.
+    /// The provider refuses this refresh token (`invalid_grant` or a variant of it): the user must authorise again.
     #[error("the provider refuses the refresh token: {detail}")]
-    Refused {
-        /// For people.
-        detail: String,
-    },
-    /// The provider refuses us, or is not a token endpoint: an operator must act. Says nothing about the user's
-    /// refresh token.
+    Refused { detail: String },
+    /// The provider refuses us, or the URL is no token endpoint: an operator must act. This says nothing about the
+    /// user's refresh token.
     #[error("the provider is misconfigured: {detail}")]
     Misconfigured {
-        /// Whether it does not know our client, or not by this secret.
+        /// Whether the provider refused the client id or its secret.
         client_refused: bool,
-        /// For people.
         detail: String,
     },
-    /// No usable answer for now; worth another try.
+    /// No usable answer for now. Worth another try.
     #[error("the provider is unavailable: {detail}")]
     Unavailable {
-        /// Whether the provider may have rotated the pair all the same.
+        /// Whether the provider may have rotated the pair nevertheless.
         acted: Acted,
-        /// How long the provider asked us to stay away, uncapped.
+        /// How long the provider asked us to wait, uncapped.
         retry_after: Option<Duration>,
-        /// For people.
         detail: String,
     },
-    /// The provider said that it succeeded, and there is no pair in what came: the old one is most likely dead. To send
-    /// its refresh token once more at once helps nobody, and a provider that looks out for spent ones revokes the grant.
+    /// The provider reported success, but the answer has no pair: the old pair is most likely dead. Do not send the old
+    /// refresh token again at once: a provider that detects reuse revokes the whole grant.
     #[error("the provider's answer cannot be read: {detail}")]
-    Unreadable {
-        /// For people.
-        detail: String,
-    },
-    /// This machine could not ask, so the provider did not act, and nothing is known about it. Worth another try.
+    Unreadable { detail: String },
+    /// This machine could not send the request, so the provider did not act. Worth another try.
     #[error("{detail}")]
-    Local {
-        /// For people.
-        detail: String,
-    },
+    Local { detail: String },
 }
 
 /// Whether a provider that gave no usable answer may have rotated the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acted {
-    /// Certainly not: the request never left, or the provider itself said that it failed. The old pair is good.
+    /// The request was never sent, or the provider itself reported failure. The old pair is valid.
     No,
-    /// The answer was lost, late or unreadable: the old pair may be dead.
+    /// The answer was lost, late or unreadable. The old pair may be dead.
     Unknown,
 }
 
@@ -104,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_of_an_issued_pair_shows_no_token() {
+    fn debug_output_of_an_issued_pair_shows_no_token() {
         let pair = IssuedPair {
             access_token: "access-1".into(),
             refresh_token: Some("refresh-1".into()),

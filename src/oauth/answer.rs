@@ -1,7 +1,7 @@
-//! What an answer of a token endpoint means: status, content type and body together, per kind of provider.
+//! What an answer from a token endpoint means: status and body together, per kind of provider.
 //!
-//! Pure: [`read_answer`] gets all that came over the wire as values. `content` reads the body, `members` takes an object
-//! apart.
+//! Pure: [`read_answer`] gets everything from the wire as values. `content` reads the body, `members` splits an object
+//! into its members.
 
 mod content;
 mod members;
@@ -16,7 +16,6 @@ use super::pause::Pause;
 use super::{Acted, IssuedPair, RefreshError};
 use crate::domain::provider::ProviderKind;
 
-/// What came back for a [`RefreshRequest`].
 pub(super) struct Answer<'a> {
     pub(super) status: u16,
     pub(super) pause: Pause,
@@ -27,16 +26,15 @@ pub(super) struct Answer<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Body<'a> {
     Whole(&'a [u8]),
-    /// More than we read.
+    /// Longer than we read.
     TooLong,
-    /// The connection broke, or the time ran out, before its end.
+    /// The connection closed before the end.
     CutOff(&'a [u8]),
 }
 
-/// The pause after a rate limit that names none. GitHub asks for a minute at least.
-const UNTOLD_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after a rate limit that names none. GitHub asks for at least a minute.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(60);
 
-/// The new pair, or why there is none.
 pub(super) fn read_answer(
     request: RefreshRequest<'_>,
     answer: &Answer<'_>,
@@ -59,15 +57,15 @@ struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// Only a complete answer that says so refuses anything. A server error is the provider's own word that it
-    /// failed, but not from a gateway: behind that the provider may have acted.
+    /// Only a complete answer can refuse the refresh token. After a server error the provider did not act, unless a
+    /// gateway sent the error: then the provider behind it may have acted.
     fn read(&self) -> RefreshError {
         match self.answer.status {
             200..=299 => self.read_success(),
             300..=399 => {
                 self.no_token_endpoint("redirects are not followed: they would carry the secrets elsewhere")
             }
-            // RFC 9110, sections 15.6.3 and 15.6.5, and what Cloudflare says where the origin's answer got lost.
+            // RFC 9110, sections 15.6.3 and 15.6.5, and Cloudflare's codes for a lost answer of the origin server.
             502 | 504 | 520 | 522 | 524 => {
                 self.unavailable(Acted::Unknown, "a gateway lost the provider's answer")
             }
@@ -76,26 +74,26 @@ impl Failure<'_> {
         }
     }
 
-    /// A 2xx can be an error all the same, as GitHub does it. Otherwise the provider may have rotated the pair: it said that
-    /// it succeeded. A page may come from a proxy in front of it.
+    /// A 2xx may hold an error, as at GitHub. Otherwise the provider reported success and may have rotated the pair. A
+    /// page may come from a proxy in front of it.
     fn read_success(&self) -> RefreshError {
         let why = match self.content {
             Content::Object(_) if self.error.code.is_some() => return self.refusal(),
             Content::Object(_) => "the answer has no usable access_token",
-            Content::Garbled => "the answer is no readable JSON object",
-            Content::TooLong => "the answer is too long to be a token",
-            Content::CutOff => "the answer broke off",
+            Content::Garbled => "the answer is not a readable JSON object",
+            Content::TooLong => "the answer is too long for a token endpoint",
+            Content::CutOff => "the answer is incomplete",
             Content::Page => {
-                "that is a page, not the answer of a token endpoint; check the provider's token_url"
+                "the answer is a page, not from a token endpoint; check the provider's token_url"
             }
         };
         RefreshError::Unreadable { detail: self.tell(why) }
     }
 
-    /// A 4xx. What broke off may have been a refusal of the refresh token: ask again rather than guess.
+    /// A 4xx. An incomplete answer may have been a refusal of the refresh token: ask again rather than guess.
     fn read_refusal(&self) -> RefreshError {
         match self.content {
-            Content::CutOff => self.unavailable(Acted::No, "the answer broke off"),
+            Content::CutOff => self.unavailable(Acted::No, "the answer is incomplete"),
             Content::Object(_) | Content::Garbled | Content::TooLong | Content::Page => self.refusal(),
         }
     }
@@ -113,7 +111,7 @@ impl Failure<'_> {
         }
     }
 
-    /// GitHub's limits, of which the secondary one says so in words alone:
+    /// GitHub's rate limits. Only its text identifies the secondary one:
     /// <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
     fn is_rate_limited(&self) -> bool {
         let Pause { retry_after, exhausted } = self.answer.pause;
@@ -130,7 +128,7 @@ impl Failure<'_> {
     }
 
     fn unavailable(&self, acted: Acted, why: &str) -> RefreshError {
-        let retry_after = self.answer.pause.retry_after.or(self.is_rate_limited().then_some(UNTOLD_PAUSE));
+        let retry_after = self.answer.pause.retry_after.or(self.is_rate_limited().then_some(DEFAULT_PAUSE));
         RefreshError::Unavailable { acted, retry_after, detail: self.tell(why) }
     }
 
@@ -144,29 +142,27 @@ impl Failure<'_> {
         self.request.tell(&format!("answered {}{code}{description}{hint}", self.answer.status))
     }
 
-    /// GitLab and Bitbucket Data Center spell a missing redirect URI `invalid_grant` too, and name nothing.
+    /// GitLab and Bitbucket Data Center answer `invalid_grant` for a missing redirect URI too.
     fn refused_hint(&self) -> &'static str {
         let provider = self.request.provider;
         if provider.kind.profile().wants_redirect_uri && provider.redirect_uri.is_none() {
-            "this kind of provider also answers so where the provider has no redirect_uri set"
+            "this kind of provider also answers this if redirect_uri is missing; set the provider's redirect_uri"
         } else {
             ""
         }
     }
 }
 
-/// What an OAuth error code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// The refresh token is no good.
+    /// The refresh token is not valid.
     Refused,
-    /// Our request or our client is no good.
+    /// Our request or our client is not accepted.
     Misconfigured,
-    /// Not now.
     Unavailable,
 }
 
-/// The table of dialects: RFC 6749, section 5.2, and what providers say in its place, in lower case. None: the status decides.
+/// The error codes of RFC 6749, section 5.2, and those that providers use instead, in lower case. `None`: the status decides.
 fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
     use ProviderKind::{Bitbucket, Generic, Gitea};
     Some(match (kind, error.code.as_deref()?) {
@@ -176,23 +172,23 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
             // GitHub's, with status 200:
             // https://docs.github.com/apps/oauth-apps/maintaining-oauth-apps/troubleshooting-oauth-app-access-token-request-errors
             | "bad_refresh_token"
-            // OpenID Connect Core, section 3.1.2.6: the user has to be there. Entra answers a refresh with them:
+            // OpenID Connect Core, section 3.1.2.6: the user must interact. Entra answers a refresh with these:
             // https://learn.microsoft.com/entra/identity-platform/reference-error-codes
             | "interaction_required"
             | "consent_required"
             | "login_required"
             | "account_selection_required"
-            // Other servers use these names; no specification has them.
+            // Used by other servers, without a specification.
             | "invalid_refresh_token"
             | "refresh_token_reused"
             | "refresh_token_expired"
             | "expired_token"
-            // RFC 6750, section 3.1: of the only token in the request.
+            // RFC 6750, section 3.1. The request has only one token.
             | "invalid_token",
         ) => Meaning::Refused,
         (Bitbucket, "invalid_request") if error.says("invalid refresh_token") => Meaning::Refused,
-        // Gitea and Forgejo (a rotated refresh token, and one that they did not sign), and Atlassian. A client that may
-        // not refresh at all hears another text.
+        // Gitea and Forgejo, for a rotated or unknown refresh token, and Atlassian. A client that may not refresh gets
+        // another text.
         (Generic | Bitbucket | Gitea, "unauthorized_client") if error.names_a_bad_refresh_token() => Meaning::Refused,
         (
             _,
@@ -216,24 +212,26 @@ fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
             "check the provider's client_id, client_secret and client_auth"
         }
         (Some("unauthorized_client" | "unsupported_grant_type" | "application_suspended"), _) => {
-            "let the OAuth application at the provider use refresh tokens"
+            "allow refresh tokens for the OAuth application at the provider"
         }
-        (Some("redirect_uri_mismatch"), _) => "set the provider's redirect_uri as at authorisation",
+        (Some("redirect_uri_mismatch"), _) => {
+            "set the provider's redirect_uri to the one used at authorisation"
+        }
         (_, 404 | 405 | 410) => "check the provider's token_url",
-        _ => "check how the provider is set up",
+        _ => "check the provider's settings",
     }
 }
 
-/// What the provider says went wrong.
+/// The error in an answer.
 #[derive(Default)]
 struct ProviderError<'a> {
-    /// In lower case: RFC 6749 has no other, and some providers do.
+    /// In lower case, as in RFC 6749; some providers write upper case.
     code: Option<String>,
     description: Option<&'a str>,
 }
 
 impl<'a> ProviderError<'a> {
-    /// RFC 6749, section 5.2; else what is nested in an object or a list, as REST envelopes have it.
+    /// The fields of RFC 6749, section 5.2, else those of common REST envelopes.
     fn read(content: &'a Content) -> Self {
         let Content::Object(fields) = content else { return Self::default() };
         let text = |pointer: &&str| fields.pointer(pointer)?.as_str().filter(|text| !text.is_empty());

@@ -1,7 +1,7 @@
-//! Takes in the body of an answer, until it is enough: the end of the body, or of the JSON object in it.
+//! Reads the body of an answer, up to its end or to the end of the JSON object in it.
 //!
-//! Length, chunks and the connection's end are what the server says of its answer, and it may be wrong about each of them. A
-//! pair is complete with its object's last brace, so nothing that comes or does not come behind it is waited for.
+//! A server may be wrong about the length, the chunks and the end of its answer. A pair is complete with the last brace
+//! of its object, so nothing after that is awaited.
 
 use std::io::{self, Write};
 use std::mem;
@@ -16,34 +16,30 @@ use zeroize::Zeroizing;
 
 use super::answer::{Body, End};
 
-/// Most bytes of an answer that are read, as they are without compression: a pair of the longest tokens fits twice.
+/// The longest answer, in bytes without compression: twice the room for a pair of the longest tokens.
 pub(super) const MAX_ANSWER: usize = 128 * 1024;
 
-/// Most pieces that an answer may come in: each costs as much as a long one.
+/// The most pieces of an answer: a short piece costs as much as a long one.
 const MAX_PIECES: usize = 1_024;
 
-/// Room for most answers. Wiping costs as much as there is room, whatever was written.
+/// Bytes, enough for most answers. Wiping a buffer costs by its capacity.
 const TYPICAL_ANSWER: usize = 2 * 1024;
 
-/// What came of a body, and how it ended.
 pub(super) struct Received {
     bytes: Zeroizing<Vec<u8>>,
     end: BodyEnd,
 }
 
-/// Why no more was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyEnd {
-    /// The body is over.
     Reached,
-    /// The object in it is complete, and what follows is not awaited.
+    /// The object is complete, and the rest of the body is not awaited.
     NotAwaited,
     TooLong,
     CutOff,
 }
 
 impl Received {
-    /// As an answer has it.
     pub(super) fn body(&self) -> Body<'_> {
         match self.end {
             BodyEnd::Reached | BodyEnd::NotAwaited => Body::Whole(&self.bytes),
@@ -52,13 +48,12 @@ impl Received {
         }
     }
 
-    /// Whether the connection is ready for another exchange.
     pub(super) fn leaves_connection_usable(&self) -> bool {
         self.end == BodyEnd::Reached
     }
 }
 
-/// Reads what comes, whatever length was announced.
+/// Reads the body, whatever length was announced.
 pub(super) async fn receive(headers: &HeaderMap, body: &mut Incoming) -> Received {
     let mut decoder = Decoder::Undecided { says_deflate: says_deflate(headers), text: Text::default() };
     let mut end = BodyEnd::TooLong;
@@ -67,20 +62,20 @@ pub(super) async fn receive(headers: &HeaderMap, body: &mut Incoming) -> Receive
             Some(Ok(Ok(chunk))) => {
                 let taken = decoder.take(&chunk);
                 let text = decoder.text();
-                if text.ended {
-                    // Mostly it has come as well, and the connection can be used again.
+                if text.object_ended {
+                    // If the end of the body is here too, the connection can be reused.
                     let is_over = matches!(body.frame().now_or_never(), Some(None));
                     end = if is_over { BodyEnd::Reached } else { BodyEnd::NotAwaited };
                 } else if text.is_full {
                     break;
                 } else if taken.is_err() {
-                    // What was inflated before the fault may be an object without its end.
+                    // The part before the fault may be an object without its end.
                     end = BodyEnd::CutOff;
                 } else {
                     continue;
                 }
             }
-            // Trailers, which nobody needs.
+            // Trailers are ignored.
             Some(Ok(Err(_))) => continue,
             None => end = BodyEnd::Reached,
             Some(Err(_)) => end = BodyEnd::CutOff,
@@ -96,13 +91,9 @@ fn says_deflate(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"deflate"))
 }
 
-/// Undoes a compression (RFC 9110, section 8.4.1), which was not asked for. Its own window of some 32 KiB is not wiped.
+/// Undoes a compression (RFC 9110, section 8.4.1) that we did not ask for. Its window of about 32 KiB is not wiped.
 enum Decoder {
-    /// Nothing has come yet.
-    Undecided {
-        says_deflate: bool,
-        text: Text,
-    },
+    Undecided { says_deflate: bool, text: Text },
     Identity(Text),
     Gzip(Box<MultiGzDecoder<Text>>),
     Zlib(Box<ZlibDecoder<Text>>),
@@ -114,8 +105,8 @@ impl Decoder {
         let Some(first) = chunk.first() else { return Ok(()) };
         if let Self::Undecided { says_deflate, text } = self {
             let text = mem::take(text);
-            // No text begins like gzip, and no JSON or form like the header of zlib (RFC 1950, section 2.2), which
-            // `deflate` means. Some send the bare compression.
+            // No text begins like gzip. `deflate` means zlib, and no JSON or form begins like its header (RFC 1950,
+            // section 2.2). Some servers send raw deflate instead.
             *self = match (first, *says_deflate) {
                 (0x1f, _) => Self::Gzip(Box::new(MultiGzDecoder::new(text))),
                 (b'{' | b'<', _) | (_, false) => Self::Identity(text),
@@ -141,27 +132,26 @@ impl Decoder {
     }
 }
 
-/// The body without compression, up to [`MAX_ANSWER`].
+/// The decompressed body, up to [`MAX_ANSWER`].
 #[derive(Default)]
 struct Text {
     bytes: Zeroizing<Vec<u8>>,
     end: End,
-    /// The object is complete.
-    ended: bool,
+    object_ended: bool,
     is_full: bool,
 }
 
 impl Write for Text {
     fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
-        if self.ended {
+        if self.object_ended {
             return Ok(chunk.len());
         }
         if self.bytes.len() + chunk.len() > MAX_ANSWER {
             self.is_full = true;
-            return Err(io::Error::other("longer than an answer may be"));
+            return Err(io::Error::other("the answer is too long"));
         }
         append(&mut self.bytes, chunk);
-        self.ended = self.end.is_in(chunk);
+        self.object_ended = self.end.is_in(chunk);
         Ok(chunk.len())
     }
 
@@ -170,7 +160,7 @@ impl Write for Text {
     }
 }
 
-/// A buffer that is full is left for a larger one, and wiped: one that grows would leave a copy of a token behind.
+/// A full buffer is copied to a larger one and wiped: a `Vec` that grows would leave a copy of a token behind.
 fn append(buffer: &mut Zeroizing<Vec<u8>>, chunk: &[u8]) {
     let length = buffer.len() + chunk.len();
     if length > buffer.capacity() {

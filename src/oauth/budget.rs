@@ -1,8 +1,8 @@
-//! What a server can make us read, bounded beneath HTTP and TLS.
+//! Limits what a server can make us read, below HTTP and TLS.
 //!
-//! Both take in whatever has come within one poll: interim answers without end (1xx, RFC 9110, section 15.2), the tickets
-//! and empty records of TLS. A server that sends them as fast as we read keeps a thread of the runtime from everybody
-//! else, timers included. So a connection gives way after each [`STRETCH`], and is over after [`EXCHANGE_BUDGET`].
+//! HTTP and TLS read whatever is there within one poll: endless interim answers (1xx, RFC 9110, section 15.2), TLS
+//! session tickets and empty TLS records. A server that sends them as fast as we read would keep a thread of the runtime
+//! busy, timers included. So a connection yields after each [`STRETCH`] and fails after [`EXCHANGE_BUDGET`].
 
 use std::io;
 use std::pin::Pin;
@@ -12,43 +12,43 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes that are read for one exchange, of TLS and HTTP together: four times the longest answer, since its escapes,
-/// chunks and headers, and the certificates of a handshake, are bytes too.
+/// Most bytes that are read for one exchange, TLS and HTTP together. Four times the longest answer leaves room for
+/// escapes, chunk sizes, headers and certificates.
 pub(super) const EXCHANGE_BUDGET: usize = 512 * 1024;
 
-/// Bytes that are read in a row, before other tasks have their turn. Most answers are shorter.
+/// Bytes that are read before the task yields. Most answers are shorter.
 const STRETCH: usize = 4 * 1024;
 
-/// What a read counts for at least, as a part of a stretch: many short ones cost as much time as a long one.
+/// A read counts for at least this many bytes of a stretch: many short reads take as long as one long read.
 const LEAST_READ: usize = 256;
 
-/// What may still be read from a connection. Clones are the same allowance.
+/// How many bytes may still be read from a connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Allowance(Arc<AtomicUsize>);
 
-/// A stream that can be read as far as its allowance goes, and a stretch at a time.
+/// A stream with a limit on what is read from it.
 #[derive(Debug)]
 pub(super) struct Budgeted<S> {
     stream: S,
     allowance: Allowance,
-    /// How much of the present stretch is used up.
+    /// Bytes read since the task yielded last.
     in_a_row: usize,
 }
 
 impl Allowance {
-    /// Lets another exchange begin.
+    /// For the next exchange.
     pub(super) fn renew(&self) {
         self.0.store(EXCHANGE_BUDGET, Ordering::Relaxed);
     }
 
-    /// Lets nothing more be read.
+    /// Every later read fails.
     pub(super) fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 }
 
 impl<S> Budgeted<S> {
-    /// A connection that has just been opened, with the allowance of its first exchange.
+    /// The stream and the allowance of its first exchange.
     pub(super) fn new(stream: S) -> (Self, Allowance) {
         let allowance = Allowance(Arc::new(AtomicUsize::new(EXCHANGE_BUDGET)));
         (Self { stream, allowance: allowance.clone(), in_a_row: 0 }, allowance)
@@ -68,7 +68,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Budgeted<S> {
         }
         let left = self.allowance.0.load(Ordering::Relaxed);
         if left == 0 {
-            return Poll::Ready(Err(io::Error::other("the server sends more than belongs to an answer")));
+            return Poll::Ready(Err(io::Error::other("the server sends more than an answer may have")));
         }
         let most = buffer.remaining().min(left).min(STRETCH);
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_more_is_read_than_the_allowance_until_it_is_renewed() {
+    async fn reading_stops_at_the_allowance_until_it_is_renewed() {
         let (mut stream, allowance) = Budgeted::new(repeat(b'a'));
         let mut read = Vec::new();
         stream.read_to_end(&mut read).await.unwrap_err();
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(read.len(), 2 * EXCHANGE_BUDGET);
     }
 
-    /// Bytes and reads in one poll of a source that always has more.
+    /// Bytes and reads until the stream yields, from a source that always has more.
     fn one_poll(room: usize) -> (usize, usize) {
         let (mut stream, _allowance) = Budgeted::new(repeat(b'a'));
         let mut cx = Context::from_waker(Waker::noop());
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn others_have_their_turn_after_a_stretch_and_after_many_short_reads() {
+    fn a_read_yields_after_a_stretch_and_after_many_short_reads() {
         assert_eq!(one_poll(1024 * 1024), (STRETCH, 1));
         assert_eq!(one_poll(1), (STRETCH / LEAST_READ, STRETCH / LEAST_READ));
     }

@@ -1,4 +1,4 @@
-//! Sends a refresh and receives its answer.
+//! Sends a refresh and receives the answer.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use crate::domain::provider::{ClientAuth, Provider, is_safe_token_url};
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::telemetry;
 
-/// How long is looked for an answer when the time is over. A process that was frozen (SIGSTOP, a paused machine) finds its
-/// time over and the answer in the socket, and the pair in it must not be lost.
+/// How long to look for an answer after the timeout. A process that was frozen (SIGSTOP, a paused machine) may find the
+/// answer in the socket although the timeout is over. The pair in it must not be lost.
 const AFTER_A_FREEZE: Duration = Duration::from_millis(250);
 
-/// Asks token endpoints. Cheap to clone; clones share their connections.
+/// Clones share their connections.
 #[derive(Clone)]
 pub struct TokenClient {
     connector: Arc<Connector>,
@@ -41,15 +41,13 @@ pub struct TokenClient {
     total_timeout: Duration,
 }
 
-/// The HTTPS client could not be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("could not set up HTTPS for token endpoints; are the system's CA certificates installed?")]
+#[error("cannot set up HTTPS for token endpoints; check that the system's CA certificates are installed")]
 pub struct ClientError(#[source] rustls::Error);
 
 impl TokenClient {
-    /// A client that gives up connecting (name lookup and TLS included) after `connect_timeout`, and the whole
-    /// exchange after `total_timeout`. Keep the second well above the first: only a failure to connect is
-    /// certain not to have reached the provider.
+    /// `connect_timeout` includes name lookup and TLS; `total_timeout` is for the whole exchange. Keep the second well
+    /// above the first: only a failure to connect proves that the provider was not reached.
     pub fn new(
         connect_timeout: Duration,
         total_timeout: Duration,
@@ -60,17 +58,10 @@ impl TokenClient {
         Ok(Self { connector: Arc::new(connector), pool: Pool::default(), clock, total_timeout })
     }
 
-    /// One `refresh_token` grant (RFC 6749, section 6): one request, no retries. Where the provider has spare client secrets,
-    /// they are tried in turn while it does not know us by the one before.
+    /// One `refresh_token` grant (RFC 6749, section 6): one request, no retries. If the provider refuses the client
+    /// secret, the spare ones are tried in turn. `scopes` are the token's, for the kinds of provider that require them.
     ///
-    /// `scopes` are those of the token, for the kinds that want to be told.
-    ///
-    /// Once polled it must be polled to its end: dropped half way, it loses the pair that the provider may have
-    /// rotated meanwhile.
-    ///
-    /// # Errors
-    /// [`RefreshError`] tells a refused refresh token from a provider that is set up wrong and from one that is
-    /// not there.
+    /// Poll the future to its end: a dropped one loses the pair that the provider may have rotated meanwhile.
     pub async fn refresh(
         &self,
         provider: &Provider,
@@ -80,12 +71,13 @@ impl TokenClient {
         let request =
             RefreshRequest { provider, client_secret: &provider.client_secret, refresh_token, scopes };
         if !is_safe_token_url(&provider.token_url) {
-            let detail = request.tell("not asked, since it is not https; correct the provider's token_url");
+            let detail =
+                request.tell("not sent, because the URL is not https; correct the provider's token_url");
             return Err(RefreshError::Misconfigured { client_refused: false, detail });
         }
         let mut answer = self.ask(request).await;
         for client_secret in &provider.spare_client_secrets {
-            if !may_be_for_the_client(&answer, provider) {
+            if !may_be_about_the_client_secret(&answer, provider) {
                 break;
             }
             answer = self.ask(RefreshRequest { client_secret, ..request }).await;
@@ -94,7 +86,7 @@ impl TokenClient {
     }
 
     async fn ask(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
-        // Not the HTTP client's own timeout: it looks at the time first and at the answer second.
+        // Not the HTTP client's own timeout: it checks the time before the answer.
         let mut exchange = pin!(self.exchange(request));
         if let Ok(answer) = timeout(self.total_timeout, exchange.as_mut()).await {
             return answer;
@@ -103,7 +95,7 @@ impl TokenClient {
     }
 
     async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
-        let post = post(request).map_err(|error| not_askable(request, &root_cause(&error)))?;
+        let post = post(request).map_err(|error| not_sendable(request, &root_cause(&error)))?;
         let (connection, response) = self
             .send(&request.provider.token_url, post)
             .await
@@ -118,8 +110,8 @@ impl TokenClient {
         read_answer(request, &Answer { status, pause, body: received.body() })
     }
 
-    /// Sends a request once, and again only where it is certain that nothing of it was sent: over a connection that the
-    /// server closed while nobody used it.
+    /// Sends a request once. Sends it again only if nothing of it was sent, because the server had closed an idle
+    /// connection.
     pub(super) async fn send(
         &self,
         url: &Url,
@@ -148,17 +140,15 @@ impl TokenClient {
     }
 }
 
-/// A request that brought no answer.
 pub(super) enum SendError {
     NotConnected(ConnectError),
-    /// Nothing of it was sent.
+    /// Nothing was sent.
     BrokeUnsent,
-    /// It may have been sent.
     Broke,
 }
 
-/// Whether another client secret may do better. Some kinds refuse the refresh token where the secret is wrong.
-fn may_be_for_the_client(answer: &Result<IssuedPair, RefreshError>, provider: &Provider) -> bool {
+/// Whether another client secret may work. Some kinds of provider refuse the refresh token if the secret is wrong.
+fn may_be_about_the_client_secret(answer: &Result<IssuedPair, RefreshError>, provider: &Provider) -> bool {
     match answer {
         Err(RefreshError::Misconfigured { client_refused, .. }) => *client_refused,
         Err(RefreshError::Refused { .. }) => provider.kind.profile().refuses_for_settings(),
@@ -175,7 +165,7 @@ fn post(request: RefreshRequest<'_>) -> Result<Message, hyper::http::Error> {
     let post = Request::post(&token_url[Position::BeforePath..Position::AfterQuery])
         .header(HOST, &token_url[Position::BeforeHost..Position::AfterPort])
         .header(USER_AGENT, concat!("tokenkeeper/", env!("CARGO_PKG_VERSION")))
-        // GitHub answers in form encoding without it.
+        // Without it GitHub answers in form encoding.
         .header(ACCEPT, "application/json")
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     let post = match client_auth {
@@ -185,7 +175,7 @@ fn post(request: RefreshRequest<'_>) -> Result<Message, hyper::http::Error> {
     post.body(Full::new(Bytes::from_owner(form(request))))
 }
 
-/// RFC 6749, section 2.3.1: both are form-encoded before they are joined and base64-encoded.
+/// RFC 6749, section 2.3.1: id and secret are form-encoded before they are joined and base64-encoded.
 fn basic(client_id: &str, client_secret: &SecretString) -> Result<HeaderValue, hyper::http::Error> {
     let (id, secret) = (form_encoded(client_id), form_encoded(client_secret.expose_secret()));
     let pair = Zeroizing::new(format!("{}:{}", *id, *secret));
@@ -199,18 +189,20 @@ fn unavailable(request: RefreshRequest<'_>, acted: Acted, outcome: &str) -> Refr
     RefreshError::Unavailable { acted, retry_after: None, detail: request.tell(outcome) }
 }
 
-fn not_askable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
-    let outcome = format!("could not be asked: {why}; check the provider's token_url");
+fn not_sendable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
+    let outcome = format!("cannot be sent: {why}; check the provider's token_url");
     RefreshError::Misconfigured { client_refused: false, detail: request.tell(&outcome) }
 }
 
-/// In our words: the texts of HTTP errors may quote the server.
+/// In our own words, because HTTP errors may quote the server.
 fn not_answered(request: RefreshRequest<'_>, error: SendError) -> RefreshError {
     match error {
         SendError::NotConnected(error) => not_connected(request, error),
-        SendError::BrokeUnsent => unavailable(request, Acted::No, "the connection broke at once"),
+        SendError::BrokeUnsent => {
+            unavailable(request, Acted::No, "the connection closed before the request was sent")
+        }
         SendError::Broke => {
-            unavailable(request, Acted::Unknown, "the connection broke before an answer came")
+            unavailable(request, Acted::Unknown, "the connection closed before an answer came")
         }
     }
 }
@@ -218,12 +210,12 @@ fn not_answered(request: RefreshRequest<'_>, error: SendError) -> RefreshError {
 fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshError {
     match error {
         ConnectError::Host { detail } => {
-            unavailable(request, Acted::No, &format!("could not connect: {detail}"))
+            unavailable(request, Acted::No, &format!("cannot connect: {detail}"))
         }
-        ConnectError::Url { detail } => not_askable(request, &detail),
+        ConnectError::Url { detail } => not_sendable(request, &detail),
         ConnectError::Local { cause, detail } => {
             telemetry::could_not_ask(cause.name());
-            RefreshError::Local { detail: request.tell(&format!("this machine could not ask: {detail}")) }
+            RefreshError::Local { detail: request.tell(&format!("this machine cannot connect: {detail}")) }
         }
     }
 }
@@ -252,8 +244,9 @@ fn form(request: RefreshRequest<'_>) -> Zeroizing<String> {
     form
 }
 
-/// What the kind has to be told: the token's scopes as they are known, else all that the user granted. Without
-/// `offline_access` (OpenID Connect Core, section 11) there may be no new refresh token. A parameter of the operator's wins.
+/// The `scope` parameter for kinds of provider that require it: the token's scopes if they are known, else all that the
+/// user granted. Without `offline_access` (OpenID Connect Core, section 11) there may be no new refresh token. A `scope`
+/// in the operator's parameters wins.
 fn scope(request: RefreshRequest<'_>) -> Option<String> {
     const OFFLINE_ACCESS: &str = "offline_access";
     let default = request.provider.kind.profile().scope?;

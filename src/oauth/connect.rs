@@ -1,4 +1,4 @@
-//! Opens connections to token endpoints: name lookup, TCP, a proxy where the system has one, TLS, HTTP.
+//! Opens connections to token endpoints: name lookup, TCP, the system's proxy, TLS, HTTP.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,14 +30,13 @@ use super::connection::Connection;
 use super::detail::root_cause;
 use super::local::LocalCause;
 
-/// How long the addresses of one family have before the other's are tried beside them (RFC 8305, section 8).
+/// How long one address family is tried before the other is tried too (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Most name lookups at once: each keeps a thread for as long as the system's resolver takes, however soon the one who
-/// asked gives up. The runtime has 512 such threads, for files as well.
+/// The most name lookups at once. Each occupies a thread until the system's resolver returns, even if nobody waits any
+/// more. The runtime has 512 such threads, for files as well.
 const MAX_LOOKUPS: usize = 64;
 
-/// Opens connections.
 pub(super) struct Connector {
     tls: TlsConnector,
     proxies: Matcher,
@@ -45,18 +44,17 @@ pub(super) struct Connector {
     patience: Duration,
 }
 
-/// There is no connection, so nothing was sent.
+/// Nothing was sent.
 #[derive(Debug)]
 pub(super) enum ConnectError {
     /// This machine or its proxy failed.
     Local { cause: LocalCause, detail: String },
     /// The host failed, or did not answer in time.
     Host { detail: String },
-    /// The URL names nothing that could be connected to.
+    /// The URL is not one to connect to.
     Url { detail: String },
 }
 
-/// What TLS and HTTP run over.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -64,10 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type BoxedStream = Box<dyn Stream>;
 
 impl Connector {
-    /// Gives up after `patience`, name lookup and TLS included.
-    ///
-    /// # Errors
-    /// The system's certificates cannot be loaded.
+    /// `patience` includes name lookup and TLS. Fails if the system's certificates cannot be loaded.
     pub(super) fn new(patience: Duration) -> Result<Self, rustls::Error> {
         let crypto = CryptoProvider::get_default().cloned();
         let crypto = crypto.unwrap_or_else(|| Arc::new(ring::default_provider()));
@@ -84,11 +79,10 @@ impl Connector {
         })
     }
 
-    /// A connection to the server of this URL.
     pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
         let deadline = Instant::now() + self.patience;
         let (stream, allowance) = if url.scheme() == "http" {
-            // What goes without TLS must not leave this machine, so not to a proxy either.
+            // Traffic without TLS must not leave this machine, so it does not go to a proxy either.
             self.dial(host_of(url), port_of(url), deadline).await?
         } else {
             let (tcp, allowance) = match self.proxy(url)? {
@@ -107,7 +101,6 @@ impl Connector {
         Ok(self.proxies.intercept(&uri))
     }
 
-    /// TCP to a name or an address.
     async fn dial(
         &self,
         host: &str,
@@ -116,7 +109,7 @@ impl Connector {
     ) -> Result<(BoxedStream, Allowance), ConnectError> {
         let addresses = self.look_up(host, port, deadline).await?;
         let tcp = within(deadline, dial(&addresses, deadline)).await?;
-        // Fails where the connection is over already, which is found out soon enough.
+        // Fails only if the connection is closed already, which shows soon enough.
         let _ = tcp.set_nodelay(true);
         let (stream, allowance) = Budgeted::new(tcp);
         Ok((Box::new(stream), allowance))
@@ -129,7 +122,7 @@ impl Connector {
         deadline: Instant,
     ) -> Result<Vec<SocketAddr>, ConnectError> {
         let (lookups, name) = (Arc::clone(&self.lookups), host.to_owned());
-        // A task of its own: the resolver's thread is done no sooner, whoever waits for it.
+        // A task of its own holds the permit until the resolver's thread is done.
         let lookup = tokio::spawn(async move {
             let _permit = lookups.acquire().await;
             lookup_host((name.as_str(), port)).await.map(Vec::from_iter)
@@ -138,14 +131,14 @@ impl Connector {
             Ok(Ok(Ok(addresses))) if !addresses.is_empty() => return Ok(addresses),
             Ok(Ok(Ok(_))) => "no addresses".to_owned(),
             Ok(Ok(Err(error))) => root_cause(&error),
-            Ok(Err(_)) => "the lookup ended".to_owned(),
+            Ok(Err(_)) => "the lookup task ended".to_owned(),
             Err(_) => "the resolver did not answer in time".to_owned(),
         };
-        let detail = format!("cannot look up the name: {outcome}");
+        let detail = format!("name lookup failed: {outcome}");
         Err(ConnectError::Local { cause: LocalCause::NameLookup, detail })
     }
 
-    /// A way to the URL's server through a proxy (CONNECT: RFC 9110, section 9.3.6).
+    /// Connects through a proxy (CONNECT: RFC 9110, section 9.3.6).
     async fn tunnel(
         &self,
         proxy: &Intercept,
@@ -174,7 +167,7 @@ impl Connector {
         let request = request.map_err(|error| ConnectError::Url { detail: root_cause(&error) })?;
         match timeout_at(deadline, ask_for_tunnel(stream, request)).await {
             Ok(Ok(Ok(stream))) => Ok((stream, allowance)),
-            // The proxy's word that it did not get through to the host.
+            // The proxy reports that it cannot reach the host.
             Ok(Ok(Err(status))) if status.is_server_error() => {
                 Err(ConnectError::Host { detail: format!("the proxy answered {status}") })
             }
@@ -197,7 +190,7 @@ impl Connector {
 }
 
 impl ConnectError {
-    /// Whatever keeps us from our own proxy says nothing about the host behind it.
+    /// A failure of our own proxy says nothing about the host behind it.
     fn of_proxy(self) -> Self {
         match self {
             Self::Local { .. } => self,
@@ -215,14 +208,14 @@ impl ConnectError {
 }
 
 fn at_proxy(outcome: &str) -> ConnectError {
-    let detail = format!("the proxy of this machine cannot be used: {outcome}");
+    let detail = format!("the proxy is not usable: {outcome}");
     ConnectError::Local { cause: LocalCause::Proxy, detail }
 }
 
 async fn within<T>(deadline: Instant, step: impl Future<Output = io::Result<T>>) -> Result<T, ConnectError> {
     match timeout_at(deadline, step).await {
         Ok(done) => done.map_err(|error| ConnectError::of_io(&error)),
-        Err(_) => Err(ConnectError::Host { detail: "it took too long".to_owned() }),
+        Err(_) => Err(ConnectError::Host { detail: "timed out".to_owned() }),
     }
 }
 
@@ -245,7 +238,7 @@ async fn dial(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStre
     }
 }
 
-/// Each address has its part of the time that is left.
+/// Divides the remaining time among the addresses.
 async fn one_by_one(addresses: &[&SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for (index, address) in addresses.iter().enumerate() {
@@ -263,13 +256,13 @@ async fn one_by_one(addresses: &[&SocketAddr], deadline: Instant) -> io::Result<
     Err(failed)
 }
 
-/// The one of two errors that is the host's, where one is: a machine without IPv6 fails for itself there, and the host is
-/// down all the same.
+/// Prefers the error that is the host's. On a machine without IPv6, that address family always fails locally, even if the
+/// host is down.
 fn telling(one: io::Error, other: io::Error) -> io::Error {
     if LocalCause::of(&one).is_some() { other } else { one }
 }
 
-/// The tunnel, or what the proxy answered in its place.
+/// The tunnel, or the status with which the proxy refused it.
 async fn ask_for_tunnel(
     stream: BoxedStream,
     request: Request<Empty<Bytes>>,
@@ -292,7 +285,7 @@ fn port_of(url: &Url) -> u16 {
     url.port_or_known_default().unwrap_or_default()
 }
 
-/// An IPv6 address without its brackets.
+/// Strips the brackets of an IPv6 address.
 fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }

@@ -1,8 +1,8 @@
-//! Connections to token endpoints: one that is open, and those that wait for their next exchange.
+//! Connections to token endpoints, and the pool of idle ones.
 //!
-//! HTTP/1.1 alone. An exchange has a connection for itself, so what it may cost is bounded beneath it (`budget`), and
-//! a server that is told nothing else than one request can only answer it. HTTP/2 would let it send frames of its own
-//! without end, to everybody's exchanges at once, and end them by a GOAWAY that leaves open which ones it has acted on.
+//! Only HTTP/1.1. An exchange has a connection for itself, so `budget` can limit its cost, and the server can only
+//! answer one request. With HTTP/2 a server could send endless frames of its own to all exchanges at once. It could also
+//! end them by a GOAWAY that does not say which ones it acted on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,26 +24,26 @@ use url::Origin;
 
 use super::budget::Allowance;
 
-/// A whole request, which the server gets in one piece.
+/// A request with its whole body.
 pub(super) type Message = Request<Full<Bytes>>;
 
-/// How long an unused connection is kept: shorter than any common server keeps it (Apache: 5 s). A connection
-/// that the server closes in the moment we use it leaves open whether the refresh was done.
+/// How long an idle connection is kept: less than common servers keep it (Apache: 5 s). If the server closes a
+/// connection while we send, the outcome of the refresh is unknown.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
 
-/// Most unused connections that are kept for one server; more are not in use at once with the default settings.
-const IDLE_FOR_EACH: usize = 32;
+/// The most idle connections for one server. With the default settings, no more are in use at once.
+const MAX_IDLE: usize = 32;
 
-/// How long a connection may take until it is ready for its next request, which is a turn of its task.
+/// Enough for the connection's task to run once.
 const READY_WITHIN: Duration = Duration::from_millis(100);
 
-/// Most header lines of an answer. `hyper` makes room for all of them for each answer, interim ones included.
+/// The most header fields of an answer. `hyper` allocates room for all of them for each answer, interim ones included.
 const MAX_HEADERS: usize = 256;
 
-/// Most interim answers (1xx) before an answer. Each is short, and costs as much as a whole one.
+/// The most interim answers (1xx) before an answer. Each is short, but costs as much as a full answer.
 const MAX_INTERIM_ANSWERS: usize = 64;
 
-/// An open connection. Dropped, it is closed, whatever is under way.
+/// An open connection. Dropping it closes it at once.
 #[derive(Debug)]
 pub(super) struct Connection {
     requests: SendRequest<Full<Bytes>>,
@@ -52,7 +52,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Speaks HTTP over a stream, whose bytes `allowance` is for.
+    /// Starts HTTP over a stream that `allowance` limits.
     pub(super) async fn open(
         stream: impl Read + Write + Unpin + Send + 'static,
         allowance: Allowance,
@@ -61,13 +61,13 @@ impl Connection {
         let mut http = http1::Builder::new();
         let (requests, connection) = http.max_headers(MAX_HEADERS).handshake(stream).await?;
         let task = tokio::spawn(async move {
-            // Its end is told to whoever waits for an answer; without one it is of no interest.
+            // Whoever waits for an answer sees the error too.
             let _ = connection.await;
         });
         Ok(Self { requests, allowance, _task: AbortOnDropHandle::new(task) })
     }
 
-    /// Sends a request. An error that has the request in it is certain: nothing of it was sent.
+    /// Sends a request. If the error returns the request, nothing of it was sent.
     pub(super) async fn send(
         &mut self,
         mut message: Message,
@@ -87,20 +87,20 @@ impl Connection {
     }
 }
 
-/// Connections without an exchange, by server. Clones are the same pool.
+/// Idle connections, by server. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
 #[derive(Debug, Default)]
 struct Idle {
-    /// The latest is the last.
+    /// The most recently used is last.
     connections: HashMap<Origin, Vec<(Instant, Connection)>>,
-    /// Whether a task closes those that nobody takes.
+    /// Whether a task is running that closes old connections.
     swept: bool,
 }
 
 impl Pool {
-    /// A connection that is still good, as far as anybody can know. The latest, so that the others get old.
+    /// The most recently used connection that is still open, so that the others grow old.
     pub(super) async fn take(&self, origin: &Origin) -> Option<Connection> {
         loop {
             let mut connection = self.pop(origin)?;
@@ -110,14 +110,14 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection whose exchange is over for the next one.
+    /// Keeps a connection for the next exchange.
     pub(super) fn put(&self, origin: Origin, connection: Connection) {
         if connection.requests.is_closed() {
             return;
         }
         let mut idle = self.idle();
         let connections = idle.connections.entry(origin).or_default();
-        if connections.len() < IDLE_FOR_EACH {
+        if connections.len() < MAX_IDLE {
             connections.push((Instant::now(), connection));
         }
         if !idle.swept {
@@ -132,7 +132,7 @@ impl Pool {
         (since.elapsed() < IDLE_CONNECTION).then_some(connection)
     }
 
-    /// Closes connections that nobody took, until there are none.
+    /// Closes old connections until none is left.
     async fn sweep(self) {
         while {
             sleep(IDLE_CONNECTION).await;
@@ -146,7 +146,7 @@ impl Pool {
 }
 
 impl Idle {
-    /// Whether there are connections left.
+    /// Returns whether connections are left.
     fn close_old(&mut self) -> bool {
         self.connections.retain(|_, connections| {
             connections.retain(|(since, connection)| {
@@ -172,7 +172,7 @@ mod tests {
         Url::parse("https://git.example.org/token").unwrap().origin()
     }
 
-    /// A connection, and its server's end.
+    /// A connection and the server's end of it.
     async fn connection() -> (Connection, DuplexStream) {
         let (ours, theirs) = duplex(1024);
         let (stream, allowance) = Budgeted::new(ours);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_waits_four_seconds_for_its_next_exchange() {
+    async fn an_idle_connection_is_closed_after_four_seconds() {
         let (pool, (connection, mut server)) = (Pool::default(), connection().await);
         pool.put(origin(), connection);
         sleep(IDLE_CONNECTION / 2).await;
@@ -188,14 +188,14 @@ mod tests {
         assert!(pool.take(&origin()).await.is_none(), "it was taken");
         pool.put(origin(), connection);
         let put = Instant::now();
-        assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "it is closed though nobody asks for it");
+        assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "it is closed although nobody takes it");
         assert!(put.elapsed() >= IDLE_CONNECTION && put.elapsed() <= 2 * IDLE_CONNECTION);
         assert!(pool.take(&origin()).await.is_none());
         assert!(pool.idle().connections.is_empty() && !pool.idle().swept);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_the_server_has_closed_is_not_used_again() {
+    async fn a_connection_closed_by_the_server_is_not_reused() {
         let (pool, (connection, server)) = (Pool::default(), connection().await);
         pool.put(origin(), connection);
         drop(server);
@@ -203,14 +203,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_than_a_few_connections_wait() {
+    async fn the_number_of_idle_connections_is_limited() {
         let pool = Pool::default();
         let mut servers = Vec::new();
-        for _ in 0..=IDLE_FOR_EACH {
+        for _ in 0..=MAX_IDLE {
             let (connection, server) = connection().await;
             pool.put(origin(), connection);
             servers.push(server);
         }
-        assert_eq!(pool.idle().connections[&origin()].len(), IDLE_FOR_EACH);
+        assert_eq!(pool.idle().connections[&origin()].len(), MAX_IDLE);
     }
 }

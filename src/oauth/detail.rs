@@ -1,4 +1,4 @@
-//! What people read about a refresh that failed: worded by us, with at most a few plain words of the provider's.
+//! The text about a failed refresh: our own words, and at most a few plain words from the provider.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -10,35 +10,33 @@ use crate::domain::escape::is_unprintable;
 use crate::domain::provider::Provider;
 use crate::domain::secret::{ExposeSecret, SecretString};
 
-/// Stands for what is left out.
+/// Replaces what is left out.
 const LEFT_OUT: &str = "…";
-/// Most characters quoted of somebody else's text.
-const MAX_QUOTE: usize = 160;
+const MAX_QUOTE_CHARS: usize = 160;
 
-/// One refresh: where it goes, and which secrets must not be told about it.
 #[derive(Clone, Copy)]
 pub(super) struct RefreshRequest<'a> {
     pub(super) provider: &'a Provider,
-    /// The one that is sent: the provider may have several.
+    /// The secret that is sent: the provider may have several.
     pub(super) client_secret: &'a SecretString,
     pub(super) refresh_token: &'a SecretString,
-    /// What the token may do as far as is known.
+    /// The token's scopes, if they are known.
     pub(super) scopes: &'a [String],
 }
 
 impl RefreshRequest<'_> {
-    /// `outcome` with the place it happened at. Of the URL, neither user info nor query: they may hold secrets.
+    /// Adds the URL to `outcome`, without user info and query: they may hold secrets.
     pub(super) fn tell(&self, outcome: &str) -> String {
         let url = &self.provider.token_url;
         let place = &url[Position::BeforeHost..Position::AfterPath];
         format!("refresh at {}://{place}: {outcome}", url.scheme())
     }
 
-    /// Quotes what the provider wrote. It may have echoed what we sent, or any token: the secrets we know are
-    /// cut out, and then every word that is not a plain word, which a random token never is.
+    /// Quotes the provider's text. The provider may echo what we sent, or any token. So the secrets that we know are
+    /// removed first, and then every word that is not a plain word: a random token never is one.
     pub(super) fn quote(&self, text: &str) -> String {
         let mut secrets = [self.client_secret, self.refresh_token].map(ExposeSecret::expose_secret);
-        // The longer one first: cutting out a part of it would leave the rest standing.
+        // The longer one first: if the shorter is a part of it, removing that would leave the rest.
         secrets.sort_by_key(|secret| Reverse(secret.len()));
         let text = secrets
             .into_iter()
@@ -51,7 +49,7 @@ impl RefreshRequest<'_> {
     }
 }
 
-/// The innermost cause of an error. Only for errors from before anything was sent: later ones may quote the peer.
+/// The innermost cause of an error. Only for errors before anything was sent: later ones may quote the peer.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
@@ -60,9 +58,8 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     shortened(&innermost.to_string().replace(is_unprintable, " "))
 }
 
-/// Words of error texts and OAuth parameter names: `expired,` `client_id` `and/or` `(HTTP` `10`.
-///
-/// Tokens are long and random: they have digits, mixed case or other signs, or are longer than a word.
+/// Words of error texts and OAuth parameter names: `expired,` `client_id` `and/or` `(HTTP` `10`. Tokens are long and
+/// random: they have digits, mixed case or other characters, or are longer than a word.
 fn is_plain_word(word: &str) -> bool {
     let is_part = |part: &str| match part.as_bytes() {
         [first, rest @ ..] if part.len() <= 20 && first.is_ascii_alphabetic() => {
@@ -75,7 +72,7 @@ fn is_plain_word(word: &str) -> bool {
 }
 
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(MAX_QUOTE) {
+    match text.char_indices().nth(MAX_QUOTE_CHARS) {
         Some((end, _)) => format!("{}{LEFT_OUT}", &text[..end]),
         None => text.to_owned(),
     }
@@ -97,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_providers_really_write_is_quoted_as_it_stands() {
+    fn real_error_texts_are_quoted_unchanged() {
         for text in [
             "The refresh token passed is incorrect or expired.",
             "The client_id and/or client_secret passed are incorrect.",
@@ -112,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_look_like_words_are_cut_out_because_we_know_them() {
+    fn known_secrets_are_removed_even_if_they_look_like_words() {
         let text = "client secret correct horse does not fit token correct horse battery";
         let quoted = quoted(text, "correct horse", "correct horse battery");
         assert_eq!(quoted, "client secret … does not fit token …");
     }
 
     #[test]
-    fn tokens_that_we_do_not_know_are_left_out() {
+    fn unknown_tokens_are_removed() {
         for token in [
             "gho_16C7e42F292c6912E7710c838347Ae178B4a",
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJqZG9lIn0.c2lnbmF0dXJl",
@@ -140,11 +137,11 @@ mod tests {
         let long = "word\r\n\tword\u{1b}[31m ".repeat(100);
         let quoted = quoted(&long, "s3cret", "r3fresh");
         assert!(quoted.starts_with("word … word …") && quoted.ends_with(LEFT_OUT), "{quoted}");
-        assert_eq!(quoted.chars().count(), MAX_QUOTE + 1);
+        assert_eq!(quoted.chars().count(), MAX_QUOTE_CHARS + 1);
     }
 
     #[test]
-    fn the_place_is_told_without_user_info_and_query() {
+    fn the_url_is_shown_without_user_info_and_query() {
         let mut provider = provider(ProviderKind::Generic);
         provider.token_url = "https://jdoe:pw@git.example.org:8443/oauth/token?key=pw".parse().unwrap();
         let told = request(&provider, &"r3fresh".into()).tell("answered 404");

@@ -1,4 +1,4 @@
-//! Reads a new pair from the fields of an answer, in the spellings that providers use.
+//! Reads a new pair from the fields of an answer, in the forms that providers use.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::domain::escape::is_printable;
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::domain::token::is_usable_token;
 
-/// A longer life cannot be written as a date in our messages (and nobody will wait for its end).
-const LONGEST_LIFE: Duration = Duration::from_hours(100 * 365 * 24);
+/// The end of a longer lifetime may not fit a date in our messages.
+const LONGEST_LIFETIME: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// The pair in an answer to `sent`, or none where it has no usable access token. Tokens are moved, not copied.
+/// The pair in an answer to `sent`, or `None` without a usable access token. Tokens are moved, not copied.
 pub(super) fn take_pair(answer: &mut Value, sent: &SecretString) -> Option<IssuedPair> {
     let access_token = take_token(answer, "access_token")?;
-    // An unusable new refresh token is passed over: the access token is good, and its user is served.
+    // An unusable new refresh token is ignored: the access token is valid, and its user is served.
     let refresh_token = take_token(answer, "refresh_token")
         .filter(|refresh_token| refresh_token.expose_secret() != sent.expose_secret());
     Some(IssuedPair {
         access_token,
         refresh_token,
-        expires_in: answer.get("expires_in").and_then(life),
-        // GitHub's name, and Keycloak's.
+        expires_in: answer.get("expires_in").and_then(lifetime),
+        // The names that GitHub and Keycloak use.
         refresh_token_expires_in: ["refresh_token_expires_in", "refresh_expires_in"]
             .into_iter()
-            .find_map(|name| answer.get(name).and_then(life)),
-        // RFC 6749's name, and Bitbucket Cloud's.
+            .find_map(|name| answer.get(name).and_then(lifetime)),
+        // The names that RFC 6749 and Bitbucket Cloud use.
         scopes: ["scope", "scopes"]
             .into_iter()
             .find_map(|name| answer.get(name).map(scope_list).filter(|scopes| !scopes.is_empty())),
@@ -40,14 +40,14 @@ fn take_token(answer: &mut Value, name: &str) -> Option<SecretString> {
     }
 }
 
-/// A token that was dead when it was issued makes no sense, so zero or less tells nothing of its life. For refresh tokens
-/// Keycloak writes zero for "never expires" (offline tokens).
-fn life(value: &Value) -> Option<Duration> {
-    let life = Duration::try_from_secs_f64(seconds(value)?).ok()?;
-    (!life.is_zero() && life <= LONGEST_LIFE).then_some(life)
+/// Zero or less says nothing: no token is dead when it is issued. Keycloak writes zero for refresh tokens that never
+/// expire (offline tokens).
+fn lifetime(value: &Value) -> Option<Duration> {
+    let lifetime = Duration::try_from_secs_f64(seconds(value)?).ok()?;
+    (!lifetime.is_zero() && lifetime <= LONGEST_LIFETIME).then_some(lifetime)
 }
 
-/// A number of seconds: `7200`, `7200.0`, and as some write it, `"7200"`.
+/// `7200`, `7200.0`, and `"7200"` from some providers.
 fn seconds(value: &Value) -> Option<f64> {
     let seconds = match value {
         Value::Number(number) => number.as_f64(),
@@ -57,11 +57,11 @@ fn seconds(value: &Value) -> Option<f64> {
     seconds.filter(|seconds| seconds.is_finite())
 }
 
-/// Most characters of a scope, as in a `token.store`.
+/// The same limit as in a `token.store`.
 const MAX_SCOPE_LEN: usize = 255;
 
-/// Blanks separate scopes (RFC 6749, section 3.3), at GitHub commas; some send a JSON array. What is no scope is left out:
-/// the pair beside it is good.
+/// Scopes are separated by blanks (RFC 6749, section 3.3), by commas at GitHub; some providers send a JSON array. An
+/// invalid scope is left out: the pair is valid without it.
 fn scope_list(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => text
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_life_of_an_access_token_is_read_in_every_spelling() {
+    fn every_form_of_an_access_tokens_lifetime_is_read() {
         let life = |value| with("expires_in", value).expires_in;
         let two_hours = Some(Duration::from_secs(7200));
         for spelling in [json!(7200), json!(7200.0), json!("7200"), json!(" 7200 "), json!("7200.0")] {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_life_of_a_refresh_token_is_read_under_both_names_and_zero_is_for_ever() {
+    fn the_lifetime_of_a_refresh_token_has_two_names_and_zero_means_that_it_never_expires() {
         let half_a_year = Some(Duration::from_secs(15_811_200));
         for name in ["refresh_token_expires_in", "refresh_expires_in"] {
             assert_eq!(with(name, json!(15_811_200)).refresh_token_expires_in, half_a_year, "{name}");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_read_in_every_spelling() {
+    fn every_form_of_scopes_is_read() {
         let told = Some(vec!["repo".to_owned(), "read:org".to_owned()]);
         for spelling in [
             json!("repo read:org"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope_is_left_out_and_costs_no_pair() {
+    fn an_invalid_scope_is_left_out() {
         for odd in ["re\u{1b}po", "re\0po", "re\u{202e}po", "re\u{7f}po"] {
             let pair = with("scope", json!(format!("repo {odd} read:org")));
             assert_eq!(pair.scopes, Some(vec!["repo".to_owned(), "read:org".to_owned()]), "{odd:?}");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_omitted_or_repeated_refresh_token_keeps_the_old_one() {
+    fn an_omitted_or_repeated_refresh_token_leaves_the_old_one_valid() {
         let refresh_token =
             |value| with("refresh_token", value).refresh_token.map(|token| token.expose_secret().to_owned());
         assert_eq!(refresh_token(json!("new-refresh")), Some("new-refresh".to_owned()));

@@ -1,56 +1,33 @@
-//! What goes wrong on this machine while it connects, and says nothing about the host.
+//! Failures to connect whose cause is this machine, not the host.
 
 use std::io;
 
 use rustix::io::Errno;
 
-/// Why this machine could not ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LocalCause {
-    /// It has as many files open as it may.
-    OpenFiles,
-    /// It has no memory for another connection.
-    Memory,
-    /// It has no port or address left to connect from.
-    Ports,
-    /// Its own rules forbid it: a firewall, a sandbox.
-    Denied,
-    /// It has no network, or no way out of it.
-    Network,
-    /// It does not find out the address behind a name.
-    NameLookup,
-    /// Its proxy is not there, or lets nothing through.
-    Proxy,
+use crate::telemetry::label;
+
+label! {
+    pub enum LocalCause {
+        /// The limit of open files is reached.
+        OpenFiles = "open_files",
+        /// No memory for another connection.
+        Memory = "memory",
+        /// No local port or address is free.
+        Ports = "ports",
+        /// A firewall or sandbox of this machine forbids it.
+        Denied = "denied",
+        /// No network, or no route out of it.
+        Network = "network",
+        /// DNS or the resolver fails.
+        NameLookup = "name_lookup",
+        /// The configured proxy is unreachable or refuses the connection.
+        Proxy = "proxy",
+    }
 }
 
 impl LocalCause {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::OpenFiles,
-        Self::Memory,
-        Self::Ports,
-        Self::Denied,
-        Self::Network,
-        Self::NameLookup,
-        Self::Proxy,
-    ];
-
-    /// As a label of metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::OpenFiles => "open_files",
-            Self::Memory => "memory",
-            Self::Ports => "ports",
-            Self::Denied => "denied",
-            Self::Network => "network",
-            Self::NameLookup => "name_lookup",
-            Self::Proxy => "proxy",
-        }
-    }
-
-    /// What an error from opening a connection says about this machine. None: it is about the other one, or may be.
-    ///
-    /// `EHOSTUNREACH` is told by a router on the way, or by nobody at the address, so it is the host's.
+    /// `None`: the error is, or may be, the host's. `EHOSTUNREACH` is the host's: a router on the way reports it, or
+    /// nobody answers at the address.
     pub(super) fn of(error: &io::Error) -> Option<Self> {
         Some(match Errno::from_io_error(error)? {
             Errno::MFILE | Errno::NFILE => Self::OpenFiles,
@@ -68,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_this_machine_lacks_is_told_from_what_the_other_one_does() {
+    fn local_failures_are_told_from_failures_of_the_host() {
         let of = |errno: Errno| LocalCause::of(&errno.into());
         for (errno, cause) in [
             (Errno::MFILE, LocalCause::OpenFiles),

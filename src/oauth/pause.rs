@@ -1,4 +1,4 @@
-//! How long a provider wants to be left alone, in the spellings of the field.
+//! How long a provider asks us to wait, in the header fields that providers use.
 
 use std::time::Duration;
 
@@ -8,18 +8,16 @@ use hyper::header::RETRY_AFTER;
 
 use crate::domain::clock::Timestamp;
 
-/// No pause is read as longer than this. The settings allow for far less; it is here for what does not fit a date.
+/// Longer pauses are cut to this, so that they fit a date. The settings allow far less.
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// A `reset` below this many seconds is no time since 1970, but from now.
+/// A `reset` below this many seconds counts from now, not from 1970.
 const LONGEST_DELTA: u64 = 366 * 24 * 3600;
 
-/// What the headers of an answer say about the next request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pause {
-    /// How long to stay away.
     pub(super) retry_after: Option<Duration>,
-    /// No request is left until then, so this answer refuses nothing else.
+    /// The rate limit is used up, so the answer refuses nothing but the rate.
     pub(super) exhausted: bool,
 }
 
@@ -27,7 +25,7 @@ impl Pause {
     pub(super) fn read(headers: &HeaderMap, status: u16, now: Timestamp) -> Self {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         // GitHub: https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
-        // GitLab and Gitea have the names of the IETF's draft (draft-ietf-httpapi-ratelimit-headers).
+        // GitLab and Gitea use the names of the IETF draft (draft-ietf-httpapi-ratelimit-headers).
         let both = |suffix: &str| {
             ["x-ratelimit-", "ratelimit-", "x-rate-limit-"]
                 .into_iter()
@@ -38,7 +36,7 @@ impl Pause {
             both("reset").filter(|_| exhausted || status == 429).and_then(|reset| read_reset(reset, now));
         let retry_after =
             headers.get(RETRY_AFTER).and_then(|value| read_retry_after(value.to_str().ok()?, now));
-        // What is over by our clock asks for no pause; nor does it say that the provider may be asked without one.
+        // A date in the past asks for no pause, but our clock may be wrong: it does not allow a request at once either.
         Self { retry_after: retry_after.or(reset).filter(|pause| !pause.is_zero()), exhausted }
     }
 }
@@ -51,13 +49,13 @@ fn read_retry_after(header: &str, now: Timestamp) -> Option<Duration> {
     }
     let at = match httpdate::parse_http_date(header) {
         Ok(at) => DateTime::<chrono::Utc>::from(at).timestamp_millis(),
-        // With a time zone of its own.
+        // With a time zone other than GMT.
         Err(_) => DateTime::parse_from_rfc2822(header).ok()?.timestamp_millis(),
     };
     Some(Timestamp::from_millis(at).since(now).min(LONGEST))
 }
 
-/// When the requests start anew: seconds since 1970, or from now.
+/// When the rate limit resets: seconds since 1970, or from now.
 fn read_reset(header: &str, now: Timestamp) -> Option<Duration> {
     let seconds = header.trim().parse::<u64>().ok()?;
     if seconds < LONGEST_DELTA {
@@ -67,7 +65,7 @@ fn read_reset(header: &str, now: Timestamp) -> Option<Duration> {
     Some(at.since(now).min(LONGEST))
 }
 
-/// Rounded up; what no duration holds is as long as any.
+/// Rounded up, and at most [`LONGEST`].
 fn read_seconds(text: &str) -> Option<Duration> {
     let is_number = text.starts_with(|sign: char| sign.is_ascii_digit())
         && text.chars().all(|sign| sign.is_ascii_digit() || sign == '.');
@@ -91,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_every_spelling() {
+    fn every_form_of_retry_after_is_read() {
         let secs = |secs| Some(Duration::from_secs(secs));
         for (value, expected) in [
             ("120", secs(120)),
@@ -117,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn without_retry_after_the_time_of_the_reset_counts_where_nothing_is_left() {
+    fn without_retry_after_the_reset_time_of_an_exhausted_rate_limit_counts() {
         let minute = Some(Duration::from_secs(60));
         for (status, headers, retry_after, exhausted) in [
             (403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1445412540")][..], minute, true),

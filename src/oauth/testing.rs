@@ -1,4 +1,4 @@
-//! What the tests of this module stand on: a provider, and an endpoint that answers byte for byte as it is told.
+//! Fixtures: a provider, and a token endpoint that answers byte for byte as told.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,6 @@ use url::{Url, form_urlencoded};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
 
-/// A provider of `kind` with the kind's defaults.
 pub(super) fn provider(kind: ProviderKind) -> Provider {
     let profile = kind.profile();
     let host = "git.example.org";
@@ -45,22 +44,19 @@ pub(super) fn provider(kind: ProviderKind) -> Provider {
     }
 }
 
-/// What an endpoint does with a request.
 #[derive(Clone)]
 pub(super) enum Reply {
     /// Sends these bytes and closes the connection.
     Bytes(Vec<u8>),
-    /// Sends these bytes again and again until the client has had enough.
+    /// Sends the first bytes, and then the second ones until the client closes.
     Endless(&'static [u8], &'static [u8]),
-    /// Sends these bytes and then nothing, but keeps the connection.
+    /// Sends these bytes and keeps the connection open.
     Stall(Vec<u8>),
-    /// Sends these bytes again and again, one at a time with a pause behind it.
+    /// Sends these bytes over and over, one at a time with pauses.
     Drip(Vec<u8>),
-    /// Closes the connection.
     Close,
 }
 
-/// A request as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) line: String,
@@ -69,7 +65,7 @@ pub(super) struct Seen {
     pub(super) body: String,
 }
 
-/// An HTTP server on a free port of this machine that lives as long as the test.
+/// An HTTP server on a free local port that lives as long as the test.
 pub(super) struct Endpoint {
     pub(super) port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -95,13 +91,16 @@ impl Endpoint {
         Self { port, seen, left }
     }
 
-    /// Answers every request with `status`, these header lines and this body.
-    pub(super) async fn answering(status: &str, headers: &str, body: &str) -> Self {
-        let bytes = http(status, headers, body);
-        Self::start(move |_| Reply::Bytes(bytes.clone())).await
+    pub(super) async fn replying(reply: Reply) -> Self {
+        Self::start(move |_| reply.clone()).await
     }
 
-    /// `provider` with this endpoint in its token URL's place, under the same path.
+    /// `headers` are whole lines.
+    pub(super) async fn answering(status: &str, headers: &str, body: &str) -> Self {
+        Self::replying(Reply::Bytes(http(status, headers, body))).await
+    }
+
+    /// `provider` with this endpoint as its token URL, under the same path.
     pub(super) fn of(&self, provider: Provider) -> Provider {
         let url = format!("http://127.0.0.1:{}{}", self.port, provider.token_url.path());
         Provider { token_url: Url::parse(&url).expect("a URL"), ..provider }
@@ -111,7 +110,6 @@ impl Endpoint {
         self.seen.lock().expect("no test thread panicked").clone()
     }
 
-    /// Waits until a connection is over.
     pub(super) async fn client_left(&mut self) {
         let left = tokio::time::timeout(Duration::from_secs(10), self.left.recv()).await;
         left.expect("the client keeps reading");
@@ -124,7 +122,6 @@ impl Seen {
     }
 }
 
-/// A whole HTTP/1.1 answer.
 pub(super) fn http(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}")
@@ -162,7 +159,7 @@ async fn serve(mut connection: TcpStream, all: &Mutex<Vec<Seen>>, reply: impl Fn
     }
 }
 
-/// The next request of a connection; none: it is over.
+/// The next request of a connection, or `None` once it is closed.
 pub(super) async fn read_request(connection: &mut TcpStream) -> Option<Seen> {
     let mut bytes = Vec::new();
     loop {

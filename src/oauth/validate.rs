@@ -1,4 +1,4 @@
-//! Whether a provider knows a token that it issued a moment ago.
+//! Checks whether a provider accepts a token that it issued a moment ago.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::domain::provider::is_safe_token_url;
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::retry::{Backoff, retry_forever};
 
-/// How often is asked. Providers that need a moment need less than a second.
-const AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
+/// Providers that need time need less than a second.
+const WAITS: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
 
 impl TokenClient {
-    /// Asks with an access token (RFC 6750, section 2.1) until it is not answered 401 any more, or the time is over. Whatever
-    /// else comes back says nothing about the token. Gives back whether it was accepted.
+    /// Sends requests with the access token (RFC 6750, section 2.1) until the answer is not 401, or until `until`. Any
+    /// other answer says nothing about the token. Returns whether the token was accepted.
     pub async fn wait_until_accepted(&self, url: &Url, token: &SecretString, until: Instant) -> bool {
-        let accepted = retry_forever(AGAIN, async |_| {
-            (self.answers(url, token).await != Some(StatusCode::UNAUTHORIZED)).then_some(())
+        let accepted = retry_forever(WAITS, async |_| {
+            (self.status(url, token).await != Some(StatusCode::UNAUTHORIZED)).then_some(())
         });
         timeout_at(until, accepted).await.is_ok()
     }
 
-    /// The status of the answer; none: there was none. The connection is not used again: nothing reads the body.
-    async fn answers(&self, url: &Url, token: &SecretString) -> Option<StatusCode> {
+    /// The answer's status, or `None` without an answer. The connection is not reused, because nobody reads the body.
+    async fn status(&self, url: &Url, token: &SecretString) -> Option<StatusCode> {
         if !is_safe_token_url(url) {
             return None;
         }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_token_is_waited_for_until_it_is_known() {
+    async fn a_new_token_is_tried_until_the_provider_accepts_it() {
         let (unauthorised, ok) = ("401 Unauthorized", "200 OK");
         let patience = Duration::from_secs(30);
         assert_eq!(asked([ok; 3], patience).await, (true, 1));
@@ -90,11 +90,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_sent_nowhere_without_tls() {
+    async fn a_token_is_not_sent_without_tls() {
         let clock = ManualClock::at(Timestamp::from_millis(0));
         let client =
             TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
         let url = Url::parse("http://git.example.org/user").unwrap();
-        assert_eq!(client.answers(&url, &"t0ken".into()).await, None);
+        assert_eq!(client.status(&url, &"t0ken".into()).await, None);
     }
 }

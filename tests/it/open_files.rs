@@ -50,7 +50,7 @@ async fn a_worker_without_a_file_left_says_so_and_holds_it_against_no_host() {
     worker.limit_open_files(512).await;
 
     let message = error_message(&failed, "provider_unavailable");
-    assert!(message.contains("this machine could not ask"), "{message}");
+    assert!(message.contains("this machine cannot connect"), "{message}");
     error_message(&too, "provider_unavailable");
     assert_eq!(served["status"], "ok");
     assert_eq!(world.scm.refresh_requests("jdoe"), 0);

@@ -1,8 +1,8 @@
-//! The body of an answer: what it is and the fields that anybody reads, however it is wrapped.
+//! Reads the body of an answer: what it is, and the fields that are needed.
 //!
-//! The body decides, and not its label: providers, and what stands before them, send pairs as `text/html`, JSON labelled
-//! as a form and forms labelled as nothing. Of a JSON object only the fields that are needed have to be readable, and
-//! only its own end has to be there, or both tokens: a body that breaks off or goes on behind them is an answer.
+//! The content type is ignored: providers and proxies send pairs as `text/html`, JSON labelled as a form, and forms
+//! without a label. Only the needed fields of a JSON object have to be readable. The object has to be complete, or to
+//! hold both tokens; what follows does not matter.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use super::Body;
 use super::members::object;
 
-/// The fields that are read: of a pair (RFC 6749, section 5.1, and the other names that `issued` knows), and of an error
-/// (section 5.2, and what stands in its place).
+/// The fields of a pair (RFC 6749, section 5.1, and other names that `issued` knows) and of an error (section 5.2, and
+/// what providers use instead).
 const FIELDS: [&str; 14] = [
     "access_token",
     "refresh_token",
@@ -32,11 +32,10 @@ const FIELDS: [&str; 14] = [
     "suberror",
 ];
 
-/// What a body turned out to be.
 pub(super) enum Content {
-    /// A JSON object, or a form read as one: the [`FIELDS`] that are in it and can be read.
+    /// The readable [`FIELDS`] of a JSON object or a form.
     Object(Value),
-    /// Meant to be a JSON object.
+    /// JSON, but not a readable object.
     Garbled,
     /// Something else.
     Page,
@@ -54,7 +53,7 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
     let text = text.trim_start();
     if let Some(object) = object(text) {
         let has = |name: &str| object.members.iter().any(|member| member.name == name);
-        // A length that counts characters for bytes cuts the end off, behind a pair of which nothing is missing.
+        // A Content-Length that counts characters instead of bytes cuts off the end, maybe after a whole pair.
         let is_enough = object.is_whole || has("access_token") && has("refresh_token");
         return match (is_enough, is_whole) {
             (true, _) => {
@@ -65,7 +64,7 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
             (false, false) => Content::CutOff,
         };
     }
-    // Without its end, a form may be without the end of a token.
+    // An incomplete form may have an incomplete token.
     if !is_whole {
         return Content::CutOff;
     }
@@ -80,14 +79,14 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
     }
 }
 
-/// GitHub's default, where something on the way took the Accept header off.
+/// GitHub's default, if a proxy removed the Accept header.
 fn read_form(text: &str) -> Value {
     fields(form_urlencoded::parse(text.trim_end().as_bytes()), |value| {
         Some(Value::String(value.into_owned()))
     })
 }
 
-/// Nothing but the [`FIELDS`] is read. Of two fields of one name the last one that can be read counts.
+/// Reads only the [`FIELDS`]. If a name is repeated, the last readable value counts.
 fn fields<N: AsRef<str> + Into<String>, V>(
     all: impl Iterator<Item = (N, V)>,
     read: impl Fn(V) -> Option<Value>,
@@ -98,8 +97,7 @@ fn fields<N: AsRef<str> + Into<String>, V>(
         .into()
 }
 
-/// UTF-16 where a byte order mark or the zeros say so, else UTF-8. What cannot be read in another field shows as U+FFFD, which
-/// no token has.
+/// UTF-16 if a byte order mark or zero bytes say so, else UTF-8. Invalid bytes become U+FFFD, which no token contains.
 fn text(bytes: &[u8]) -> Cow<'_, str> {
     let utf_16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (pairs, _) = bytes.as_chunks();

@@ -1,31 +1,30 @@
-//! The members of a JSON object, each as it is written.
+//! The members of a JSON object, as raw text.
 //!
-//! A pair must not be lost because of what stands beside it: `NaN`, a number or a nesting too large, half a surrogate, a
-//! byte of another encoding. A JSON library reads all of a text or nothing. So this only finds where each member of the
-//! outermost object begins and ends; whoever needs one gives it to the library.
+//! A pair must not be lost because another member is invalid: `NaN`, a number or a nesting too large, half a surrogate
+//! pair, a byte of another encoding. A JSON library reads all of a text or nothing. So this only finds where each member
+//! of the outermost object begins and ends, and the library reads the members that are needed.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
 
-/// A member of the outermost object: its name without quotes, and its value.
+/// A member of the outermost object. The name has no quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member<'a> {
     pub(super) name: &'a str,
     pub(super) value: &'a str,
 }
 
-/// What was found of an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Object<'a> {
     pub(super) members: Vec<Member<'a>>,
-    /// Whether its closing brace is there. What follows it is of no interest.
+    /// Whether the closing brace was found. What follows it is ignored.
     pub(super) is_whole: bool,
 }
 
-/// Most members that are kept. No token endpoint writes more than a few dozen.
+/// No token endpoint writes more than a few dozen.
 const MOST_MEMBERS: usize = 1_024;
 
-/// The members of the object that a text begins with; none: it begins with something else.
+/// The object at the beginning of a text, or `None` if the text begins with something else.
 pub(super) fn object(text: &str) -> Option<Object<'_>> {
     let mut reader = Reader { text, signs: text.char_indices().peekable() };
     reader.skip_blanks();
@@ -43,14 +42,13 @@ pub(super) fn object(text: &str) -> Option<Object<'_>> {
     }
 }
 
-/// Whether a text is the beginning of an object whose end it has as well. Looks at each byte once, however many chunks it
-/// comes in.
+/// Finds the end of the object that a text begins with. Reads each byte once, in any number of chunks.
 #[derive(Debug, Default)]
 pub(in crate::oauth) struct End {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// It begins with something else than an object.
+    /// The text does not begin with an object.
     is_none: bool,
 }
 
@@ -61,7 +59,7 @@ impl End {
     }
 
     fn is_at(&mut self, byte: u8) -> bool {
-        // A zero is no part of UTF-8 text. In UTF-16 what looks like the last brace is half of it.
+        // A zero byte means UTF-16, where the byte of a brace is only half a character.
         self.is_none |= byte == 0;
         if self.is_none {
             return false;
@@ -82,7 +80,7 @@ impl End {
                 return self.depth == 0;
             }
             b'"' if self.depth > 0 => self.in_string = true,
-            // A byte order mark of UTF-8, and blanks.
+            // UTF-8's byte order mark, and blanks.
             0xef | 0xbb | 0xbf | b' ' | b'\t' | b'\r' | b'\n' if self.depth == 0 => {}
             _ => self.is_none = self.depth == 0,
         }
@@ -96,7 +94,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// None: the text ends before the member does.
+    /// `None`: the text ends within the member.
     fn member(&mut self) -> Option<Member<'a>> {
         let name = self.value(|sign| sign == ':')?;
         self.skip_blanks();
@@ -109,7 +107,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A value of any kind. What is neither a string nor an array nor an object goes up to `is_end`.
+    /// A value of any kind. Anything but a string, an array or an object extends to `is_end`.
     fn value(&mut self, is_end: impl Fn(char) -> bool) -> Option<&'a str> {
         let begin = self.at();
         match self.signs.peek()?.1 {
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_beside_a_member_costs_no_member() {
+    fn an_invalid_member_does_not_hide_the_others() {
         let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
         for odd in [
             "NaN",
@@ -209,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_without_its_end_is_not_whole() {
+    fn an_incomplete_object_is_not_whole() {
         let text = r#"{"a":"x","b":{"c":[1,"}"]},"d":1}"#;
         assert!(read(text).1);
         for (end, _) in text.char_indices().skip(1) {
@@ -220,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_otherwise_is_no_object() {
+    fn a_text_that_begins_with_something_else_is_not_an_object() {
         for text in ["", " ", "[{}]", "null", "\"{}\"", "<html>{}", "access_token=a"] {
             assert_eq!(object(text), None, "{text}");
             assert!(!End::default().is_in(text.as_bytes()), "{text}");
         }
-        assert!(!End::default().is_in(b"{\0}\0"), "UTF-16, of which a brace is half a sign");
+        assert!(!End::default().is_in(b"{\0}\0"), "UTF-16: a brace byte is half a character");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {
@@ -246,7 +244,7 @@ mod tests {
     }
 
     proptest! {
-        /// What a JSON library takes for an object this does as well, and finds the same members.
+        /// Every object that a JSON library reads is found with the same members.
         #[test]
         fn every_json_object_is_read_as_a_library_reads_it(
             members in prop::collection::hash_map(".{0,4}", any_value(), 0..6),
@@ -270,7 +268,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn no_input_panics(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = object(&text);
             let _ = object(&format!("{{{text}"));
             let _ = End::default().is_in(&bytes);

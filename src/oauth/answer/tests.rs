@@ -3,17 +3,13 @@ use super::*;
 use crate::domain::provider::Provider;
 use crate::domain::secret::ExposeSecret;
 
-/// The end of a refresh, without its words.
 #[derive(Debug, PartialEq)]
 enum End {
     Issued,
     Refused,
     Misconfigured,
-    /// The provider did not act.
-    Failed,
-    /// It may have acted.
-    Lost,
-    /// It says that it has.
+    FailedWithoutActing,
+    MayHaveActed,
     Unreadable,
 }
 
@@ -22,8 +18,8 @@ fn end(result: &Result<IssuedPair, RefreshError>) -> End {
         Ok(_) => End::Issued,
         Err(RefreshError::Refused { .. }) => End::Refused,
         Err(RefreshError::Misconfigured { .. }) => End::Misconfigured,
-        Err(RefreshError::Unavailable { acted: Acted::No, .. }) => End::Failed,
-        Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) => End::Lost,
+        Err(RefreshError::Unavailable { acted: Acted::No, .. }) => End::FailedWithoutActing,
+        Err(RefreshError::Unavailable { acted: Acted::Unknown, .. }) => End::MayHaveActed,
         Err(RefreshError::Unreadable { .. }) => End::Unreadable,
         Err(RefreshError::Local { .. }) => unreachable!("an answer came"),
     }
@@ -56,7 +52,7 @@ fn detail(result: Result<IssuedPair, RefreshError>) -> String {
 }
 
 #[test]
-fn raw_answers_seen_in_the_field_are_told_apart() {
+fn answers_of_real_providers_are_understood() {
     use ProviderKind::{Bitbucket, BitbucketServer, Generic, Github, Gitlab};
     let github = r#"{"access_token":"ghu_1","expires_in":28800,"refresh_token":"ghr_1",
         "refresh_token_expires_in":15811200,"scope":"","token_type":"bearer"}"#;
@@ -97,11 +93,11 @@ fn raw_answers_seen_in_the_field_are_told_apart() {
         (Bitbucket, 400, cloud_nonsense, End::Misconfigured),
         (BitbucketServer, 200, bitbucket_server, End::Issued),
         (BitbucketServer, 400, invalid_grant, End::Refused),
-        (BitbucketServer, 500, server_lock, End::Failed),
+        (BitbucketServer, 500, server_lock, End::FailedWithoutActing),
         (Generic, 400, gitea_used, End::Refused),
         (Generic, 400, gitea_foreign, End::Refused),
         (Generic, 400, r#"{"error":"unauthorized_client"}"#, End::Misconfigured),
-        // One kind's dialect is not another's.
+        // One kind's special cases do not apply to another.
         (Gitlab, 400, cloud_refusal, End::Misconfigured),
         (Gitlab, 400, gitea_used, End::Misconfigured),
         // RFC 6749, section 5.2.
@@ -110,19 +106,19 @@ fn raw_answers_seen_in_the_field_are_told_apart() {
         (Generic, 400, r#"{"error":"invalid_scope"}"#, End::Misconfigured),
         (Generic, 400, r#"{"error":"unsupported_grant_type"}"#, End::Misconfigured),
         (Generic, 400, r#"{"error":"made_up"}"#, End::Misconfigured),
-        (Generic, 200, r#"{"error":"temporarily_unavailable"}"#, End::Failed),
-        (Generic, 400, r#"{"error":"server_error"}"#, End::Failed),
-        (Generic, 400, r#"{"error":"slow_down"}"#, End::Failed),
-        // A server error condemns nothing, whatever it says.
-        (Generic, 500, invalid_grant, End::Failed),
-        (Generic, 503, login_page, End::Failed),
-        (Generic, 429, invalid_grant, End::Failed),
-        (Generic, 408, "", End::Failed),
-        (Generic, 425, "", End::Failed),
-        (Generic, 502, login_page, End::Lost),
-        (Generic, 504, login_page, End::Lost),
-        (Generic, 524, login_page, End::Lost),
-        // Not a token endpoint, or not for us.
+        (Generic, 200, r#"{"error":"temporarily_unavailable"}"#, End::FailedWithoutActing),
+        (Generic, 400, r#"{"error":"server_error"}"#, End::FailedWithoutActing),
+        (Generic, 400, r#"{"error":"slow_down"}"#, End::FailedWithoutActing),
+        // A server error refuses nothing, whatever the body says.
+        (Generic, 500, invalid_grant, End::FailedWithoutActing),
+        (Generic, 503, login_page, End::FailedWithoutActing),
+        (Generic, 429, invalid_grant, End::FailedWithoutActing),
+        (Generic, 408, "", End::FailedWithoutActing),
+        (Generic, 425, "", End::FailedWithoutActing),
+        (Generic, 502, login_page, End::MayHaveActed),
+        (Generic, 504, login_page, End::MayHaveActed),
+        (Generic, 524, login_page, End::MayHaveActed),
+        // Not a token endpoint, or the client is refused.
         (Generic, 302, "", End::Misconfigured),
         (Generic, 307, github, End::Misconfigured),
         (Generic, 400, login_page, End::Misconfigured),
@@ -130,7 +126,7 @@ fn raw_answers_seen_in_the_field_are_told_apart() {
         (Generic, 401, "", End::Misconfigured),
         (Generic, 403, login_page, End::Misconfigured),
         (Generic, 404, login_page, End::Misconfigured),
-        // It says that it succeeded, so it may have rotated the pair.
+        // The provider reports success, so it may have rotated the pair.
         (Generic, 200, r#"{"access_token":"a1","#, End::Unreadable),
         (Generic, 200, r#" {"access_token":"a1","#, End::Unreadable),
         (Generic, 200, login_page, End::Unreadable),
@@ -142,7 +138,7 @@ fn raw_answers_seen_in_the_field_are_told_apart() {
         (Generic, 200, r#"{"access_token":"a\u0000b"}"#, End::Unreadable),
         (Generic, 200, r#"{"error":""}"#, End::Unreadable),
         (Generic, 200, r#"["a1"]"#, End::Unreadable),
-        // A pair is a pair.
+        // An answer with an access token is a pair.
         (Generic, 200, r#"{"access_token":"a1"}"#, End::Issued),
         (Generic, 201, r#"{"access_token":"a1","token_type":"mac"}"#, End::Issued),
         (Generic, 200, r#"{"access_token":"a1","error":null}"#, End::Issued),
@@ -165,21 +161,21 @@ fn every_field_of_a_new_pair_is_read() {
 }
 
 #[test]
-fn what_did_not_come_whole_refuses_nothing() {
+fn an_incomplete_answer_refuses_nothing() {
     for (status, body, expected) in [
         (200, Body::CutOff(b""), End::Unreadable),
         (200, Body::CutOff(br#"{"access_token":"a1","refresh"#), End::Unreadable),
         (200, Body::CutOff(b"access_token=a1&refresh_token=r"), End::Unreadable),
         (200, Body::TooLong, End::Unreadable),
-        (400, Body::CutOff(br#"{"error":"invalid_grant""#), End::Failed),
-        (401, Body::CutOff(b""), End::Failed),
+        (400, Body::CutOff(br#"{"error":"invalid_grant""#), End::FailedWithoutActing),
+        (401, Body::CutOff(b""), End::FailedWithoutActing),
         (400, Body::TooLong, End::Misconfigured),
         (404, Body::TooLong, End::Misconfigured),
-        (500, Body::CutOff(b""), End::Failed),
-        (500, Body::TooLong, End::Failed),
-        (502, Body::CutOff(b""), End::Lost),
+        (500, Body::CutOff(b""), End::FailedWithoutActing),
+        (500, Body::TooLong, End::FailedWithoutActing),
+        (502, Body::CutOff(b""), End::MayHaveActed),
         (302, Body::CutOff(b""), End::Misconfigured),
-        // The object is whole, though its body is not.
+        // The object is complete, although the body is not.
         (200, Body::CutOff(br#"{"access_token":"a1"}"#), End::Issued),
         (400, Body::CutOff(br#"{"error":"invalid_grant"}"#), End::Refused),
     ] {
@@ -189,7 +185,7 @@ fn what_did_not_come_whole_refuses_nothing() {
 }
 
 #[test]
-fn a_pair_is_read_however_it_is_wrapped() {
+fn a_pair_is_read_in_any_encoding_and_among_invalid_members() {
     let pair = r#"{"access_token":"a1","refresh_token":"r1","expires_in":7200}"#;
     let beside =
         |odd: &str| format!(r#"{{"access_token":"a1","odd":{odd},"refresh_token":"r1","expires_in":7200}}"#);
@@ -225,7 +221,7 @@ fn a_pair_is_read_however_it_is_wrapped() {
 }
 
 #[test]
-fn log_in_again_is_understood_in_every_spelling() {
+fn every_form_of_a_refused_refresh_token_is_understood() {
     use ProviderKind::{Bitbucket, Generic, Github, Gitlab};
     let error = |code: &str| format!(r#"{{"error":"{code}"}}"#);
     let atlassian = r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#;
@@ -246,7 +242,7 @@ fn log_in_again_is_understood_in_every_spelling() {
         (Generic, 400, r#"{"errors":[{"code":"invalid_grant"}]}"#.to_owned(), End::Refused),
         (Generic, 400, r#"{"errors":["invalid_grant"]}"#.to_owned(), End::Refused),
         (Generic, 400, "error=invalid_grant&error_description=expired".to_owned(), End::Refused),
-        // What stays the operator's.
+        // These are the operator's to solve.
         (Generic, 400, error("unauthorized_client"), End::Misconfigured),
         (
             Generic,
@@ -264,7 +260,7 @@ fn log_in_again_is_understood_in_every_spelling() {
 }
 
 #[test]
-fn not_now_is_understood_in_every_spelling() {
+fn every_form_of_a_rate_limit_is_understood() {
     let secondary = r#"{"message":"You have exceeded a secondary rate limit. Please wait a few minutes."}"#;
     let primary = r#"{"message":"API rate limit exceeded for 192.0.2.1."}"#;
     let minute = Some(Duration::from_secs(60));
@@ -290,7 +286,7 @@ fn not_now_is_understood_in_every_spelling() {
 }
 
 #[test]
-fn a_pause_is_passed_on_wherever_it_is_told() {
+fn a_retry_after_is_passed_on_whatever_the_status() {
     for status in [403, 408, 429, 500, 502, 503, 504] {
         let pause = Pause { retry_after: Some(Duration::from_secs(12)), exhausted: false };
         let result = read(&provider(ProviderKind::Github), &Answer { pause, ..whole(status, "") });
@@ -300,7 +296,7 @@ fn a_pause_is_passed_on_wherever_it_is_told() {
 }
 
 #[test]
-fn a_detail_says_where_what_came_back_and_what_to_do() {
+fn a_detail_names_the_url_the_answer_and_what_to_do() {
     let misconfigured = r#"{"error":"invalid_client","error_description":"Client authentication failed."}"#;
     for (kind, answer, expected) in [
         (
@@ -313,7 +309,7 @@ fn a_detail_says_where_what_came_back_and_what_to_do() {
             ProviderKind::Gitlab,
             whole(400, r#"{"error":"invalid_grant"}"#),
             "refresh at https://git.example.org/oauth/token: answered 400 invalid_grant; this kind of provider also \
-             answers so where the provider has no redirect_uri set",
+             answers this if redirect_uri is missing; set the provider's redirect_uri",
         ),
         (
             ProviderKind::Github,

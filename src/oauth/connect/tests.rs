@@ -9,7 +9,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// A proxy that answers this to a CONNECT, and speaks TLS as `git.example.org` after a 200.
+/// A proxy that gives one answer to CONNECT, and then speaks TLS as `git.example.org`.
 struct Proxy {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -80,7 +80,7 @@ fn token_url() -> Url {
 }
 
 #[tokio::test]
-async fn a_proxy_is_asked_for_a_tunnel_and_sees_nothing_of_what_goes_through() {
+async fn a_proxy_is_asked_for_a_tunnel_and_sees_no_plain_text() {
     let proxy = Proxy::answering("HTTP/1.1 200 OK\r\n\r\n").await;
     let mut connection = proxy.connector().connect(&token_url()).await.unwrap();
     let post = Request::post("/token").header(HOST, "git.example.org").body(Full::new(Bytes::new())).unwrap();
@@ -92,7 +92,7 @@ async fn a_proxy_is_asked_for_a_tunnel_and_sees_nothing_of_what_goes_through() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_refuses_is_no_fault_of_the_host_unless_it_says_so() {
+async fn a_refusal_by_the_proxy_is_local_unless_it_reports_the_host() {
     for (answer, is_local) in [
         ("HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", true),
         ("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", true),
@@ -112,7 +112,7 @@ async fn what_a_proxy_refuses_is_no_fault_of_the_host_unless_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_not_there_is_this_machines_trouble() {
+async fn an_unreachable_proxy_is_a_local_failure() {
     let proxy = Proxy::answering("").await;
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let proxies = Matcher::builder().https(format!("http://{closed}")).build();
@@ -122,7 +122,7 @@ async fn a_proxy_that_is_not_there_is_this_machines_trouble() {
 }
 
 #[tokio::test]
-async fn what_goes_without_tls_and_what_no_proxy_names_goes_to_no_proxy() {
+async fn plain_http_and_excluded_hosts_use_no_proxy() {
     let proxy = Proxy::answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let loopback = Url::parse(&format!("http://{}/token", listener.local_addr().unwrap())).unwrap();
@@ -133,7 +133,7 @@ async fn what_goes_without_tls_and_what_no_proxy_names_goes_to_no_proxy() {
 }
 
 #[test]
-fn of_two_errors_the_hosts_own_is_told() {
+fn of_two_errors_the_hosts_own_is_reported() {
     let error = |errno: Errno| io::Error::from(errno);
     let told = |one, other| Errno::from_io_error(&telling(error(one), error(other)));
     assert_eq!(told(Errno::NETUNREACH, Errno::CONNREFUSED), Some(Errno::CONNREFUSED));
@@ -142,7 +142,7 @@ fn of_two_errors_the_hosts_own_is_told() {
 }
 
 #[tokio::test]
-async fn the_other_family_is_tried_where_the_preferred_one_does_not_answer() {
+async fn the_other_address_family_is_tried_if_the_preferred_one_fails() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let there = listener.local_addr().unwrap();
     let nowhere: SocketAddr = "[::1]:1".parse().unwrap();
