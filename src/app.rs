@@ -1,5 +1,4 @@
-//! What any long-running process needs, whatever it does: signals, services, health and metrics, open files; and what whoever
-//! refreshes needs.
+//! What every long-running process needs: signals, services, health and metrics, open files, and the parts of a refresh.
 
 pub mod admin;
 pub mod lifecycle;

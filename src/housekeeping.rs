@@ -1,9 +1,9 @@
-//! HOUSEKEEPING: what is done about tokens that nobody asks for, by one worker at a time.
+//! HOUSEKEEPING: care for tokens that nobody requests, by one worker at a time.
 //!
-//! Tokens that expired and cannot be refreshed are removed some days later; pairs whose refresh token would die unused
-//! are refreshed in time, while nobody holds them. Who does it is a row in `duty`: its lease lasts until the next pass
-//! is due, so there is one pass in each interval over all workers, and the next worker takes over where one died. What a
-//! pass does is safe without that lease too: each removal is a guarded DELETE, each refresh an ordinary flight.
+//! Expired tokens that cannot be refreshed are removed some days later. Pairs whose refresh token would expire unused are
+//! refreshed in time, while nobody holds them. A row in `duty` has the lease for this. The lease lasts until the next
+//! pass is due, so all workers together do one pass in each interval. If a worker dies, the next one takes over. A pass
+//! is safe without the lease too: each removal is a guarded DELETE, each refresh an ordinary flight.
 
 mod alone;
 mod chore;
@@ -25,39 +25,29 @@ use crate::settings::HousekeepingSettings;
 use crate::store::{Entry, Guarded, Store, StoreError};
 use crate::telemetry::{self, ChoreOutcome};
 
-/// The row in `duty`.
 const DUTY: &str = "housekeeping";
 
-/// A worker that starts waits for this part of the interval, so that one that is started over and over does nothing else.
+/// A starting worker first waits for the interval divided by this. A worker in a crash loop does no housekeeping.
 const FIRST_PASS_PART: u32 = 10;
 
-/// Does the housekeeping.
 pub struct Housekeeper {
-    /// Token entries.
     pub store: Store,
-    /// Flights.
     pub refresher: Arc<Refresher>,
-    /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// How much of it.
     pub settings: HousekeepingSettings,
 }
 
-/// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Pass {
-    /// Tokens that were removed.
     pub removed: u64,
-    /// Pairs that were refreshed.
     pub refreshed: u64,
-    /// Pairs that could not be refreshed, or removed.
     pub failed: u64,
-    /// Entries that were no longer what had been found: somebody asked for them, or refreshes them.
+    /// Entries that changed meanwhile: they were requested or are being refreshed.
     pub moved: u64,
 }
 
 impl Housekeeper {
-    /// A pass in each interval, where no other worker was first. `holder` is this worker's name in the lease.
+    /// Does a pass in each interval, unless another worker did it. `holder` is this worker's name in the lease.
     pub async fn run(self, holder: String) -> Infallible {
         let interval = self.settings.interval;
         sleep(interval / FIRST_PASS_PART).await;
@@ -80,10 +70,7 @@ impl Housekeeper {
         }
     }
 
-    /// One pass, whoever has the duty.
-    ///
-    /// # Errors
-    /// The database failed; what was done until then is done.
+    /// Does one pass, whoever has the lease. After an error of the database, what was done before remains.
     pub async fn pass(&self) -> Result<Pass, StoreError> {
         let look = self.look();
         let providers = look.providers().await?;
@@ -111,9 +98,9 @@ impl Housekeeper {
         let look = self.look();
         match self.store.unrefreshable(entry, look.now) {
             Ok(Some(_)) => {}
-            // The failure is an earlier refresh token's.
+            // The recorded failure belongs to an earlier refresh token.
             Ok(None) => return Ok(ChoreOutcome::Moved),
-            // One row that cannot be read must not keep the others.
+            // One unreadable row must not block the others.
             Err(error) => {
                 telemetry::housekeeping_failed(&error);
                 return Ok(ChoreOutcome::Failed);
@@ -133,7 +120,7 @@ impl Housekeeper {
             entry,
             provider: Arc::clone(provider),
             cause: Cause::Opportunistic,
-            // Nobody holds it afterwards either.
+            // Nobody reserves the new token either.
             until: self.clock.now(),
             deadline,
         });

@@ -1,8 +1,8 @@
-//! PARK: where a rotated pair goes when the database refuses it, or does not take it before its worker must stop (invariant 4).
+//! PARK: keeps a rotated pair that the database refuses, or does not accept before its worker must stop (invariant 4).
 //!
-//! To the durable queue `<prefix>.parked-pairs`, which every worker consumes; or, where the broker is away too, to a
-//! file in the spool folder, which the next worker that starts there picks up. Either way the pair is encrypted, and
-//! is stored by the same guarded UPDATE as ever.
+//! The pair goes to the durable queue `<prefix>.parked-pairs`, which every worker consumes. If the broker does not answer
+//! either, the pair goes to a file in the spool folder, and the next worker that starts there picks it up. Either way
+//! the pair is encrypted, and is stored by the usual guarded UPDATE.
 
 mod spool;
 
@@ -20,18 +20,16 @@ use crate::retry::{Backoff, retry_until};
 use crate::store::{ParkedPair, Restored, Store, StoreError};
 use crate::telemetry;
 
-/// How long the broker has to take a parked pair before it goes to the spool folder. Short: whoever told us to stop
-/// may lose patience.
+/// How long to wait for the broker before the pair goes to the spool folder. It is short, because whoever stops us may
+/// kill us soon.
 const BROKER_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How often a parked pair is tried to be stored.
-const RESTORE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
+const RESTORE_WAITS: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(1));
 
-/// How long one try to store a parked pair may take: a worker that stops waits for it. It may have taken effect all the
-/// same; the next one then finds that out.
+/// How long one try to store a parked pair may take: a worker that stops waits for it. If the try took effect after all,
+/// the next one sees that.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where pairs are parked, and from when on.
 #[derive(Debug, Clone)]
 pub struct Parking {
     publisher: Publisher,
@@ -39,7 +37,7 @@ pub struct Parking {
     soft_stop: CancellationToken,
 }
 
-/// Neither the broker nor the spool folder took a pair.
+/// Neither the broker nor the spool folder accepted the pair.
 #[derive(Debug, thiserror::Error)]
 #[error("{broker}; and cannot write it to the spool folder {}: {spool}", folder.display())]
 pub struct ParkError {
@@ -48,37 +46,34 @@ pub struct ParkError {
     folder: PathBuf,
 }
 
-/// How an attempt to bring a parked pair back ended.
+/// The outcome of [`restore`].
 #[derive(Debug)]
 pub enum Return {
-    /// It is where it belongs.
+    /// Stored, or superseded by a newer pair.
     Restored,
-    /// It never will be as things are: a key is missing, somebody changed it, or the database refuses it.
+    /// Another try is pointless: a key is missing, the pair was tampered with, or the database refuses it.
     Unstorable(Arc<StoreError>),
-    /// The worker stops before the database took it.
+    /// The worker stopped before the database accepted it.
     Stopped,
 }
 
 impl Parking {
-    /// Pairs that the database only does not take are parked from `soft_stop` on.
+    /// Pairs are parked only after `soft_stop`, unless the database refuses them.
     pub const fn new(publisher: Publisher, spool: Spool, soft_stop: CancellationToken) -> Self {
         Self { publisher, spool, soft_stop }
     }
 
-    /// Whether a pair that the database does not take is to be parked.
+    /// Whether a pair that the database does not accept must be parked now.
     pub fn is_due(&self) -> bool {
         self.soft_stop.is_cancelled()
     }
 
-    /// Waits until pairs are to be parked.
+    /// Waits until pairs must be parked.
     pub async fn due(&self) {
         self.soft_stop.cancelled().await;
     }
 
-    /// Parks a pair: confirmed by the broker, or synced to disk.
-    ///
-    /// # Errors
-    /// [`ParkError`]; worth another try.
+    /// Parks a pair: confirmed by the broker, or synced to disk. An error is worth another try.
     pub async fn park(&self, parked: &ParkedPair) -> Result<(), ParkError> {
         let broker = match self.publisher.park(&parked.encode(), BROKER_PATIENCE).await {
             Ok(()) => {
@@ -97,7 +92,7 @@ impl Parking {
     }
 }
 
-/// Stores a parked pair, for as long as that takes; once `stop` fires it is not tried again.
+/// Stores a parked pair, however long that takes. After `stop` it is not tried again.
 pub async fn restore(
     store: &Store,
     clock: &dyn Clock,
@@ -120,7 +115,7 @@ pub async fn restore(
     retry_until(stop.cancelled(), RESTORE_AGAIN, store_once).await.unwrap_or(Return::Stopped)
 }
 
-/// Brings back what an earlier worker left in the spool folder.
+/// Stores what an earlier worker left in the spool folder.
 pub async fn pick_up(spool: Spool, store: Store, clock: Arc<dyn Clock>, hard_stop: CancellationToken) {
     let files = match spool.files().await {
         Ok(files) => files,
@@ -135,12 +130,12 @@ pub async fn pick_up(spool: Spool, store: Store, clock: Arc<dyn Clock>, hard_sto
             }
         };
         match restore(&store, &*clock, &parked, &hard_stop).await {
-            // One that stays is stored again at the next start, which changes nothing.
+            // A file that stays is stored again at the next start, which changes nothing.
             Return::Restored => match spool.remove(&file).await {
                 Ok(()) => {}
                 Err(error) => telemetry::spool_unusable(&file, &error),
             },
-            // It stays where it is, for an operator who mends that.
+            // The file stays until an operator solves the problem.
             Return::Unstorable(error) => telemetry::parked_pair_unreadable(&parked.host, &error),
             Return::Stopped => return,
         }

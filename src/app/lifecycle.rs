@@ -1,4 +1,4 @@
-//! Stopping: signals, the soft and the hard stop, and the grace period between them.
+//! Signals, the soft and the hard stop, and the grace period between them.
 
 use std::io;
 use std::time::Duration;
@@ -7,16 +7,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// The two stops of a process.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     /// Take nothing new; finish what is in hand.
     pub soft: CancellationToken,
-    /// The grace period is over: give back what is still in hand.
+    /// The grace period is over: return what is still in hand.
     pub hard: CancellationToken,
 }
 
-/// The signals that ask a process to stop.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -24,25 +22,24 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Takes SIGTERM and SIGINT over from their default, which is to die at once.
+    /// Replaces the default action of SIGTERM and SIGINT, which ends the process at once.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// First signal: soft stop, and after the grace period the hard stop. Comes back on a second signal.
+    /// The first signal starts the soft stop, and the hard stop after the grace period. Returns on the second signal.
     pub async fn drive(mut self, stop: Stop, grace_period: Duration) {
         self.next().await;
         tracing::info!(grace_period_secs = grace_period.as_secs(), "stopping: finishing what is in hand");
         stop.soft.cancel();
         if timeout(grace_period, self.next()).await.is_err() {
-            tracing::warn!("the grace period is over: giving back what is still in hand");
+            tracing::warn!("the grace period is over: returning what is still in hand");
             stop.hard.cancel();
             self.next().await;
         }
-        tracing::warn!("second signal: ending at once");
+        tracing::warn!("second signal: stopping at once");
     }
 
-    /// Waits for the next one.
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! What a refresh needs, put together once: for a worker, and for the `housekeeping` command.
+//! The parts of a refresh, for a worker and for the `housekeeping` command.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,15 +22,14 @@ use crate::store::Store;
 use crate::store::database;
 use crate::telemetry;
 
-/// A refresher, and what keeps the pairs and events that it brings from being lost.
+/// A refresher, and what keeps its pairs and events from being lost.
 pub struct Refreshing {
-    /// Refreshes tokens.
     pub refresher: Arc<Refresher>,
-    /// Publishes what the database does not take.
+    /// Parks pairs that the database does not accept.
     pub publisher: Publisher,
-    /// Takes what the broker does not take either.
+    /// Keeps pairs that the broker does not accept either.
     pub spool: Spool,
-    /// Refreshes under way. They outlive the requests that started them.
+    /// Running refreshes. They outlive the requests that started them.
     pub flights: TaskTracker,
     publish_events: JoinHandle<()>,
     no_more_events: CancellationToken,
@@ -42,10 +41,8 @@ impl fmt::Debug for Refreshing {
     }
 }
 
-/// The tokens, with connections of their own for what must not wait behind requests.
-///
-/// # Errors
-/// No database, or migrations that are pending.
+/// The store, with separate connections for statements that must not wait behind requests. Fails without a database, or
+/// if migrations are pending.
 pub async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store> {
     let db = database::open_migrated(&settings.database).await?;
     let urgent = database::open_urgent(&settings.database, &db).await?;
@@ -54,11 +51,8 @@ pub async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<S
 }
 
 impl Refreshing {
-    /// Puts the parts together. `name` is what the broker calls the publishing connection; whoever gets the future keeps it
-    /// running, and that connection up, until `closed` fires.
-    ///
-    /// # Errors
-    /// The HTTP client cannot be set up.
+    /// `name` is the broker's name for the publishing connection. The caller must run the returned future, which keeps
+    /// that connection up until `closed` fires.
     pub async fn open(
         settings: &Settings,
         keys: &Arc<KeyRing>,
@@ -94,11 +88,8 @@ impl Refreshing {
         Ok((refreshing, keep_publishing))
     }
 
-    /// Publishes the events that are left, once nothing refreshes any more. Those that the broker does not take within
-    /// `patience` are counted as lost.
-    ///
-    /// # Errors
-    /// The task that publishes them panicked.
+    /// Publishes the remaining events after the last refresh. Events that the broker does not accept within `patience`
+    /// count as lost.
     pub async fn publish_last_events(self, patience: Duration, stop: &Stop) -> anyhow::Result<()> {
         self.no_more_events.cancel();
         let mut publish_events = self.publish_events;
@@ -112,7 +103,7 @@ impl Refreshing {
     }
 }
 
-/// The spool folder. That it cannot be written to is said while there is time to mend it.
+/// Reports an unusable spool folder at start, while there is time to repair it.
 async fn open_spool(settings: &Settings) -> Spool {
     let spool = Spool::new(&settings.worker.spool_dir);
     if let Err(error) = spool.check().await {

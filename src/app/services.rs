@@ -1,5 +1,5 @@
-//! Services: the tasks beside messages and refreshes that a worker cannot do without. One that ends by a bug is told of, and
-//! the worker is not ready any more.
+//! Services: tasks that a worker needs beside messages and refreshes. If one panics, that is logged and the worker is not
+//! ready any more.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::telemetry::{self, Panicking};
 
-/// The services of a worker. Clones are one and the same.
+/// Clones share the services.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
     tasks: TaskTracker,
@@ -19,7 +19,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// Runs a service until it is done, by itself or because it was told to. `name` is what `/readyz` calls it.
+    /// Runs a service until it ends. `name` identifies it in `/readyz`.
     pub fn spawn(&self, name: &'static str, service: impl Future<Output = ()> + Send + 'static) {
         let ended = Arc::clone(&self.ended);
         self.tasks.spawn(async move {
@@ -31,7 +31,7 @@ impl Services {
         });
     }
 
-    /// The same for one that ends with `stop`.
+    /// Runs a service until `stop`.
     pub fn spawn_until(
         &self,
         name: &'static str,
@@ -46,12 +46,12 @@ impl Services {
         });
     }
 
-    /// Those that ended by a bug.
+    /// The services that panicked.
     pub fn ended(&self) -> Vec<&'static str> {
         self.ended.lock().clone()
     }
 
-    /// Waits until all have ended, which they do when they are told to.
+    /// Waits until all have ended. Stop them first.
     pub async fn wait(&self) {
         self.tasks.close();
         self.tasks.wait().await;
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_service_that_ends_by_a_bug_is_named_and_the_others_go_on() {
+    async fn a_service_that_panics_is_named_and_the_others_continue() {
         let services = Services::default();
         let stop = CancellationToken::new();
         services.spawn("clock", async { panic!("a bug") });
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(services.ended(), ["clock"]);
         stop.cancel();
         services.wait().await;
-        assert_eq!(services.ended(), ["clock"], "one that is done or was told to end is missed by nobody");
+        assert_eq!(services.ended(), ["clock"], "services that end normally are not listed");
     }
 }

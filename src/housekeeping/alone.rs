@@ -1,4 +1,4 @@
-//! A pass outside of a worker. It refreshes, so it needs all that keeps a rotated pair from being lost.
+//! A pass outside a worker. It refreshes, so it needs everything that keeps a rotated pair from being lost.
 
 use std::sync::Arc;
 
@@ -12,10 +12,7 @@ use crate::domain::clock::{Clock, DatabaseClock};
 use crate::settings::Settings;
 use crate::store::database::clock_sync;
 
-/// Does one pass and waits for the refreshes it began. None: it was told to stop before the end.
-///
-/// # Errors
-/// Missing keys, no database, a clock that is far off; or the database failed in between.
+/// Does one pass and waits for its refreshes. `None`: it was stopped before the end.
 pub async fn pass_alone(
     settings: &Settings,
     own: Arc<dyn Clock>,
@@ -45,6 +42,6 @@ pub async fn pass_alone(
     let told = refreshing.publish_last_events(settings.broker.operation_timeout, stop).await;
     closed.cancel();
     told?;
-    publishing.await.context("the task that keeps the broker's connection ended unexpectedly")?;
+    publishing.await.context("the task of the broker connection ended unexpectedly")?;
     Ok(passed.transpose()?)
 }

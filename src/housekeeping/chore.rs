@@ -1,44 +1,40 @@
-//! What housekeeping is about to do, as an operator sees it.
+//! What housekeeping will do, as shown to an operator.
 
 use serde::Serialize;
 
 use crate::domain::clock::Timestamp;
 use crate::store::{Entry, Unrefreshable};
 
-/// Something to be done about one entry; never a token.
+/// A removal or a refresh of one entry. It never holds a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Chore {
     /// `remove` or `refresh`.
     pub action: &'static str,
-    /// Why, in words.
     pub reason: &'static str,
-    /// The platform's user.
     pub user_id: String,
-    /// The provider's host; none: its provider cannot be read.
+    /// `None`: the provider cannot be read.
     pub host: Option<String>,
-    /// When the access token expires, or expired; none: never.
+    /// `None`: the access token does not expire.
     pub expires_at: Option<Timestamp>,
-    /// When the refresh token expires, where that is known.
+    /// `None`: not known.
     pub refresh_token_expires_at: Option<Timestamp>,
-    /// When this pair was stored.
     pub updated_at: Timestamp,
 }
 
-/// What is to be done, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChoreKind {
     /// The token expired long ago and cannot be refreshed.
     Remove(Unrefreshable),
-    /// Its refresh token would die.
+    /// The refresh token would expire.
     Refresh(Dying),
 }
 
-/// Why a refresh token would die.
+/// Why a refresh token would expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dying {
-    /// By its own date.
+    /// It has an expiry date.
     Expires,
-    /// Unused, as this kind of provider has it.
+    /// This kind of provider ends unused refresh tokens.
     Unused,
 }
 

@@ -1,4 +1,4 @@
-//! What there is to do: one look at the database.
+//! Finds out what there is to do.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,16 +10,13 @@ use crate::domain::provider::Provider;
 use crate::settings::HousekeepingSettings;
 use crate::store::{Entry, Store, StoreError};
 
-/// So many entries are removed between two looks at the database.
+/// Entries that are read at once.
 const PAGE: u64 = 100;
 
-/// Providers by row id.
+/// By row id.
 pub(super) type Providers = HashMap<i64, Arc<Provider>>;
 
 /// What a pass would do now.
-///
-/// # Errors
-/// The database failed.
 pub async fn due(
     store: &Store,
     now: Timestamp,
@@ -28,7 +25,6 @@ pub async fn due(
     Look { store, settings, now }.due().await
 }
 
-/// One look.
 pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
     pub(super) settings: &'a HousekeepingSettings,
@@ -72,7 +68,7 @@ impl Look<'_> {
         self.store.expired_for_good(self.cutoff(), self.now, after, PAGE).await
     }
 
-    /// As many as a pass refreshes, those with a date of their own first.
+    /// At most one batch. Refresh tokens with an expiry date come first.
     pub(super) async fn dying(&self, providers: &Providers) -> Result<Vec<(Entry, Dying)>, StoreError> {
         let now = self.now;
         let batch = usize::from(self.settings.refresh_batch);

@@ -1,4 +1,4 @@
-//! The spool folder: a file a pair, encrypted, readable by its owner alone, synced to disk.
+//! The spool folder: one encrypted file for each pair, readable only by its owner and synced to disk.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
@@ -11,63 +11,57 @@ use uuid::Uuid;
 
 use crate::store::ParkedPair;
 
-/// What a finished file ends in; one that is being written has another name.
+/// Of a finished file. A file that is being written has another name.
 const EXTENSION: &str = "parked";
 
-/// A folder for pairs that neither the database nor the broker took.
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: Arc<Path>,
 }
 
 impl Spool {
-    /// A spool in this folder, which is made when it is needed.
+    /// The folder is created when it is needed.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.into() }
     }
 
-    /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether a file could be written here, found out while there is still time to mend it.
-    ///
-    /// # Errors
-    /// Why not.
+    /// Checks at start whether a file can be written here, while there is time to repair the folder.
     pub async fn check(&self) -> io::Result<()> {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
             let existed = folder.try_exists()?;
             create(&folder)?;
             tempfile::NamedTempFile::new_in(&folder)?.close()?;
-            // Most workers never need it, and a folder that nobody asked for would stay behind each of them.
+            // Most workers never need the folder, so do not leave an empty one behind.
             if existed { Ok(()) } else { std::fs::remove_dir(&folder) }
         })
         .await
     }
 
-    /// Writes a pair to a file of its own. When this comes back it is on the disk.
+    /// Writes a pair to a file of its own. It is on the disk when this returns.
     pub(super) async fn write(&self, parked: &ParkedPair) -> io::Result<PathBuf> {
         let name = format!("{}-{}-{}.{EXTENSION}", parked.entry_id, parked.generation, Uuid::new_v4());
         let body = parked.encode();
         let folder = Arc::clone(&self.folder);
         blocking(move || {
             create(&folder)?;
-            // Mode 0600 from the beginning.
+            // Created with mode 0600.
             let mut file = tempfile::NamedTempFile::new_in(&folder)?;
             file.write_all(&body)?;
             file.as_file().sync_all()?;
             let path = folder.join(name);
             file.persist(&path)?;
-            // The name as well.
+            // Syncs the name too.
             File::open(&folder)?.sync_all()?;
             Ok(path)
         })
         .await
     }
 
-    /// The files there are.
     pub(super) async fn files(&self) -> io::Result<Vec<PathBuf>> {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
@@ -116,7 +110,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn looking_whether_a_folder_can_be_used_leaves_nothing_behind_and_takes_nothing_away() {
+    async fn checking_a_folder_leaves_the_file_system_unchanged() {
         let parent = tempfile::tempdir().unwrap();
         let (new, old) = (parent.path().join("new/spool"), parent.path().join("old"));
         std::fs::create_dir(&old).unwrap();
@@ -129,17 +123,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_is_made_is_its_owner_s_alone_and_files_that_are_no_pairs_are_passed_over() {
+    async fn a_new_folder_is_private_and_other_files_in_it_are_ignored() {
         let parent = tempfile::tempdir().unwrap();
         let spool = Spool::new(&parent.path().join("spool"));
-        assert!(spool.files().await.unwrap().is_empty(), "there is none yet");
+        assert!(spool.files().await.unwrap().is_empty(), "the folder does not exist yet");
         create(spool.folder()).unwrap();
         assert_eq!(spool.folder().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         std::fs::write(spool.folder().join(".tmp123"), "half a pair").unwrap();
         let pair = spool.folder().join("1-1-x.parked");
         std::fs::write(&pair, "{}").unwrap();
         assert_eq!(spool.files().await.unwrap(), std::slice::from_ref(&pair));
-        assert!(spool.read(&pair).await.is_err(), "it is none");
+        assert!(spool.read(&pair).await.is_err(), "it is not a pair");
         spool.remove(&pair).await.unwrap();
         spool.remove(&pair).await.unwrap();
     }

@@ -316,7 +316,7 @@ async fn a_worker_without_a_broker_leaves_its_partitions_to_the_others_and_has_i
     wait_for_shares(&world, &[&other, &apart], &[0, PARTITIONS]).await;
     let (status, body) = apart.get("readyz").await;
     assert_eq!(status, 503);
-    assert!(body.contains("it is not known yet which ones are this worker's"), "{body}");
+    assert!(body.contains("this worker's share is not known yet"), "{body}");
     stop(vec![apart, other], &world).await;
 }
 

@@ -1,8 +1,8 @@
-//! The connections of the admin endpoint, of which none may keep another out.
+//! The connections of the admin endpoint. None may keep others out.
 //!
-//! A connection gives a *sign of life* when it is accepted and with each complete request. Silent for too long, it is
-//! closed, whatever it waits for: a request that does not come or not to its end, an answer that nobody reads. Where there
-//! are too many, the one that has been silent for longest makes room, so that a probe always gets through.
+//! A connection is *active* when it is accepted and with each complete request. If it is idle for too long, it is closed,
+//! whatever it waits for: a request that does not come or is incomplete, or a client that does not read. If there are too
+//! many connections, the one that has been idle longest is closed, so that a probe always gets through.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,76 +21,73 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::telemetry;
 
-/// Most connections at once: many more than there are probes and scrapers, and few of the files that a process may open.
+/// Far more than there are probes and scrapers, and only a few of the files that a process may open.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may be silent.
+/// How long a connection may be idle.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a connection is used, however much it has to say.
+/// The longest life of a connection, however active it is.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// Most bytes of a request's head.
+/// In bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The connections that are open.
 #[derive(Debug, Default)]
 pub(super) struct Connections(Vec<Seat>);
 
-/// One connection, which ends with it.
+/// Dropping it closes the connection.
 #[derive(Debug)]
 struct Seat {
-    sign: SignOfLife,
+    last_active: LastActive,
     task: AbortOnDropHandle<()>,
 }
 
-/// When a connection was last heard of. Clones are of the same connection.
+/// When a connection was last active. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct SignOfLife(Arc<Mutex<Instant>>);
+pub(super) struct LastActive(Arc<Mutex<Instant>>);
 
 impl Connections {
-    /// Serves one more connection, if need be in the place of the one that has been silent for longest.
-    pub(super) fn admit<F>(&mut self, serve: impl FnOnce(SignOfLife) -> F)
+    /// Serves one more connection. If there are too many, it closes the one that has been idle longest.
+    pub(super) fn admit<F>(&mut self, serve: impl FnOnce(LastActive) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         self.0.retain(|seat| !seat.task.is_finished());
         if self.0.len() >= MAX_CONNECTIONS {
             telemetry::admin_crowded();
-            self.close_most_silent();
+            self.close_longest_idle();
         }
-        let sign = SignOfLife(Arc::new(Mutex::new(Instant::now())));
-        let task = AbortOnDropHandle::new(tokio::spawn(serve(sign.clone())));
-        self.0.push(Seat { sign, task });
+        let last_active = LastActive(Arc::new(Mutex::new(Instant::now())));
+        let task = AbortOnDropHandle::new(tokio::spawn(serve(last_active.clone())));
+        self.0.push(Seat { last_active, task });
     }
 
-    /// Closes the connection that has been silent for longest.
-    pub(super) fn close_most_silent(&mut self) {
-        let most_silent = self.0.iter().enumerate().min_by_key(|(_, seat)| seat.sign.last());
-        if let Some(index) = most_silent.map(|(index, _)| index) {
+    pub(super) fn close_longest_idle(&mut self) {
+        let longest_idle = self.0.iter().enumerate().min_by_key(|(_, seat)| seat.last_active.get());
+        if let Some(index) = longest_idle.map(|(index, _)| index) {
             self.0.swap_remove(index);
         }
     }
 
-    /// Waits until all have ended by themselves.
     pub(super) async fn ended(self) {
         join_all(self.0.into_iter().map(|seat| seat.task)).await;
     }
 }
 
-impl SignOfLife {
-    fn give(&self) {
+impl LastActive {
+    fn touch(&self) {
         *self.0.lock() = Instant::now();
     }
 
-    fn last(&self) -> Instant {
+    fn get(&self) -> Instant {
         *self.0.lock()
     }
 
-    /// Waits until there has been none for too long.
-    async fn missing(&self) {
+    /// Waits until the connection has been idle for [`PATIENCE`].
+    async fn idle_too_long(&self) {
         loop {
-            let until = self.last() + PATIENCE;
+            let until = self.get() + PATIENCE;
             if until <= Instant::now() {
                 return;
             }
@@ -99,21 +96,21 @@ impl SignOfLife {
     }
 }
 
-/// Answers what is asked over a connection until it is over, silent, or old, or the worker stops.
+/// Serves a connection until it ends, is idle or too old, or until the worker stops.
 pub(super) async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
-    sign: SignOfLife,
+    last_active: LastActive,
     stop: CancellationToken,
 ) {
-    let (heard, router) = (sign.clone(), TowerToHyperService::new(router));
+    let (heard, router) = (last_active.clone(), TowerToHyperService::new(router));
     let answer = service_fn(move |request| {
-        heard.give();
+        heard.touch();
         router.call(request)
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        // The sign of life is missing by then.
+        // `idle_too_long` covers it.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
@@ -124,14 +121,14 @@ pub(super) async fn converse(
         }
     };
     tokio::select! {
-        // How a connection ends is of no interest to anybody but its client.
+        // An error matters only to the client.
         _ = connection.as_mut() => return,
-        () = sign.missing() => return,
+        () = last_active.idle_too_long() => return,
         () = last_answer => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = connection => {}
-        () = sign.missing() => {}
+        () = last_active.idle_too_long() => {}
     }
 }
 
@@ -142,32 +139,32 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_one_that_has_been_silent_for_longest_makes_room() {
+    async fn the_longest_idle_connection_makes_room_for_a_new_one() {
         let mut connections = Connections::default();
         for _ in 0..MAX_CONNECTIONS {
             connections.admit(|_| pending());
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        let oldest = connections.0[0].sign.clone();
-        let second = connections.0[1].sign.last();
-        oldest.give();
+        let oldest = connections.0[0].last_active.clone();
+        let second = connections.0[1].last_active.get();
+        oldest.touch();
         connections.admit(|_| pending());
         assert_eq!(connections.0.len(), MAX_CONNECTIONS);
-        assert!(connections.0.iter().any(|seat| seat.sign.last() == oldest.last()), "it had spoken");
-        assert!(connections.0.iter().all(|seat| seat.sign.last() != second), "it had not");
+        assert!(connections.0.iter().any(|seat| seat.last_active.get() == oldest.get()), "it was active");
+        assert!(connections.0.iter().all(|seat| seat.last_active.get() != second), "it was idle longest");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_sign_of_life_begins_the_wait_anew() {
-        let sign = SignOfLife(Arc::new(Mutex::new(Instant::now())));
+    async fn activity_restarts_the_idle_timeout() {
+        let last_active = LastActive(Arc::new(Mutex::new(Instant::now())));
         let begin = Instant::now();
-        let missing = tokio::spawn({
-            let sign = sign.clone();
-            async move { sign.missing().await }
+        let idle = tokio::spawn({
+            let last_active = last_active.clone();
+            async move { last_active.idle_too_long().await }
         });
         sleep(PATIENCE / 2).await;
-        sign.give();
-        missing.await.unwrap();
+        last_active.touch();
+        idle.await.unwrap();
         assert_eq!(begin.elapsed(), PATIENCE / 2 * 3);
     }
 }

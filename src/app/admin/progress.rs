@@ -1,4 +1,4 @@
-//! Whether the messages that a worker has in hand move.
+//! Whether a worker's messages in hand are being settled.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,17 +7,16 @@ use tokio::time::Instant;
 
 use crate::broker::Feed;
 
-/// A prefetch that is full, and of which nothing was settled for so long, is stuck: every wait of a message ends before, or
-/// leaves most of the prefetch to others.
+/// A full prefetch is stuck if no message was settled for this long. Every wait of a message is shorter, or is limited to
+/// a small part of the prefetch.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// How the messages of one queue that are in hand move.
 #[derive(Debug)]
 pub(crate) struct Progress {
     feed: Feed,
     prefetch: usize,
     epoch: Instant,
-    /// Milliseconds from `epoch` to when the prefetch was last seen to fill up or to move; 0: it is not full.
+    /// Milliseconds from `epoch` to when the prefetch filled up or a message was settled last. 0: it is not full.
     full_since: AtomicU64,
 }
 
@@ -27,7 +26,7 @@ impl Progress {
         Self { feed, prefetch: usize::from(prefetch), epoch: Instant::now(), full_since }
     }
 
-    /// So many messages are in hand, and so many were settled just now.
+    /// Call this after each change of the messages in hand.
     pub(crate) fn note(&self, in_hand: usize, settled: usize) {
         if in_hand < self.prefetch {
             self.full_since.store(0, Ordering::Relaxed);
@@ -43,7 +42,7 @@ impl Progress {
         let Self { feed, prefetch, .. } = self;
         stuck.then(|| {
             format!(
-                "worker: all {prefetch} messages of {feed} that it may have in hand wait, and none was settled for {} s",
+                "worker: the prefetch of {feed} is full ({prefetch} messages), and none was settled for {} s",
                 STUCK_AFTER.as_secs()
             )
         })
@@ -56,7 +55,7 @@ mod tests {
     use crate::contract::MessageKind;
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_prefetch_of_which_nothing_is_settled_for_ten_seconds_is_stuck() {
+    async fn a_full_prefetch_is_stuck_if_no_message_is_settled_for_ten_seconds() {
         let progress = Progress::new(Feed::Messages(MessageKind::TokenRequest), 2);
         let problem_after = async |secs| {
             tokio::time::advance(Duration::from_secs(secs)).await;

@@ -1,4 +1,4 @@
-//! Serves the admin endpoint: its paths, who may ask for them, and over what.
+//! Serves the admin endpoint: paths, access and TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
-use super::connections::{Connections, PATIENCE, SignOfLife, converse};
+use super::connections::{Connections, LastActive, PATIENCE, converse};
 use super::tls;
 use super::token::BearerToken;
 use crate::domain::escape;
@@ -29,16 +29,16 @@ use crate::settings;
 use crate::telemetry;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
 
-/// How long an answer that is under way may still take when the worker stops.
+/// How long a running answer may still take when the worker stops.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
-/// How long is waited for a file to be closed, where there are none left for another connection.
-const NO_FILES_LEFT: Duration = Duration::from_millis(50);
+/// The pause after a failed accept, for an open file to be closed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 
-/// Asked by every probe, so that it is no secret whether the process lives.
+/// Served without the token, because every probe asks for it.
 const LIVENESS: &str = "/healthz";
 
-/// The admin endpoint, with its port open and nobody served yet.
+/// The admin endpoint with an open port, before it serves anybody.
 pub struct Endpoint {
     listener: TcpListener,
     token: Option<Arc<BearerToken>>,
@@ -46,10 +46,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads the files that the settings name, and opens the port.
-    ///
-    /// # Errors
-    /// One that cannot be used, or a port that is taken. The error names the setting.
+    /// Reads the files of the settings and opens the port. An error names the setting.
     pub async fn open(settings: &settings::Admin) -> anyhow::Result<Self> {
         let token = settings.token.as_ref().map(BearerToken::read).transpose()?.map(Arc::new);
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
@@ -59,12 +56,10 @@ impl Endpoint {
         Ok(Self { listener, token, tls })
     }
 
-    /// Where it listens.
     pub fn address(&self) -> anyhow::Result<std::net::SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Serves until `stop`.
     pub async fn serve(
         self,
         health: Arc<Health>,
@@ -89,21 +84,21 @@ impl Endpoint {
             match accepted {
                 Ok((stream, _)) => {
                     fails = false;
-                    connections.admit(|sign| {
-                        serve_connection(stream, self.tls.clone(), router.clone(), sign, stop.clone())
+                    connections.admit(|last_active| {
+                        serve_connection(stream, self.tls.clone(), router.clone(), last_active, stop.clone())
                     });
                 }
-                // Most likely no file is left: one of ours is, then. What else goes wrong is over with the connection.
+                // Most likely the limit of open files is reached, so close one of ours. Other errors concern only one connection.
                 Err(error) => {
                     if !std::mem::replace(&mut fails, true) {
                         telemetry::admin_not_accepted(&error);
                     }
-                    connections.close_most_silent();
-                    sleep(NO_FILES_LEFT).await;
+                    connections.close_longest_idle();
+                    sleep(ACCEPT_AGAIN).await;
                 }
             }
         }
-        // A scraper that holds its connection open does not hold the process.
+        // A scraper that keeps its connection open must not keep the process alive.
         let _ = timeout(LAST_ANSWERS, connections.ended()).await;
     }
 }
@@ -112,21 +107,21 @@ async fn serve_connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     router: Router,
-    sign: SignOfLife,
+    last_active: LastActive,
     stop: CancellationToken,
 ) {
     match tls {
-        None => converse(stream, router, sign, stop).await,
+        None => converse(stream, router, last_active, stop).await,
         Some(tls) => {
             if let Ok(Ok(stream)) = timeout(PATIENCE, tls.accept(stream)).await {
-                converse(stream, router, sign, stop).await;
+                converse(stream, router, last_active, stop).await;
             }
         }
     }
 }
 
 fn router(health: Arc<Health>, metrics: Option<PrometheusHandle>, token: Option<Arc<BearerToken>>) -> Router {
-    // One at a time, and on no thread of the runtime: whoever asks all the time must not slow down everybody.
+    // One at a time, and on a blocking thread: a client that asks all the time must not slow down the worker.
     let rendering = Arc::new(Mutex::new(metrics));
     let render = move || async move {
         let Some(metrics) = rendering.lock().await.clone() else { return Ok(String::new()) };
@@ -140,11 +135,11 @@ fn router(health: Arc<Health>, metrics: Option<PrometheusHandle>, token: Option<
         .layer(from_fn_with_state(token, guard))
 }
 
-/// Lets through who may ask. Nobody has anything to send beside a question.
+/// Checks the token and refuses bodies, which no request here needs.
 async fn guard(State(token): State<Option<Arc<BearerToken>>>, request: Request, next: Next) -> Response {
     if !request.body().is_end_stream() {
         let close = [(CONNECTION, HeaderValue::from_static("close"))];
-        return (StatusCode::PAYLOAD_TOO_LARGE, close, "a request has no body here\n").into_response();
+        return (StatusCode::PAYLOAD_TOO_LARGE, close, "send no request body\n").into_response();
     }
     let is_let_through = request.uri().path() == LIVENESS
         || token.is_none_or(|token| token.is_shown_in(request.headers().get(AUTHORIZATION)));
@@ -152,7 +147,7 @@ async fn guard(State(token): State<Option<Arc<BearerToken>>>, request: Request, 
         return next.run(request).await;
     }
     let how = [(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tokenkeeper\""))];
-    (StatusCode::UNAUTHORIZED, how, "bring the bearer token of the setting admin.token\n").into_response()
+    (StatusCode::UNAUTHORIZED, how, "send the bearer token of the setting admin.token\n").into_response()
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
@@ -164,17 +159,17 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
     }
 }
 
-/// They quote what the database and the broker say.
+/// Escaped, because problems quote the database and the broker.
 fn a_line_each(problems: &[String]) -> String {
     problems.iter().map(|problem| escape::line(problem) + "\n").collect()
 }
 
-/// The exposition format has escapes for line breaks and quotes alone; a host in a label is a database's text.
+/// The exposition format escapes only line breaks and quotes. Hosts in labels come from the database.
 fn rendered(metrics: &PrometheusHandle) -> String {
     escape::lines_without_escapes(&metrics.render()).into_owned()
 }
 
-/// Drains histograms; without it the recorder keeps every sample.
+/// Drains histograms. Otherwise the recorder keeps every sample.
 async fn keep_up(metrics: Option<PrometheusHandle>) {
     let mut ticks = interval(UPKEEP_INTERVAL);
     loop {

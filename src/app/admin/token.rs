@@ -10,12 +10,11 @@ use subtle::ConstantTimeEq;
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::settings::{ADMIN_TOKEN_SHAPE, AdminToken, is_admin_token};
 
-/// What a token is compared by. Of the same length for every token, and of no use to anybody who finds it.
+/// A digest of the token: of the same length for every token, and useless to whoever finds it.
 pub(super) struct BearerToken([u8; 32]);
 
 impl BearerToken {
-    /// # Errors
-    /// The file cannot be read or holds no token; the error names its setting.
+    /// An error names the setting.
     pub(super) fn read(source: &AdminToken) -> anyhow::Result<Self> {
         let token = match source {
             AdminToken::Given(token) => token.clone(),
@@ -25,14 +24,14 @@ impl BearerToken {
                     fs::read_to_string(path).with_context(|| format!("cannot read {}", place()))?,
                 );
                 let token = text.expose_secret().trim();
-                ensure!(is_admin_token(token), "{} holds no token: {}", place(), ADMIN_TOKEN_SHAPE);
+                ensure!(is_admin_token(token), "{} holds no valid token: {}", place(), ADMIN_TOKEN_SHAPE);
                 token.into()
             }
         };
         Ok(Self(digest(token.expose_secret())))
     }
 
-    /// Whether the header shows the token. Takes as long for one that is nearly right as for any other.
+    /// Whether the header has the token, compared in constant time.
     pub(super) fn is_shown_in(&self, authorization: Option<&HeaderValue>) -> bool {
         let shown = authorization
             .and_then(|header| header.to_str().ok())
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_is_shown_by_bearer_and_itself_alone() {
+    fn only_the_exact_token_with_the_scheme_bearer_is_accepted() {
         let token = BearerToken::read(&AdminToken::Given("0123456789abcdef".into())).unwrap();
         let is_shown = |header: &str| token.is_shown_in(Some(&HeaderValue::from_str(header).unwrap()));
         assert!(is_shown("Bearer 0123456789abcdef") && is_shown("bearer  0123456789abcdef"));
