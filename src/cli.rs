@@ -1,4 +1,4 @@
-//! One file a command, and what they share: how a command ends, and how it prints.
+//! One file for each command, and what they share: exit codes and output.
 
 mod ending;
 mod exchange;

@@ -14,7 +14,7 @@ use crate::cli::{Ending, Failure};
 /// Hands out, reserves and refreshes users' OAuth tokens for source-code hosts, driven by RabbitMQ.
 ///
 /// Upstream services publish requests to RabbitMQ; `tokenkeeper worker` answers them from its database and
-/// refreshes tokens at the source-code hosts. The other commands set it up and look after it.
+/// refreshes tokens at the source-code hosts. The other commands set it up and maintain it.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, after_help = EXAMPLES)]
 struct CommandLine {
@@ -24,7 +24,7 @@ struct CommandLine {
         global = true,
         value_name = "FILE",
         env = "TOKENKEEPER_CONFIG",
-        // An empty variable counts as not set, which clap's own parser of paths takes for a mistake.
+        // clap's own parser of paths refuses an empty variable; here it counts as not set.
         value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     config: Option<PathBuf>,
@@ -65,7 +65,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    // Fails only where there is one already, which serves as well.
+    // Fails only if a provider is installed already, which is fine.
     drop(rustls::crypto::ring::default_provider().install_default());
     match run(command_line) {
         Ok(ending) => ending.into(),
@@ -84,7 +84,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
-        // What sets tokenkeeper up, or explains it, works without settings.
+        // These work without settings.
         Command::Keys(arguments) => cli::keys::run(arguments),
         Command::Schema(arguments) => cli::schema::run(&arguments),
     }
@@ -98,7 +98,7 @@ fn load_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
 fn in_runtime(command: impl Future<Output = Result<Ending, Failure>>) -> Result<Ending, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(command);
-    // Whatever still runs has been given up: a thread that reads from a terminal must not hold the process.
+    // Remaining tasks are abandoned: a thread that reads from a terminal must not keep the process alive.
     runtime.shutdown_background();
     ended
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_put_together_without_contradictions() {
+    fn the_command_line_definition_is_consistent() {
         CommandLine::command().debug_assert();
     }
 }

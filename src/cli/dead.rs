@@ -16,22 +16,22 @@ use tokenkeeper::settings::{Broker, Settings};
 use super::output::note;
 use super::{Ending, Failure};
 
-/// How long somebody else may have the dead letters before this command gives up.
+/// How long this command waits while somebody else consumes the dead letters.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Shows the dead letters, puts them back to work, or drops them
+/// Shows, replays or drops the dead letters
 ///
-/// In the queue PREFIX.dead-letters lie the messages that nobody could answer: what breaks the contract, and what
-/// killed its worker too often (the broker's `delivery_limit`). They stay until somebody replays or drops them.
+/// The queue PREFIX.dead-letters holds the messages that could not be answered: those that break the contract, and
+/// those that ended their worker too often (the broker's `delivery_limit`). They stay until somebody replays or drops
+/// them.
 ///
-/// A letter's ID is its `message_id`; one without has a fingerprint of its body, its properties and the time it was
-/// given up, which no look at it changes. Letters with the same `message_id` have the same ID, and what is done to
-/// one by its ID is done to each.
+/// A letter's ID is its `message_id`, else a fingerprint of its body, its properties and the time it was given up.
+/// Letters with the same `message_id` have the same ID: a command with this ID applies to each of them.
 ///
-/// Looking takes nothing away and keeps the order. Only one of these commands is at work at a time; another one waits
-/// for it. Works without a database. A body that may hold a token lies there sealed with the encryption keys: without them
-/// `list` cannot say whose it is, `show` shows it without its body, and `replay` leaves it where it is. What the broker
-/// itself laid there is sealed by a worker within a minute; a letter that has no `message_id` has another ID from then on.
+/// Showing letters does not remove or reorder them. Only one of these commands runs at a time; the next one waits. No
+/// database is needed. A body that may hold a token is sealed with the encryption keys. Without the keys, `list` does
+/// not know its user, `show` leaves the body out, and `replay` leaves the letter in the queue. A worker seals letters
+/// that the broker itself moved there within a minute; a letter without a `message_id` then gets a new ID.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead list
@@ -63,12 +63,14 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
 
 async fn open(settings: &Broker) -> Result<DeadLetters, Failure> {
     let on_wait = || {
-        note("Another `tokenkeeper dead` command, or a worker, has the dead letters; waiting for it to end.");
+        note(
+            "Another `tokenkeeper dead` command or a worker is using the dead letters; waiting for it to finish.",
+        );
     };
     Ok(DeadLetters::open(settings, PATIENCE, on_wait).await?)
 }
 
-/// How far it is, of so many letters. Hidden where standard error is no terminal.
+/// Hidden unless standard error is a terminal.
 fn progress(letters: &DeadLetters) -> ProgressBar {
     let size = Some(u64::from(letters.waiting()));
     let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());

@@ -1,4 +1,4 @@
-//! How a command ends, as an exit code that scripts tell apart.
+//! Exit codes of commands.
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -8,12 +8,11 @@ use tokenkeeper::settings::SettingsError;
 
 use super::output::colours_wanted;
 
-/// A command that ran to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// All is well: 0.
+    /// Exit code 0.
     Good,
-    /// What came out is an error, and was printed already: 1.
+    /// Exit code 1. The error is in the output already.
     Bad,
 }
 
@@ -26,19 +25,18 @@ impl From<Ending> for ExitCode {
     }
 }
 
-/// Why a command did not run to its end.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It was tried and did not work: 1.
+    /// The command failed: exit code 1.
     Failed(anyhow::Error),
-    /// Wrong arguments or settings, so nothing was tried: 2.
+    /// Wrong arguments or settings: exit code 2. Nothing was tried.
     Usage(anyhow::Error),
-    /// A request was not answered: 2.
+    /// A request got no reply: exit code 2.
     NoReply(anyhow::Error),
 }
 
 impl Failure {
-    /// Prints the error with the chain of its causes to standard error, and gives the exit code.
+    /// Prints the error and its causes to standard error, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (code, error) = match self {
             Self::Failed(error) => (1, error),
@@ -46,7 +44,7 @@ impl Failure {
         };
         let mut stderr = std::io::stderr();
         let label = if colours_wanted(stderr.is_terminal()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-        // Where standard error is gone there is nobody left to tell.
+        // If standard error is closed, there is nobody to inform.
         let _ = writeln!(stderr, "{label} {}", escaped(&chain(&error)));
         ExitCode::from(code)
     }
@@ -59,7 +57,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// The error and its causes in one line. A cause that its effect has told already is not told again.
+/// The error and its causes in one line. A cause is left out if the text contains it already.
 pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -72,8 +70,8 @@ pub(super) fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// Escapes what is unprintable, but for the line breaks before the items of our own lists, which are indented: what breaks a
-/// line on its own account does not begin one that looks like ours.
+/// Escapes unprintable characters, except the line breaks before the indented items of our own lists. A foreign line
+/// break cannot forge a line of ours.
 fn escaped(text: &str) -> String {
     const ITEM: &str = "\n  ";
     text.split(ITEM).map(escape::line).collect::<Vec<_>>().join(ITEM)
@@ -86,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_settings_are_wrong_usage_however_deep_they_are_found() {
+    fn a_settings_error_anywhere_in_the_chain_is_wrong_usage() {
         let failure = |error: anyhow::Error| Failure::from(error);
         let no_keys = || anyhow::Error::from(SettingsError::NoKeys);
         assert!(matches!(failure(no_keys()), Failure::Usage(_)));
@@ -95,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_breaks_no_line_but_between_the_items_of_a_list() {
+    fn only_the_items_of_a_list_begin_a_new_line() {
         let text = "2 settings are wrong:\n  a: \u{1b}[2J\n  b: x\r\nerror: forged\u{202e}";
         let lines = "2 settings are wrong:\n  a: \\u001b[2J\n  b: x\\u000d\\u000aerror: forged\\u202e";
         assert_eq!(escaped(text), lines);
     }
 
     #[test]
-    fn the_chain_of_causes_is_told_once() {
+    fn no_cause_is_repeated() {
         let error = anyhow!("no route").context("cannot connect").context("cannot start: cannot connect");
         assert_eq!(chain(&error), "cannot start: cannot connect: no route");
     }

@@ -1,4 +1,4 @@
-//! What every command that asks a worker has in common: its options, and the way of its request.
+//! What the commands that send a request to a worker share: options, and the exchange itself.
 
 use std::time::Duration;
 
@@ -10,21 +10,20 @@ use tokenkeeper::settings::Settings;
 use super::Failure;
 use super::requester::{Question, ask};
 
-/// What may be said about any request.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// How long from now a token must work, 1s to 24h; where it is left out the worker decides
+    /// How long from now a token must work, 1s to 24h [default: the worker decides]
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     lifetime: Option<u64>,
     /// Shows tokens in the table
     #[arg(long)]
     pub(super) show_token: bool,
-    /// Prints the reply as it came: JSON, with the tokens in it
+    /// Prints the reply as JSON, with the tokens in it
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// Publishes a request with these fields and gives back the body of its reply.
+/// Publishes a request with these fields and returns the body of the reply.
 pub(super) async fn exchange(
     settings: &Settings,
     kind: MessageKind,
@@ -37,13 +36,13 @@ pub(super) async fn exchange(
     }
     let user = fields.get("user_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let body = Value::Object(fields).to_string();
-    // A worker would say the same, and lay the message into the dead letters.
+    // A worker would refuse it too, and the message would end up in the dead letters.
     decode(kind, body.as_bytes()).map_err(|invalid| Failure::Usage(anyhow!(invalid.reason)))?;
     let question = Question { kind, user: &user, body: body.as_bytes(), timeout };
     ask(&settings.broker, &question).await.map_err(|error| Failure::NoReply(error.into()))
 }
 
-/// Reads how long to wait for a reply.
+/// Parses how long to wait for a reply.
 pub(super) fn patience(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_hours(24);
     match duration(text)? {
@@ -71,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lifetime_is_what_the_contract_allows() {
+    fn a_lifetime_is_within_the_contracts_range() {
         for (text, expected) in
             [("1s", Some(1)), ("10m", Some(600)), ("24h", Some(86_400)), ("1h 30m", Some(5_400))]
         {

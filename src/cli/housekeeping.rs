@@ -14,18 +14,18 @@ use crate::cli::output::{Output, cell, note, or_nothing, table};
 use crate::cli::relative::distance;
 use crate::cli::{Ending, Failure};
 
-/// Removes tokens that are of no use any more, and refreshes pairs that would become so
+/// Removes tokens that are useless, and refreshes pairs before they become so
 ///
-/// Workers do this by themselves, one of them at a time (settings `housekeeping.*`). This does one pass at once, beside
-/// them: a token that expired `housekeeping.remove_after_days` ago and cannot be refreshed is removed, its identity
-/// stays; a pair whose refresh token dies soon is refreshed, `housekeeping.refresh_batch` of them at most.
+/// Workers do this themselves, one of them at a time (settings `housekeeping.*`). This command does one pass now. A
+/// token that expired `housekeeping.remove_after_days` ago and cannot be refreshed is removed; its identity stays. A
+/// pair whose refresh token expires soon is refreshed, at most `housekeeping.refresh_batch` of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper housekeeping --dry-run
   tokenkeeper housekeeping --dry-run --json | jq -r '.[] | select(.action == \"remove\") | .user_id'
   tokenkeeper housekeeping")]
 pub(crate) struct Arguments {
-    /// Shows what a pass would do, and does nothing
+    /// Only shows what a pass would do
     #[arg(long)]
     dry_run: bool,
     /// Prints JSON

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::output::{Output, note};
 use super::{Ending, Failure};
 
-/// Makes encryption keys
+/// Generates encryption keys
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -19,16 +19,15 @@ enum Command {
     Generate(Generate),
 }
 
-/// Makes a key and prints it as id:base64
+/// Generates a key and prints it as id:base64
 ///
 /// Tokens and client secrets are encrypted with it before they go into the database. Put the line into
-/// `TOKENKEEPER_KEYS` of every worker, or into a file that the setting `encryption.keys_file` names. Where there
-/// are several, separated by commas, the first one writes and every one reads: to change keys, put a new one in
-/// front.
+/// `TOKENKEEPER_KEYS` of every worker, or into the file of the setting `encryption.keys_file`. Several keys are separated
+/// by commas: the first one encrypts, and each of them decrypts. To change keys, put a new one in front.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)
-  # A new key that writes from now on; the old one still reads:
+  # A new key that encrypts from now on; the old one still decrypts:
   export TOKENKEEPER_KEYS=$(tokenkeeper keys generate),$TOKENKEEPER_KEYS")]
 struct Generate {
     /// Names the key: 1 to 64 letters, digits, `-`, `_` or `.` [default: k- and 6 random hex digits]
@@ -43,9 +42,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<Ending, Failure> {
         .map_err(|_| Failure::Usage(anyhow!("--id must be 1 to 64 letters, digits, `-`, `_` or `.`")))?;
     Output::new().line(key.expose_secret())?;
     note(
-        "Put this line into TOKENKEEPER_KEYS of every worker and keep a copy: what it encrypted is lost without it.",
+        "Put this line into TOKENKEEPER_KEYS of every worker. Keep a copy: without the key its data is lost.",
     );
-    note("Where there are several keys (id:base64,id:base64) the first one writes, and every one reads.");
+    note("Of several keys (id:base64,id:base64) the first one encrypts, and each of them decrypts.");
     Ok(Ending::Good)
 }
 

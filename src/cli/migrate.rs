@@ -12,9 +12,9 @@ use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait};
 use super::output::{Output, cell, table, verdict};
 use super::{Ending, Failure};
 
-/// Brings the tables of the database up to date, or back
+/// Migrates the tables of the database
 ///
-/// Works without encryption keys. Nothing locks: let one process migrate at a time.
+/// Works without encryption keys. There is no lock: run only one migration at a time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper migrate status
@@ -28,17 +28,17 @@ pub(crate) struct Arguments {
 enum Command {
     /// Applies every migration that is pending
     Up,
-    /// Takes migrations back, the newest first, and drops their tables with everything in them
+    /// Reverts migrations, the newest first, and drops their tables with all data
     Down {
         /// How many
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
         steps: u32,
     },
-    /// Shows which migrations are applied and which are pending; changes nothing
+    /// Shows which migrations are applied and which are pending
     Status,
-    /// Drops every table of the database, whoever made it, and applies every migration again
+    /// Drops every table of the database, also those of other programs, and applies every migration
     Fresh {
-        /// Does not ask
+        /// Does not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -50,7 +50,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     {
         return Ok(Ending::Bad);
     }
-    // One after the other on one connection: on SQLite `fresh` switches foreign keys off for its own alone.
+    // Only one connection: on SQLite `fresh` disables foreign keys for its own connection only.
     let db = database::open(&settings::Database { max_connections: 1, ..settings.database.clone() }).await?;
     let mut output = Output::new();
     let done = match arguments.command {
@@ -98,31 +98,31 @@ async fn status(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<
 
 async fn fresh(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<()> {
     Migrator::fresh(db).await?;
-    output.line("every table is dropped, and every migration is applied again")
+    output.line("every table was dropped, and every migration was applied")
 }
 
-/// Asks a person; without one `--yes` is the only way.
+/// Asks for confirmation. Without a terminal, `--yes` is required.
 fn confirm_fresh(database: &settings::Database) -> Result<bool, Failure> {
     let what = format!(
-        "`migrate fresh` drops every table of {}, whoever made it, with all that is in it",
+        "`migrate fresh` drops every table of {} with all data, also those of other programs",
         database.display_url()
     );
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(anyhow!("{what}; pass --yes to do it without being asked")));
+        return Err(Failure::Usage(anyhow!("{what}; pass --yes to confirm")));
     }
     let mut stderr = io::stderr();
-    write!(stderr, "{what}.\nType yes to go on: ")?;
+    write!(stderr, "{what}.\nType yes to continue: ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     let confirmed = answer.trim() == "yes";
     if !confirmed {
-        writeln!(stderr, "Nothing was done.")?;
+        writeln!(stderr, "Nothing was changed.")?;
     }
     Ok(confirmed)
 }
 
-/// What taking a migration back drops, by the convention of our migrations' names: `m…_create_TABLE`.
+/// What reverting a migration drops, by the naming convention `m…_create_TABLE`.
 fn dropped_by(migration: &str) -> String {
     match migration.split_once("_create_") {
         Some((_, table)) => format!("table {table}"),

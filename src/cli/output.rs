@@ -1,4 +1,4 @@
-//! Standard output and standard error, as the commands write to them.
+//! Standard output and standard error of the commands.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 use tokenkeeper::domain::escape;
 
-/// Standard output. A reader who has had enough (`tokenkeeper token list | head`) is no error.
+/// Standard output. A reader that closes it early (`tokenkeeper token list | head`) is not an error.
 #[derive(Debug)]
 pub(super) struct Output {
     stdout: io::Stdout,
@@ -21,7 +21,7 @@ impl Output {
         Self { stdout: io::stdout(), closed: false }
     }
 
-    /// Whether the reader is gone, so that what follows need not be made.
+    /// Whether the reader closed it, so that more output is pointless.
     pub(super) fn is_closed(&self) -> bool {
         self.closed
     }
@@ -30,7 +30,7 @@ impl Output {
         self.raw(format!("{}\n", escape::line(&text.to_string())).as_bytes())
     }
 
-    /// A table; nothing where it has no rows.
+    /// Prints a table, unless it has no rows.
     pub(super) fn table(&mut self, table: Table) -> anyhow::Result<()> {
         if table.is_empty() { Ok(()) } else { self.raw(format!("{}\n", aligned(table)).as_bytes()) }
     }
@@ -39,12 +39,12 @@ impl Output {
         self.json_text(&(serde_json::to_string_pretty(value)? + "\n"))
     }
 
-    /// JSON as it stands, or a part of it, escaped so that it says the same.
+    /// JSON or a part of it. Unprintable characters are escaped without changing its meaning.
     pub(super) fn json_text(&mut self, text: &str) -> anyhow::Result<()> {
         self.raw(escape::json(text).as_bytes())
     }
 
-    /// What somebody else sent: JSON as it came, or, where it is none, a line of text.
+    /// A foreign body: unchanged if it is JSON, else as a line of text.
     pub(super) fn body(&mut self, body: &[u8]) -> anyhow::Result<()> {
         match serde_json::from_slice::<IgnoredAny>(body) {
             Ok(_) => self.json_text(&format!("{}\n", String::from_utf8_lossy(body))),
@@ -52,7 +52,7 @@ impl Output {
         }
     }
 
-    /// What holds nothing unprintable but what we put there: line breaks, and colours.
+    /// `bytes` hold no unprintable characters except our own line breaks and colours.
     fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.closed {
             return Ok(());
@@ -68,20 +68,20 @@ impl Output {
     }
 }
 
-/// A word to the person in front of the screen, beside what the command prints.
+/// A remark for people, on standard error.
 pub(super) fn note(text: impl Display) {
-    // Where standard error is gone there is nobody left to tell.
+    // If standard error is closed, there is nobody to inform.
     let _ = writeln!(io::stderr(), "{}", escape::line(&text.to_string()));
 }
 
-/// Aligned columns without borders, and without wrapping: a value is never cut or broken.
+/// Aligned columns without borders. Values are never wrapped or cut.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = key_value_table();
     table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
     table
 }
 
-/// Aligned columns without a header: names and their values.
+/// Names and values in aligned columns, without a header.
 pub(super) fn key_value_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -91,17 +91,16 @@ pub(super) fn key_value_table() -> Table {
     table
 }
 
-/// A value. What could move the cursor or break the line is made visible.
+/// A value with control characters and line breaks escaped.
 pub(super) fn cell(value: impl Display) -> Cell {
     Cell::new(escape::line(&value.to_string()))
 }
 
-/// A value that says how well it went.
+/// A green or red value.
 pub(super) fn verdict(good: bool, value: impl Display) -> Cell {
     cell(value).fg(if good { Color::Green } else { Color::Red })
 }
 
-/// What a table shows where there is no value.
 pub(super) const NOTHING: &str = "-";
 
 pub(super) fn or_nothing(value: Option<impl Display>) -> String {
@@ -112,7 +111,7 @@ pub(super) const fn yes_no(yes: bool) -> &'static str {
     if yes { "yes" } else { "no" }
 }
 
-/// Colours are for terminals alone, and for those who have not asked for none (<https://no-color.org>).
+/// Colours are for terminals, unless the user disabled them (<https://no-color.org>).
 pub(super) fn colours_wanted(is_terminal: bool) -> bool {
     is_terminal && !anstyle_query::no_color()
 }
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_what_could_break_a_line_does_not() {
+    fn columns_are_aligned_and_control_characters_are_escaped() {
         let mut table = table(["USER", "SCOPES"]);
         table.force_no_tty();
         table.add_row([cell("u-1"), cell("repo\n\x1b[2Jadmin")]);

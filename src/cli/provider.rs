@@ -10,7 +10,7 @@ use tokenkeeper::store::database;
 
 use super::{Ending, Failure};
 
-/// Says which source-code hosts there are, and how tokens are refreshed there
+/// Manages the source-code hosts, and how tokens are refreshed there
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -26,7 +26,7 @@ enum Command {
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     match arguments.command {
-        // Read before the database is opened: nothing is created for a file with a mistake.
+        // It opens the database itself, after it has read the file: an invalid file must not create a database.
         Command::Apply(arguments) => apply::run(&settings, &arguments).await,
         Command::List(arguments) => list::run(&open_store(&settings).await?, &arguments).await,
         Command::Remove(arguments) => remove::run(&open_store(&settings).await?, &arguments).await,

@@ -1,4 +1,4 @@
-//! Times as a person wants them: the date, and how far away it is.
+//! Times for people: the date, and how far away it is.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub(super) fn distance(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// The two largest units of a duration; none: less than a second.
+/// The two largest units of a duration, or `None` below a second. Not by `humantime`: it writes 90 days as
+/// `2months 29days 2h 52m 48s`.
 fn coarse(duration: Duration) -> Option<String> {
     const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let secs = duration.as_secs();
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_distance_has_the_two_units_that_matter() {
+    fn a_distance_has_at_most_two_units() {
         let now = Timestamp::from_millis(1_577_840_700_000);
         for (secs, expected) in [
             (0, "now"),

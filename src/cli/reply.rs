@@ -1,4 +1,4 @@
-//! Replies as a requester reads them: tolerant of words that a newer worker may have learnt.
+//! Replies as a requester reads them. Unknown values from a newer worker are accepted.
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use tokenkeeper::domain::secret::{ExposeSecret, SecretString};
 
 use super::Ending;
 
-/// The reply to `token.request`, and each element of the reply to `workspace.start`.
+/// Also each element of the reply to `workspace.start`.
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenReply {
     pub(super) status: Status,
@@ -20,7 +20,6 @@ pub(super) struct TokenReply {
     pub(super) error: Option<ErrorBody>,
 }
 
-/// The reply to `workspace.start`.
 #[derive(Debug, Deserialize)]
 pub(super) struct WorkspaceStartReply {
     pub(super) status: Status,
@@ -33,7 +32,7 @@ pub(super) struct WorkspaceStartReply {
 pub(super) struct GrantedToken {
     pub(super) value: SecretString,
     pub(super) username: String,
-    /// A worker of an older version does not say.
+    /// `None` from a worker of an older version.
     pub(super) userinfo: Option<SecretString>,
     pub(super) scopes: Vec<String>,
     pub(super) updated_at: Timestamp,
@@ -75,23 +74,20 @@ impl From<Status> for Ending {
 }
 
 impl GrantedToken {
-    /// The token itself only where it was asked for: screens are shared, and terminals remember.
+    /// Hidden unless `show`: screens are shared, and terminals keep a history.
     pub(super) fn shown_value(&self, show: bool) -> &str {
         if show { self.value.expose_secret() } else { "(hidden; --show-token prints it)" }
     }
 
-    /// What stands in front of `@HOST` in a clone URL: only where the token was asked for, which is a part of it.
+    /// The part of a clone URL before `@HOST`. It contains the token.
     pub(super) fn shown_userinfo(&self, show: bool) -> Option<&str> {
         self.userinfo.as_ref().filter(|_| show).map(ExposeSecret::expose_secret)
     }
 }
 
-/// Reads a reply.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> anyhow::Result<T> {
-    // The body holds a token, and serde repeats parts of what it does not understand.
-    serde_json::from_slice(body)
-        .ok()
-        .context("the reply is not one that this version understands; --json prints it")
+    // The body holds a token, and errors of serde quote parts of the input.
+    serde_json::from_slice(body).ok().context("this version does not understand the reply; --json prints it")
 }
 
 #[cfg(test)]
@@ -99,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newer_worker_adds_does_not_keep_a_reply_from_being_read() {
+    fn a_reply_with_unknown_fields_and_values_is_read() {
         let body = br#"{"status": "ok", "user_id": "u", "host": "h", "refresh": "later", "warnings": ["new"], "x": 1,
             "token": {"value": "s3cret", "username": "x", "scopes": [], "updated_at": "2020-01-01T00:00:00.000Z",
                       "expires_at": null, "reserved_until": "2020-01-01T00:05:00.000Z"}}"#;
@@ -109,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_is_none_is_told_without_its_content() {
+    fn the_error_about_an_invalid_reply_does_not_quote_it() {
         let error = read::<TokenReply>(br#"{"status": "s3cret"}"#).unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"));
     }
 
     #[test]
-    fn the_token_is_hidden_unless_it_was_asked_for() {
+    fn the_token_is_hidden_unless_show_token_is_set() {
         let time = Timestamp::from_millis(0);
         let token = GrantedToken {
             value: "s3cret".into(),

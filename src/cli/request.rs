@@ -14,9 +14,9 @@ use super::relative::date_and_distance;
 use super::reply::{self, ErrorBody, GrantedToken, Status, TokenReply};
 use super::{Ending, Failure};
 
-/// Asks a worker for one token, through RabbitMQ, and prints the reply
+/// Requests one token from a worker through RabbitMQ, and prints the reply
 ///
-/// Publishes a token.request as an upstream service does. A worker must be running; the database is not touched.
+/// Publishes a token.request like an upstream service. A worker must be running; this command needs no database.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper request --user u-1 --host bitbucket.example.org --lifetime 10m
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     /// The platform's user
     #[arg(long, value_name = "USER")]
     user: String,
-    /// The provider's host, as it stands in clone URLs
+    /// The provider's host, as in clone URLs
     #[arg(long, value_name = "HOST")]
     host: String,
     /// How long to wait for the reply

@@ -1,4 +1,4 @@
-//! The requester's side of the queues: one request, and its reply.
+//! The requester's side: publishes one request and waits for its reply.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,39 +16,36 @@ use tokenkeeper::settings::Broker;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// A worker answers within the time a request has, also that this time ran out: then the answer is a moment late.
+/// A worker also answers when the request's time is over. That answer comes a moment late.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// A request to be published.
 pub(super) struct Question<'a> {
     pub(super) kind: MessageKind,
-    /// Whom it is about: decides the partition, where there are some.
+    /// Decides the partition, if there are partitions.
     pub(super) user: &'a str,
     pub(super) body: &'a [u8],
-    /// How long the requester waits.
     pub(super) timeout: Duration,
 }
 
-/// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoReply {
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    #[error("no queue takes {kind} under the prefix `{prefix}` at {broker}: is a worker running?")]
+    #[error("no queue takes {kind} under the prefix `{prefix}` at {broker}; start a worker")]
     Unroutable { kind: MessageKind, prefix: String, broker: String },
     #[error(
-        "no reply came within {}: does a worker consume {queue} at {broker}?",
+        "no reply came within {}; check that a worker consumes {queue} at {broker}",
         humantime::format_duration(*after)
     )]
     InTime { after: Duration, queue: String, broker: String },
 }
 
-/// Publishes a request and waits for the body of its reply.
+/// Publishes a request and returns the body of its reply.
 pub(super) async fn ask(settings: &Broker, question: &Question<'_>) -> Result<Vec<u8>, NoReply> {
     let connection = connect(settings, "tokenkeeper request").await?;
     let reply = Requester { settings, connection: &connection }.ask(question).await;
     let close = connection.close(200, "done".into());
-    // The reply is what matters.
+    // An error while closing does not matter.
     drop(within(settings.operation_timeout, || "close the connection".to_owned(), close).await);
     reply
 }
@@ -63,7 +60,7 @@ impl Requester<'_> {
         let channel = self.within("open a channel", self.connection.create_channel()).await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         self.within("ask for publisher confirms", confirms).await?;
-        // Direct reply-to: no queue is made for one reply. The consumer comes first, on the channel that publishes.
+        // Direct reply-to needs no queue for the reply. The consumer must come first, on the channel that publishes.
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consume =
             channel.basic_consume(DIRECT_REPLY_TO.into(), "".into(), options, FieldTable::default());
@@ -103,8 +100,7 @@ impl Requester<'_> {
         }
     }
 
-    /// The exchange and the routing key: to the user's partition, where there are some and a routing key can carry
-    /// the user's name.
+    /// The exchange and the routing key. With partitions, the user's name is the key, if it is short enough.
     fn route(&self, question: &Question<'_>) -> Result<(ShortString, ShortString), BrokerError> {
         let names = Names::new(&self.settings.prefix);
         let to = |exchange: &str| short(exchange, "the name of the exchange");
@@ -159,7 +155,7 @@ async fn await_reply(mut replies: Consumer, correlation_id: &str) -> Result<Vec<
     Err(BrokerError::Cancelled { queue: DIRECT_REPLY_TO.to_owned() })
 }
 
-/// Who publishes, for the worker's access rules. Left out where the URL's user is not who the broker knows us as.
+/// The publisher for the worker's access rules, or `None` if the broker does not authenticate us by the URL's user.
 fn user_of(settings: &Broker) -> Option<String> {
     let uri: AMQPUri = settings.url.expose_secret().parse().ok()?;
     match uri.query.auth_mechanism {

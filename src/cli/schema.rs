@@ -13,16 +13,16 @@ use tokenkeeper::contract::{
 use super::output::Output;
 use super::{Ending, Failure};
 
-/// Prints the JSON Schema (draft 2020-12) of the messages, the replies and the events
+/// Prints the JSON Schema (draft 2020-12) of messages, replies and events
 ///
-/// One of them, or all of them as an object with a member for each. They are made from the types that the worker
-/// itself reads and writes.
+/// Without a name it prints an object with all schemas. They are generated from the types that the worker reads and
+/// writes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper schema token.request
   tokenkeeper schema | jq 'keys'")]
 pub(crate) struct Arguments {
-    /// The message
+    /// Which message
     #[arg(value_name = "NAME")]
     name: Option<Message>,
 }
@@ -78,12 +78,12 @@ fn schema(message: Message) -> Schema {
     }
 }
 
-/// What a worker takes: fields with a default may be left out.
+/// For what a worker reads: fields with a default are optional.
 fn as_read<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>()
 }
 
-/// What a worker writes: fields that are always there are required.
+/// For what a worker writes: fields that are always there are required.
 fn as_written<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>()
 }

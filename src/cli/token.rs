@@ -12,7 +12,7 @@ use tokenkeeper::store::database;
 use super::provider::open_store;
 use super::{Ending, Failure};
 
-/// Imports users' tokens, and shows their state, but never the tokens themselves
+/// Imports users' tokens and shows their state, never the tokens themselves
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]

@@ -29,10 +29,10 @@ use super::{Ending, Failure};
 pub(crate) struct Arguments {}
 
 pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
-    // Before anything else: a signal that comes while it starts is a stop too.
+    // Before anything else: a signal during the start must stop the worker too.
     let signals = StopSignals::listen().context("cannot listen for signals")?;
     let stop = Stop::default();
-    // For a worker alone: what the other commands have to say is in their output and their error.
+    // Only a worker logs. The other commands use their output and their error.
     logs::install(settings.log.level, format(settings.log.format), io::stderr)?;
     let metrics = recorder::install().context("cannot install the recorder of metrics")?;
     tracing::info!(
@@ -40,7 +40,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
         broker = settings.broker.display_url(),
         prefix = settings.broker.prefix,
         database = settings.database.display_url(),
-        "worker starts"
+        "worker starting"
     );
     open_files::raise_limit();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);

@@ -17,10 +17,10 @@ use super::reply::{self, Status, TokenReply, WorkspaceStartReply};
 use super::request::add_error;
 use super::{Ending, Failure};
 
-/// Asks a worker for the tokens that a workspace needs to clone its repositories, and prints the reply
+/// Requests the tokens that a workspace needs to clone its repositories, and prints the reply
 ///
-/// Publishes a workspace.start as an upstream service does: one token for each distinct host of the repositories.
-/// A worker must be running; the database is not touched.
+/// Publishes a workspace.start like an upstream service: it asks for one token for each host of the repositories. A
+/// worker must be running; this command needs no database.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper workspace-start --user u-1 --workspace ws-1 \\
@@ -30,7 +30,7 @@ use super::{Ending, Failure};
 
 Exit codes:
   0  there is a token for every host
-  1  for one of them there is none
+  1  a host has no token
   2  wrong usage or settings, or no reply came")]
 pub(crate) struct Arguments {
     /// The platform's user
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { user, workspace, repositories, timeout, options } = arguments;
-    // A worker would answer it alone with an error, which is of no use to somebody who can mend it.
+    // A worker would only answer with an error for this URL. Here the user can correct it.
     for (place, repository) in repositories.iter().enumerate() {
         CloneUrl::try_from(Cow::Borrowed(repository.as_str()))
             .map_err(|error| Failure::Usage(anyhow!("repositories[{place}]: {error}")))?;
@@ -74,7 +74,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     Ok(reply.status.into())
 }
 
-/// What there is to say about the message as a whole: only where it is wrong.
+/// The error of the message as a whole, if there is one.
 fn whole(reply: &WorkspaceStartReply) -> Table {
     let mut rows = key_value_table();
     if let Some(error) = &reply.error {

@@ -8,9 +8,9 @@ use super::open;
 use super::sweep::{Selection, Treatment, Untreated, sweep};
 use crate::cli::{Ending, Failure};
 
-/// Drops dead letters for good
+/// Deletes dead letters for good
 ///
-/// Which ones must be said: --reason, --id or --all.
+/// Select them with --reason, --id or --all.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead drop --id 5f0c2a9be1d37746
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 pub(super) async fn run(settings: &Broker, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { selection } = arguments;
     if selection.is_empty() {
-        return Err(Failure::Usage(anyhow!("say which dead letters to drop: --reason, --id or --all")));
+        return Err(Failure::Usage(anyhow!("no dead letters are selected; pass --reason, --id or --all")));
     }
     sweep(open(settings).await?, &selection, &mut Dropping).await
 }

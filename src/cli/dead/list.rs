@@ -11,10 +11,10 @@ use crate::cli::output::{Output, cell, note, or_nothing, table, verdict};
 use crate::cli::relative::distance;
 use crate::cli::{Ending, Failure};
 
-/// Lists the dead letters: when, why, what, whose; never their bodies
+/// Lists the dead letters, without their bodies
 ///
-/// The oldest first. One that nobody can read is listed too, with what there is of it. Whose a sealed one is, is known
-/// with the encryption keys.
+/// The oldest comes first. An unreadable letter is listed with what is known of it. The user of a sealed letter is shown
+/// only with the encryption keys.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead list
@@ -38,7 +38,7 @@ pub(super) async fn run(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    // Before they are printed: a pager may sit on them for hours.
+    // Before printing, because a pager may block for hours.
     letters.close().await?;
     let mut output = Output::new();
     if arguments.json {

@@ -9,24 +9,24 @@ use super::sweep::{Selection, Treatment, Untreated, sweep};
 use crate::cli::ending::chain;
 use crate::cli::{Ending, Failure};
 
-/// Publishes dead letters again, to where they came from
+/// Publishes dead letters to where they came from
 ///
-/// Without --reason, --id or --all: every one that is there when the command begins. One that fails again comes back
-/// and is not replayed twice; the header x-tokenkeeper-replay-count tells how often it was.
+/// Without --reason, --id or --all it replays every letter that is there when the command starts. A message that fails
+/// again becomes a new dead letter, which this run does not replay; its header x-tokenkeeper-replay-count counts the
+/// replays.
 ///
-/// A letter leaves the dead letters when the broker has confirmed that its message is in a queue. However this
-/// is interrupted, nothing is lost; a message may then be there twice, and its requester gets two replies. Run
-/// the command again for the rest.
+/// A letter is removed when the broker has confirmed that its message is in a queue. If the command is interrupted,
+/// nothing is lost, but one message may be there twice, and its requester gets two replies. Run the command again for
+/// the rest.
 ///
-/// A message comes as it was, with its routing key, body, `reply_to` and `correlation_id`, but for this:
-/// `expiration` and `timestamp` are left out, since by them it would be too old already: it gets the worker's own
-/// budget, counted from now. The property `user_id` cannot be kept, because the broker vouches for it: where there are
-/// access rules, its publisher is unknown and the worker answers `forbidden`. Who it was stays in the header
-/// x-tokenkeeper-publisher. `CC` and the headers that tell of its death are left out too.
+/// Routing key, body, `reply_to` and `correlation_id` are kept. `expiration` and `timestamp` are left out, because they
+/// would make the message too old: the worker's own budget applies, counted from now. The property `user_id` cannot be
+/// kept, because the broker verifies it. So with access rules the publisher is unknown, and the worker answers
+/// `forbidden`. The header x-tokenkeeper-publisher keeps the name. `CC` and the dead-letter headers are left out too.
 ///
-/// A body that lies there sealed is published as it was before; without the key that takes, the letter stays.
+/// A sealed body is published unsealed. Without the key for it, the letter stays.
 ///
-/// A token.store counts as a login of now: it replaces the pair that a user has stored since.
+/// A token.store counts as a login now: it replaces a pair that the user has stored since.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead replay --reason delivery_limit
@@ -61,7 +61,7 @@ impl Treatment for Replaying {
             | Unreplayed::Refused(_) => Untreated::Stays(chain(&unreplayed.into())),
             Unreplayed::Broken(error) if self.0.is_blocked() => Untreated::Stop(
                 anyhow::Error::from(error)
-                    .context("the broker takes no messages at present: its memory or disk is full"),
+                    .context("the broker does not accept messages: free some of its memory or disk space"),
             ),
             Unreplayed::Broken(error) => Untreated::Stop(error.into()),
         })

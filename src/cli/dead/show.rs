@@ -20,11 +20,10 @@ use crate::cli::output::{Output, cell, key_value_table, note, or_nothing};
 use crate::cli::relative::date_and_distance;
 use crate::cli::{Ending, Failure};
 
-/// Shows all that is known of one dead letter: properties, headers and the body, without secrets
+/// Shows one dead letter: properties, headers and body, without secrets
 ///
-/// Of the body, the fields of the contract are shown, but no tokens and nothing that stands where it does not belong:
-/// it could be one. A body that is no JSON object is not shown at all. Neither are headers with texts that nobody
-/// here knows.
+/// Of the body only the contract's fields are shown. Tokens are left out, and so is everything unexpected, because it
+/// may be a token. A body that is not a JSON object is not shown, and neither are texts in unknown headers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   tokenkeeper dead show 5f0c2a9be1d37746")]
@@ -37,16 +36,15 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// All that may be shown of a letter.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
     summary: Summary,
     properties: Map<String, Value>,
     headers: Map<String, Value>,
-    /// The body, where it is a JSON object.
+    /// `None`: not a JSON object, or sealed.
     body: Option<Value>,
-    /// What else can be said of it.
+    /// Why there is no body.
     body_hint: Option<String>,
 }
 
@@ -70,7 +68,7 @@ pub(super) async fn run(
     }
     bar.finish_and_clear();
     letters.close().await?;
-    let missing = || anyhow!("no dead letter has the ID {id}; `tokenkeeper dead list` shows those there are");
+    let missing = || anyhow!("no dead letter has the ID {id}; `tokenkeeper dead list` lists them");
     let (shown, unopened) = shown.ok_or_else(missing)?;
     let mut output = Output::new();
     if *json {
@@ -79,10 +77,10 @@ pub(super) async fn run(
         output.table(rows(&shown, SystemClock.now()))?;
     }
     if twins > 0 {
-        note(format_args!("This is the oldest; {twins} more have the same ID."));
+        note(format_args!("This is the oldest letter with this ID; there are {twins} more."));
     }
     if let Some(unopened) = unopened {
-        return Err(anyhow!(unopened).context("all but its body is shown").into());
+        return Err(anyhow!(unopened).context("the body cannot be shown").into());
     }
     Ok(Ending::Good)
 }
@@ -140,7 +138,7 @@ fn headers(headers: Option<&FieldTable>) -> Map<String, Value> {
     headers.map(|(name, value)| (name.to_string(), header(value, known(name.as_str())))).collect()
 }
 
-/// A header that nobody here knows may hold anything: a number is shown, a text is not.
+/// An unknown header may hold anything: a number is shown, a text is not.
 fn header(value: &AMQPValue, known: bool) -> Value {
     let hidden = |bytes: usize| json!(format!("[not shown: {bytes} bytes]"));
     match value {
@@ -170,7 +168,7 @@ fn header(value: &AMQPValue, known: bool) -> Value {
     }
 }
 
-/// Seconds since 1970, or what a publisher took for that.
+/// Seconds since 1970. A publisher may have sent any number.
 fn date(secs: u64) -> Value {
     match i64::try_from(secs).ok().and_then(|secs| secs.checked_mul(1000)) {
         Some(millis) => json!(Timestamp::from_millis(millis).to_string()),
@@ -202,7 +200,7 @@ fn rows(shown: &Shown, now: Timestamp) -> Table {
     }
     add("body size", format!("{} bytes", summary.bytes));
     let body = body.as_ref().map_or_else(|| or_nothing(body_hint.as_ref()), |body| format!("{body:#}"));
-    // The only value of several lines, each of them a row.
+    // The body is the only value of several lines. Each becomes a row.
     for (number, line) in body.lines().enumerate() {
         add(if number == 0 { "body" } else { "" }, line.to_owned());
     }

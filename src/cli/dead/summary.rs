@@ -1,4 +1,4 @@
-//! What a list says of a letter: enough to decide about it, and nothing secret.
+//! A letter in a list: enough to decide about it, and nothing secret.
 
 use serde::Serialize;
 use tokenkeeper::broker::dead_letters::{Destination, Letter};
@@ -8,15 +8,15 @@ use tokenkeeper::domain::clock::Timestamp;
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     pub(super) id: String,
-    /// When it was given up.
+    /// When it became a dead letter.
     pub(super) at: Option<Timestamp>,
     pub(super) reason: String,
     pub(super) detail: Option<String>,
-    /// The kind of message, else the queue it came from.
+    /// The kind of message, or the queue that it came from.
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
     pub(super) user_id: Option<String>,
-    /// For a `workspace.start`: those of its repositories, where the message is right.
+    /// For a valid `workspace.start`: the hosts of its repositories.
     pub(super) hosts: Vec<String>,
     pub(super) workspace_id: Option<String>,
     pub(super) publisher: Option<String>,
@@ -25,7 +25,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    /// Of a letter and of its body, where that can be opened.
+    /// `body` is `None` if it cannot be unsealed.
     pub(super) fn of(letter: &Letter, body: Option<&[u8]>) -> Self {
         let body = body.unwrap_or_default();
         let echo = Echo::read(body);

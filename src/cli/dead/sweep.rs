@@ -1,4 +1,4 @@
-//! One way through the dead letters that takes some of them out.
+//! Goes through the dead letters once and removes some of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,6 @@ use super::progress;
 use crate::cli::output::{Output, note};
 use crate::cli::{Ending, Failure};
 
-/// Which letters.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
 pub(super) struct Selection {
@@ -22,13 +21,12 @@ pub(super) struct Selection {
     /// Those with this ID, as `dead list` shows it; may be given several times
     #[arg(long, value_name = "ID")]
     id: Vec<String>,
-    /// Every one that is there when the command begins
+    /// All that are there when the command starts
     #[arg(long)]
     all: bool,
 }
 
 impl Selection {
-    /// Whether nothing was said.
     pub(super) fn is_empty(&self) -> bool {
         !self.all && self.reason.is_empty() && self.id.is_empty()
     }
@@ -42,24 +40,24 @@ impl Selection {
     }
 }
 
-/// What is done to a letter before it is taken out.
+/// What is done to a letter before it is removed.
 pub(super) trait Treatment {
-    /// What was done to those that went well, in a word.
+    /// The past participle for messages: `replayed`.
     const DONE: &'static str;
 
-    /// Does it. Only a letter that it went well with is taken out.
+    /// The letter is removed only if this succeeds.
     async fn treat(&mut self, letter: &Letter) -> Result<(), Untreated>;
 }
 
 /// Why a letter stays.
 pub(super) enum Untreated {
-    /// Because of this letter: the others may do better.
+    /// This letter failed; others may succeed.
     Stays(String),
-    /// Because of what every other letter would meet as well.
+    /// Every other letter would fail too.
     Stop(anyhow::Error),
 }
 
-/// Goes through the letters, and gives back those that stay.
+/// Letters that are not removed return to the queue.
 pub(super) async fn sweep(
     letters: DeadLetters,
     selection: &Selection,
@@ -74,8 +72,8 @@ pub(super) async fn sweep(
     };
     tokio::select! {
         ended = Sweep::new(letters, selection).run(treatment, &stop) => ended,
-        // What is not acked goes back with the connection.
-        () = interrupted => Err(anyhow!("interrupted twice, so ended at once: nothing is lost").into()),
+        // Unacknowledged letters return to the queue when the connection closes.
+        () = interrupted => Err(anyhow!("interrupted twice, so stopped at once; no letter is lost").into()),
     }
 }
 
@@ -84,7 +82,7 @@ struct Sweep<'a> {
     selection: &'a Selection,
     bar: ProgressBar,
     done: u64,
-    /// How many stay for which reason.
+    /// Letters that stay, counted by reason.
     staying: BTreeMap<String, u64>,
     found: BTreeSet<String>,
 }
@@ -106,14 +104,12 @@ impl<'a> Sweep<'a> {
         let closed = letters.close().await;
         let failed: u64 = staying.values().sum();
         for (reason, count) in staying {
-            note(format_args!("{count} could not be {} and stay: {reason}", T::DONE));
+            note(format_args!("{count} not {}: {reason}", T::DONE));
         }
         Output::new().line(format_args!("{} {done}, failed {failed}", T::DONE))?;
-        ended.with_context(|| {
-            format!("not all were {}; the others are still there, so that it can be run again", T::DONE)
-        })?;
+        ended.with_context(|| format!("not all were {}; run the command again for the rest", T::DONE))?;
         closed.with_context(|| {
-            format!("the last of those that were {} may still be there, and would be {0} twice", T::DONE)
+            format!("the last letters that were {} may still be there; they would be {0} twice", T::DONE)
         })?;
         for reason in selection.reason.iter().filter(|reason| !found.contains(*reason)) {
             note(format_args!("No dead letter has the reason {reason}."));
@@ -151,7 +147,7 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// Between two letters, and nowhere else, an interruption is heeded.
+    /// An interruption takes effect only between two letters.
     async fn next(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<Letter>> {
         tokio::select! {
             biased;

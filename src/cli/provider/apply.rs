@@ -17,7 +17,7 @@ use crate::cli::{Ending, Failure};
 
 /// Creates or updates providers from a TOML file, and shows what changed
 ///
-/// Nothing is written unless the whole file is right. Providers that the file does not name stay as they are.
+/// Nothing is written unless the whole file is valid. Providers that the file does not name stay unchanged.
 /// Workers use the new settings within a second.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example of a file:
@@ -26,11 +26,11 @@ use crate::cli::{Ending, Failure};
   # github | gitlab | bitbucket | bitbucket_server | gitea | azure_devops | generic
   kind = \"bitbucket_server\"
   client_id = \"…\"
-  # or client_secret = \"…\", or client_secret_file = \"path\"; a list: tried in this order
+  # or client_secret = \"…\", or client_secret_file = \"path\"; a list is tried in order
   client_secret_env = \"BITBUCKET_SECRET\"
   redirect_uri = \"https://app.example.org/callback\"
-  # What follows may be left out; then the kind's defaults hold.
-  # Kind generic needs the first two.
+  # The rest is optional and has defaults for each kind.
+  # Kind generic requires the first two.
   token_url = \"https://bitbucket.example.org/rest/oauth2/latest/token\"
   client_auth = \"body\"               # body | basic
   username = \"x-token-auth\"          # what git sends beside the token
@@ -40,13 +40,13 @@ use crate::cli::{Ending, Failure};
   max_concurrent_refreshes = 2
   other_hosts = [\"ssh.bitbucket.example.org\"]   # of the same installation
   # Each of these four: seconds, or \"unlimited\".
-  old_token_grace_secs = 0           # the old access token works so long once it was refreshed
-  refresh_token_grace_secs = 0       # a spent refresh token may be sent again for so long
-  refresh_token_idle_lifetime_secs = 7776000   # a refresh token that nobody uses lives so long
-  unstated_lifetime_secs = 3600      # an access token lives so long where nobody says
+  old_token_grace_secs = 0           # how long an old access token works after a refresh
+  refresh_token_grace_secs = 0       # how long a spent refresh token may be sent again
+  refresh_token_idle_lifetime_secs = 7776000   # how long an unused refresh token lives
+  unstated_lifetime_secs = 3600      # an access token's lifetime if the provider does not say
   kills_old_token = true             # false: the same as old_token_grace_secs = \"unlimited\"
   refresh_parameters = { audience = \"api\" }   # sent with every refresh; not for secrets
-  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # asked until it takes a new token")]
+  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled until it accepts a new token")]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
@@ -59,16 +59,16 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
     let taken = store.taken_hosts(&records).await?;
     if !taken.is_empty() {
         let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();
-        Err(anyhow!("nothing was written: other providers have these hosts already: {}", list.join(", ")))?;
+        Err(anyhow!("nothing was written, because other providers have these hosts: {}", list.join(", ")))?;
     }
     let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
     let applied = apply(&store, &records, &mut rows).await;
-    // Also where the database failed half way: what stands here is written.
+    // Also after an error of the database: these changes were written.
     Output::new().table(rows)?;
     applied?;
     for record in records.iter().filter(|record| lacks_redirect_uri(record)) {
         note(format_args!(
-            "warning: {}: kind {} refuses refreshes without the redirect_uri of the authorisation, and none is set",
+            "warning: {}: kind {} requires the redirect_uri of the authorisation for refreshes; set redirect_uri",
             record.host, record.kind
         ));
     }
@@ -116,7 +116,7 @@ fn read(file: &Path) -> Result<Vec<ProviderRecord>, Failure> {
     };
     let text = text.with_context(|| format!("cannot read the provider file {name}"))?;
     let records = parse(&text, &Outside { folder });
-    Ok(records.with_context(|| format!("cannot apply the provider file {name}, nothing was written"))?)
+    Ok(records.with_context(|| format!("cannot apply the provider file {name}; nothing was written"))?)
 }
 
 /// This process's environment, and files beside the provider file.

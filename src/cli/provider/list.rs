@@ -1,6 +1,7 @@
 //! `tokenkeeper provider list`
 
 use std::collections::BTreeMap;
+use std::slice;
 
 use serde::Serialize;
 use tokenkeeper::domain::clock::Timestamp;
@@ -10,7 +11,7 @@ use tokenkeeper::store::Store;
 use crate::cli::output::{Output, cell, note, or_nothing, table, yes_no};
 use crate::cli::{Ending, Failure};
 
-/// Shows the providers with the settings that are in force; client secrets are never shown
+/// Lists the providers and their settings, without client secrets
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Prints a JSON array
@@ -31,7 +32,7 @@ pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, 
     Ok(Ending::Good)
 }
 
-/// A provider without its secret, in the words of the provider file.
+/// A provider without its secrets, with the keys of the provider file.
 #[derive(Serialize)]
 struct Shown {
     host: String,
@@ -122,15 +123,9 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
 }
 
 fn hosts(provider: &Shown) -> String {
-    let mut hosts = provider.host.clone();
-    for other in &provider.other_hosts {
-        hosts.push(' ');
-        hosts.push_str(other);
-    }
-    hosts
+    [slice::from_ref(&provider.host), &provider.other_hosts].concat().join(" ")
 }
 
-/// What becomes of the old access token once it was refreshed.
 fn old_token(grace: Lifespan) -> String {
     match grace {
         Lifespan::NONE => "dies at once".to_owned(),

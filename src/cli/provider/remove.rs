@@ -8,8 +8,8 @@ use crate::cli::{Ending, Failure};
 
 /// Removes a provider
 ///
-/// One that users have identities at is removed only with --with-tokens, together with their tokens: they must log
-/// in there again.
+/// A provider with identities is removed only with --with-tokens, which removes them and their tokens: the users must log
+/// in again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The provider's host, as `provider list` shows it
@@ -25,11 +25,11 @@ pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, 
     match store.remove_provider(host, *with_tokens).await? {
         RemoveProvider::Removed(0) => Output::new().line(format_args!("removed {host}"))?,
         RemoveProvider::Removed(identities) => {
-            Output::new().line(format_args!("removed {host}, identities with it: {identities}"))?;
+            Output::new().line(format_args!("removed {host} and its identities: {identities}"))?;
         }
-        RemoveProvider::NotFound => Err(anyhow!(
-            "no provider has the host {host}; `tokenkeeper provider list` shows those there are"
-        ))?,
+        RemoveProvider::NotFound => {
+            Err(anyhow!("no provider has the host {host}; `tokenkeeper provider list` lists them"))?
+        }
         RemoveProvider::HasIdentities(identities) => Err(anyhow!(
             "{host} has identities ({identities}); --with-tokens removes them and their tokens too"
         ))?,

@@ -22,22 +22,21 @@ use super::lines::{Line, Lines};
 use crate::cli::output::{Output, note};
 use crate::cli::{Ending, Failure};
 
-/// So many pairs are being written at once.
 const WRITERS: usize = 16;
-/// So many wait for each writer.
-const QUEUED: usize = 16;
+/// For each writer.
+const MAX_QUEUED: usize = 16;
 
 /// Imports pairs of access and refresh tokens from a file of JSON lines
 ///
-/// Each line is the body of a token.store message, so that tokens that another system has kept until now can be
-/// taken over at once. Identities are created or replaced; where a line comes twice, the later one wins. A line
-/// that is wrong is told with its number and skipped; the others are imported, and the exit code is 1.
+/// Each line is the body of a token.store message. So the tokens of another system can be imported at once. Identities
+/// are created or replaced; of two lines for one identity the later one wins. An invalid line is reported with its
+/// number and skipped; the others are imported, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Example of a line, of which user_id, host and token.value are required:
   {"user_id": "u-1", "host": "bitbucket.example.org", "token": {"value": "…"}}
 
 Beside them: auth_id, auth_name; in token: refresh_token, username, scopes,
-expires_at, refresh_token_expires_at. `tokenkeeper schema token.store` has it all.
+expires_at, refresh_token_expires_at. `tokenkeeper schema token.store` lists all fields.
 
 Examples:
   tokenkeeper token import tokens.jsonl
@@ -61,9 +60,9 @@ pub(super) async fn run(store: Store, arguments: &Arguments) -> Result<Ending, F
     let (imported, failed) = tally.counts();
     Output::new().line(format_args!("imported {imported}, failed {failed}"))?;
     read?;
-    if tally.database_is_away() {
+    if tally.database_is_lost() {
         Err(anyhow!(
-            "the database is away, so the import stopped; what was imported stays, and importing it again is no harm"
+            "the import stopped, because the database does not answer; run it again: importing a pair twice does no harm"
         ))?;
     }
     Ok(if failed == 0 { Ending::Good } else { Ending::Bad })
@@ -77,12 +76,12 @@ async fn import(
     let clock = Arc::new(clock_sync::compared_once(store).await?);
     let writers = Writers::start(store, &clock, tally);
     let read = hand_over(lines, store, &writers, tally).await;
-    // What was read before is written also where reading on failed.
+    // Pairs that were read before an error are still written.
     writers.finish().await?;
     read.context("cannot read the next line")
 }
 
-/// Reads and checks line by line, until the last one or until the database is away.
+/// Reads and checks the lines, until the last one or until the database does not answer.
 async fn hand_over(
     mut lines: Lines<impl AsyncBufRead + Unpin>,
     store: &Store,
@@ -91,7 +90,7 @@ async fn hand_over(
 ) -> io::Result<()> {
     let mut hosts = Hosts { store, known: HashMap::new() };
     while let Some(line) = lines.next().await? {
-        if tally.database_is_away() {
+        if tally.database_is_lost() {
             break;
         }
         tally.bar.inc(line.size);
@@ -117,19 +116,19 @@ async fn check(line: &Line, hosts: &mut Hosts<'_>) -> Result<Pair, Rejection> {
     let login = match decode(MessageKind::TokenStore, &line.text) {
         Ok(Request::Store(request)) => Login::from(*request),
         Ok(Request::Token(_) | Request::WorkspaceStart(_) | Request::Report(_)) => {
-            return Err(Rejection::Line("is no token.store".to_owned()));
+            return Err(Rejection::Line("is not a token.store".to_owned()));
         }
         Err(invalid) => return Err(Rejection::Line(invalid.reason)),
     };
     match hosts.provider_id(&login.host).await.map_err(Rejection::Store)? {
         Some(provider_id) => Ok(Pair { line: line.number, provider_id, login }),
         None => Err(Rejection::Line(
-            "host: no provider has it; `tokenkeeper provider apply` creates one".to_owned(),
+            "host: no provider has this host; `tokenkeeper provider apply` creates one".to_owned(),
         )),
     }
 }
 
-/// The providers that the lines name, each looked up once.
+/// Looks each host up once.
 struct Hosts<'a> {
     store: &'a Store,
     known: HashMap<String, Option<i64>>,
@@ -146,14 +145,13 @@ impl Hosts<'_> {
     }
 }
 
-/// A line that is right.
 struct Pair {
     line: usize,
     provider_id: i64,
     login: Login,
 }
 
-/// Writers side by side. Lines about the same identity go to the same one, so that the later line wins.
+/// Concurrent writers. Lines for one identity go to the same writer, so that the later line wins.
 struct Writers {
     entries: Vec<mpsc::Sender<Pair>>,
     tasks: JoinSet<()>,
@@ -165,7 +163,7 @@ impl Writers {
         let mut tasks = JoinSet::new();
         let entries = (0..WRITERS)
             .map(|_| {
-                let (entry, pairs) = mpsc::channel(QUEUED);
+                let (entry, pairs) = mpsc::channel(MAX_QUEUED);
                 tasks.spawn(write(pairs, store.clone(), Arc::clone(clock), Arc::clone(tally)));
                 entry
             })
@@ -176,7 +174,7 @@ impl Writers {
     async fn take(&self, pair: Pair) {
         let identity = self.hasher.hash_one((&pair.login.user_id, pair.provider_id));
         let writer = usize::try_from(identity % WRITERS as u64).unwrap_or_default();
-        // A writer ends before its entry is dropped only by a panic, which `finish` tells.
+        // Fails only if the writer panicked, which `finish` reports.
         let _ = self.entries[writer].send(pair).await;
     }
 
@@ -192,7 +190,7 @@ impl Writers {
 
 async fn write(mut pairs: mpsc::Receiver<Pair>, store: Store, clock: Arc<DatabaseClock>, tally: Arc<Tally>) {
     while let Some(Pair { line, provider_id, login }) = pairs.recv().await {
-        if tally.database_is_away() {
+        if tally.database_is_lost() {
             continue;
         }
         let Login { user_id, account, pair, .. } = &login;
@@ -203,17 +201,16 @@ async fn write(mut pairs: mpsc::Receiver<Pair>, store: Store, clock: Arc<Databas
     }
 }
 
-/// How far it is, on the screen and in numbers.
 struct Tally {
     bar: ProgressBar,
     imported: AtomicU64,
     failed: AtomicU64,
-    database_away: AtomicBool,
+    database_lost: AtomicBool,
 }
 
 impl Tally {
     fn new(size: Option<u64>) -> Self {
-        // Hidden where standard error is no terminal.
+        // Hidden unless standard error is a terminal.
         let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
         let template = match size {
             Some(_) => "{bar:30} {percent}%  {msg}  {eta} to go",
@@ -226,7 +223,7 @@ impl Tally {
             bar,
             imported: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            database_away: AtomicBool::new(false),
+            database_lost: AtomicBool::new(false),
         }
     }
 
@@ -234,8 +231,8 @@ impl Tally {
         (self.imported.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
-    fn database_is_away(&self) -> bool {
-        self.database_away.load(Ordering::Relaxed)
+    fn database_is_lost(&self) -> bool {
+        self.database_lost.load(Ordering::Relaxed)
     }
 
     fn count_import(&self) {
@@ -248,10 +245,10 @@ impl Tally {
         self.bar.suspend(|| note(format_args!("line {line}: {reason}")));
     }
 
-    /// A line may be at fault, or the database: then every other line would wait for it in vain.
+    /// If the database caused the error, the import stops: the other lines would fail too.
     async fn fail_in_store(&self, line: usize, error: &StoreError, store: &Store) {
         if error.is_transient() && store.ping().await.is_err() {
-            self.database_away.store(true, Ordering::Relaxed);
+            self.database_lost.store(true, Ordering::Relaxed);
         }
         self.fail(line, &error.to_string());
     }

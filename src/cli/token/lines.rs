@@ -1,4 +1,4 @@
-//! Lines of a file or of standard input, none of them longer than a message may be.
+//! Lines of a file or of standard input, up to the length of a message.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,27 +9,26 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use zeroize::Zeroizing;
 
-/// One byte more than the longest message: enough to tell that a line is longer.
+/// One byte more than the longest message, so that a longer line is recognised.
 const LONGEST: usize = MAX_BODY_BYTES + 1;
 
-/// A file, read line by line.
 pub(super) struct Lines<R> {
     reader: R,
     number: usize,
 }
 
-/// A line, without its end.
+/// A line without its line break.
 pub(super) struct Line {
     /// Counted from 1.
     pub(super) number: usize,
-    /// Cut off behind [`LONGEST`]. Holds a token, so it is wiped.
+    /// Cut off after [`LONGEST`] bytes. It holds a token, so it is wiped.
     pub(super) text: Zeroizing<Vec<u8>>,
-    /// How many bytes it takes in the file.
+    /// Bytes in the file.
     pub(super) size: u64,
 }
 
 impl Lines<BufReader<File>> {
-    /// The lines of a file, and its size where it has one.
+    /// The lines, and the size of a regular file.
     pub(super) async fn of_file(path: &Path) -> io::Result<(Self, Option<u64>)> {
         let file = File::open(path).await?;
         let metadata = file.metadata().await?;
@@ -37,7 +36,6 @@ impl Lines<BufReader<File>> {
         Ok((Self::new(BufReader::new(file)), size))
     }
 
-    /// The lines of standard input.
     pub(super) fn of_stdin() -> io::Result<Self> {
         let stdin = io::stdin().as_fd().try_clone_to_owned()?;
         Ok(Self::new(BufReader::new(File::from_std(stdin.into()))))
@@ -49,7 +47,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         Self { reader, number: 0 }
     }
 
-    /// The next line; none: that was the last one.
+    /// `None` after the last line.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         let mut text = Zeroizing::new(Vec::new());
         let limit = LONGEST as u64;
@@ -66,7 +64,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
         Ok(Some(Line { number: self.number, text, size }))
     }
 
-    /// Reads to the end of the line without keeping it.
+    /// Skips the rest of the line and returns its length.
     async fn skip_line(&mut self) -> io::Result<u64> {
         let mut skipped = 0;
         loop {
@@ -96,13 +94,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_counted_with_blank_ones_and_the_last_needs_no_end() {
+    async fn blank_lines_count_and_the_last_line_needs_no_line_break() {
         assert_eq!(read(b"").await, []);
         assert_eq!(read(b"abc\n\nde").await, [(1, 3, 4), (2, 0, 1), (3, 2, 2)]);
     }
 
     #[tokio::test]
-    async fn a_line_that_is_too_long_is_cut_off_and_the_next_one_is_read_whole() {
+    async fn a_line_that_is_too_long_is_cut_off_and_does_not_affect_the_next() {
         let longest = "x".repeat(MAX_BODY_BYTES);
         for (text, first) in [
             (format!("{longest}\nabc\n"), (1, MAX_BODY_BYTES, LONGEST as u64)),

@@ -8,10 +8,10 @@ use crate::cli::output::{NOTHING, Output, cell, note, or_nothing, table, verdict
 use crate::cli::relative::distance;
 use crate::cli::{Ending, Failure};
 
-/// So many are read from the database, and aligned with each other, at once.
+/// Identities that are read, and aligned in one table, at once.
 const PAGE: u64 = 500;
 
-/// Lists identities and the state of their tokens; never the tokens themselves
+/// Lists identities and the state of their tokens, never the tokens themselves
 ///
 /// Works without encryption keys.
 #[derive(Debug, clap::Args)]
@@ -19,10 +19,10 @@ const PAGE: u64 = 500;
   tokenkeeper token list --host bitbucket.example.org
   tokenkeeper token list --json | jq -r '.[] | select(.token.failure) | .user_id'")]
 pub(crate) struct Arguments {
-    /// Of this user alone
+    /// Only of this user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// At this host alone
+    /// Only at this host
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
     /// Prints a JSON array
@@ -48,12 +48,12 @@ pub(super) async fn run(listing: &Listing, arguments: Arguments) -> Result<Endin
     }
     printer.end(&mut output)?;
     if !found && !json {
-        note("There are no identities that fit.");
+        note("There are no matching identities.");
     }
     Ok(Ending::Good)
 }
 
-/// Prints page by page: neither of them needs the whole list at once.
+/// Prints page by page, so that the whole list is never in memory.
 enum Printer {
     Table,
     Json { first: bool },

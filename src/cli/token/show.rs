@@ -9,7 +9,7 @@ use crate::cli::output::{Output, cell, key_value_table, or_nothing, verdict, yes
 use crate::cli::relative::date_and_distance;
 use crate::cli::{Ending, Failure};
 
-/// Shows all that is known of one user's token at one host; never the token itself
+/// Shows the state of one user's token at one host, never the token itself
 ///
 /// Works without encryption keys.
 #[derive(Debug, clap::Args)]
@@ -29,8 +29,7 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(listing: &Listing, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { user, host, json } = arguments;
-    let missing =
-        anyhow!("user {user} has no identity at {host}; `tokenkeeper token list` shows those there are");
+    let missing = anyhow!("user {user} has no identity at {host}; `tokenkeeper token list` lists them");
     let filter = ListingFilter { user_id: Some(user), host: Some(host) };
     let identity = listing.page(&filter, 0, 1).await?.pop().ok_or(missing)?;
     let mut output = Output::new();
@@ -76,7 +75,7 @@ fn add_token(rows: &mut Table, token: &ListedToken, now: Timestamp) {
         or_nothing(token.lease.as_ref().map(|lease| format!("{} until {}", lease.holder, date(lease.until)))),
     );
     if token.in_doubt {
-        let how = "began, and it is not known how it ended; the next one will tell";
+        let how = "in doubt: the last refresh started and its outcome is unknown; the next one will tell";
         add("refresh", how.to_owned());
     }
     if let Some(at) = token.reported_at {

@@ -61,7 +61,7 @@ async fn a_file_with_a_mistake_writes_nothing_and_names_block_and_key() {
     let ended = ended
         .says("provider 2 (bad.example.org): `kind` must be one of github,")
         .says("did you mean `client_id`?");
-    assert!(ended.stderr.contains("providers.toml, nothing was written"), "{ended:?}");
+    assert!(ended.stderr.contains("providers.toml; nothing was written"), "{ended:?}");
     assert!(!cli.run(&["provider", "list"]).await.good().stdout.contains("good.example.org"));
 
     cli.run(&["provider", "apply", "none.toml"]).await.with_code(1).says("none.toml");

@@ -68,7 +68,7 @@ on_every_database! {
         let ended = cli.run(&["token", "import", "tokens.jsonl"]).await.with_code(1).keeps_secrets_of(&world);
 
         assert_eq!(ended.stdout, "imported 2, failed 3\n");
-        let ended = ended.says("line 3: the body must be a JSON object").says("line 4: host: no provider has it");
+        let ended = ended.says("line 3: the body must be a JSON object").says("line 4: host: no provider has this host");
         let ended = ended.says("line 5: token.value: must be printable ASCII");
         assert!(!ended.stderr.contains("s3cret") && ended.stderr.lines().count() == 3, "{ended:?}");
         assert_eq!(access_token(&world, "jdoe").await, pair.access_token);

@@ -75,7 +75,7 @@ async fn by_a_signal_to_stop() {
         let told = String::from_utf8(output.stdout).unwrap();
         let replayed = world.broker.queue_depth("token-requests").await;
         assert_eq!(told, format!("replayed {replayed}, failed 0\n"));
-        assert!(String::from_utf8(output.stderr).unwrap().contains("the others are still there"));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("run the command again for the rest"));
         let left = world.broker.queue_depth("dead-letters").await;
         assert_eq!((left + replayed) as usize, LETTERS, "given back when it has ended, and none twice");
         nothing_is_lost(&world, &laid, sent, 0).await;
@@ -93,7 +93,10 @@ async fn by_a_connection_that_breaks() {
         proxy.cut_all();
         let output = ended(child).await;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("the others are still there"), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("run the command again for the rest"),
+            "{output:?}"
+        );
         nothing_is_lost(&world, &laid, "cut", 1).await;
     }
 }
