@@ -112,7 +112,7 @@ pub async fn restore(
         }
         Some(Return::Restored)
     };
-    retry_until(stop.cancelled(), RESTORE_AGAIN, store_once).await.unwrap_or(Return::Stopped)
+    retry_until(stop.cancelled(), RESTORE_WAITS, store_once).await.unwrap_or(Return::Stopped)
 }
 
 /// Stores what an earlier worker left in the spool folder.

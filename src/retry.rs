@@ -1,7 +1,7 @@
-//! Trying again: exponential waits with jitter, within a deadline, cut short by a hard stop.
+//! Retries: exponential waits with jitter, within a deadline, and cut short by a hard stop.
 //!
-//! The only home of the `backoff` crate, and of that only its intervals: its own retry loop measures time with the
-//! machine's clock, sleeps past its limit where a `Retry-After` says so, and cannot be cancelled.
+//! The only module that uses the `backoff` crate, and only for its intervals. The crate's own retry loop measures time
+//! with the machine's clock, sleeps past its limit if a `Retry-After` says so, and cannot be cancelled.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -13,70 +13,64 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Waits that grow from try to try.
+/// Waits that grow with each try.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// The first wait, before jitter. More than zero, or there is no waiting at all.
+    /// The first wait, before jitter. Zero means no waits at all.
     pub initial_interval: Duration,
-    /// No wait is longer than this, jitter included.
+    /// The longest wait, jitter included.
     pub max_interval: Duration,
-    /// How many times as long as the one before each wait is; less than 1 counts as 1.
+    /// Each wait is this many times as long as the one before. Less than 1 counts as 1.
     pub multiplier: f64,
-    /// How far a wait strays at random, as a part of it from 0 to 1, so that workers that failed together do not
-    /// come back together: 0.5 means between half of the interval and one and a half.
+    /// From 0 to 1: 0.5 means a random wait between half the interval and one and a half. It keeps workers that failed
+    /// together from retrying together.
     pub jitter: f64,
 }
 
-/// The waits between the tries of one operation. They never end.
+/// The endless waits between the tries of one operation.
 #[derive(Debug)]
 pub struct Delays {
     backoff: Backoff,
-    /// Made for the first wait: nearly everything goes well at once, and has none.
+    /// Created at the first wait: nearly every operation succeeds at once.
     intervals: Option<Box<ExponentialBackoff>>,
 }
 
-/// How an operation is tried again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    /// The waits between tries.
     pub backoff: Backoff,
-    /// The longest `Retry-After` that is waited for; asked to stay away longer, we give up at once.
+    /// The longest `Retry-After` to wait for. After a longer one, the operation is given up.
     pub retry_after_cap: Duration,
 }
 
-/// What an error says about another try.
+/// Whether another try makes sense after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It would fail again.
     Permanent,
-    /// It may go well.
     Transient,
-    /// It may go well, but not earlier than after this time.
+    /// Worth another try, but not before this time has passed.
     After(Duration),
 }
 
-/// Why there is no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryEnd<E> {
-    /// With the last error: permanent, or the next try would have come too late.
+    /// The error was permanent, or the next try would have been too late.
     GaveUp(E),
-    /// By the cancellation token, between two tries; with the last error, or none where nothing was tried yet.
+    /// Cancelled between two tries, with the last error, or `None` before the first try.
     Cancelled(Option<E>),
 }
 
 impl Backoff {
-    /// Waits that double from try to try, up to the longest, and stray by half.
+    /// Waits that double, with a jitter of one half.
     pub const fn doubling(initial_interval: Duration, max_interval: Duration) -> Self {
         Self { initial_interval, max_interval, multiplier: 2.0, jitter: 0.5 }
     }
 
-    /// The waits, from the first one on.
     pub const fn delays(self) -> Delays {
         Delays { backoff: self, intervals: None }
     }
 
-    /// The crate puts jitter on top of its longest interval; ours leaves room for it, since cutting the waits at the
-    /// limit instead would make half of them equal.
+    /// The crate adds jitter to its longest interval, so the interval leaves room for it. Cutting the waits at the limit
+    /// instead would make half of them equal.
     fn intervals(&self) -> ExponentialBackoff {
         let jitter = self.jitter.clamp(0.0, 1.0);
         let longest = self.max_interval.div_f64(1.0 + jitter);
@@ -85,20 +79,18 @@ impl Backoff {
             .with_max_interval(longest)
             .with_multiplier(self.multiplier.max(1.0))
             .with_randomization_factor(jitter)
-            // Measured with the machine's clock, which tests cannot move: the deadline is ours.
+            // The crate measures it with the machine's clock, which tests cannot control. The deadline is ours.
             .with_max_elapsed_time(None)
             .build()
     }
 }
 
 impl Delays {
-    /// How long the next wait is.
     pub fn next_delay(&mut self) -> Duration {
         let intervals = self.intervals.get_or_insert_with(|| Box::new(self.backoff.intervals()));
         intervals.next_backoff().unwrap_or(self.backoff.max_interval).min(self.backoff.max_interval)
     }
 
-    /// Waits for the next delay.
     pub async fn wait(&mut self) {
         sleep(self.next_delay()).await;
     }
@@ -113,13 +105,14 @@ impl Delays {
         is_in_time
     }
 
-    /// Begins with the first wait again, after a try that went well.
+    /// Starts with the first wait again, after a successful try.
     pub fn reset(&mut self) {
         self.intervals = None;
     }
 }
 
-/// Calls `operation` until it gives a result, and waits between two calls. Each call gets the length of the wait after it.
+/// Calls `operation` until it returns a result, with waits between the calls. Each call gets the length of the wait that
+/// follows.
 pub async fn retry_forever<T, F>(backoff: Backoff, operation: impl FnMut(Duration) -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -154,12 +147,12 @@ where
 
 /// Calls `operation` until it succeeds, fails for good, or another try would start at or after `deadline`.
 ///
-/// Only the waits end early when `cancel` fires: a try that is under way is awaited, since the other side may act on
-/// it. For the same reason the deadline does not cut a try; give the operation a timeout of its own. Before each
-/// wait `notify` is told the error and the wait.
+/// `cancel` ends only the waits: a running try is awaited, because the other side may act on it. For the same reason the
+/// deadline does not cut a try; give the operation a timeout of its own. Before each wait `notify` gets the error and
+/// the wait.
 ///
 /// # Errors
-/// [`RetryEnd`] with the last error as it came, so that what it asked for (a `Retry-After`) can be passed on.
+/// [`RetryEnd`] with the last error, so that its `Retry-After` can be passed on.
 pub async fn retry<T, E, F>(
     policy: &RetryPolicy,
     deadline: Instant,
@@ -192,7 +185,7 @@ where
     }
 }
 
-/// None: another try makes no sense, or not in time.
+/// `None`: another try is pointless or would be too late.
 fn next_wait(
     policy: &RetryPolicy,
     deadline: Instant,
@@ -224,7 +217,7 @@ mod tests {
         Instant::now() + Duration::from_secs(seconds)
     }
 
-    /// Runs an operation that always fails with `verdict`; tells how it ended and when each try began.
+    /// Runs an operation that always fails with `verdict`. Returns how it ended and when each try started.
     async fn failing(verdict: Verdict, deadline: Instant) -> (RetryEnd<Verdict>, Vec<Duration>) {
         let begin = Instant::now();
         let tries = RefCell::new(Vec::new());
@@ -267,7 +260,7 @@ mod tests {
         let told = told.into_inner();
         assert_eq!(told.len(), 2);
         let waited: Duration = told.iter().map(|(_, wait)| *wait).sum();
-        // The timer of the runtime counts in milliseconds, rounded up.
+        // The runtime's timer rounds up to milliseconds.
         assert!(begin.elapsed() >= waited && begin.elapsed() < waited + Duration::from_millis(5));
     }
 
@@ -438,7 +431,7 @@ mod tests {
                 "{delays:?}"
             );
             assert!(delays.iter().all(|delay| *delay <= backoff.max_interval), "{delays:?}");
-            // A third of the longest: the lower end of what jitter makes of the last interval.
+            // A third of the longest wait is the lower end of the last interval with jitter.
             assert!(delays[10..].iter().all(|delay| *delay >= Duration::from_millis(666)), "{delays:?}");
             distinct.extend(delays[10..].iter().copied());
         }
