@@ -13,7 +13,6 @@ pub mod housekeeping;
 pub mod limits;
 pub mod oauth;
 pub mod parking;
-pub mod partitions;
 pub mod refresh;
 pub mod requests;
 pub mod retry;

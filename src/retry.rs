@@ -145,6 +145,36 @@ where
     }
 }
 
+/// Calls `operation` until it gives a result, and waits after each error, which `notify` is told with the wait. None:
+/// `cancel` fired during a wait or before the first call. It never cuts a call.
+///
+/// A call that lasted longer than the longest wait had gone well for a while, so the waits begin anew.
+pub async fn retry_until_cancelled<T, E, F>(
+    backoff: Backoff,
+    cancel: &CancellationToken,
+    mut notify: impl FnMut(&E, Duration),
+    mut operation: impl FnMut() -> F,
+) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut delays = backoff.delays();
+    while !cancel.is_cancelled() {
+        let begin = Instant::now();
+        let error = match operation().await {
+            Ok(result) => return Some(result),
+            Err(error) => error,
+        };
+        if begin.elapsed() > backoff.max_interval {
+            delays.reset();
+        }
+        let delay = delays.next_delay();
+        notify(&error, delay);
+        cancel.run_until_cancelled(sleep(delay)).await;
+    }
+    None
+}
+
 /// Calls `operation` until it succeeds, fails for good, or another try would start at or after `deadline`.
 ///
 /// `cancel` ends only the waits: a running try is awaited, because the other side may act on it. For the same reason the
@@ -399,6 +429,48 @@ mod tests {
         while delays.wait_before(deadline).await {}
         assert!(begin.elapsed() > Duration::ZERO && Instant::now() < deadline, "{:?}", begin.elapsed());
         assert!(!delays.wait_before(begin).await, "it is over already");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_waits_begin_anew_after_a_call_that_went_well_for_a_while() {
+        let waits = RefCell::new(Vec::new());
+        let (calls, cancel) = (Cell::new(0), CancellationToken::new());
+        let done = retry_until_cancelled(
+            POLICY.backoff,
+            &cancel,
+            |_: &&str, wait| waits.borrow_mut().push(wait),
+            || async {
+                calls.set(calls.get() + 1);
+                match calls.get() {
+                    10 => sleep(Duration::from_secs(3)).await,
+                    11 => return Ok("done"),
+                    _ => {}
+                }
+                Err("lost")
+            },
+        );
+        assert_eq!(done.await, Some("done"));
+        let waits = waits.into_inner();
+        assert!(waits[8] >= Duration::from_millis(666), "{waits:?}");
+        assert!(waits[9] <= Duration::from_millis(151), "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_tried_until_it_is_cancelled_ends_during_a_wait_and_never_during_a_call() {
+        let cancel = CancellationToken::new();
+        let begin = Instant::now();
+        let cancelled = retry_until_cancelled(
+            POLICY.backoff,
+            &cancel,
+            |(): &(), _| {},
+            || async {
+                cancel.cancel();
+                sleep(Duration::from_secs(5)).await;
+                Err::<(), _>(())
+            },
+        );
+        assert_eq!(cancelled.await, None);
+        assert_eq!(begin.elapsed(), Duration::from_secs(5));
     }
 
     #[test]

@@ -21,7 +21,6 @@ pub mod logs;
 mod messages;
 mod panics;
 mod parking;
-mod partitions;
 pub mod recorder;
 mod replies;
 mod requests;
@@ -47,7 +46,6 @@ pub(crate) use self::label::label;
 pub use self::messages::{InFlight, message_settled, put_off};
 pub use self::panics::{Panicking, panicked, service_ended};
 pub use self::parking::*;
-pub use self::partitions::{no_share, replicas_not_seen, share_changed, share_not_handed_over};
 pub use self::replies::{
     ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
 };
@@ -280,7 +278,6 @@ pub fn describe() {
     dead_letters::describe();
     housekeeping::describe();
     panics::describe();
-    partitions::describe();
     replies::describe();
     requests::describe();
     statements::describe();

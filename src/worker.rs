@@ -1,16 +1,17 @@
 //! CONSUME … REPLY, ACK: consumers, settling, drain.
 //!
-//! The prefetch of each queue limits the messages in hand: the broker sends no more at once. Each queue has a task that consumes
-//! it and polls its messages. Only this module replies and acks.
+//! The prefetch of each queue is how many of its messages may be in hand at once: each takes a place, and the broker sends no
+//! more. All partitions of a kind share their places, and what the broker sends beyond these waits. Each queue has a task,
+//! which consumes it and takes its messages on. Only this module publishes and acks.
 
 mod acks;
 mod consume;
 mod in_hand;
-mod partitions;
 mod put_off;
 mod restore;
 mod settle;
 mod settlement;
+mod subscription;
 mod suspects;
 
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::consume::{Common, Consumers, Drained};
-use self::partitions::Partitions;
 use self::restore::Restorer;
 use self::settle::Settler;
 use self::suspects::Tier;
@@ -148,8 +148,8 @@ impl Worker {
             match reload_flags.run(|event| telemetry::flags_reloaded(*event == FlagsEvent::InForce)).await {}
         });
 
-        let (partitions, share) = Partitions::new(&broker, &store, &clock, &instance);
-        let health = Arc::new(Health::new(database.clone(), publisher.clone(), services.clone(), share));
+        let health = Health::new(database.clone(), publisher.clone(), services.clone(), broker.partitions);
+        let health = Arc::new(health);
         let endpoint = open_admin(&settings, &health).await?;
         let serve = endpoint.serve(Arc::clone(&health), metrics, stop.hard.clone());
         services.spawn("the admin endpoint", serve);
@@ -183,7 +183,8 @@ impl Worker {
             health: Arc::clone(&health),
             stop: stop.clone(),
         };
-        let consumers = consume(&common, partitions);
+        let consumers =
+            Tier::ALL.map(|tier| tokio::spawn(Consumers { tier, common: common.clone() }.run())).into();
         let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
         Ok(Self { settings, stop, health, consumers, aside, messages, refreshing, services, closed })
     }
@@ -283,14 +284,4 @@ fn keep_house(settings: &Settings, handler: &Handler, instance: &str, services: 
     let holder = instance.to_owned();
     let run = async move { match housekeeper.run(holder).await {} };
     services.spawn_until("housekeeping", stop.soft.clone(), run);
-}
-
-/// Consumes every tier of messages. Ordinary messages come from partitions too.
-fn consume(common: &Common, partitions: Partitions) -> Vec<JoinHandle<Option<Drained>>> {
-    let mut partitions = Some(partitions);
-    let of_tier = |tier| {
-        let partitions = partitions.take_if(|_| tier == Tier::Ordinary);
-        tokio::spawn(Consumers { tier, partitions, common: common.clone() }.run())
-    };
-    Tier::ALL.map(of_tier).into()
 }

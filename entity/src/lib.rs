@@ -9,5 +9,4 @@
 pub mod auth_provider;
 pub mod duty;
 pub mod identity;
-pub mod replica;
 pub mod token_entry;

@@ -21,6 +21,7 @@ mod m20261123_000033_index_dates_that_are_there;
 mod m20261128_000034_find_entries_by_user;
 mod m20261129_000035_add_overrides_attempts_and_reports;
 mod m20261130_000036_give_entries_their_user;
+mod m20261130_000037_drop_replica;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
@@ -50,6 +51,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261128_000034_find_entries_by_user::Migration),
             Box::new(m20261129_000035_add_overrides_attempts_and_reports::Migration),
             Box::new(m20261130_000036_give_entries_their_user::Migration),
+            Box::new(m20261130_000037_drop_replica::Migration),
         ]
     }
 }

@@ -8,19 +8,16 @@ mod token;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub(crate) use self::progress::Progress;
+use self::progress::Watched;
 pub use self::serve::Endpoint;
 use crate::app::services::Services;
 use crate::broker::Feed;
 use crate::broker::Publisher;
-use crate::contract::MessageKind;
-use crate::partitions::Share;
 use crate::store::database::Availability;
 
 /// What keeps this worker from doing its job.
@@ -30,27 +27,33 @@ pub struct Health {
     publisher: Publisher,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
-    /// One for each consumed queue: whether its messages are being settled.
-    watched: Mutex<Vec<Weak<Progress>>>,
+    /// Whether messages in hand are being settled.
+    watched: Watched,
     services: Services,
     /// Whether the broker blocks the connection for requests and replies.
     blocked: Arc<AtomicBool>,
     /// The number of consumed partition queues.
     partitions: Arc<AtomicUsize>,
-    /// The partitions that should be consumed. `None`: not known yet.
-    share: watch::Receiver<Option<Share>>,
+    /// The number of partition queues that should be consumed.
+    partitions_due: usize,
     address: OnceLock<SocketAddr>,
 }
 
 impl Health {
-    pub fn new(
-        database: Availability,
-        publisher: Publisher,
-        services: Services,
-        share: watch::Receiver<Option<Share>>,
-    ) -> Self {
+    pub fn new(database: Availability, publisher: Publisher, services: Services, partitions: u16) -> Self {
+        let partitions_due = Feed::partitions(partitions).count();
         let (consuming, watched, blocked, partitions, address) = Default::default();
-        Self { database, publisher, consuming, watched, services, blocked, partitions, share, address }
+        Self {
+            database,
+            publisher,
+            consuming,
+            watched,
+            services,
+            blocked,
+            partitions,
+            partitions_due,
+            address,
+        }
     }
 
     /// Marks a queue as consumed until the mark is dropped.
@@ -67,13 +70,14 @@ impl Health {
         Mark::flag(&self.blocked)
     }
 
-    /// Watches whether a queue's messages in hand are being settled, until the result is dropped.
+    /// Watches whether a queue's messages in hand are being settled, until the result is dropped. All partitions of a kind
+    /// share one.
     pub(crate) fn watch(&self, feed: Feed, prefetch: u16) -> Arc<Progress> {
-        let progress = Arc::new(Progress::new(feed, prefetch));
-        let mut watched = self.watched.lock();
-        watched.retain(|progress| progress.strong_count() > 0);
-        watched.push(Arc::downgrade(&progress));
-        progress
+        let name = match feed {
+            Feed::Partition(kind, _) => format!("{kind} in partitions"),
+            Feed::Messages(_) | Feed::ParkedPairs | Feed::Suspects | Feed::Isolated => feed.to_string(),
+        };
+        self.watched.watch(name, prefetch)
     }
 
     pub fn address(&self) -> Option<SocketAddr> {
@@ -104,25 +108,16 @@ impl Health {
                 problems.push(format!("broker: {feed} is not consumed"));
             }
         }
-        problems.extend(self.problem_of_partitions());
-        let now = Instant::now();
-        problems.extend(self.watched.lock().iter().filter_map(|progress| progress.upgrade()?.problem(now)));
+        let (consumed, due) = (self.partitions.load(Ordering::Relaxed), self.partitions_due);
+        if consumed < due {
+            problems.push(format!("broker: {consumed} of the {due} queues of partitions are consumed"));
+        }
+        problems.extend(self.watched.problems(Instant::now()));
         let ended = self.services.ended().into_iter();
         problems.extend(
             ended.map(|name| format!("worker: its task for {name} ended by a bug; restart the worker")),
         );
         problems
-    }
-
-    fn problem_of_partitions(&self) -> Option<String> {
-        let Some(owned) = self.share.borrow().as_ref().map(Share::len) else {
-            return Some("partitions: this worker's share is not known yet".to_owned());
-        };
-        let (consumed, due) =
-            (self.partitions.load(Ordering::Relaxed), owned * MessageKind::PARTITIONED.len());
-        (consumed < due).then(|| {
-            format!("broker: {consumed} of the {due} queues of this worker's partitions are consumed")
-        })
     }
 
     /// `None` for queues of partitions, which are only counted.

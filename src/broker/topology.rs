@@ -43,6 +43,12 @@ impl Feed {
         Self::Suspects,
         Self::Isolated,
     ];
+
+    /// What it consumes beside, where each kind of message has so many partitions.
+    pub fn partitions(count: u16) -> impl Iterator<Item = Self> {
+        let indexes = (0..count).map_while(|index| u8::try_from(index).ok());
+        indexes.flat_map(|index| MessageKind::PARTITIONED.map(|kind| Self::Partition(kind, index)))
+    }
 }
 
 /// As in consumer tags, logs and `/readyz`.

@@ -2,33 +2,33 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
+use std::mem;
 use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use futures_util::future::try_join;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer, Event};
+use lapin::options::BasicCancelOptions;
+use lapin::{Channel, Event};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::acks::Acks;
-use super::in_hand::InHand;
-use super::partitions::Partitions;
+use super::acks::Verdict;
+use super::in_hand::{InHand, Place};
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
+use super::subscription::Subscription;
 use super::suspects::{Next, Origin, Tier, ends};
-use crate::app::admin::{Health, Progress};
+use crate::app::admin::Health;
 use crate::app::lifecycle::Stop;
 use crate::broker::{
-    AGAIN, Aside, BrokerError, Feed, Names, Replies, connect, declare, declare_for, take_leave, within,
+    AGAIN, Aside, BrokerError, Feed, Replies, connect, declare, declare_for, take_leave, within,
 };
+use crate::retry::retry_until_cancelled;
 use crate::settings::{Broker, WorkerSettings};
 use crate::store::database::Availability;
 use crate::telemetry;
@@ -36,8 +36,6 @@ use crate::telemetry;
 /// Consumes the queues of a tier.
 pub(super) struct Consumers {
     pub(super) tier: Tier,
-    /// The ordinary messages' alone.
-    pub(super) partitions: Option<Partitions>,
     pub(super) common: Common,
 }
 
@@ -70,27 +68,14 @@ impl Consumers {
     /// Consumes until the soft stop, over as many connections as that takes. Gives back the last one: what is in
     /// hand is acked on it.
     pub(super) async fn run(self) -> Option<Drained> {
-        let consumers = Arc::new(self);
-        let mut delays = AGAIN.delays();
-        while !consumers.stop.soft.is_cancelled() {
-            let delay = delays.next_delay();
-            let error = match consumers.open().await {
-                Ok(replies) => {
-                    delays.reset();
-                    match consumers.consume(&replies).await {
-                        Ok(channels) => return Some(Drained { replies, _channels: channels }),
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            telemetry::broker_lost(consumers.tier.link(), &error, delay);
-            tokio::select! {
-                () = consumers.stop.soft.cancelled() => {}
-                () = sleep(delay) => {}
-            }
-        }
-        None
+        let (link, consumers) = (self.tier.link(), Arc::new(self));
+        let lost = |error: &BrokerError, delay| telemetry::broker_lost(link, error, delay);
+        let consumed = retry_until_cancelled(AGAIN, &consumers.stop.soft, lost, async || {
+            let replies = consumers.open().await?;
+            let channels = consumers.consume(&replies).await?;
+            Ok(Drained { replies, _channels: channels })
+        });
+        consumed.await
     }
 
     /// A connection to consume over, in the shape of what replies over it.
@@ -109,15 +94,15 @@ impl Consumers {
         Ok(Arc::new(replies))
     }
 
-    /// Consumes every queue until the soft stop, or until the connection is gone. For as long as that this worker
-    /// takes its share of the partitions: one that cannot consume leaves them to the others.
+    /// Consumes every queue until the soft stop, or until the connection is gone.
     async fn consume(
         self: &Arc<Self>,
         replies: &Arc<Replies>,
     ) -> Result<Vec<Option<Arc<Channel>>>, BrokerError> {
         let mut queues = JoinSet::new();
-        let partitions = self.partitions.iter().flat_map(Partitions::feeds);
-        for feed in self.tier.feeds().iter().copied().chain(partitions) {
+        // The ordinary messages' alone.
+        let partitions = if self.tier == Tier::Ordinary { self.settings.partitions } else { 0 };
+        for feed in self.tier.feeds().iter().copied().chain(Feed::partitions(partitions)) {
             let (consumers, replies) = (Arc::clone(self), Arc::clone(replies));
             queues.spawn(async move { consumers.consume_queue(&replies, feed).await });
         }
@@ -129,24 +114,13 @@ impl Consumers {
             }
             Ok(channels)
         };
-        let sharing = async {
-            if let Some(partitions) = &self.partitions {
-                partitions.take_part(&self.stop.soft).await;
-            }
-            Ok(())
-        };
         let consumed = tokio::select! {
-            consumed = try_join(all, sharing) => consumed,
+            consumed = all => consumed,
             error = self.watch(replies) => Err(error),
         };
-        if consumed.is_err() {
-            if let Some(partitions) = &self.partitions {
-                partitions.forget_share();
-            }
-            // What they have in hand goes on.
-            queues.shutdown().await;
-        }
-        consumed.map(|(channels, ())| channels)
+        // What they have in hand goes on.
+        queues.shutdown().await;
+        consumed
     }
 
     /// Says when the broker blocks the connection, until it says nothing any more.
@@ -185,95 +159,62 @@ impl Consumers {
         feed: Feed,
     ) -> Result<Option<Arc<Channel>>, BrokerError> {
         let connection = replies.connection();
-        let mut delays = AGAIN.delays();
-        loop {
-            let prefetch = tokio::select! {
-                () = self.stop.soft.cancelled() => return Ok(None),
-                prefetch = self.turn(feed) => prefetch,
-            };
-            let error = match self.consume_in_turn(replies, feed, prefetch).await {
-                Ok(Pumped::Stopped(channel)) => return Ok(Some(channel)),
-                Ok(Pumped::TurnOver) => {
-                    delays.reset();
-                    continue;
+        let lost = |error: &BrokerError, delay| {
+            telemetry::consumer_lost(self.tier.link(), &feed, error, delay);
+        };
+        let mut is_first = true;
+        let consumed = retry_until_cancelled(AGAIN, &self.stop.soft, lost, || {
+            let was_first = mem::replace(&mut is_first, false);
+            async move {
+                let consumed = async {
+                    if !was_first {
+                        // The queue itself may be gone.
+                        declare_for(connection, &self.settings, feed).await?;
+                    }
+                    self.consume_in_turns(replies, feed).await
+                };
+                match consumed.await {
+                    Err(error) if connection.status().connected() => Err(error),
+                    ended => Ok(ended),
                 }
-                Err(error) => error,
-            };
-            if !connection.status().connected() {
-                return Err(error);
             }
-            let delay = delays.next_delay();
-            telemetry::consumer_lost(self.tier.link(), &feed, &error, delay);
+        });
+        consumed.await.unwrap_or(Ok(None))
+    }
+
+    /// Consumes one queue until the soft stop, but not while the database is away.
+    async fn consume_in_turns(
+        &self,
+        replies: &Arc<Replies>,
+        feed: Feed,
+    ) -> Result<Option<Arc<Channel>>, BrokerError> {
+        loop {
             tokio::select! {
                 () = self.stop.soft.cancelled() => return Ok(None),
-                () = sleep(delay) => {}
+                () = self.database.there() => {}
             }
-            // The queue itself may be gone.
-            declare_for(connection, &self.settings, feed).await?;
+            let subscription = self.subscribe(replies, feed).await?;
+            match self.pump(subscription, feed).await? {
+                Pumped::Stopped(channel) => return Ok(Some(channel)),
+                Pumped::TurnOver => {}
+            }
         }
-    }
-
-    async fn consume_in_turn(
-        &self,
-        replies: &Arc<Replies>,
-        feed: Feed,
-        prefetch: u16,
-    ) -> Result<Pumped, BrokerError> {
-        let subscription = self.subscribe(replies, feed, prefetch).await?;
-        self.pump(subscription, feed, prefetch).await
-    }
-
-    async fn subscribe(
-        &self,
-        replies: &Arc<Replies>,
-        feed: Feed,
-        prefetch: u16,
-    ) -> Result<Subscription, BrokerError> {
-        let connection = replies.connection();
-        let limit = self.settings.operation_timeout;
-        let queue = Names::new(&self.settings.prefix).queue(feed);
-        let channel =
-            within(limit, || format!("open a channel for queue {queue}"), connection.create_channel())
-                .await?;
-        // Before consuming, or the broker sends everything it has.
-        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
-        let channel = Arc::new(channel);
-        let acks = Acks::open(Arc::clone(connection), Arc::clone(&channel), &self.messages);
-        let before = self.move_suspects_away(feed, &queue, &channel, &acks).await?;
-        let tag = ShortString::try_new(format!("{}-{feed}", self.instance))
-            .map_err(|_| BrokerError::TooLong { what: "the consumer tag".into() })?;
-        let name = ShortString::try_new(queue.as_str())
-            .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
-        let consume =
-            channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), FieldTable::default());
-        let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
-        Ok(Subscription { channel, replies: Arc::clone(replies), acks, before, consumer, tag, queue })
     }
 
     /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
-    /// what the broker had sent already.
-    async fn pump(
-        &self,
-        mut subscription: Subscription,
-        feed: Feed,
-        prefetch: u16,
-    ) -> Result<Pumped, BrokerError> {
+    /// what the broker had sent already, as far as there are places. The broker gives the rest to others.
+    async fn pump(&self, mut subscription: Subscription, feed: Feed) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
-        let progress = self.health.watch(feed, prefetch);
         let mut in_hand = InHand::nothing(&self.messages);
-        if let Some(delivery) = subscription.before.take() {
-            self.take(delivery, &subscription, feed, &mut in_hand);
-        }
         let stopped = tokio::select! {
             biased;
             () = self.stop.soft.cancelled() => true,
-            () = self.turn_over(feed, prefetch) => false,
-            error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, &progress, feed, context)) => {
+            () = self.database.lost() => false,
+            error = poll_fn(|context| self.flow(&mut subscription, &mut in_hand, feed, context)) => {
                 return Err(error);
             }
         };
-        drop((consuming, progress));
+        drop(consuming);
         // Goes on while the broker is waited for.
         drop(in_hand);
         let limit = self.settings.operation_timeout;
@@ -286,8 +227,11 @@ impl Consumers {
         }
         let mut late = InHand::nothing(&self.messages);
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
-        while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.consumer.next()).await {
-            self.take(delivery, &subscription, feed, &mut late);
+        while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.deliveries.next()).await {
+            match Arc::clone(subscription.progress.places()).try_acquire_owned() {
+                Ok(place) => self.take(delivery, place, &subscription, feed, &mut late),
+                Err(_) => subscription.acks.settle(delivery.delivery_tag, Verdict::Nack),
+            }
         }
         Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
     }
@@ -297,30 +241,32 @@ impl Consumers {
         &self,
         subscription: &mut Subscription,
         in_hand: &mut InHand,
-        progress: &Progress,
         feed: Feed,
         context: &mut Context<'_>,
     ) -> Poll<BrokerError> {
-        if subscription.acks.is_closed() {
-            return Poll::Ready(BrokerError::NoAcks { queue: subscription.queue.clone() });
-        }
+        let mut taken = false;
         // First, so that what came together is looked up together.
-        while let Poll::Ready(next) = subscription.consumer.poll_next_unpin(context) {
+        while let Poll::Ready(next) = subscription.poll_next(context) {
             match next {
-                Some(Ok(delivery)) => self.take(delivery, subscription, feed, in_hand),
-                Some(Err(source)) => {
-                    let action = format!("consume queue {}", subscription.queue);
-                    return Poll::Ready(BrokerError::Amqp { action, source });
-                }
-                None => return Poll::Ready(BrokerError::Cancelled { queue: subscription.queue.clone() }),
+                Ok((delivery, place)) => self.take(delivery, place, subscription, feed, in_hand),
+                Err(error) => return Poll::Ready(error),
             }
+            taken = true;
         }
-        let settled = in_hand.go_on(context);
-        progress.note(in_hand.len(), settled);
+        if in_hand.go_on(context) || taken {
+            subscription.progress.note();
+        }
         Poll::Pending
     }
 
-    fn take(&self, delivery: Delivery, subscription: &Subscription, feed: Feed, in_hand: &mut InHand) {
+    fn take(
+        &self,
+        delivery: Delivery,
+        place: Place,
+        subscription: &Subscription,
+        feed: Feed,
+        in_hand: &mut InHand,
+    ) {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
@@ -332,12 +278,12 @@ impl Consumers {
                         if let Some(origin) = origin {
                             received = received.with_origin(origin);
                         }
-                        in_hand.take(Arc::clone(&self.settler).process(received));
+                        in_hand.take(Arc::clone(&self.settler).process(received), place);
                     }
                     Next::MoveTo(_) | Next::GiveUp => {
                         let (settler, lifeline) =
                             (Arc::clone(&self.settler), self.lifeline(&subscription.channel));
-                        in_hand.take(settler.move_away(kind, delivery, acks, lifeline));
+                        in_hand.take(settler.move_away(kind, delivery, acks, lifeline), place);
                     }
                 }
             }
@@ -346,11 +292,12 @@ impl Consumers {
                 let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
                 let lifeline = self.lifeline(&subscription.channel);
                 let settler = Arc::clone(&self.settler);
-                in_hand.take(settler.process_suspect(self.tier, delivery, replies, acks, lifeline, next));
+                let process = settler.process_suspect(self.tier, delivery, replies, acks, lifeline, next);
+                in_hand.take(process, place);
             }
             Feed::ParkedPairs => {
                 let settlement = Settlement::new(subscription.acks.clone(), delivery.delivery_tag);
-                in_hand.take(Arc::clone(&self.restorer).process(delivery, settlement));
+                in_hand.take(Arc::clone(&self.restorer).process(delivery, settlement), place);
             }
         }
     }
@@ -360,8 +307,7 @@ impl Consumers {
 enum Pumped {
     /// The worker stops; what is in hand is acked on this channel.
     Stopped(Arc<Channel>),
-    /// The database is away, or the partition is another worker's: what is in hand is finished, and what is not stays
-    /// with the broker.
+    /// The database is away: what is in hand is finished, and what is not stays with the broker.
     TurnOver,
 }
 
@@ -379,17 +325,4 @@ impl Drained {
     pub(super) async fn close(&self) {
         take_leave(self.replies.connection()).await;
     }
-}
-
-/// A queue that is consumed.
-struct Subscription {
-    /// Closed when the last one who may still ack on it lets go.
-    channel: Arc<Channel>,
-    replies: Arc<Replies>,
-    acks: Acks,
-    /// What came before it was consumed.
-    before: Option<Delivery>,
-    consumer: Consumer,
-    tag: ShortString,
-    queue: String,
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::ReusableBoxFuture;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +29,14 @@ pub(super) struct InHand {
 
 type Reusable = ReusableBoxFuture<'static, ()>;
 
+/// A place for a message in hand. It is free again once the message is settled, or ended by a bug.
+pub(super) type Place = OwnedSemaphorePermit;
+
 /// An unsettled message. It leaves its box behind.
-struct Message(Option<Reusable>);
+struct Message {
+    future: Option<Reusable>,
+    _place: Place,
+}
 
 impl InHand {
     pub(super) fn nothing(tasks: &TaskTracker) -> Self {
@@ -37,31 +44,27 @@ impl InHand {
     }
 
     /// Takes a message in hand. It begins with the next [`InHand::go_on`].
-    pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static) {
-        let message = match self.boxes.pop() {
+    pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static, place: Place) {
+        let future = match self.boxes.pop() {
             Some(mut of_another) => {
                 of_another.set(message);
                 of_another
             }
             None => ReusableBoxFuture::new(message),
         };
-        self.messages.push(Message(Some(message)));
+        self.messages.push(Message { future: Some(future), _place: place });
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.messages.len()
-    }
-
-    /// Polls every message that can go on, and returns how many are settled. `context` is woken when one can go on again.
-    pub(super) fn go_on(&mut self, context: &mut Context<'_>) -> usize {
-        let mut done = 0;
+    /// Polls every message that can go on, and tells whether one was settled. `context` is woken when one can go on again.
+    pub(super) fn go_on(&mut self, context: &mut Context<'_>) -> bool {
+        let mut settled = false;
         while let Poll::Ready(Some(left)) = self.messages.poll_next_unpin(context) {
-            done += 1;
+            settled = true;
             if self.boxes.len() < MOST_BOXES {
                 self.boxes.extend(left);
             }
         }
-        done
+        settled
     }
 }
 
@@ -69,12 +72,12 @@ impl Future for Message {
     type Output = Option<Reusable>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reusable>> {
-        let Some(message) = &mut self.0 else { return Poll::Ready(None) };
+        let Some(message) = &mut self.future else { return Poll::Ready(None) };
         // A panic of one message must not end the others. Its delivery is settled by `settlement.rs`.
         match catch_unwind(AssertUnwindSafe(|| message.poll(context))) {
             Ok(polled) => {
                 ready!(polled);
-                Poll::Ready(self.0.take())
+                Poll::Ready(self.future.take())
             }
             Err(_) => Poll::Ready(None),
         }
@@ -99,20 +102,30 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::sync::{Notify, oneshot};
+    use tokio::sync::{Notify, Semaphore, oneshot};
     use tokio::task::yield_now;
 
     use super::*;
+
+    fn places(count: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(count))
+    }
+
+    fn place(places: &Arc<Semaphore>) -> Place {
+        Arc::clone(places).try_acquire_owned().expect("a place")
+    }
 
     #[tokio::test]
     async fn what_one_message_was_in_is_used_for_the_next_one() {
         let mut in_hand = InHand::nothing(&TaskTracker::new());
         let settled = Arc::new(AtomicUsize::new(0));
+        let places = places(1);
         for number in 1..=3 {
             let settled = Arc::clone(&settled);
-            in_hand.take(async move {
+            let message = async move {
                 settled.fetch_add(number, Ordering::Relaxed);
-            });
+            };
+            in_hand.take(message, place(&places));
             assert!(in_hand.boxes.is_empty(), "one box serves all of them");
             poll_fn(|context| {
                 in_hand.go_on(context);
@@ -130,10 +143,12 @@ mod tests {
         let (answer, answered) = oneshot::channel();
         let (settle, settled) = oneshot::channel();
         let mut in_hand = InHand::nothing(&tasks);
-        in_hand.take(async move {
+        let places = places(1);
+        let message = async move {
             answered.await.expect("the answer comes");
             settle.send(()).expect("somebody waits");
-        });
+        };
+        in_hand.take(message, place(&places));
         poll_fn(|context| {
             in_hand.go_on(context);
             Poll::Ready(())
@@ -141,10 +156,21 @@ mod tests {
         .await;
         drop(in_hand);
         assert_eq!(tasks.len(), 1, "a worker that stops waits for it");
+        assert_eq!(places.available_permits(), 0, "and it keeps its place");
         answer.send(()).expect("the message is still handled");
         settled.await.expect("the message is settled");
         tasks.close();
         tasks.wait().await;
+        assert_eq!(places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_message_whose_handling_panics_leaves_its_place() {
+        let mut in_hand = InHand::nothing(&TaskTracker::new());
+        let places = places(1);
+        in_hand.take(async { panic!("a bug") }, place(&places));
+        poll_fn(|context| Poll::Ready(in_hand.go_on(context))).await;
+        assert_eq!(places.available_permits(), 1);
     }
 
     #[tokio::test]
@@ -152,7 +178,7 @@ mod tests {
         let mut in_hand = InHand::nothing(&TaskTracker::new());
         let news = Arc::new(Notify::new());
         let heard = Arc::clone(&news);
-        in_hand.take(async move { heard.notified().await });
+        in_hand.take(async move { heard.notified().await }, place(&places(1)));
         let told = async {
             yield_now().await;
             news.notify_one();
@@ -173,6 +199,7 @@ mod tests_with_a_broker {
     use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
     use lapin::{Connection, ConnectionProperties};
     use tokenkeeper_testkit::queues::{BasicProperties, FieldTable, TestBroker};
+    use tokio::sync::Semaphore;
     use tokio::task::yield_now;
 
     use super::super::acks::{Acks, Disposition};
@@ -192,6 +219,7 @@ mod tests_with_a_broker {
         let tasks = TaskTracker::new();
         let acks = Acks::open(Arc::clone(&connection), Arc::clone(&channel), &tasks);
         let mut in_hand = InHand::nothing(&tasks);
+        let places = Arc::new(Semaphore::new(3));
         for body in ["first", "second", "third"] {
             let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
             let publish =
@@ -200,11 +228,12 @@ mod tests_with_a_broker {
             let got = channel.basic_get(queue.clone(), BasicGetOptions::default()).await.unwrap();
             let delivery = got.expect("it is there").delivery;
             let settlement = Settlement::new(acks.clone(), delivery.delivery_tag);
-            in_hand.take(async move {
+            let message = async move {
                 yield_now().await;
                 assert!(delivery.data != b"second", "a bug that the second message meets");
                 settlement.settle(Disposition::Ack);
-            });
+            };
+            in_hand.take(message, Arc::clone(&places).try_acquire_owned().unwrap());
         }
         poll_fn(|context| {
             in_hand.go_on(context);

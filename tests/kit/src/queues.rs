@@ -185,6 +185,16 @@ impl TestBroker {
         self.by_queue.send_via(&self.name(kind), user, body.as_ref(), properties).await
     }
 
+    /// The same straight to the queue `PREFIX.suffix`.
+    pub async fn send_to_queue(
+        &self,
+        suffix: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) -> PendingReply {
+        self.by_queue.send_via("", &self.name(suffix), body.as_ref(), properties).await
+    }
+
     /// The same through direct reply-to.
     pub async fn send_direct(
         &self,

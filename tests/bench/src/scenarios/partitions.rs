@@ -2,10 +2,7 @@
 //! process, instead of each worker watching the other's lease in the database.
 
 use anyhow::{Context, Result};
-use tokenkeeper_testkit::{
-    database::Kind,
-    wait::{PATIENCE, eventually},
-};
+use tokenkeeper_testkit::database::Kind;
 
 use crate::{
     load::{Amount, Ask, Pace, SEEDED_USERS, Users},
@@ -22,7 +19,6 @@ const IN_FLIGHT: usize = 128;
 /// How many want the token of the same user, one right after the other.
 const EACH: usize = 8;
 const WATCHES: &str = "tokenkeeper_lease_watches_total";
-const OWNED: &str = "tokenkeeper_partitions_owned";
 
 pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findings> {
     let Some(system) = world.tokenkeepers.iter().find(|system| system.judged_on() == Some(Kind::Postgres))
@@ -49,9 +45,6 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
                 }
                 Ok(sum)
             };
-            let shared = partitions as u64;
-            let distributed = async || sum(OWNED).await.is_ok_and(|owned| owned == shared).then_some(());
-            eventually("every partition to have an owner", PATIENCE, distributed).await;
 
             let mut load = system.generator().await?;
             load.by_user(partitions > 0);

@@ -1,0 +1,212 @@
+//! A queue that is consumed: with what prefetch, and where it is a partition, with what priority.
+//!
+//! Every worker consumes every partition. The broker delivers to the consumer with the highest priority that has room, and
+//! a worker's priority is a hash of its name and the partition's index. So each partition has a worker of its own, which
+//! the workers need not agree on, and the others stand by. `docs/partitions.md` says what follows from that.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, Chain, Iter, Peekable};
+use lapin::message::Delivery;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::PollSemaphore;
+
+use super::acks::Acks;
+use super::consume::Consumers;
+use super::in_hand::Place;
+use crate::app::admin::Progress;
+use crate::broker::{BrokerError, Feed, Names, Replies, within};
+use crate::contract::MessageKind;
+
+/// Parked pairs in hand at once.
+const PREFETCH_PARKED_PAIRS: u16 = 64;
+
+/// A worker that is first in a quarter of the partitions can fill its places from these alone.
+const PARTITIONS_THAT_FILL_IT: u32 = 4;
+
+/// A queue that is consumed.
+pub(super) struct Subscription {
+    /// Closed when the last one who may still ack on it lets go.
+    pub(super) channel: Arc<Channel>,
+    pub(super) replies: Arc<Replies>,
+    pub(super) acks: Acks,
+    /// What came before the queue was consumed, and what comes since.
+    pub(super) deliveries: Peekable<Chain<Iter<std::option::IntoIter<lapin::Result<Delivery>>>, Consumer>>,
+    pub(super) tag: ShortString,
+    pub(super) queue: String,
+    pub(super) progress: Arc<Progress>,
+    places: PollSemaphore,
+}
+
+impl Subscription {
+    /// The next delivery, and a place for it. While all places are taken, the delivery waits unsettled.
+    pub(super) fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(Delivery, Place), BrokerError>> {
+        if self.acks.is_closed() {
+            return Poll::Ready(Err(BrokerError::NoAcks { queue: self.queue.clone() }));
+        }
+        let place = match ready!(Pin::new(&mut self.deliveries).poll_peek(context)) {
+            Some(Ok(_)) => ready!(self.places.poll_acquire(context)),
+            Some(Err(_)) | None => None,
+        };
+        Poll::Ready(match (ready!(self.deliveries.poll_next_unpin(context)), place) {
+            (Some(Ok(delivery)), Some(place)) => Ok((delivery, place)),
+            (Some(Err(source)), _) => {
+                Err(BrokerError::Amqp { action: format!("consume queue {}", self.queue), source })
+            }
+            // Nobody closes the semaphore, so a delivery has a place.
+            (Some(Ok(_)) | None, _) => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
+        })
+    }
+}
+
+impl Consumers {
+    pub(super) async fn subscribe(
+        &self,
+        replies: &Arc<Replies>,
+        feed: Feed,
+    ) -> Result<Subscription, BrokerError> {
+        let connection = replies.connection();
+        let limit = self.settings.operation_timeout;
+        let queue = Names::new(&self.settings.prefix).queue(feed);
+        let channel =
+            within(limit, || format!("open a channel for queue {queue}"), connection.create_channel())
+                .await?;
+        // Before consuming, or the broker sends everything it has.
+        let qos = channel.basic_qos(self.prefetch(feed), BasicQosOptions::default());
+        within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
+        let channel = Arc::new(channel);
+        let acks = Acks::open(Arc::clone(connection), Arc::clone(&channel), &self.messages);
+        let before = self.move_suspects_away(feed, &queue, &channel, &acks).await?;
+        let tag = ShortString::try_new(format!("{}-{feed}", self.instance))
+            .map_err(|_| BrokerError::TooLong { what: "the consumer tag".into() })?;
+        let name = ShortString::try_new(queue.as_str())
+            .map_err(|_| BrokerError::TooLong { what: format!("the name {queue}") })?;
+        let mut arguments = FieldTable::default();
+        if let Feed::Partition(_, index) = feed {
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(priority(&self.instance, index)));
+        }
+        let consume = channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), arguments);
+        let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
+        let deliveries = stream::iter(before.map(Ok)).chain(consumer).peekable();
+        let progress = self.health.watch(feed, self.in_hand(feed));
+        let places = PollSemaphore::new(Arc::clone(progress.places()));
+        let replies = Arc::clone(replies);
+        Ok(Subscription { channel, replies, acks, deliveries, tag, queue, progress, places })
+    }
+
+    /// How many messages may be in hand at once: of this queue, or of all partitions of a kind together.
+    fn in_hand(&self, feed: Feed) -> u16 {
+        match feed {
+            Feed::Messages(kind) | Feed::Partition(kind, _) => match kind {
+                MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
+                MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
+                MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
+                MessageKind::TokenReport => self.prefetch.prefetch_token_reports,
+            },
+            Feed::ParkedPairs => PREFETCH_PARKED_PAIRS,
+            Feed::Suspects | Feed::Isolated => self.tier.prefetch(),
+        }
+    }
+
+    /// How many messages the broker sends before the first of them is settled.
+    fn prefetch(&self, feed: Feed) -> u16 {
+        match feed {
+            Feed::Partition(..) => of_a_partition(self.in_hand(feed), self.settings.partitions),
+            Feed::Messages(_) | Feed::ParkedPairs | Feed::Suspects | Feed::Isolated => self.in_hand(feed),
+        }
+    }
+}
+
+/// The prefetch of one of so many partitions, of which a worker may have `in_hand` messages in hand together. What
+/// the broker sends beyond that waits in the worker, so it must not be much.
+fn of_a_partition(in_hand: u16, partitions: u16) -> u16 {
+    let part = u32::from(in_hand) * PARTITIONS_THAT_FILL_IT / u32::from(partitions.max(1));
+    u16::try_from(part).unwrap_or(u16::MAX).min(in_hand).max(1)
+}
+
+/// A worker's priority in the partitions of this index, the same for each kind of message: the first 24 bits of the
+/// SHA-256 of `NAME/INDEX`. This is rendezvous hashing: a worker that comes takes partitions over from all the others
+/// alike, and those of one that goes are spread over all the others.
+fn priority(worker: &str, index: u8) -> i32 {
+    let [first, second, third, ..]: [u8; 32] = Sha256::digest(format!("{worker}/{index}")).into();
+    i32::from_be_bytes([0, first, second, third])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The one that the broker delivers to.
+    fn first(workers: &[String], index: u8) -> usize {
+        (0..workers.len()).max_by_key(|number| priority(&workers[*number], index)).unwrap()
+    }
+
+    #[test]
+    fn the_priority_of_a_worker_is_the_same_in_every_version() {
+        assert_eq!(
+            [0, 1, 63].map(|index| priority("tokenkeeper-1", index)),
+            [4_305_822, 4_546_313, 9_105_084]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn partitions_move_to_the_worker_that_comes_and_no_other_ones_do(
+            workers in proptest::collection::hash_set("tokenkeeper-[0-9a-f]{32}", 2..10),
+            index: u8,
+        ) {
+            let workers: Vec<String> = workers.into_iter().collect();
+            let (newcomer, others) = workers.split_last().unwrap();
+            let now = &workers[first(&workers, index)];
+            prop_assert!(now == newcomer || *now == others[first(others, index)]);
+        }
+
+        #[test]
+        fn a_partition_s_prefetch_is_at_most_the_kind_s_and_at_least_one(in_hand in 1_u16.., partitions in 1_u16..=64) {
+            let prefetch = of_a_partition(in_hand, partitions);
+            prop_assert!((1..=in_hand).contains(&prefetch));
+            let (all, in_hand) = (u32::from(prefetch) * u32::from(partitions), u32::from(in_hand));
+            prop_assert!(all <= (in_hand * PARTITIONS_THAT_FILL_IT).max(u32::from(partitions)));
+        }
+    }
+
+    #[test]
+    fn the_partitions_are_spread_evenly_over_any_number_of_workers() {
+        const PARTITIONS: u8 = 64;
+        const SETS: usize = 200;
+        for count in 2..=8 {
+            let mut shares = Vec::new();
+            for set in 0..SETS {
+                let workers: Vec<String> =
+                    (0..count).map(|number| format!("set-{set}-worker-{number}")).collect();
+                let mut share = vec![0_usize; count];
+                (0..PARTITIONS).for_each(|index| share[first(&workers, index)] += 1);
+                shares.extend(share);
+            }
+            // As if each partition drew lots: a binomial distribution.
+            let (draws, chance) = (f64::from(PARTITIONS), 1.0 / f64::from(u32::try_from(count).unwrap()));
+            let (mean, variance) = (draws * chance, draws * chance * (1.0 - chance));
+            let off = |share: &usize| (f64::from(u32::try_from(*share).unwrap()) - mean).powi(2);
+            let spread =
+                shares.iter().map(off).sum::<f64>() / f64::from(u32::try_from(shares.len()).unwrap());
+            assert!((0.8..1.2).contains(&(spread / variance)), "{count} workers: {spread}, not {variance}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_first_in_a_quarter_of_the_partitions_can_use_all_its_places() {
+        assert_eq!([1, 4, 8, 64].map(|partitions| of_a_partition(512, partitions)), [512, 512, 256, 32]);
+        assert_eq!(of_a_partition(1, 64), 1);
+    }
+}
