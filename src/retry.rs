@@ -145,10 +145,10 @@ where
     }
 }
 
-/// Calls `operation` until it gives a result, and waits after each error, which `notify` is told with the wait. None:
-/// `cancel` fired during a wait or before the first call. It never cuts a call.
+/// Calls `operation` until it gives a result. After each error this tells `notify` the error and the wait, and waits.
+/// None: `cancel` fired during a wait or before the first call. A call is never cut short.
 ///
-/// A call that lasted longer than the longest wait had gone well for a while, so the waits begin anew.
+/// A call that lasted longer than the longest wait had gone well for a while, so the waits begin anew after it.
 pub async fn retry_until_cancelled<T, E, F>(
     backoff: Backoff,
     cancel: &CancellationToken,
