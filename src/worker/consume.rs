@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::acks::Verdict;
+use super::acks::Disposition;
 use super::in_hand::{InHand, Place};
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
@@ -230,7 +230,7 @@ impl Consumers {
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.deliveries.next()).await {
             match Arc::clone(subscription.progress.places()).try_acquire_owned() {
                 Ok(place) => self.take(delivery, place, &subscription, feed, &mut late),
-                Err(_) => subscription.acks.settle(delivery.delivery_tag, Verdict::Nack),
+                Err(_) => subscription.acks.settle(delivery.delivery_tag, Disposition::Nack),
             }
         }
         Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
