@@ -1,4 +1,4 @@
-//! A token endpoint that takes 5 ms and grants everything: in a process of its own, so that its processor time is nobody
+//! A token endpoint that takes as long as its path says and grants everything: in a process of its own, so that its processor time is nobody
 //! else's. The kit's simulated SCM keeps a record of every call, which a storm of refreshes would pay for.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use axum::{
     Router,
-    extract::State,
+    extract::{Path, State},
     http::header::CONTENT_TYPE,
     response::IntoResponse,
     routing::{get, post},
@@ -31,9 +31,6 @@ use tokio::{
 
 use crate::process_of_ours;
 
-/// How long it takes to answer.
-const LATENCY: Duration = Duration::from_millis(5);
-
 /// How long a token lives that it grants, in seconds.
 const LIFETIME_SECS: u32 = 7_200;
 
@@ -49,7 +46,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let granted = Arc::new(AtomicU64::new(0));
     let router = Router::new()
-        .route("/token", post(grant))
+        .route("/token/{milliseconds}", post(grant))
         .route(
             "/granted",
             get(async |State(granted): State<Arc<AtomicU64>>| granted.load(Ordering::Relaxed).to_string()),
@@ -60,9 +57,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     axum::serve(listener, router).await.context("serve the token endpoint")
 }
 
-async fn grant(State(granted): State<Arc<AtomicU64>>) -> impl IntoResponse {
+async fn grant(Path(milliseconds): Path<u64>, State(granted): State<Arc<AtomicU64>>) -> impl IntoResponse {
     let number = granted.fetch_add(1, Ordering::Relaxed);
-    sleep(LATENCY).await;
+    sleep(Duration::from_millis(milliseconds)).await;
     // As long as a token of Bitbucket Data Center.
     let body = format!(
         r#"{{"access_token":"access-{number:0>57}","refresh_token":"refresh-{number:0>56}","token_type":"bearer","scope":"repo","expires_in":{LIFETIME_SECS}}}"#
@@ -88,9 +85,9 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Where tokens are refreshed.
-    pub(crate) fn token_url(&self) -> String {
-        format!("http://127.0.0.1:{}/token", self.port)
+    /// Where a refresh takes so long.
+    pub(crate) fn token_url(&self, latency: Duration) -> String {
+        format!("http://127.0.0.1:{}/token/{}", self.port, latency.as_millis())
     }
 
     /// How many pairs it has granted.

@@ -77,6 +77,8 @@ pub(crate) enum Scenario {
     Storm,
     /// Workspace starts that need tokens of three hosts.
     Workspace,
+    /// Nine of ten requests are hot; the others need refreshes, slow ones among them, or are errors.
+    Mixed,
     /// 1, 2 and 4 workers on one queue.
     Replicas,
     /// 4 workers on one queue, and on partitions by user: how often they wait for one another's refreshes.
@@ -99,6 +101,7 @@ impl Scenario {
             Self::Wide => "wide",
             Self::Storm => "storm",
             Self::Workspace => "workspace",
+            Self::Mixed => "mixed",
             Self::Replicas => "replicas",
             Self::Partitions => "partitions",
             Self::Once => "once",
@@ -161,6 +164,11 @@ impl Options {
     /// How long a worker is under load before it is measured.
     pub(crate) fn warm_up(&self) -> Duration {
         self.scaled(Duration::from_millis(1_500), Duration::from_millis(50))
+    }
+
+    /// How long a refresh takes at the host that is very slow.
+    pub(crate) fn stall(&self) -> Duration {
+        self.scaled(Duration::from_secs(5), Duration::from_secs(1))
     }
 
     /// How many users are hot.

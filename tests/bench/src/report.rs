@@ -19,6 +19,8 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) requests: u64,
+    /// Those that were refused since too many waited for a slow host, as they should be.
+    pub(crate) refused: u64,
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -60,7 +62,8 @@ pub(crate) struct Row {
     pub(crate) scenario: &'static str,
     pub(crate) load: String,
     pub(crate) system: String,
-    /// Throughput to that of the first row of the same load, round by round; none for that one itself.
+    /// Throughput to that of the first row of the same load, round by round; none for that one itself, and none at a fixed
+    /// rate.
     pub(crate) ratio: Option<f64>,
     /// The same of the 99th percentile.
     pub(crate) p99_ratio: Option<f64>,

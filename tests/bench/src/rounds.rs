@@ -1,12 +1,10 @@
 //! Several systems under the same load, in alternating rounds: what else happens on the machine happens to all of them.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 
 use crate::{
     figures::{float, median},
-    load::{Amount, Ask, Generator, Heard, Pace},
+    load::{Amount, Ask, Heard, Pace},
     options::{Options, Scenario},
     progress::Progress,
     report::{Cpu, Row, Sample},
@@ -27,7 +25,7 @@ pub(crate) struct Contestant<'a> {
     pub(crate) system: &'a System,
     pub(crate) ask: Ask,
     pub(crate) workers: usize,
-    /// Each token is asked for once, and expires again before the next round.
+    /// Tokens expire again before each round, which then has so many requests at most: who is refreshed is so once.
     pub(crate) once_each: Option<u64>,
     /// What the table says about it beside the system's name.
     pub(crate) remark: Option<String>,
@@ -77,7 +75,7 @@ pub(crate) async fn measure(
     for lane in lanes {
         rows.push(lane.close(cell).await?);
     }
-    Ok(with_ratios(rows))
+    Ok(with_ratios(rows, cell.pace))
 }
 
 /// One contestant, round by round.
@@ -86,7 +84,9 @@ struct Lane<'a> {
     running: Running<'a>,
     /// Before the first request.
     statements: Option<u64>,
-    requests: u64,
+    answered: u64,
+    /// The number of the next request: users go on from round to round.
+    next: usize,
     samples: Vec<Sample>,
 }
 
@@ -94,43 +94,40 @@ impl<'a> Lane<'a> {
     async fn open(contestant: &'a Contestant<'a>) -> Result<Self> {
         let running = contestant.system.start(contestant.workers).await?;
         let statements = running.statements().await?;
-        Ok(Self { contestant, running, statements, requests: 0, samples: Vec::new() })
+        Ok(Self { contestant, running, statements, answered: 0, next: 0, samples: Vec::new() })
     }
 
     async fn round(&mut self, pace: Pace, options: &Options) -> Result<Sample> {
-        let mut load = self.contestant.system.generator().await?;
-        self.phase(&mut load, pace, options.warm_up()).await?;
+        let (system, ask) = (self.contestant.system, &self.contestant.ask);
+        let mut left = u64::MAX;
+        if let (Some(most), Some(install)) = (self.contestant.once_each, system.install()) {
+            install.expire().await?;
+            left = most;
+        }
+        let mut load = system.generator(self.next).await?;
+        let mut phase = async |time| {
+            let heard = load.run(ask, pace, Amount::of_time(time).at_most(left), |_| ()).await?;
+            left = left.saturating_sub(heard.answered);
+            self.answered += heard.answered;
+            anyhow::Ok(heard)
+        };
+        phase(options.warm_up()).await?;
         let ids = self.running.ids()?;
         let statements = self.running.statements().await?;
         let before = Usage::now(&ids).await?;
-        let heard = self.phase(&mut load, pace, options.round()).await?;
+        let heard = phase(options.round()).await?;
         let spent = Usage::now(&ids).await?.since(&before);
         let statements = self.running.statements().await?.zip(statements).map(|(now, then)| now - then);
         let sample =
             sample(&heard, &spent, statements.filter(|_| !self.running.counts_late()), memory_mib(&ids)?);
-        load.close().await?;
+        self.next = load.close().await?;
         Ok(sample)
-    }
-
-    async fn phase(&mut self, load: &mut Generator, pace: Pace, time: Duration) -> Result<Heard> {
-        let amount = Amount::of_time(time);
-        let amount = match (self.contestant.once_each, self.contestant.system.install()) {
-            (Some(users), Some(install)) => {
-                install.expire().await?;
-                amount.at_most(users)
-            }
-            _ => amount,
-        };
-        let ask = self.contestant.ask.after(usize::try_from(self.requests).context("that many requests")?);
-        let heard = load.run(&ask, pace, amount, |_| ()).await?;
-        self.requests += heard.answered;
-        Ok(heard)
     }
 
     async fn close(mut self, cell: &Cell) -> Result<Row> {
         let ended_with = self.running.stop().await?;
         if let Some((now, then)) = ended_with.zip(self.statements) {
-            let each = float(now - then) / float(self.requests.max(1));
+            let each = float(now - then) / float(self.answered.max(1));
             self.samples.iter_mut().for_each(|sample| sample.statements = Some(each));
         }
         Ok(Row::new(cell.scenario, cell.load.clone(), self.contestant.name(), self.samples))
@@ -143,6 +140,7 @@ fn sample(heard: &Heard, spent: &Spent, statements: Option<u64>, (rss, rss_peak)
     let us = |percentile| float(heard.latencies.percentile_us(percentile));
     Sample {
         requests: heard.answered,
+        refused: heard.refused,
         per_second: heard.per_second(),
         p50_us: us(50.0),
         p99_us: us(99.0),
@@ -161,10 +159,14 @@ fn sample(heard: &Heard, spent: &Spent, statements: Option<u64>, (rss, rss_peak)
 }
 
 /// The ratios to the first row, which is echo's.
-fn with_ratios(mut rows: Vec<Row>) -> Vec<Row> {
+fn with_ratios(mut rows: Vec<Row>, pace: Pace) -> Vec<Row> {
     let Some((first, others)) = rows.split_first_mut() else { return rows };
     for row in others {
-        row.ratio = ratio(row, first, |sample| sample.per_second);
+        row.ratio = match pace {
+            Pace::InFlight(_) => ratio(row, first, |sample| sample.per_second),
+            // All of them are as fast as the load is.
+            Pace::PerSecond(_) => None,
+        };
         row.p99_ratio = ratio(row, first, |sample| sample.p99_us);
     }
     rows

@@ -3,6 +3,7 @@
 mod alone;
 mod hot;
 mod memory;
+mod mixed;
 mod once;
 mod one_user;
 mod paced;
@@ -27,6 +28,7 @@ pub(crate) async fn play(scenario: Scenario, world: &World<'_>, progress: &Progr
         Scenario::Wide => wide::play(world, progress).await,
         Scenario::Storm => storm::play(world, progress).await,
         Scenario::Workspace => workspace::play(world, progress).await,
+        Scenario::Mixed => mixed::play(world, progress).await,
         Scenario::Partitions => partitions::play(world, progress).await,
         Scenario::Replicas => replicas::play(world, progress).await,
         Scenario::Once => once::play(world, progress).await,

@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 use tokenkeeper_testkit::{database::Kind, program::Worker, queues::TestBroker};
 use tokio::process::Child;
 
-pub(crate) use self::install::{BITBUCKETS, GITHUB, Install, REPLY_BYTES};
+pub(crate) use self::install::{
+    BITBUCKETS, Crowd, GITHUB, Install, REFRESHING, REPLY_BYTES, STALLING, UNKNOWN,
+};
 use crate::{load::Generator, process_of_ours, statements::Statements};
 
 /// A worker of some kind, and what it stands on.
@@ -77,9 +79,9 @@ impl System {
         Ok(Running { processes, statements, _system: PhantomData })
     }
 
-    /// Connects a load generator to it.
-    pub(crate) async fn generator(&self) -> Result<Generator> {
-        Generator::connect(self.broker.url(), self.broker.prefix()).await
+    /// Connects a load generator to it, whose first request has this number.
+    pub(crate) async fn generator(&self, first: usize) -> Result<Generator> {
+        Generator::connect(self.broker.url(), self.broker.prefix(), first).await
     }
 
     fn start_echo(&self, grouped: bool) -> Result<Child> {

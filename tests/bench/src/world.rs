@@ -67,7 +67,9 @@ impl<'a> World<'a> {
         let name = [Some(kind.to_string()), version.clone(), remark.map(str::to_owned)];
         let name = name.into_iter().flatten().collect::<Vec<_>>().join(", ");
         let broker = TestBroker::connect().await;
-        let install = Install::new((version, &path), kind, &broker, self.folder, &self.endpoint).await?;
+        let install =
+            Install::new((version, &path), kind, &broker, self.folder, &self.endpoint, self.options.stall())
+                .await?;
         Ok(System::tokenkeeper(name, broker, install))
     }
 
@@ -108,11 +110,11 @@ impl<'a> World<'a> {
     }
 
     /// Users log in, and every token is asked for once: it is refreshed then, and reserved from then on.
-    async fn log_in(&self, system: &System) -> Result<()> {
+    pub(crate) async fn log_in(&self, system: &System) -> Result<()> {
         let users = self.options.hot_users();
         system.install().context("tokenkeeper")?.log_in(users).await?;
         let running = system.start(1).await?;
-        let mut load = system.generator().await?;
+        let mut load = system.generator(0).await?;
         for host in BITBUCKETS {
             let ask = Ask::Token { host, users: Users::in_turn(0, users) };
             load.run(&ask, FIRST_PASS, Amount::of_requests(users as u64), |_| ()).await?;

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::Row;
-use crate::options::Scenario;
 
 /// Sizes in pixels.
 const LABELS: f64 = 330.0;
@@ -34,9 +33,7 @@ const STYLE: &str = "
 /// Draws it.
 pub(super) fn svg(rows: &[Row]) -> Result<String> {
     let (mut bars, mut y, mut group) = (String::new(), TOP, None);
-    // At a given rate all of them are as fast as the load is.
-    let bars_of = rows.iter().filter(|row| row.scenario != Scenario::Paced.name());
-    for (row, ratio) in bars_of.filter_map(|row| Some((row, row.ratio?))) {
+    for (row, ratio) in rows.iter().filter_map(|row| Some((row, row.ratio?))) {
         if group != Some((row.scenario, &row.load)) {
             group = Some((row.scenario, &row.load));
             y += GROUP - LINE;

@@ -26,7 +26,7 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
     for system in [&world.echo].into_iter().chain(world.on(Kind::Postgres)) {
         let running = system.start(1).await?;
         let ids = running.ids()?;
-        let mut load = system.generator().await?;
+        let mut load = system.generator(0).await?;
         let mut samples = Vec::new();
         let amount = Amount::of_requests(requests);
         let every = requests / SAMPLES;

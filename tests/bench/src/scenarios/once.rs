@@ -25,7 +25,7 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
     let running = system.start(WORKERS).await?;
     let mut refreshes = Vec::new();
     for turn in 0..world.options.scaled(10, 2) {
-        let mut load = system.generator().await?;
+        let mut load = system.generator(0).await?;
         let before = world.endpoint.granted().await?;
         let ask = Ask::Token { host: GITHUB, users: Users::in_turn(SEEDED_USERS + turn, 1) };
         let amount = Amount::of_requests(REQUESTS as u64);

@@ -46,19 +46,21 @@ pub(super) async fn play(world: &World<'_>, progress: &Progress) -> Result<Findi
                 Ok(sum)
             };
 
-            let mut load = system.generator().await?;
-            load.by_user(partitions > 0);
-            let hot = load
-                .run(&world.hot(), Pace::InFlight(IN_FLIGHT), Amount::of_time(world.options.round()), |_| ())
-                .await?;
+            let run = async |ask: &Ask, amount| {
+                let mut load = system.generator(0).await?;
+                load.by_user(partitions > 0);
+                let heard = load.run(ask, Pace::InFlight(IN_FLIGHT), amount, |_| ()).await?;
+                load.close().await?;
+                anyhow::Ok(heard)
+            };
+            let hot = run(&world.hot(), Amount::of_time(world.options.round())).await?;
             let (granted, watched) = (world.endpoint.granted().await?, sum(WATCHES).await?);
             let users = Users::in_turn(SEEDED_USERS, expired);
             let ask = Ask::Token { host: GITHUB, users: users.each(EACH) };
             let burst = Amount::of_requests((expired * EACH) as u64);
-            let cold = load.run(&ask, Pace::InFlight(IN_FLIGHT), burst, |_| ()).await?;
+            let cold = run(&ask, burst).await?;
             let (granted, watched) =
                 (world.endpoint.granted().await? - granted, sum(WATCHES).await? - watched);
-            load.close().await?;
             for worker in &mut workers {
                 worker.stop().await?;
             }

@@ -1,6 +1,11 @@
 //! tokenkeeper with a database, providers and users.
 
-use std::{fmt::Write as _, fs, path::Path, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use tokenkeeper_testkit::{
@@ -10,8 +15,12 @@ use tokenkeeper_testkit::{
 };
 use tokio::sync::OnceCell;
 
+pub(crate) use super::seed::Crowd;
 use super::{folder_of, seed};
-use crate::{endpoint::Endpoint, load::user_name};
+use crate::{
+    endpoint::Endpoint,
+    load::{SEEDED_USERS, user_name},
+};
 
 /// Hosts whose tokens are refreshed while they are valid, unless they are reserved. The first is the hot one.
 pub(crate) const BITBUCKETS: &[&str] =
@@ -19,6 +28,15 @@ pub(crate) const BITBUCKETS: &[&str] =
 
 /// A host whose tokens are refreshed when they must.
 pub(crate) const GITHUB: &str = "github.example.org";
+
+/// The same, where a refresh takes 50 ms.
+pub(crate) const REFRESHING: &str = "refreshing.example.org";
+
+/// The same, where a refresh takes 5 s (1 s with `--quick`).
+pub(crate) const STALLING: &str = "stalling.example.org";
+
+/// A host that no provider has.
+pub(crate) const UNKNOWN: &str = "unknown.example.org";
 
 /// As many refreshes at once as there are requests: what is measured is tokenkeeper, not the patience of a host.
 const REFRESHES_AT_ONCE: u32 = 65_535;
@@ -48,6 +66,7 @@ impl Install {
         broker: &TestBroker,
         folder: &Path,
         endpoint: &Endpoint,
+        stall: Duration,
     ) -> Result<Self> {
         let database = TestDatabase::create(kind).await;
         let folder = folder_of(folder, broker.prefix())?;
@@ -63,7 +82,7 @@ impl Install {
         program.set("TOKENKEEPER_KEYS", &keys);
         program.run(&["migrate", "up"]).await?;
         let file = folder.join("providers.toml");
-        fs::write(&file, providers(endpoint)).context("write the providers")?;
+        fs::write(&file, providers(endpoint, stall)).context("write the providers")?;
         program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
         Ok(Self { kind, version, program, database, keys, folder, seeded: OnceCell::new() })
     }
@@ -86,11 +105,15 @@ impl Install {
         self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
     }
 
-    /// Puts so many users of [`GITHUB`] straight into the tables, once: the rows are what `tokenkeeper` itself would have
-    /// written.
+    /// Puts so many users of [`GITHUB`] into the tables, once.
     pub(crate) async fn seed(&self, users: usize, refreshable: bool) -> Result<()> {
-        let seed = || seed::seed(self.database.url(), &self.keys, users, refreshable);
-        self.seeded.get_or_try_init(seed).await.copied()
+        let crowd = Crowd { host: GITHUB, first: SEEDED_USERS, count: users, refreshable };
+        self.seeded.get_or_try_init(|| self.seed_crowd(crowd)).await.copied()
+    }
+
+    /// Puts users straight into the tables: the rows are what `tokenkeeper` itself would have written.
+    pub(crate) async fn seed_crowd(&self, crowd: Crowd) -> Result<()> {
+        seed::seed(self.database.url(), &self.keys, crowd).await
     }
 
     /// Lets every seeded token expire.
@@ -108,14 +131,20 @@ fn in_the_clear(kind: Kind, url: &str) -> String {
     }
 }
 
-fn providers(endpoint: &Endpoint) -> String {
-    let hosts = BITBUCKETS.iter().map(|host| (*host, "bitbucket_server")).chain([(GITHUB, "github")]);
-    let block = |(host, kind)| {
+fn providers(endpoint: &Endpoint, stall: Duration) -> String {
+    let at_once = Duration::from_millis(5);
+    let refreshing = Duration::from_millis(50);
+    let hosts = BITBUCKETS.iter().map(|host| (*host, "bitbucket_server", at_once)).chain([
+        (GITHUB, "github", at_once),
+        (REFRESHING, "github", refreshing),
+        (STALLING, "github", stall),
+    ]);
+    let block = |(host, kind, latency)| {
         format!(
             "[[provider]]\nhost = \"{host}\"\nkind = \"{kind}\"\nclient_id = \"bench\"\nclient_secret = \"bench\"\n\
              token_url = \"{}\"\nredirect_uri = \"https://app.example.org/callback\"\n\
              max_concurrent_refreshes = {REFRESHES_AT_ONCE}\n\n",
-            endpoint.token_url()
+            endpoint.token_url(latency)
         )
     };
     hosts.map(block).collect()

@@ -10,7 +10,6 @@ use tokenkeeper::{
     domain::secret::{KeyRing, SecretString},
 };
 
-use super::GITHUB;
 use crate::{
     load::{SEEDED_USERS, user_name},
     statements::{connect, number},
@@ -22,16 +21,25 @@ const ROWS: usize = 1_000;
 /// From so many on the server has more to write than it does by the way.
 const MANY: usize = 100_000;
 
-/// The rows' ids begin here, well above those that the database gives.
-const FIRST_ID: usize = SEEDED_USERS;
-
 /// How long the tokens live: longer than any run, in milliseconds.
 const LIFETIME_MS: i64 = 24 * 3600 * 1000;
 
-/// Writes identities and entries for so many users.
-pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool) -> Result<()> {
+/// Users of one host, whose numbers are the ids of their rows: well above those that the database gives.
+#[derive(Clone, Copy)]
+pub(crate) struct Crowd {
+    pub(crate) host: &'static str,
+    /// The number of the first one, at least [`SEEDED_USERS`].
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// Whether their tokens can be refreshed.
+    pub(crate) refreshable: bool,
+}
+
+/// Writes an identity and an entry for each of them.
+pub(super) async fn seed(url: &str, keys: &str, crowd: Crowd) -> Result<()> {
+    let Crowd { host, first, count, refreshable } = crowd;
     let connection = connect(url).await?;
-    let provider = format!("select id as n from auth_provider where host = '{GITHUB}'");
+    let provider = format!("select id as n from auth_provider where host = '{host}'");
     let rows = Rows {
         provider: number(&connection, &provider, "n").await?,
         keys: KeyRing::parse(keys).context("read the encryption key")?,
@@ -44,8 +52,9 @@ pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool)
         let set = "set synchronous_commit = off";
         connection.execute_unprepared(set).await.context("make writing cheap")?;
     }
-    for first in (0..users).step_by(ROWS) {
-        let range = first..users.min(first + ROWS);
+    let end = first + count;
+    for row in (first..end).step_by(ROWS) {
+        let range = row..end.min(row + ROWS);
         connection.execute_unprepared(&rows.identities(range.clone())?).await.context("insert identities")?;
         connection.execute_unprepared(&rows.entries(range)?).await.context("insert entries")?;
     }
@@ -53,7 +62,7 @@ pub(super) async fn seed(url: &str, keys: &str, users: usize, refreshable: bool)
     if rows.backend == DatabaseBackend::Postgres {
         connection.execute_unprepared("vacuum analyze").await.context("analyze the tables")?;
     }
-    if rows.backend == DatabaseBackend::Postgres && users >= MANY {
+    if rows.backend == DatabaseBackend::Postgres && count >= MANY {
         connection.execute_unprepared("checkpoint").await.context("write a checkpoint")?;
     }
     connection.close().await.context("close the connection")
@@ -64,7 +73,7 @@ pub(super) async fn expire(url: &str) -> Result<()> {
     let connection = connect(url).await?;
     let past = SystemClock.now().as_millis() - 60_000;
     let sql = format!(
-        "update token_entry set expires_at = {past}, reserved_until = null where identity_id >= {FIRST_ID}"
+        "update token_entry set expires_at = {past}, reserved_until = null where identity_id >= {SEEDED_USERS} and expires_at > {past}"
     );
     connection.execute_unprepared(&sql).await.context("let tokens expire")?;
     connection.close().await.context("close the connection")
@@ -84,9 +93,9 @@ impl Rows {
         let mut sql =
             "insert into identity (id, user_id, provider_id, auth_id, created_at, updated_at) values "
                 .to_owned();
-        for (row, index) in users.enumerate() {
+        for (row, id) in users.enumerate() {
             let comma = if row > 0 { "," } else { "" };
-            let (id, user) = (FIRST_ID + index, user_name(SEEDED_USERS + index));
+            let user = user_name(id);
             write!(sql, "{comma}({id},'{user}',{provider},'{user}',{now_ms},{now_ms})")?;
         }
         Ok(sql)
@@ -99,12 +108,12 @@ impl Rows {
             "insert into token_entry (id, identity_id, user_id, provider_id, generation, key_id, scopes, expires_at, created_at, \
                        updated_at, access_token_sealed, refresh_token_sealed) values "
                 .to_owned();
-        for (row, index) in users.enumerate() {
+        for (row, id) in users.enumerate() {
             let comma = if row > 0 { "," } else { "" };
-            let (id, user) = (FIRST_ID + index, user_name(SEEDED_USERS + index));
-            let (key, access) = self.sealed("access_token_sealed", id, &format!("access-{index:0>57}"));
+            let user = user_name(id);
+            let (key, access) = self.sealed("access_token_sealed", id, &format!("access-{id:0>57}"));
             let refresh = if self.refreshable {
-                self.sealed("refresh_token_sealed", id, &format!("refresh-{index:0>56}")).1
+                self.sealed("refresh_token_sealed", id, &format!("refresh-{id:0>56}")).1
             } else {
                 "null".to_owned()
             };
