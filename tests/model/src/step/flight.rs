@@ -1,9 +1,39 @@
 //! A flight under its lease: the provider call, and what comes of it.
 
-use super::{AGAIN, Answer, Cause, Failure, Flight, Guarded, Held, Holder, PairId, Phase, Scene, Worker};
-use crate::state::Parked;
+use super::{AGAIN, Answer, Scene};
+use crate::state::{Cause, Failure, Flight, Held, Holder, PairId, Parked, Phase, View, Worker};
+use crate::statements::{Guarded, LEASE_TTL};
 
 impl Scene<'_> {
+    pub(super) fn take_lease(&mut self, view: View, cause: Cause, doubt: bool) {
+        let reserved = self.state.row.reserved > 0;
+        let holder = self.holder();
+        match self.state.row.take_lease(self.rules, view, cause, doubt, holder) {
+            Guarded::Done => {
+                if reserved && cause == Cause::Opportunistic {
+                    self.state.broken.lease_under_reservation = true;
+                }
+                let flight = Flight { view, cause, doubt, unreadable: false, left: LEASE_TTL };
+                self.go(Phase::Call { flight, tried: false });
+            }
+            Guarded::Moved => self.go(AGAIN),
+        }
+    }
+
+    pub(super) fn renew(&mut self, phase: Phase) -> Option<()> {
+        let holder = self.holder();
+        let (Phase::Call { flight, .. } | Phase::Asked { flight, .. }) = phase else { return None };
+        let left = match self.state.row.renew_lease(self.rules, flight.view, holder) {
+            Guarded::Done => LEASE_TTL,
+            Guarded::Moved => 0,
+        };
+        let (Phase::Call { flight, .. } | Phase::Asked { flight, .. }) = &mut self.me().phase else {
+            return None;
+        };
+        flight.left = left;
+        Some(())
+    }
+
     /// Checks the lease, and counts the call: that is when it was asked.
     pub(super) fn ask(&mut self, flight: Flight) -> Option<u8> {
         if self.rules.call_under_live_lease && flight.left == 0 {
