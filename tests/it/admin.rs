@@ -42,7 +42,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_useless_connections_keep_nobody_out() {
+async fn hundreds_of_useless_connections_do_not_block_other_clients() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = WorkerProcess::spawn_with_open_files(&world, 200, 200).await;
     world.user_with_token("bystander").await;
@@ -64,7 +64,7 @@ async fn hundreds_of_useless_connections_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_has_no_body_and_a_short_head() {
+async fn a_request_with_a_body_or_a_long_head_is_refused() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let address = worker.health().address().expect("it listens");
@@ -83,7 +83,7 @@ async fn a_request_has_no_body_and_a_short_head() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_token_only_liveness_is_told_without_it() {
+async fn with_an_admin_token_only_healthz_answers_without_it() {
     let token = "an-admin-token-that-nobody-logs";
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("token");
@@ -111,7 +111,7 @@ async fn with_a_token_only_liveness_is_told_without_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_certificate_it_speaks_https_also_beside_those_who_do_not_shake_hands() {
+async fn with_a_certificate_https_works_beside_clients_that_never_finish_the_handshake() {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let folder = TempDir::new().unwrap();
     let (cert, key) = (folder.path().join("admin.crt"), folder.path().join("admin.key"));
@@ -140,7 +140,7 @@ async fn with_a_certificate_it_speaks_https_also_beside_those_who_do_not_shake_h
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_used_keeps_the_worker_from_starting_and_the_setting_is_named() {
+async fn an_unusable_token_or_certificate_file_stops_the_start_and_the_error_names_the_setting() {
     let folder = TempDir::new().unwrap();
     let (empty, missing) = (folder.path().join("empty"), folder.path().join("missing"));
     std::fs::write(&empty, "").unwrap();

@@ -23,7 +23,7 @@ async fn world_behind_a_proxy() -> (World, FaultProxy) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_cut_under_load_cost_no_request_its_answer() {
+async fn every_request_is_answered_although_connections_are_cut_under_load() {
     let (world, proxy) = world_behind_a_proxy().await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -74,7 +74,7 @@ async fn a_queue_that_is_deleted_under_a_worker_is_declared_and_consumed_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_with_other_arguments_is_told_and_consumed_as_soon_as_it_is_put_right() {
+async fn a_queue_with_other_arguments_is_reported_and_consumed_once_it_is_corrected() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
@@ -160,7 +160,7 @@ impl InHand {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cut_consuming_connection_has_what_was_in_hand_delivered_again() {
+async fn messages_in_hand_are_delivered_again_when_the_consuming_connection_is_cut() {
     let in_hand = InHand::with(&[], "").await;
     in_hand.links.cut(Link::Consume).await;
     in_hand.wait_for_reconnect(Link::Consume).await;
@@ -211,7 +211,7 @@ async fn a_publishing_connection_that_has_gone_silent_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_over_which_replies_get_no_confirm_is_made_anew_before_a_heartbeat_tells() {
+async fn a_connection_whose_replies_are_not_confirmed_is_replaced_before_its_heartbeat_fails() {
     let in_hand = InHand::with(&[("broker.operation_timeout_secs", 1)], "?heartbeat=600").await;
     in_hand.links.silence(Link::Consume).await;
     in_hand.gate.release();
@@ -222,7 +222,7 @@ async fn a_connection_over_which_replies_get_no_confirm_is_made_anew_before_a_he
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consuming_connection_that_has_gone_silent_is_made_anew() {
+async fn a_silent_consuming_connection_is_replaced() {
     let in_hand = InHand::with(&[], "?heartbeat=1").await;
     in_hand.links.silence(Link::Consume).await;
     in_hand.wait_for_reconnect(Link::Consume).await;

@@ -76,7 +76,7 @@ async fn a_dead_host_holds_a_quarter_of_the_prefetch_and_the_others_are_served()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_workers_refresh_that_hangs_takes_no_more_than_its_share_either() {
+async fn another_workers_hanging_refresh_holds_no_more_than_a_hosts_share_of_the_prefetch() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
     world.set("worker.prefetch_token_requests", 1).set("refresh.wait_secs", 30);
     let holding = world.spawn_worker().await;
@@ -101,7 +101,7 @@ async fn another_workers_refresh_that_hangs_takes_no_more_than_its_share_either(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_of_requests_for_one_expired_user_all_get_the_one_refreshs_token() {
+async fn a_burst_of_requests_for_one_expired_token_is_answered_by_one_refresh() {
     let options =
         ScmOptions { latency: Duration::from_millis(100), ..ScmOptions::new(Dialect::BitbucketServer) };
     let world = World::with_scm(Kind::Postgres, options).await;
@@ -119,7 +119,7 @@ async fn a_burst_of_requests_for_one_expired_user_all_get_the_one_refreshs_token
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_the_quota_a_token_that_is_still_valid_is_handed_out_all_the_same() {
+async fn a_valid_token_is_handed_out_although_the_quota_of_its_host_is_used_up() {
     let mut world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     world.set("worker.prefetch_token_requests", 8).set("refresh.wait_secs", 30);
     let worker = world.spawn_worker().await;
@@ -172,7 +172,7 @@ async fn workspace_starts_have_a_share_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_wait_for_a_reservation_to_end_leave_most_of_the_prefetch_to_the_others() {
+async fn requests_that_wait_for_a_reservation_to_end_leave_most_of_the_prefetch_to_others() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("worker.prefetch_token_requests", 16).set("worker.request_budget_secs", 60);
     world

@@ -105,7 +105,7 @@ async fn a_host_that_nobody_listens_at_is_left_alone_after_five_users() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn users_who_were_served_before_show_as_well_that_it_is_the_host() {
+async fn failures_of_users_who_were_refreshed_before_open_the_circuit_as_well() {
     let token_lifetime = Duration::from_secs(2);
     let options = ScmOptions { token_lifetime, ..ScmOptions::new(Dialect::GitHub) };
     let mut world = World::with_scm(Kind::Sqlite, options).await;
@@ -130,7 +130,7 @@ async fn users_who_were_served_before_show_as_well_that_it_is_the_host() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_it_is_open_nobody_is_leased_or_called_and_valid_tokens_are_served() {
+async fn an_open_circuit_allows_no_lease_and_no_call_and_valid_tokens_are_served() {
     let (world, worker) = world_and_worker_with(Dialect::BitbucketServer, 60).await;
     let pair = world.user_with_token("dave").await;
     open_circuit(&world, &worker, Fault::Status(500)).await;
@@ -153,7 +153,7 @@ async fn while_it_is_open_nobody_is_leased_or_called_and_valid_tokens_are_served
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_probe_at_a_time_asks_whether_it_is_back() {
+async fn an_open_circuit_sends_one_probe_at_a_time() {
     let (world, worker) = world_and_worker(Dialect::GitHub).await;
     open_circuit(&world, &worker, Fault::Status(500)).await;
     world.scm.heal();
@@ -185,7 +185,7 @@ async fn one_probe_at_a_time_asks_whether_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_hangs_until_its_timeout_counts() {
+async fn a_call_that_times_out_counts_as_a_failure_of_the_host() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_failures", 2);
     world.set("refresh.total_timeout_secs", 1).set("refresh.connect_timeout_secs", 1);
@@ -207,7 +207,7 @@ async fn a_call_that_hangs_until_its_timeout_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_after_that_two_users_hear_is_kept_for_everybody() {
+async fn a_retry_after_answered_to_two_users_applies_to_all_users_of_the_host() {
     let (world, worker) = world_and_worker(Dialect::GitHub).await;
     world.scm.fail_next(2, Fault::RetryAfter { status: 429, seconds: 120 });
 
@@ -223,7 +223,7 @@ async fn a_retry_after_that_two_users_hear_is_kept_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_is_an_answer_and_opens_nothing() {
+async fn a_refused_refresh_token_does_not_open_the_circuit() {
     let (world, worker) = world_and_worker(Dialect::GitHub).await;
     world.scm.fail_always(Fault::InvalidClient);
     for _ in 0..3 {

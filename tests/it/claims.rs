@@ -124,7 +124,7 @@ pub(crate) fn policies(opportunistic: bool) -> Vec<Policy> {
 }
 
 on_every_database! {
-    async fn whatever_a_claim_reserves_is_served_whatever_the_policy(kind: Kind) {
+    async fn every_state_that_a_claim_reserves_is_served_under_every_policy(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         put_token(&world, "jdoe", at(60)).await;
         let db = world.connection().await;
@@ -174,7 +174,7 @@ on_every_database! {
         }
     }
 
-    async fn many_claims_at_once_find_each_their_own_and_share_statements(kind: Kind) {
+    async fn concurrent_claims_share_statements_and_each_finds_its_own_entry(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let mut claims = Vec::new();
         for user in users.iter().chain(&users) {
@@ -189,7 +189,7 @@ on_every_database! {
         }
     }
 
-    async fn what_two_workers_claim_at_once_is_reserved_for_as_long_as_each_of_them_was_told(kind: Kind) {
+    async fn a_token_claimed_by_two_workers_at_once_is_reserved_for_as_long_as_each_was_told(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let other = world.another_store().await;
         for round in 1..=20 {
@@ -212,7 +212,7 @@ on_every_database! {
         }
     }
 
-    async fn reservations_at_once_are_each_done(kind: Kind) {
+    async fn concurrent_reservations_all_succeed(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let entries = join_all(users.iter().map(|user| world.entry(user))).await;
         let reserve = |entry| world.store.reserve(entry, at(5), at(0));
@@ -223,7 +223,7 @@ on_every_database! {
         }
     }
 
-    async fn an_entry_that_moved_is_told_so_and_the_others_are_reserved(kind: Kind) {
+    async fn a_changed_entry_fails_alone_in_a_group_of_reservations(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let entries = join_all(users.iter().map(|user| world.entry(user))).await;
         put_token(&world, &users[7], at(90)).await;
@@ -315,7 +315,7 @@ on_every_database! {
         assert!(matches!(held_up, Ok(Guarded::Done)), "{held_up:?}");
     }
 
-    async fn whoever_stops_waiting_takes_nobody_along(kind: Kind) {
+    async fn a_request_that_stops_waiting_does_not_cancel_others_of_its_group(kind: Kind) {
         let (world, users) = world_with_users(kind).await;
         let mut claims = Vec::new();
         for user in &users {

@@ -64,7 +64,7 @@ on_every_database! {
         ahead.stop().await;
     }
 
-    async fn what_a_worker_whose_clock_is_ten_minutes_behind_reserves_is_reserved_for_the_others(kind: Kind) {
+    async fn a_reservation_by_a_worker_whose_clock_is_ten_minutes_behind_counts_for_other_workers(kind: Kind) {
         let world = world_that_allows_skew(kind).await;
         let behind = world.start_worker_in(own_time(SkewedClock::by(-TEN_MINUTES_MS))).await;
         world.user_with_token("jdoe").await;
@@ -95,7 +95,7 @@ on_every_database! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_machine_s_clock_that_is_set_while_its_worker_runs_moves_nothing() {
+async fn setting_the_machines_clock_does_not_change_the_time_of_a_running_worker() {
     let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     let own = SkewedClock::default();
     let worker = world.start_worker_in(own_time(own.clone())).await;

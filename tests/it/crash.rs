@@ -74,7 +74,7 @@ on_every_database! {
         assert_eq!(world.broker.stray_replies().len(), 0, "what was answered was acked as well");
     }
 
-    async fn a_pair_that_died_with_its_worker_is_not_passed_off_as_the_one_before(kind: Kind) {
+    async fn the_old_token_is_not_handed_out_when_the_new_pair_died_with_its_worker(kind: Kind) {
         let world = world_with_short_leases(kind, Dialect::BitbucketServer).await;
         let doomed = world.spawn_worker().await;
         let old = world.user_with_token("jdoe").await;
@@ -94,7 +94,7 @@ on_every_database! {
         other.stop(&world).await;
     }
 
-    async fn a_pair_that_comes_after_the_grace_period_is_stored(kind: Kind) {
+    async fn a_pair_that_arrives_after_the_grace_period_is_stored(kind: Kind) {
         let mut world = World::new(kind, Dialect::BitbucketServer).await;
         world.set("worker.grace_period_secs", 1);
         let stopping = world.spawn_worker().await;

@@ -76,7 +76,7 @@ async fn what_is_in_hand_waits_what_is_not_stays_with_the_broker_and_all_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_in_hand_whose_time_runs_out_meanwhile_is_answered_with_internal() {
+async fn a_request_whose_time_runs_out_while_the_database_is_away_is_answered_with_internal() {
     let (mut world, proxy) = world_behind_a_proxy().await;
     world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
     let worker = world.spawn_worker().await;
@@ -94,7 +94,7 @@ async fn a_request_in_hand_whose_time_runs_out_meanwhile_is_answered_with_intern
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_says_nothing_is_away_too() {
+async fn a_database_that_does_not_answer_counts_as_away() {
     let (world, proxy) = world_behind_a_proxy().await;
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
@@ -134,7 +134,7 @@ async fn a_statement_that_never_ends_is_not_waited_for_longer_than_a_request_has
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_use_up_the_pool_hold_up_neither_a_heartbeat_nor_a_new_pair() {
+async fn an_exhausted_pool_delays_neither_a_lease_heartbeat_nor_the_storing_of_a_new_pair() {
     let (mut world, _proxy) = world_behind_a_proxy().await;
     world.set("database.max_connections", 1).set("refresh.lease_ttl_secs", 2);
     let worker = world.spawn_worker().await;
@@ -167,7 +167,7 @@ async fn requests_that_use_up_the_pool_hold_up_neither_a_heartbeat_nor_a_new_pai
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_without_reply_to_comes_again_until_the_database_takes_it() {
+async fn a_login_without_reply_to_is_tried_again_until_the_database_takes_it() {
     let mut world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
     world.set("refresh.opportunistic_budget_secs", 1);

@@ -90,7 +90,7 @@ impl Latencies {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eight_interim_answers_without_end_do_not_slow_down_the_hand_outs_of_other_hosts() {
+async fn eight_hosts_with_endless_interim_answers_do_not_slow_down_other_hosts() {
     // Less than the time of a request, so that the hosts are asked meanwhile.
     const MEASURED: Duration = Duration::from_secs(6);
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;

@@ -27,7 +27,7 @@ fn now(world: &World) -> Timestamp {
 }
 
 on_every_database! {
-    async fn what_is_not_there_is_told_from_the_outside_in(kind: Kind) {
+    async fn a_missing_host_user_identity_or_token_is_reported_in_this_order(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let other = SimulatedScm::start_as(Dialect::GitLab).await;
         world.apply(&other, |_| {}).await;
@@ -61,7 +61,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn what_cannot_be_refreshed_is_told_by_whose_fault_it_is(kind: Kind) {
+    async fn each_cause_of_a_failed_refresh_has_its_own_error_code(kind: Kind) {
         let mut world = World::new(kind, Dialect::GitHub).await;
         world.set("worker.request_budget_secs", 3).set("refresh.wait_secs", 1);
         world.set("refresh.opportunistic_budget_secs", 1);
@@ -168,7 +168,7 @@ async fn a_pair_that_its_publisher_may_not_store_is_not_stored() {
 }
 
 #[tokio::test]
-async fn forbidden_comes_after_a_broken_message_and_before_everything_that_would_tell_who_is_here() {
+async fn forbidden_is_checked_after_the_message_and_before_anything_that_would_reveal_who_has_a_token() {
     let world = world_with_rules().await;
     let worker = world.start_worker().await;
     let here = world.scm.host();

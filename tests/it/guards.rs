@@ -84,7 +84,7 @@ on_every_database! {
         assert_eq!(world.entry("jdoe").await.state.reserved_until, Some(minutes(32)));
     }
 
-    async fn nothing_is_reserved_while_somebody_refreshes(kind: Kind) {
+    async fn nothing_is_reserved_under_a_live_lease(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let taken = world.store.take_lease(&entry, None, "one", "sent", minutes(0), TTL).await.unwrap();
         assert_eq!(taken, Guarded::Done);
@@ -122,7 +122,7 @@ on_every_database! {
         assert_eq!(take(None, 35).await, Guarded::Done);
     }
 
-    async fn a_refresh_token_is_spent_since_it_was_sent_first(kind: Kind) {
+    async fn an_attempt_is_dated_by_the_first_time_its_refresh_token_was_sent(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let take = async |holder, attempt, now| {
             let entry = world.entry("jdoe").await;
@@ -140,7 +140,7 @@ on_every_database! {
         assert_eq!(take("four", "another", 40).await.attempted_at, Some(minutes(40)));
     }
 
-    async fn a_report_is_of_the_pair_that_was_looked_at(kind: Kind) {
+    async fn a_report_changes_only_the_generation_that_was_loaded(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         assert!(!entry.state.reported);
         assert_eq!(world.store.report(&entry, minutes(1)).await.unwrap(), Guarded::Done);
@@ -157,7 +157,7 @@ on_every_database! {
         assert_eq!(world.store.report(&reported, minutes(4)).await.unwrap(), Guarded::Moved);
     }
 
-    async fn a_refresh_that_failed_meanwhile_stops_who_has_not_heard_of_it(kind: Kind) {
+    async fn no_lease_is_given_over_a_failure_that_was_not_loaded(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let take = async |entry: &Entry, holder| {
             world.store.take_lease(entry, None, holder, "sent", minutes(0), TTL).await.unwrap()
@@ -265,7 +265,7 @@ on_every_database! {
         assert!(released.lease.is_none() && !released.is_in_doubt());
     }
 
-    async fn a_token_is_not_handed_out_over_an_attempt_or_a_failure_that_nobody_had_told_of(kind: Kind) {
+    async fn nothing_is_reserved_over_an_attempt_or_a_failure_that_was_not_loaded(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let store = &world.store;
         let reserve = async |entry: &Entry| store.reserve(entry, minutes(60), minutes(9)).await.unwrap();
@@ -342,7 +342,7 @@ on_every_database! {
         assert_eq!(world.store.open_refresh_token(&entry).unwrap().unwrap().expose_secret(), long);
     }
 
-    async fn without_its_key_a_pair_stays_closed_and_the_error_says_which_key(kind: Kind) {
+    async fn without_its_key_a_pair_is_not_decrypted_and_the_error_names_the_key(kind: Kind) {
         let (world, entry) = world_with_entry(kind).await;
         let other_keys = tokenkeeper::domain::secret::KeyRing::generate("other").expose_secret().to_owned();
         let db = tokenkeeper::store::database::open(&world.settings().database).await.unwrap();

@@ -221,7 +221,7 @@ on_every_database! {
         assert_eq!(keep_house(&world).await, pass(0, 0, 0));
     }
 
-    async fn a_duty_is_one_workers_until_its_time_is_over(kind: Kind) {
+    async fn a_duty_belongs_to_one_worker_until_its_time_is_over(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let take = async |holder: &str, day: i64| {
             world.store.take_duty("test", holder, days(day), Duration::from_hours(36)).await.unwrap()

@@ -235,7 +235,7 @@ fn letter_of<'a>(letters: &'a [DeadLetter], correlation_id: &str) -> &'a DeadLet
 }
 
 #[tokio::test]
-async fn each_is_refused_by_the_name_of_its_field_and_laid_into_the_dead_letters_as_it_came() {
+async fn each_malformed_message_is_refused_by_field_name_and_dead_lettered_unchanged() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let keys = world.settings().key_ring().unwrap();
@@ -291,7 +291,7 @@ fn there_are_at_least_twenty_five_kinds_over_the_three_routing_keys() {
 }
 
 #[tokio::test]
-async fn what_is_just_within_the_limits_is_taken() {
+async fn messages_just_within_the_limits_are_accepted() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let ask = async |routing_key, body: String| {

@@ -135,7 +135,7 @@ on_every_database! {
         stop(workers).await;
     }
 
-    async fn while_it_refuses_everybody_nobody_is_asked_for_and_valid_tokens_are_served(kind: Kind) {
+    async fn a_host_that_refuses_everybody_is_not_called_and_valid_tokens_are_served(kind: Kind) {
         let (world, workers) = world_and_workers(kind, 60, 2).await;
         let users = expired_users(&world, 8).await;
         let pair = world.user_with_token("jdoe").await;
@@ -178,7 +178,7 @@ on_every_database! {
         restarted.stop().await;
     }
 
-    async fn applying_the_provider_anew_ends_it_and_forgets_its_failures(kind: Kind) {
+    async fn applying_the_provider_again_ends_a_mass_refusal_and_forgets_its_failures(kind: Kind) {
         let (world, workers) = world_and_workers(kind, 60, 1).await;
         let users = expired_users(&world, 6).await;
         refuse_everybody(&world, &users).await;
@@ -197,7 +197,7 @@ on_every_database! {
         stop(workers).await;
     }
 
-    async fn applying_the_provider_anew_forgives_the_condemned_and_keeps_the_doubt(kind: Kind) {
+    async fn applying_the_provider_again_clears_refusals_and_keeps_tokens_in_doubt(kind: Kind) {
         let (world, workers) = world_and_workers(kind, 10, 1).await;
         world.user_with_expired_token("refused").await;
         world.user_with_expired_token("interrupted").await;

@@ -181,7 +181,7 @@ async fn worker_behind_proxy() -> (World, FaultProxy, WorkerProcess) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_nobody_knows_makes_no_series_not_even_while_nobody_can_know() {
+async fn an_unknown_host_gets_no_series_even_while_the_database_is_away() {
     let (world, proxy, worker) = worker_behind_proxy().await;
     let made_up = json!({"user_id": "u", "host": "made.up.example.org"});
 
@@ -240,7 +240,7 @@ async fn the_latency_of_refreshes_has_the_buckets_and_the_label_that_dashboards_
 // --- tokenkeeper's own ---
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_can_be_counted_is_there_at_zero_before_anything_happens() {
+async fn every_counter_exists_at_zero_before_anything_happens() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     let (_, metrics) = worker.get("metrics").await;

@@ -53,7 +53,7 @@ fn are_as_they_were(entries: &[Arc<Entry>]) -> bool {
 }
 
 on_every_database! {
-    async fn claims_of_every_kind_at_once_get_each_what_there_is_for_them(kind: Kind) {
+    async fn concurrent_claims_with_different_outcomes_each_get_their_own(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let valid = put_users(&world, "valid", 20, at(60)).await;
         let expired = put_users(&world, "expired", 20, at(-1)).await;
@@ -81,7 +81,7 @@ on_every_database! {
 
 /// On one thread, so that who is asked for first is in the first statement.
 #[tokio::test]
-async fn while_tokens_cannot_be_reserved_they_are_looked_at_only() {
+async fn while_tokens_cannot_be_reserved_claims_only_read() {
     let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     let expired = put_users(&world, "expired", LARGEST_GROUP, at(-1)).await;
     let valid = put_users(&world, "valid", LARGEST_GROUP, at(60)).await;

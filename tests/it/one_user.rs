@@ -154,7 +154,7 @@ async fn a_pause_without_end_that_one_user_is_asked_for_is_kept_for_that_user_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_refresh_tokens_are_their_users_affair_and_a_host_that_refuses_everybody_is_still_found_out() {
+async fn dead_refresh_tokens_condemn_only_their_users_and_a_host_that_refuses_everybody_is_still_noticed() {
     let world = world_of(Dialect::BitbucketServer, SHORT).await;
     let worker = world.spawn_worker().await;
     let users = expired_users(&world, "user", 5).await;
@@ -226,7 +226,7 @@ async fn accounts_that_were_refused_and_go_on_asking_do_not_keep_the_probes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_who_holds_the_token_for_a_second_again_and_again_is_refreshed_so_often_and_always_served() {
+async fn short_reservations_again_and_again_are_refreshed_up_to_the_limit_and_always_served() {
     let mut world = world_of(Dialect::BitbucketServer, Duration::from_secs(7_200)).await;
     world.set("refresh.identity_limit_per_minute", 3);
     let worker = world.spawn_worker().await;

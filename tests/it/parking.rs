@@ -239,7 +239,7 @@ async fn a_parked_pair_gives_way_to_a_login_that_came_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_pair_of_ours_goes_to_the_dead_letters() {
+async fn a_message_that_is_no_parked_pair_goes_to_the_dead_letters() {
     let mut night = Night::falls().await;
     let worker = night.worker_with_a_pair_in_its_hands().await;
     worker.stop(&night.world).await;

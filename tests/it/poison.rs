@@ -80,7 +80,7 @@ async fn the_poison_alone_dies(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_ends_the_connection_it_comes_over_takes_nobody_along() {
+async fn a_message_that_breaks_its_connection_costs_no_other_message_its_answer() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let proxy = behind_a_proxy(&mut world).await;
     proxy.watch_for(Marker::new(MARKER, Then::Cut));
@@ -103,7 +103,7 @@ async fn a_message_that_ends_the_connection_it_comes_over_takes_nobody_along() {
 
 /// Slow bystanders are in hand for as long as the poison is about: a refresh that is held.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_waits_while_another_ends_the_connection_again_and_again_is_answered() {
+async fn a_message_that_waits_while_another_keeps_breaking_the_connection_is_answered() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
     world.set("refresh.wait_secs", 120).set("worker.request_budget_secs", 120);
     place_for_each_delivery(&mut world);
@@ -125,7 +125,7 @@ async fn a_message_that_waits_while_another_ends_the_connection_again_and_again_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_ends_the_worker_takes_nobody_along() {
+async fn a_message_that_kills_its_worker_costs_no_other_message_its_answer() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
     let proxy = behind_a_proxy(&mut world).await;
     proxy.watch_for(Marker::new(MARKER, Then::Mute));
@@ -164,7 +164,7 @@ async fn a_message_that_ends_the_worker_takes_nobody_along() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_in_hand_at_two_ends_is_answered_where_few_are_worked_on_at_a_time() {
+async fn messages_in_hand_at_two_crashes_are_answered_from_the_queue_of_suspects() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
     world.set("refresh.wait_secs", 120).set("worker.request_budget_secs", 120);
     place_for_each_delivery(&mut world);

@@ -56,7 +56,7 @@ async fn until_stored(world: &World, access_token: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_nobody_waits_for_waits_until_it_can_be_stored() {
+async fn a_login_without_reply_to_waits_until_it_can_be_stored() {
     let (world, row) = world_out_of_order(&[]).await;
     let worker = world.spawn_worker().await;
     let access_token = publish_login(&world, BasicProperties::default()).await;
@@ -90,7 +90,7 @@ async fn whoever_published_it_stays_known_and_nobody_can_pretend_to_be_another()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_tried_too_often_lies_sealed_in_the_dead_letters_with_the_count() {
+async fn a_login_over_the_retry_limit_is_sealed_in_the_dead_letters_with_its_count() {
     let (world, _) = world_out_of_order(&[("broker.retry_limit", json!(2))]).await;
     let worker = world.spawn_worker().await;
     let access_token = publish_login(&world, BasicProperties::default()).await;
@@ -104,7 +104,7 @@ async fn what_was_tried_too_often_lies_sealed_in_the_dead_letters_with_the_count
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_older_than_its_expiration_when_it_comes_back_is_not_tried_again() {
+async fn a_login_that_expired_while_it_waited_is_not_tried_again() {
     let (world, _) = world_out_of_order(&[("broker.retry_delay_secs", json!(3))]).await;
     let worker = world.spawn_worker().await;
     publish_login(&world, BasicProperties::default().with_expiration("2000".into())).await;
@@ -115,7 +115,7 @@ async fn what_is_older_than_its_expiration_when_it_comes_back_is_not_tried_again
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_whose_reply_nobody_gets_is_kept_as_well() {
+async fn a_login_whose_reply_queue_does_not_exist_waits_as_well() {
     let (world, row) = world_out_of_order(&[]).await;
     let worker = world.spawn_worker().await;
     let properties = BasicProperties::default().with_reply_to("nobody-has-this-queue".into());
@@ -127,7 +127,7 @@ async fn a_login_whose_reply_nobody_gets_is_kept_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_delay_of_ours_the_broker_delivers_and_counts() {
+async fn with_a_retry_delay_of_zero_the_broker_redelivers_and_counts() {
     let (world, _) = world_out_of_order(&[("broker.retry_delay_secs", json!(0))]).await;
     let worker = world.spawn_worker().await;
     publish_login(&world, BasicProperties::default()).await;

@@ -180,7 +180,7 @@ on_every_database! {
 }
 
 #[tokio::test]
-async fn an_answer_lost_before_the_provider_acted_costs_a_second_try_alone() {
+async fn an_answer_lost_before_the_provider_acted_costs_only_a_second_call() {
     let (world, worker) = world_and_worker(Kind::Sqlite, Dialect::BitbucketServer).await;
     world.user_with_token("jdoe").await;
     world.scm.fail_next(1, Fault::CloseBefore);
@@ -194,7 +194,7 @@ async fn an_answer_lost_before_the_provider_acted_costs_a_second_try_alone() {
 }
 
 #[tokio::test]
-async fn an_opportunistic_refresh_whose_answers_are_all_lost_serves_nothing_uncertain() {
+async fn an_opportunistic_refresh_whose_answers_are_all_lost_does_not_hand_out_the_doubtful_token() {
     let (world, worker) = world_and_worker(Kind::Sqlite, Dialect::BitbucketServer).await;
     world.user_with_token("jdoe").await;
     world.scm.fail_always(Fault::CloseBefore);
@@ -207,7 +207,7 @@ async fn an_opportunistic_refresh_whose_answers_are_all_lost_serves_nothing_unce
 }
 
 #[tokio::test]
-async fn a_provider_that_refuses_us_condemns_no_users_token() {
+async fn a_provider_that_refuses_our_client_condemns_no_users_token() {
     for fault in [Fault::InvalidClient, Fault::Redirect, Fault::Status(404)] {
         let (world, worker) = world_and_worker(Kind::Sqlite, Dialect::GitHub).await;
         world.user_with_expired_token("jdoe").await;
@@ -284,7 +284,7 @@ async fn a_retry_after_is_kept_where_there_is_time_and_passed_on_where_there_is_
 }
 
 #[tokio::test]
-async fn a_provider_that_leaves_the_refresh_token_out_means_keep_the_old_one() {
+async fn the_old_refresh_token_is_kept_where_the_provider_sends_none() {
     let options = ScmOptions { omit_refresh_token: true, ..ScmOptions::new(Dialect::Bitbucket) };
     let world = World::with_scm(Kind::Sqlite, options).await;
     world.apply_provider(|provider| provider.opportunistic_refresh = Some(true)).await;

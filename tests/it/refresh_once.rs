@@ -108,7 +108,7 @@ on_every_database! {
         }
     }
 
-    async fn who_comes_during_a_refresh_waits_for_it_in_its_own_process_and_in_another(kind: Kind) {
+    async fn a_request_during_a_refresh_waits_for_it_in_the_same_process_and_in_another(kind: Kind) {
         let mut world = World::new(kind, Dialect::BitbucketServer).await;
         world.set("refresh.wait_secs", 30);
         let workers = world.spawn_workers(2).await;

@@ -65,7 +65,7 @@ async fn requests_whose_reply_queue_is_full_leave_most_of_the_prefetch_to_the_ot
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_full_queues_hold_no_more_than_one_does() {
+async fn many_full_reply_queues_hold_no_more_of_the_prefetch_than_one() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("worker.prefetch_token_requests", 16).set("worker.request_budget_secs", 20);
     world.set("refresh.wait_secs", 10);

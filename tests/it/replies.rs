@@ -69,7 +69,7 @@ async fn a_request_that_does_not_say_where_its_reply_goes_is_a_dead_letter_and_r
 }
 
 #[tokio::test]
-async fn an_empty_reply_to_is_none() {
+async fn an_empty_reply_to_counts_as_missing() {
     let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -165,7 +165,7 @@ async fn the_message_id_stands_in_for_a_correlation_id_that_is_absent() {
 }
 
 #[tokio::test]
-async fn a_request_with_neither_is_answered_without() {
+async fn a_request_without_correlation_id_and_message_id_is_answered_without_either() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -203,7 +203,7 @@ async fn direct_reply_to_is_answered_for_every_kind_of_message() {
 // --- Nobody waits any more ---
 
 #[tokio::test]
-async fn a_reply_that_nobody_waits_for_is_counted_and_its_request_not_delivered_again() {
+async fn a_reply_without_a_queue_is_counted_and_its_request_is_not_delivered_again() {
     let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
@@ -240,7 +240,7 @@ async fn first_after_sentinel(world: &World) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_requester_that_leaves_during_its_refresh_leaves_the_new_pair_behind() {
+async fn a_refreshed_pair_is_stored_although_its_requester_has_left() {
     let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     let worker = world.spawn_worker().await;
     let old = world.user_with_expired_token("jdoe").await;
@@ -265,7 +265,7 @@ async fn a_requester_that_leaves_during_its_refresh_leaves_the_new_pair_behind()
 }
 
 #[tokio::test]
-async fn replies_that_nobody_waits_for_do_not_disturb_the_others_in_flight() {
+async fn replies_without_a_queue_do_not_disturb_other_replies_in_flight() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     let users: Vec<String> = (0..10).map(|number| format!("user-{number}")).collect();

@@ -68,7 +68,7 @@ async fn declare(world: &World, suffix: &str) -> lapin::Channel {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_reply_goes_to_a_queue_of_the_worker_s_own_and_nobody_s_pair_is_lost_by_it() {
+async fn no_reply_goes_to_a_queue_of_the_workers_and_no_pair_is_lost_by_that() {
     let world = world().await;
     let worker = world.spawn_worker().await;
     users(&world).await;
@@ -200,7 +200,7 @@ fn reply_of(world: &World, user: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_looks_like_a_reply_is_no_request_and_gets_none() {
+async fn a_message_that_looks_like_a_reply_is_not_answered() {
     let world = world().await;
     let worker = world.spawn_worker().await;
     users(&world).await;
@@ -266,7 +266,7 @@ async fn what_looks_like_a_reply_is_no_request_and_gets_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pair_that_shall_be_answered_into_a_queue_of_ours_is_not_stored_and_lies_sealed() {
+async fn a_login_with_a_queue_of_the_workers_as_reply_to_is_not_stored_and_dead_lettered_sealed() {
     let world = world().await;
     let worker = world.spawn_worker().await;
     users(&world).await;

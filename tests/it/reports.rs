@@ -53,7 +53,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn a_reported_token_is_replaced_under_whoever_holds_it_where_the_old_one_works_on(kind: Kind) {
+    async fn a_reported_token_that_is_held_is_refreshed_where_the_old_one_goes_on_working(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         world.apply_provider(|provider| provider.overrides.old_token_grace_secs = Some(Lifespan::Unlimited)).await;
         let worker = world.start_worker().await;
@@ -68,7 +68,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn a_reported_token_is_not_ended_under_whoever_holds_it(kind: Kind) {
+    async fn a_reported_token_that_is_held_is_not_refreshed_where_that_would_end_it(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
         let pair = world.user_with_token("jdoe").await;
@@ -121,7 +121,7 @@ async fn a_reported_token_without_refresh_token_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn a_report_of_what_is_not_handed_out_changes_nothing() {
+async fn a_report_of_another_token_than_the_current_one_changes_nothing() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let pair = world.user_with_token("jdoe").await;

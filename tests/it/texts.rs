@@ -92,7 +92,7 @@ async fn what_a_publisher_writes_is_refused_with_the_name_of_its_field_and_other
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_property_that_is_copied_is_refused_and_not_repeated() {
+async fn a_copied_property_with_control_characters_is_refused_and_not_repeated() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -188,7 +188,7 @@ async fn add_nasty_names(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_were_never_checked_are_served_and_nothing_of_them_leaves_raw() {
+async fn unchecked_rows_are_served_and_their_texts_leave_escaped() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -237,7 +237,7 @@ async fn rows_that_were_never_checked_are_served_and_nothing_of_them_leaves_raw(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn neither_format_of_the_log_lets_anything_out_raw() {
+async fn both_log_formats_escape_hostile_texts() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
@@ -283,7 +283,7 @@ async fn neither_format_of_the_log_lets_anything_out_raw() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_are_looked_at_without_letting_anything_out_raw() {
+async fn dead_letters_are_shown_with_hostile_texts_escaped() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let nasty = &NASTY[..NASTY.len() - 1];

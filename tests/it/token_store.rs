@@ -97,7 +97,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn what_a_login_leaves_out_is_filled_in(kind: Kind) {
+    async fn fields_that_a_login_leaves_out_get_their_defaults(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let worker = world.start_worker().await;
 
@@ -268,7 +268,7 @@ async fn a_pair_without_refresh_token_is_served_while_it_lasts_and_refused_after
 }
 
 #[tokio::test]
-async fn a_date_that_nobody_set_is_none() {
+async fn a_date_of_1970_or_earlier_counts_as_left_out() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     for unset in ["0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"] {

@@ -46,7 +46,7 @@ async fn assert_answers(world: &World, worker: WorkerProcess) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_only_looks_says_what_is_missing_and_is_ready_when_an_operator_has_declared_it() {
+async fn with_a_passive_topology_a_worker_says_what_is_missing_and_is_ready_once_it_is_declared() {
     let world = world_with_topology("passive").await;
     let worker = world.launch_worker_process().await;
     worker.wait_for_log(&format!("cannot find exchange {}.dead-letters", world.broker.prefix()), 2).await;
@@ -59,7 +59,7 @@ async fn a_worker_that_only_looks_says_what_is_missing_and_is_ready_when_an_oper
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_may_not_even_look_says_what_it_cannot_consume_and_is_ready_when_it_can() {
+async fn with_no_topology_a_worker_says_what_it_cannot_consume_and_is_ready_once_it_can() {
     let world = world_with_topology("none").await;
     let worker = world.launch_worker_process().await;
     worker.wait_for_log(&format!("cannot consume queue {}", world.broker.name("token-requests")), 2).await;
@@ -136,7 +136,7 @@ async fn an_exchange_that_is_deleted_comes_back_with_the_next_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_belongs_in_dead_letters_that_are_missing_is_kept_until_they_are_there() {
+async fn messages_for_a_missing_queue_of_dead_letters_are_kept_until_it_is_there() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     delete_queue(&world, "dead-letters").await;

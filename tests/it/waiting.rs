@@ -114,7 +114,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn a_requester_who_says_so_is_waited_for_longer_than_others(kind: Kind) {
+    async fn a_request_with_a_longer_expiration_has_more_time_than_others(kind: Kind) {
         let mut world = World::new(kind, Dialect::BitbucketServer).await;
         world.set("worker.request_budget_secs", 1).set("refresh.wait_secs", 1).set("refresh.opportunistic_budget_secs", 1);
         let worker = world.start_worker().await;
@@ -130,7 +130,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn a_request_that_is_too_old_begins_nothing(kind: Kind) {
+    async fn a_request_that_is_too_old_begins_no_refresh(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let worker = world.start_worker().await;
         world.user_with_expired_token("jdoe").await;
@@ -204,7 +204,7 @@ async fn the_last_look_finds_a_token_that_came_during_the_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_ahead_does_not_buy_a_request_more_time() {
+async fn a_timestamp_in_the_future_gives_a_request_no_more_time() {
     let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     let worker = world.start_worker().await;
     world.user_with_expired_token("jdoe").await;

@@ -125,7 +125,7 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn when_every_element_is_ok_so_is_the_whole(kind: Kind) {
+    async fn the_status_is_ok_where_every_element_is(kind: Kind) {
         let three = ThreeHosts::new(kind).await;
         let worker = three.world.start_worker().await;
         three.user_with_expired_tokens("jdoe").await;
@@ -350,7 +350,7 @@ fn close_to(minutes: f64, expected: f64) -> bool {
 }
 
 #[tokio::test]
-async fn without_a_lifetime_and_without_a_flag_it_is_ten_minutes() {
+async fn without_a_lifetime_and_without_a_flag_the_lifetime_is_ten_minutes() {
     let (world, clock, _) = world_at_minute_0(None).await;
     let worker = world.start_worker_at(clock.clone()).await;
     assert!(close_to(reserved_minutes(&world, &clock, Value::Null).await, 10.0));
@@ -358,7 +358,7 @@ async fn without_a_lifetime_and_without_a_flag_it_is_ten_minutes() {
 }
 
 #[tokio::test]
-async fn the_flag_decides_where_the_message_says_nothing_and_the_message_where_it_does() {
+async fn the_lifetime_of_the_message_wins_over_that_of_the_flag() {
     let flag = json!({
         "state": "ENABLED",
         "variants": {"short": 5, "long": 25},
@@ -375,7 +375,7 @@ async fn the_flag_decides_where_the_message_says_nothing_and_the_message_where_i
 }
 
 #[tokio::test]
-async fn a_token_that_the_start_outlives_is_refreshed_for_it() {
+async fn a_token_that_expires_within_the_requested_lifetime_is_refreshed() {
     let clock = Arc::new(ManualClock::at(minutes(0)));
     let options = {
         let clock = Arc::clone(&clock);

@@ -43,7 +43,7 @@ on_every_database! {
         cli.run(&["token", "list"]).await.good();
     }
 
-    async fn taking_the_tokens_back_leaves_providers_and_identities(kind: Kind) {
+    async fn undoing_the_migration_of_tokens_leaves_providers_and_identities(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
         world.user_with_token("jdoe").await;
@@ -59,7 +59,7 @@ on_every_database! {
         assert!(cli.run(&["provider", "list"]).await.good().stdout.contains(&world.scm.host()));
     }
 
-    async fn fresh_drops_all_there_is_but_never_without_being_told_to(kind: Kind) {
+    async fn migrate_fresh_drops_everything_and_only_with_the_option_yes(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
         world.user_with_token("jdoe").await;

@@ -26,7 +26,7 @@ async fn a_git_clone_with_the_token_of_a_request_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_there_are_partitions_a_request_goes_to_the_user_s() {
+async fn with_partitions_the_request_command_publishes_to_the_users_partition() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("broker.partitions", 2);
     let worker = world.start_worker().await;
@@ -158,7 +158,7 @@ async fn a_request_that_breaks_the_contract_is_not_published() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn access_rules_know_the_command_line_by_its_user_at_the_broker() {
+async fn access_rules_apply_to_the_command_line_by_its_user_at_the_broker() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let host = world.scm.host();
     let user = url::Url::parse(world.broker.url()).unwrap().username().to_owned();

@@ -55,7 +55,7 @@ async fn wrong_usage_and_wrong_settings_exit_with_2_and_say_what_is_right() {
 }
 
 #[tokio::test]
-async fn a_settings_file_is_named_by_option_or_variable_and_an_empty_variable_is_none() {
+async fn a_settings_file_is_named_by_option_or_variable_and_an_empty_variable_counts_as_unset() {
     let cli = Cli::with([("TOKENKEEPER_CONFIG".to_owned(), "other.toml".to_owned())]);
     cli.write("other.toml", "[database]\nurl = \"sqlite://other.db\"\n");
     cli.run(&["migrate", "up"]).await.good();
@@ -69,7 +69,7 @@ async fn a_settings_file_is_named_by_option_or_variable_and_an_empty_variable_is
 }
 
 #[tokio::test]
-async fn a_generated_key_goes_straight_into_the_setting() {
+async fn a_generated_key_is_printed_as_the_setting_takes_it() {
     let cli = Cli::with([]);
     let first = cli.run(&["keys", "generate"]).await.good().says("TOKENKEEPER_KEYS");
     let second = cli.run(&["keys", "generate", "--id", "k-2"]).await.good();
@@ -81,7 +81,7 @@ async fn a_generated_key_goes_straight_into_the_setting() {
 }
 
 #[tokio::test]
-async fn what_needs_keys_refuses_without_them_and_says_how_to_make_some() {
+async fn commands_that_need_keys_refuse_without_them_and_say_how_to_make_some() {
     let cli = Cli::with([]);
     cli.write("tokens.jsonl", "");
     for command in [&["worker"][..], &["provider", "list"], &["token", "import", "tokens.jsonl"]] {
@@ -106,7 +106,7 @@ async fn schemas_come_one_by_one_or_all_under_their_names() {
 }
 
 #[tokio::test]
-async fn a_reader_who_has_had_enough_is_no_error() {
+async fn a_closed_output_pipe_is_no_error() {
     let cli = Cli::with([]);
     let mut child = cli.command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // The other end of the pipe is gone before it is written to, or while it is.

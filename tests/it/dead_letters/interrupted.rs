@@ -50,7 +50,7 @@ async fn nothing_is_lost(world: &World, laid: &BTreeSet<String>, what: &str, int
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_sigkill() {
+async fn a_replay_that_is_killed_loses_no_dead_letter() {
     let world = world().await;
     let cli = Cli::of(&world);
     let laid = lay_many(&world, LETTERS).await;
@@ -63,7 +63,7 @@ async fn by_sigkill() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_a_signal_to_stop() {
+async fn a_replay_that_is_told_to_stop_loses_no_dead_letter() {
     let world = world().await;
     let cli = Cli::of(&world);
     for sent in ["INT", "TERM"] {
@@ -83,7 +83,7 @@ async fn by_a_signal_to_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_a_connection_that_breaks() {
+async fn a_replay_whose_connection_breaks_loses_no_dead_letter() {
     let world = world().await;
     let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
     let cli = Cli::of(&world).set("AMQP_URL", &proxy.url(world.broker.url()));

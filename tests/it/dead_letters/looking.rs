@@ -9,7 +9,7 @@ use super::*;
 const SECRET: &str = "s3cret-0123456789";
 
 #[tokio::test]
-async fn letters_of_ours_and_of_the_brokers_are_listed_with_what_is_known_of_them() {
+async fn dead_letters_of_workers_and_of_the_broker_are_listed_with_what_is_known_of_them() {
     let world = world().await;
     let cli = Cli::of(&world).unset("TOKENKEEPER_KEYS").unset("DATABASE_URL");
     let worker = world.start_worker().await;
@@ -65,7 +65,7 @@ async fn letters_of_ours_and_of_the_brokers_are_listed_with_what_is_known_of_the
 }
 
 #[tokio::test]
-async fn looking_takes_nothing_away_and_keeps_the_order() {
+async fn looking_at_dead_letters_removes_none_and_keeps_their_order() {
     let world = world().await;
     let cli = Cli::of(&world);
     // More than fit on one channel.
@@ -82,7 +82,7 @@ async fn looking_takes_nothing_away_and_keeps_the_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_who_look_at_once_both_see_every_letter() {
+async fn two_operators_who_look_at_once_both_see_every_letter() {
     let world = world().await;
     let cli = Cli::of(&world);
     lay_many(&world, 600).await;
@@ -132,7 +132,7 @@ async fn a_letter_is_shown_with_everything_but_its_secrets() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_shown_by_its_size_and_a_hint() {
+async fn a_body_that_is_not_json_is_shown_by_its_size_and_a_hint() {
     let world = world().await;
     let cli = Cli::of(&world);
     let large = vec![b'x'; 10 * 1024 * 1024];
@@ -155,7 +155,7 @@ async fn what_is_no_json_is_shown_by_its_size_and_a_hint() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_in_plain_words() {
+async fn a_missing_letter_or_queue_is_named_in_plain_words() {
     let world = world().await;
     let cli = Cli::of(&world);
     cli.run(&["dead", "list"]).await.good().says("There are no dead letters.");

@@ -124,7 +124,7 @@ async fn a_message_that_no_queue_takes_stays_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn only_what_was_named_is_dropped() {
+async fn only_the_letters_that_were_named_are_dropped() {
     let world = world().await;
     let cli = Cli::of(&world);
     lay_many(&world, 4).await;

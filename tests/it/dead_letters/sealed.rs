@@ -137,7 +137,7 @@ async fn expire(world: &World, count: usize) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_broker_laid_there_is_sealed_by_the_next_worker_and_stays_what_it_was() {
+async fn what_the_broker_dead_lettered_is_sealed_unchanged_by_the_next_worker() {
     let world = world().await;
     let cli = Cli::of(&world);
     expire(&world, 20).await;
@@ -200,7 +200,7 @@ async fn what_the_broker_laid_there_is_sealed_by_the_next_worker_and_stays_what_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_is_killed_while_it_seals_loses_none() {
+async fn a_worker_that_is_killed_while_it_seals_loses_no_dead_letter() {
     const LETTERS: usize = 300;
     const KILLS: usize = 4;
     let world = world().await;
@@ -239,7 +239,7 @@ async fn a_worker_that_is_killed_while_it_seals_loses_none() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_that_somebody_has_are_left_to_him() {
+async fn dead_letters_that_an_operator_works_on_are_not_sealed_meanwhile() {
     let world = world().await;
     expire(&world, 5).await;
     let operator =
@@ -263,7 +263,7 @@ async fn dead_letters_that_somebody_has_are_left_to_him() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bounds_that_are_set_let_the_oldest_go_and_a_queue_that_is_there_keeps_its_own() {
+async fn over_the_limit_the_oldest_dead_letters_go_and_an_existing_queue_keeps_its_own_limit() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("broker.dead_letters_max_length", 3);
     declare_topology(&world).await;

@@ -18,7 +18,7 @@ use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 const FRAME_MAX: usize = 131_072;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_whose_headers_leave_no_room_for_a_reason_is_laid_into_the_dead_letters_all_the_same() {
+async fn a_message_whose_headers_leave_no_room_for_a_reason_is_still_dead_lettered() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.spawn_worker().await;
     world.user_with_token("jdoe").await;
