@@ -6,19 +6,19 @@ mod request;
 mod setup;
 mod token;
 
-use std::collections::HashMap;
 use std::process::Stdio;
 
 use serde_json::Value;
+use tokenkeeper_testkit::program::Program;
 use tokenkeeper_testkit::wait::{PATIENCE, within};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::harness::World;
+use crate::harness::{World, process::program};
 
 /// The command line, in a folder and an environment of its own.
 pub(crate) struct Cli {
-    environment: HashMap<String, String>,
+    program: Program,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -39,16 +39,16 @@ impl Cli {
     /// A command line with nothing set but these environment variables.
     pub(crate) fn with(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        Self { environment: environment.into_iter().collect(), folder }
+        Self { program: program(folder.path(), environment), folder }
     }
 
     pub(crate) fn set(mut self, variable: &str, value: &str) -> Self {
-        self.environment.insert(variable.to_owned(), value.to_owned());
+        self.program.set(variable, value);
         self
     }
 
     pub(crate) fn unset(mut self, variable: &str) -> Self {
-        self.environment.remove(variable);
+        self.program.unset(variable);
         self
     }
 
@@ -84,13 +84,8 @@ impl Cli {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .envs(&self.environment)
-            .kill_on_drop(true);
+        let mut command = self.program.command();
+        command.args(arguments);
         command
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tokenkeeper_testkit::{
-    program::{Program, Worker},
+    program::{Ground, Program, Worker},
     scm::SimulatedScm,
 };
 
@@ -33,12 +33,6 @@ pub(crate) struct User {
 pub(crate) struct Host {
     pub(crate) scm: SimulatedScm,
     pub(crate) overrides: Cow<'static, str>,
-}
-
-/// Where a scenario's workers reach what they need; a proxy may stand between.
-pub(crate) struct Addresses {
-    pub(crate) database: String,
-    pub(crate) broker: String,
 }
 
 /// Everything that runs in one scenario. The workers are the scenario's own, and end before this.
@@ -75,14 +69,22 @@ impl Stage {
     ) -> Result<Self> {
         let database = name.replace('-', "_");
         servers.postgres.create_database(&database).await?;
-        let addresses =
-            Addresses { database: servers.postgres.url(&database), broker: servers.rabbitmq.url() };
+        let broker = servers.rabbitmq.url();
         let folder = folder.join(name);
         fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        let program = set_up(&folder, name, &addresses, &hosts, settings).await?;
+        let mut program = Program::beside_this_one(&folder)?;
+        let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
+        let ground = Ground {
+            database: &servers.postgres.url(&database),
+            broker: &broker,
+            prefix: name,
+            providers: &providers,
+            settings,
+        };
+        program.set_up(&ground).await?;
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
-        let upstream = Upstream::start(&addresses.broker, account, name, move || clock.now_ms());
+        let upstream = Upstream::start(&broker, account, name, move || clock.now_ms());
         let users = Vec::new();
         Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }
@@ -94,7 +96,7 @@ impl Stage {
 
     /// From now on workers may open so many files and no more.
     pub(crate) fn limit_open_files(&mut self, count: u32) {
-        self.program.limit_open_files(count);
+        self.program.limit_open_files(count, count);
     }
 
     /// Logs so many more users in at each SCM in turn. Their tokens are fresh, or have expired a minute ago.
@@ -132,9 +134,7 @@ impl Stage {
 
     async fn import(&self, bodies: &[Value]) -> Result<()> {
         let lines = bodies.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
-        let file = self.folder.join("pairs.jsonl");
-        fs::write(&file, lines).context("write the pairs of users")?;
-        self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
+        self.program.import(&lines).await
     }
 
     /// Starts a worker, and waits until it is ready.
@@ -184,32 +184,4 @@ impl Stage {
         self.started += 1;
         format!("worker-{}", self.started)
     }
-}
-
-async fn set_up(
-    folder: &Path,
-    prefix: &str,
-    addresses: &Addresses,
-    hosts: &[Host],
-    settings: &[(&'static str, &str)],
-) -> Result<Program> {
-    let mut program = Program::beside_this_one(folder)?;
-    program.set("DATABASE_URL", &addresses.database);
-    program.set("AMQP_URL", &addresses.broker);
-    program.set("TOKENKEEPER__BROKER__PREFIX", prefix);
-    program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
-    program.set("TOKENKEEPER__LOG__FORMAT", "json");
-    // Tokens of seconds, so that refreshes are due all the time: more than anybody is allowed in earnest.
-    program.set("TOKENKEEPER__REFRESH__IDENTITY_LIMIT_PER_MINUTE", "0");
-    for (variable, value) in settings {
-        program.set(variable, *value);
-    }
-    let key = program.run(&["keys", "generate"]).await?;
-    program.set("TOKENKEEPER_KEYS", key.trim());
-    program.run(&["migrate", "up"]).await?;
-    let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
-    let file = folder.join("providers.toml");
-    fs::write(&file, providers).context("write the providers")?;
-    program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
-    Ok(program)
 }

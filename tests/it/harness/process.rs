@@ -1,98 +1,83 @@
 //! The real binary as a child process.
 
 use std::net::SocketAddr;
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::process::ExitStatus;
 
-use serde_json::Value;
-use tokenkeeper_testkit::http;
-use tokenkeeper_testkit::wait::{PATIENCE, eventually, within};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::task::JoinHandle;
+use tempfile::TempDir;
+use tokenkeeper_testkit::program::{Program, Worker};
+use tokenkeeper_testkit::wait::{PATIENCE, eventually};
+use tokio::process::Command;
 
 use super::links::Link;
 use super::logs::assert_holds_none_of;
 use super::world::World;
 
+/// The real binary with this environment and nothing else.
+pub(crate) fn program(
+    folder: &Path,
+    environment: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
+) -> Program {
+    let mut program = Program::at(env!("CARGO_BIN_EXE_tokenkeeper").into(), folder);
+    environment.into_iter().for_each(|(variable, value)| program.set(variable, value));
+    program
+}
+
 /// A worker process. Killed when it is dropped.
 pub(crate) struct WorkerProcess {
-    child: Child,
-    log: Arc<Mutex<String>>,
-    reading: JoinHandle<()>,
-    address: SocketAddr,
+    worker: Worker,
+    _folder: TempDir,
 }
 
 impl WorkerProcess {
     /// Starts it in this world and waits until it is ready.
     pub(crate) async fn spawn(world: &World) -> Self {
-        let worker = Self::launch(world).await;
-        worker.wait_until_ready().await;
-        worker
+        Self::spawn_by(world, |_| {}).await
     }
 
     /// Starts it in this world and waits for its admin endpoint alone: what it needs to be ready may be away.
     pub(crate) async fn launch(world: &World) -> Self {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_tokenkeeper"));
-        program.arg("worker");
-        Self::launch_by(program, world).await
+        Self::launch_by(world, |_| {}).await
     }
 
     /// Starts it in this world with these limits of open files, and waits until it is ready.
     pub(crate) async fn spawn_with_open_files(world: &World, soft: u32, hard: u32) -> Self {
-        let mut program = Command::new("/bin/sh");
-        let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" worker");
-        program.args(["-c", &script, env!("CARGO_BIN_EXE_tokenkeeper")]);
-        let worker = Self::launch_by(program, world).await;
-        worker.wait_until_ready().await;
-        worker
+        Self::spawn_by(world, |program| program.limit_open_files(soft, hard)).await
     }
 
     /// Starts it in this world with an allocator (glibc's) that gives free memory back at once, and waits until it is ready:
     /// what it keeps can be measured.
     pub(crate) async fn spawn_to_measure_memory(world: &World) -> Self {
-        let mut program = Command::new("/bin/sh");
-        let script = "export MALLOC_ARENA_MAX=1 MALLOC_TRIM_THRESHOLD_=65536 MALLOC_MMAP_THRESHOLD_=65536; \
-                      exec \"$0\" worker";
-        program.args(["-c", script, env!("CARGO_BIN_EXE_tokenkeeper")]);
-        let worker = Self::launch_by(program, world).await;
-        worker.wait_until_ready().await;
-        worker
+        Self::spawn_by(world, |program| {
+            program.set("MALLOC_ARENA_MAX", "1");
+            program.set("MALLOC_TRIM_THRESHOLD_", "65536");
+            program.set("MALLOC_MMAP_THRESHOLD_", "65536");
+        })
+        .await
     }
 
-    async fn launch_by(mut program: Command, world: &World) -> Self {
-        let mut child = program
-            .current_dir(std::env::temp_dir())
-            .env_clear()
-            .envs(world.environment())
-            .stdin(Stdio::null())
-            .stdout(Stdio::inherit())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("start the worker");
-        let log = Arc::<Mutex<String>>::default();
-        let stderr = child.stderr.take().expect("it is piped");
-        let reading = tokio::spawn(read_log(BufReader::new(stderr), Arc::clone(&log)));
-        let address = eventually("the worker's admin endpoint", PATIENCE, async || {
-            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.lines().find_map(admin_address)
-        })
-        .await;
-        Self { child, log, reading, address }
+    async fn spawn_by(world: &World, change: impl FnOnce(&mut Program)) -> Self {
+        let process = Self::launch_by(world, change).await;
+        process.wait_until_ready().await;
+        process
+    }
+
+    async fn launch_by(world: &World, change: impl FnOnce(&mut Program)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut program = program(folder.path(), world.environment());
+        change(&mut program);
+        let worker = program.launch_worker("worker").await.expect("start the worker");
+        Self { worker, _folder: folder }
     }
 
     /// Waits until `/readyz` says so.
     pub(crate) async fn wait_until_ready(&self) {
-        eventually("the worker to be ready", PATIENCE, async || {
-            (self.get("readyz").await.0 == 200).then_some(())
-        })
-        .await;
+        self.worker.wait_until_ready().await;
     }
 
     /// Where its admin endpoint listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.worker.admin()
     }
 
     /// Changes how many files it may open (soft limit, Linux).
@@ -104,9 +89,7 @@ impl WorkerProcess {
 
     /// Status and body of a path of the admin endpoint.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let answer = http::client().get(format!("http://{}/{path}", self.address)).send().await;
-        let answer = answer.expect("the admin endpoint answers");
-        (answer.status().as_u16(), answer.text().await.expect("a text"))
+        self.worker.get(path).await.expect("the admin endpoint answers")
     }
 
     /// The value of a series in `/metrics`, as it is written there: `name{label="value"}`.
@@ -118,7 +101,7 @@ impl WorkerProcess {
 
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.worker.log().expect("its log")
     }
 
     /// Waits until it has logged this text so many times.
@@ -155,20 +138,17 @@ impl WorkerProcess {
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id().expect("it runs")
+        self.worker.id().expect("it runs")
     }
 
     /// Sends a signal: `TERM`, `KILL`, `STOP`, `CONT`.
     pub(crate) async fn signal(&self, signal: &str) {
-        let pid = self.pid().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await.expect("run kill");
-        assert!(sent.success(), "send SIG{signal}");
+        self.worker.signal(signal).await.expect("send a signal");
     }
 
     /// Waits until it has ended, searches its log for the world's secrets, and gives back how it ended.
     pub(crate) async fn wait(mut self, world: &World) -> ExitStatus {
-        let status = within("the worker to end", PATIENCE, self.child.wait()).await.expect("wait for it");
-        (&mut self.reading).await.expect("the log is read to its end");
+        let status = self.worker.wait().await.expect("wait for it");
         assert_holds_none_of(&self.log(), &world.secrets(), "a worker process");
         status
     }
@@ -189,18 +169,4 @@ impl Drop for WorkerProcess {
             eprintln!("--- the log of a worker process:\n{}", self.log());
         }
     }
-}
-
-async fn read_log(stderr: BufReader<tokio::process::ChildStderr>, log: Arc<Mutex<String>>) {
-    let mut lines = stderr.lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.push_str(&line);
-        log.push('\n');
-    }
-}
-
-fn admin_address(line: &str) -> Option<SocketAddr> {
-    let event: Value = serde_json::from_str(line).ok()?;
-    if event["message"] == "admin endpoint is up" { event["address"].as_str()?.parse().ok() } else { None }
 }

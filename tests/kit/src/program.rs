@@ -24,8 +24,23 @@ pub struct Program {
     path: PathBuf,
     /// Where it runs: its default database is a file there.
     folder: PathBuf,
-    environment: HashMap<&'static str, String>,
-    open_files: Option<u32>,
+    environment: HashMap<String, String>,
+    /// Soft and hard limit.
+    open_files: Option<(u32, u32)>,
+}
+
+/// What a worker stands on.
+pub struct Ground<'a> {
+    /// The URL of its database.
+    pub database: &'a str,
+    /// The URL of its broker.
+    pub broker: &'a str,
+    /// First part of the names of its exchanges and queues.
+    pub prefix: &'a str,
+    /// The provider file.
+    pub providers: &'a str,
+    /// Other settings, as environment variables.
+    pub settings: &'a [(&'a str, &'a str)],
 }
 
 impl Program {
@@ -50,13 +65,46 @@ impl Program {
     }
 
     /// Sets an environment variable for every command from here on.
-    pub fn set(&mut self, variable: &'static str, value: impl Into<String>) {
-        self.environment.insert(variable, value.into());
+    pub fn set(&mut self, variable: impl Into<String>, value: impl Into<String>) {
+        self.environment.insert(variable.into(), value.into());
     }
 
-    /// Lets every command from here on open so many files and no more, whatever it asks for: its hard limit.
-    pub fn limit_open_files(&mut self, count: u32) {
-        self.open_files = Some(count);
+    /// Takes an environment variable away from every command from here on.
+    pub fn unset(&mut self, variable: &str) {
+        self.environment.remove(variable);
+    }
+
+    /// Lets every command from here on open so many files: its soft and its hard limit.
+    pub fn limit_open_files(&mut self, soft: u32, hard: u32) {
+        self.open_files = Some((soft, hard));
+    }
+
+    /// Sets it up for workers under load: with new keys, which are given back, tables, and providers.
+    pub async fn set_up(&mut self, ground: &Ground<'_>) -> Result<String> {
+        self.set("DATABASE_URL", ground.database);
+        self.set("AMQP_URL", ground.broker);
+        self.set("TOKENKEEPER__BROKER__PREFIX", ground.prefix);
+        self.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
+        self.set("TOKENKEEPER__LOG__FORMAT", "json");
+        // Few users, whose tokens are refreshed all the time: more often than anybody is allowed in earnest.
+        self.set("TOKENKEEPER__REFRESH__IDENTITY_LIMIT_PER_MINUTE", "0");
+        for (variable, value) in ground.settings {
+            self.set(*variable, *value);
+        }
+        let keys = self.run(&["keys", "generate"]).await?.trim().to_owned();
+        self.set("TOKENKEEPER_KEYS", &keys);
+        self.run(&["migrate", "up"]).await?;
+        let file = self.folder.join("providers.toml");
+        fs::write(&file, ground.providers).context("write the providers")?;
+        self.run(&["provider", "apply", &file.to_string_lossy()]).await?;
+        Ok(keys)
+    }
+
+    /// Stores pairs: the bodies of `token.store` messages, a line each.
+    pub async fn import(&self, pairs: &str) -> Result<()> {
+        let file = self.folder.join("pairs.jsonl");
+        fs::write(&file, pairs).context("write the pairs of users")?;
+        self.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
     }
 
     /// Runs a command to its end and gives back what it printed.
@@ -72,7 +120,7 @@ impl Program {
     /// Starts a worker, which logs to `NAME.log` in the folder, and waits until it is ready.
     pub async fn start_worker(&self, name: &str) -> Result<Worker> {
         let worker = self.launch_worker(name).await?;
-        eventually("a worker to be ready", PATIENCE, async || worker.is_ready().await.then_some(())).await;
+        worker.wait_until_ready().await;
         Ok(worker)
     }
 
@@ -102,10 +150,11 @@ impl Program {
     pub fn command(&self) -> Command {
         let mut command = match self.open_files {
             None => Command::new(&self.path),
-            Some(count) => {
+            Some((soft, hard)) => {
                 // A shell sets both limits, and becomes the program.
+                let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\" \"$@\"")).arg(&self.path);
+                shell.arg("-c").arg(script).arg(&self.path);
                 shell
             }
         };
@@ -133,16 +182,24 @@ impl Worker {
         self.address
     }
 
-    /// What `/metrics` says.
-    pub async fn metrics(&self) -> Result<String> {
-        let answer = http::client().get(format!("http://{}/metrics", self.address)).send().await?;
-        Ok(answer.error_for_status()?.text().await?)
+    /// Status and text of a path of its admin endpoint.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        let answer = http::client().get(format!("http://{}/{path}", self.address)).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    /// Status and text of `/readyz`.
-    pub async fn readiness(&self) -> Result<(u16, String)> {
-        let answer = http::client().get(format!("http://{}/readyz", self.address)).send().await?;
-        Ok((answer.status().as_u16(), answer.text().await?))
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> Result<String> {
+        match self.get("metrics").await? {
+            (200, metrics) => Ok(metrics),
+            (status, _) => bail!("a worker answers {status} to /metrics"),
+        }
+    }
+
+    /// Waits until `/readyz` says so.
+    pub async fn wait_until_ready(&self) {
+        let ready = async || self.get("readyz").await.is_ok_and(|(status, _)| status == 200).then_some(());
+        eventually("a worker to be ready", PATIENCE, ready).await;
     }
 
     /// Its process id, while it has not been waited for.
@@ -179,11 +236,9 @@ impl Worker {
 
     /// What it has logged.
     pub fn log(&self) -> Result<String> {
-        fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
-    }
-
-    async fn is_ready(&self) -> bool {
-        self.readiness().await.is_ok_and(|(status, _)| status == 200)
+        let log = fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        // Its end may be half a character.
+        Ok(String::from_utf8_lossy(&log).into_owned())
     }
 }
 

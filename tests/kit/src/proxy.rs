@@ -1,10 +1,12 @@
 //! The network between one worker and a server, when it fails.
+//!
+//! Faults are those of the whole network, or of one connection, which is told from others by what its client said first.
 
 mod marker;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::{
@@ -21,7 +23,10 @@ use url::Url;
 
 use self::marker::Finder;
 pub use self::marker::{Marker, Then};
-use crate::wait::{PATIENCE, within};
+use crate::wait::{PATIENCE, eventually, within};
+
+/// So many of the first bytes of a client are kept. An AMQP client names its connection among them.
+const GREETING: usize = 2048;
 
 /// A TCP proxy that can cut, refuse and freeze the connections that go through it. Give its address to the one
 /// worker whose network shall fail. It ends, with its connections, when it is dropped.
@@ -65,8 +70,34 @@ impl FaultProxy {
 
     /// Ends all connections of now. New ones work.
     pub fn cut_all(&self) {
-        let mut connections = self.network.connections.lock().expect("the proxy's connections");
-        std::mem::take(&mut *connections).cancel();
+        self.network.wires().iter().for_each(|wire| wire.cut.cancel());
+    }
+
+    /// Ends the connection whose client said this when it began.
+    pub async fn cut(&self, said: &str) {
+        self.only(said).await.cut.cancel();
+    }
+
+    /// Leaves the connection open whose client said this, but nothing arrives over it any more, either way. New ones work.
+    pub async fn silence(&self, said: &str) {
+        let wire = self.only(said).await;
+        wire.client_muted.cancel();
+        wire.server_muted.cancel();
+    }
+
+    /// Ends those that were silenced.
+    pub fn cut_silent(&self) {
+        let wires = self.network.wires();
+        wires.iter().filter(|wire| wire.server_muted.is_cancelled()).for_each(|wire| wire.cut.cancel());
+    }
+
+    async fn only(&self, said: &str) -> Arc<Wire> {
+        eventually(&format!("one connection whose client said {said:?}"), PATIENCE, async || {
+            let wires = self.network.wires();
+            let mut said_so = wires.iter().filter(|wire| wire.client_said(said));
+            said_so.next().filter(|_| said_so.next().is_none()).cloned()
+        })
+        .await
     }
 
     /// Closes every new connection at once. Those of now live on.
@@ -125,7 +156,31 @@ struct Network {
     marker: watch::Sender<Option<Arc<Marker>>>,
     marked: watch::Sender<usize>,
     open: watch::Sender<usize>,
-    connections: Mutex<CancellationToken>,
+    wires: Mutex<Vec<Arc<Wire>>>,
+}
+
+/// One connection through the proxy.
+#[derive(Default)]
+struct Wire {
+    greeting: Mutex<Vec<u8>>,
+    cut: CancellationToken,
+    /// What the client sends does not arrive any more.
+    client_muted: CancellationToken,
+    /// What the server sends does not.
+    server_muted: CancellationToken,
+}
+
+impl Wire {
+    fn hear_client(&self, bytes: &[u8]) {
+        let mut greeting = self.greeting.lock().expect("what the client said");
+        let room = GREETING - greeting.len();
+        greeting.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn client_said(&self, text: &str) -> bool {
+        let greeting = self.greeting.lock().expect("what the client said");
+        greeting.windows(text.len()).any(|window| window == text.as_bytes())
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -141,13 +196,12 @@ impl Network {
             marker: watch::Sender::default(),
             marked: watch::Sender::default(),
             open: watch::Sender::default(),
-            connections: Mutex::default(),
+            wires: Mutex::default(),
         }
     }
 
-    /// Cancelled when the connections of now are cut.
-    fn cut(&self) -> CancellationToken {
-        self.connections.lock().expect("the proxy's connections").clone()
+    fn wires(&self) -> MutexGuard<'_, Vec<Arc<Wire>>> {
+        self.wires.lock().expect("the proxy's connections")
     }
 }
 
@@ -158,13 +212,18 @@ async fn accept(listener: TcpListener, upstream: String, network: Arc<Network>) 
             close_hard(&client);
             continue;
         }
-        tokio::spawn(connect(client, upstream.clone(), network.clone()));
+        let wire = Arc::<Wire>::default();
+        network.wires().push(Arc::clone(&wire));
+        let (network, upstream) = (network.clone(), upstream.clone());
+        tokio::spawn(async move {
+            connect(client, &upstream, &network, &wire).await;
+            network.wires().retain(|other| !Arc::ptr_eq(other, &wire));
+        });
     }
 }
 
-async fn connect(client: TcpStream, upstream: String, network: Arc<Network>) {
-    let cut = network.cut();
-    let Ok(server) = TcpStream::connect(&upstream).await else {
+async fn connect(client: TcpStream, upstream: &str, network: &Network, wire: &Wire) {
+    let Ok(server) = TcpStream::connect(upstream).await else {
         close_hard(&client);
         return;
     };
@@ -173,18 +232,15 @@ async fn connect(client: TcpStream, upstream: String, network: Arc<Network>) {
     let _ = server.set_nodelay(true);
     let (client_reads, client_writes) = client.into_split();
     let (server_reads, server_writes) = server.into_split();
-    // Of the connection alone that the marker came over.
-    let (marker_cuts, muted) = (CancellationToken::new(), CancellationToken::new());
-    let watching = Watching { network: &network, finder: None, cut: &marker_cuts, mute: &muted };
+    let watching = Watching { network, finder: None, wire };
     let both_ways = async {
         tokio::join!(
-            pump(client_reads, server_writes, network.mode.subscribe(), Side::Client { muted: &muted }),
+            pump(client_reads, server_writes, network.mode.subscribe(), Side::Client(wire)),
             pump(server_reads, client_writes, network.mode.subscribe(), Side::Server(watching)),
         )
     };
     tokio::select! {
-        () = cut.cancelled() => {}
-        () = marker_cuts.cancelled() => {}
+        () = wire.cut.cancelled() => {}
         _ = both_ways => {}
     }
 }
@@ -202,11 +258,16 @@ async fn pump(
             break;
         }
         let bytes = &buffer[..count];
-        let found = match &mut side {
-            Side::Client { muted } if muted.is_cancelled() => continue,
-            Side::Client { .. } => None,
-            Side::Server(watching) => watching.look(bytes),
+        let (muted, found) = match &mut side {
+            Side::Client(wire) => {
+                wire.hear_client(bytes);
+                (&wire.client_muted, None)
+            }
+            Side::Server(watching) => (&watching.wire.server_muted, watching.look(bytes)),
         };
+        if muted.is_cancelled() {
+            continue;
+        }
         if to.write_all(bytes).await.is_err() {
             break;
         }
@@ -220,7 +281,7 @@ async fn pump(
 
 /// Who sends what is carried one way.
 enum Side<'a> {
-    Client { muted: &'a CancellationToken },
+    Client(&'a Wire),
     Server(Watching<'a>),
 }
 
@@ -229,8 +290,7 @@ struct Watching<'a> {
     network: &'a Network,
     /// Of the marker that is looked for now.
     finder: Option<(Arc<Marker>, Finder)>,
-    cut: &'a CancellationToken,
-    mute: &'a CancellationToken,
+    wire: &'a Wire,
 }
 
 /// Markers in bytes that are on their way to the client.
@@ -256,7 +316,7 @@ impl Watching<'_> {
             return None;
         }
         if found.then == Then::Mute {
-            self.mute.cancel();
+            self.wire.client_muted.cancel();
         }
         Some(found)
     }
@@ -266,7 +326,7 @@ impl Watching<'_> {
         self.network.marked.send_modify(|marked| *marked += found.times);
         match found.then {
             Then::Mute => {}
-            Then::Cut => self.cut.cancel(),
+            Then::Cut => self.wire.cut.cancel(),
         }
     }
 }

@@ -1,16 +1,11 @@
 //! tokenkeeper with a database, providers and users.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokenkeeper_testkit::{
     database::{Kind, TestDatabase},
-    program::Program,
+    program::{Ground, Program},
     queues::TestBroker,
 };
 use tokio::sync::OnceCell;
@@ -54,7 +49,6 @@ pub(crate) struct Install {
     pub(crate) program: Program,
     pub(crate) database: TestDatabase,
     keys: String,
-    folder: PathBuf,
     seeded: OnceCell<()>,
 }
 
@@ -71,20 +65,15 @@ impl Install {
         let database = TestDatabase::create(kind).await;
         let folder = folder_of(folder, broker.prefix())?;
         let mut program = Program::at(path.to_owned(), &folder);
-        program.set("DATABASE_URL", in_the_clear(kind, database.url()));
-        program.set("AMQP_URL", broker.url());
-        program.set("TOKENKEEPER__BROKER__PREFIX", broker.prefix());
-        program.set("TOKENKEEPER__ADMIN__LISTEN", "127.0.0.1:0");
-        program.set("TOKENKEEPER__LOG__FORMAT", "json");
-        // Few users, refreshed as fast as that goes.
-        program.set("TOKENKEEPER__REFRESH__IDENTITY_LIMIT_PER_MINUTE", "0");
-        let keys = program.run(&["keys", "generate"]).await?.trim().to_owned();
-        program.set("TOKENKEEPER_KEYS", &keys);
-        program.run(&["migrate", "up"]).await?;
-        let file = folder.join("providers.toml");
-        fs::write(&file, providers(endpoint, stall)).context("write the providers")?;
-        program.run(&["provider", "apply", &file.to_string_lossy()]).await?;
-        Ok(Self { kind, version, program, database, keys, folder, seeded: OnceCell::new() })
+        let ground = Ground {
+            database: &in_the_clear(kind, database.url()),
+            broker: broker.url(),
+            prefix: broker.prefix(),
+            providers: &providers(endpoint, stall),
+            settings: &[],
+        };
+        let keys = program.set_up(&ground).await?;
+        Ok(Self { kind, version, program, database, keys, seeded: OnceCell::new() })
     }
 
     /// Logs so many users in at every Bitbucket, with tokens that are valid for hours.
@@ -100,9 +89,7 @@ impl Install {
                 )?;
             }
         }
-        let file = self.folder.join("pairs.jsonl");
-        fs::write(&file, lines).context("write the pairs of users")?;
-        self.program.run(&["token", "import", &file.to_string_lossy()]).await.map(drop)
+        self.program.import(&lines).await
     }
 
     /// Puts so many users of [`GITHUB`] into the tables, once.

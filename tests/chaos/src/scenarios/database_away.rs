@@ -73,7 +73,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
 async fn readiness(workers: &[Worker], status: u16, patience: Duration) -> Option<Vec<String>> {
     let until = Instant::now() + patience;
     while Instant::now() < until {
-        let answers = futures_util::future::join_all(workers.iter().map(Worker::readiness)).await;
+        let answers = futures_util::future::join_all(workers.iter().map(|worker| worker.get("readyz"))).await;
         let texts: Vec<_> =
             answers.into_iter().flatten().filter(|(seen, _)| *seen == status).map(|(_, text)| text).collect();
         if texts.len() == workers.len() {

@@ -134,3 +134,20 @@ async fn who_got_a_marker_that_mutes_is_heard_no_more() {
     within("its end", PATIENCE, hit.read_to_end(&mut rest)).await.expect("it ends");
     assert!(rest.is_empty(), "nothing comes back of what was said");
 }
+
+#[tokio::test]
+async fn one_connection_is_silenced_and_cut_by_what_its_client_said_first() {
+    let proxy = FaultProxy::start(&start_echo().await).await;
+    let (mut hit, mut bystander) = (connect(&proxy).await, connect(&proxy).await);
+    assert_eq!(echo(&mut hit, "I am one").await, "I am one");
+    assert_eq!(echo(&mut bystander, "I am two").await, "I am two");
+    proxy.silence("am one").await;
+    hit.write_all(b"to nobody\n").await.expect("it is read");
+    assert_eq!(echo(&mut bystander, "heard").await, "heard");
+    proxy.cut_silent();
+    let mut rest = Vec::new();
+    let _ = within("its end", PATIENCE, hit.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty(), "nothing comes back of what was said");
+    proxy.cut("am two").await;
+    assert!(is_cut(&mut bystander).await);
+}

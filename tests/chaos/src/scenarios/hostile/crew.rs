@@ -105,7 +105,7 @@ impl Crew {
         for (name, worker) in [("worker 1", &self.alone), ("worker 2", &self.cut), ("worker 3", &self.killed)]
         {
             let mut said = String::new();
-            let ready = becomes_true(patience, async || match worker.readiness().await {
+            let ready = becomes_true(patience, async || match worker.get("readyz").await {
                 Ok((200, _)) => true,
                 Ok((status, text)) => {
                     said = format!("{status} {}", text.trim_end());
