@@ -56,7 +56,7 @@ impl MigrationTrait for Migration {
         match backend {
             // `modify_column` would set the type too, and PostgreSQL would forget what it knows of the values.
             DatabaseBackend::Postgres => {
-                drop(manager.get_connection().execute_unprepared(SET_NOT_NULL).await?)
+                manager.get_connection().execute_unprepared(SET_NOT_NULL).await?;
             }
             DatabaseBackend::MySql => {
                 let mut table = Table::alter();

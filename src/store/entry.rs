@@ -243,7 +243,7 @@ fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) identity_id: i64,
-    pub(super) user_id: &'a str,
+    pub(super) user: &'a str,
     pub(super) provider_id: i64,
 }
 
@@ -256,7 +256,7 @@ impl Store {
         pair: &NewPair,
         now: Timestamp,
     ) -> Entry {
-        let Owner { identity_id, user_id, provider_id } = owner;
+        let Owner { identity_id, user, provider_id } = owner;
         let seal = |secret: &SecretString, column: PairColumn| {
             self.keys.seal(secret, &column.bound_to(identity_id, generation))
         };
@@ -265,7 +265,7 @@ impl Store {
         Entry {
             id: NO_ROW,
             identity_id,
-            user_id: user_id.to_owned(),
+            user_id: user.to_owned(),
             provider_id,
             generation,
             username: pair.username.clone(),

@@ -34,7 +34,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let identity_id = self.put_identity(user_id, provider_id, account, now).await?;
-        let owner = Owner { identity_id, user_id, provider_id };
+        let owner = Owner { identity_id, user: user_id, provider_id };
         loop {
             let entry = token_entry::Entity::find()
                 .filter(token_entry::Column::IdentityId.eq(identity_id))

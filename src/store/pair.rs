@@ -188,7 +188,7 @@ impl Store {
     /// The entry that follows `entry` with this pair.
     pub(super) fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
         let owner =
-            Owner { identity_id: entry.identity_id, user_id: &entry.user_id, provider_id: entry.provider_id };
+            Owner { identity_id: entry.identity_id, user: &entry.user_id, provider_id: entry.provider_id };
         let next = self.new_entry(owner, entry.generation + 1, pair, now);
         let login_fingerprint = next.login_fingerprint.or_else(|| entry.login_fingerprint.clone());
         Entry { id: entry.id, login_fingerprint, ..next }
