@@ -28,7 +28,7 @@ pub(super) async fn run(store: &Store, arguments: &Arguments) -> Result<Ending, 
             Output::new().line(format_args!("removed {host} and its identities: {identities}"))?;
         }
         RemoveProvider::NotFound => {
-            Err(anyhow!("no provider has the host {host}; `tokenkeeper provider list` lists them"))?
+            Err(anyhow!("no provider has the host {host}; `tokenkeeper provider list` lists them"))?;
         }
         RemoveProvider::HasIdentities(identities) => Err(anyhow!(
             "{host} has identities ({identities}); --with-tokens removes them and their tokens too"
