@@ -8,7 +8,7 @@ pub fn raise_limit() {
     let before = getrlimit(Resource::Nofile);
     let highest = Rlimit { current: before.maximum, ..before };
     match setrlimit(Resource::Nofile, highest) {
-        Ok(()) => tracing::info!(before = before.current, now = before.maximum, "limit of open files raised"),
+        Ok(()) => tracing::info!(before = before.current, now = before.maximum, "limit of open files set"),
         Err(error) => {
             tracing::warn!(now = before.current, %error, "cannot raise the limit of open files");
         }

@@ -91,7 +91,7 @@ async fn a_broken_file_is_told_with_its_place_and_the_last_good_flags_stay_until
     let broken = off_for(&["bob"]).replace("\"on\":true", "\"on\":\"yes\"");
     std::fs::write(&following.file, broken).unwrap();
 
-    let line = following.told("refused").await;
+    let line = following.told("not usable").await;
     assert_eq!(line["level"], "ERROR");
     let error = line["error"].as_str().expect("the error");
     assert!(error.contains("flags.opportunistic_token_refresh.variants.on"), "{error}");
@@ -104,7 +104,7 @@ async fn a_broken_file_is_told_with_its_place_and_the_last_good_flags_stay_until
 async fn a_file_that_is_no_json_is_told_by_line_and_column_and_mending_it_takes_effect() {
     let following = Following::start(&off_for(&["alice"])).await;
     std::fs::write(&following.file, "{\n  \"flags\": [}").unwrap();
-    let line = following.told("refused").await;
+    let line = following.told("not usable").await;
     let error = line["error"].as_str().expect("the error");
     assert!(error.contains("line 2, column"), "{error}");
     assert_eq!(following.refresh_of("alice").await, "none");
@@ -119,7 +119,7 @@ async fn a_file_that_is_no_json_is_told_by_line_and_column_and_mending_it_takes_
 async fn a_file_that_is_taken_away_is_told_and_its_flags_stay() {
     let following = Following::start(&off_for(&["alice"])).await;
     std::fs::remove_file(&following.file).unwrap();
-    following.told("gone").await;
+    following.told("is missing").await;
     assert_eq!(following.refresh_of("alice").await, "none");
     assert_eq!(following.refresh_of("bob").await, "opportunistic");
     following.worker.stop().await;

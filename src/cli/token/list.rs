@@ -48,7 +48,7 @@ pub(super) async fn run(listing: &Listing, arguments: Arguments) -> Result<Endin
     }
     printer.end(&mut output)?;
     if !found && !json {
-        note("There are no matching identities.");
+        note("There are no identities that match.");
     }
     Ok(Ending::Good)
 }
