@@ -3,8 +3,8 @@
 //! A later source wins: defaults, the file, `AMQP_URL` / `DATABASE_URL` / `TOKENKEEPER_KEYS`, and
 //! `TOKENKEEPER__SECTION__KEY`. An empty variable counts as not set. `tokenkeeper.example.toml` shows every key.
 //!
-//! Each key, its range and its default are written only in the `read` of its section. The keys that those ask for are the
-//! known ones.
+//! Each key, its range and its default are written only in the `read` of its section. A key that no `read` asks for is
+//! unknown.
 
 mod access;
 mod admin;
@@ -79,7 +79,7 @@ pub struct Broker {
     pub prefix: String,
     /// What the worker does about exchanges and queues at start.
     pub topology: Topology,
-    /// Partitions of each kind of message, so that one user's messages meet in one worker. 0: none.
+    /// Partitions of each kind of message but `token.report`, so that one user's messages meet in one worker. 0: none.
     pub partitions: u16,
     /// The oldest dead letters beyond this number are dropped. 0: any number.
     pub dead_letters_max_length: u32,

@@ -58,7 +58,7 @@ use crate::domain::secret::KeyRing;
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
-    /// For what must not wait for a connection behind requests: leases, and the pairs that refreshes issued.
+    /// For statements that must not wait behind requests: leases and refreshed pairs.
     urgent: DatabaseConnection,
     /// For statements that many requests share.
     grouped: DatabaseConnection,
@@ -70,7 +70,7 @@ pub struct Store {
     successions: GroupCommit<Succession>,
 }
 
-/// What there is for a user at a provider.
+/// The result of a lookup by user and provider.
 #[derive(Debug)]
 pub enum Found {
     /// The user has no identity at all.
@@ -79,7 +79,6 @@ pub enum Found {
     NoIdentity,
     /// The identity has no token.
     NoToken,
-    /// Its current entry.
     Entry(Arc<Entry>),
 }
 
@@ -87,9 +86,8 @@ pub enum Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a guarded UPDATE that changed nothing means: load and decide again"]
 pub enum Guarded {
-    /// It did.
     Done,
-    /// It did not: the row is no longer what was decided on.
+    /// The row has changed since the decision.
     Moved,
 }
 
@@ -98,7 +96,7 @@ impl Guarded {
         if rows == 0 { Self::Moved } else { Self::Done }
     }
 
-    /// For each of a group: whether its place, counted from one, is among those that the statement says it changed.
+    /// For each of a group: whether the statement changed the row at its place. The database counts places from one.
     fn at_places(changed: Option<Vec<i64>>, group: usize) -> Vec<Self> {
         let mut answers = vec![Self::Moved; group];
         for place in changed.unwrap_or_default() {
@@ -112,7 +110,7 @@ impl Guarded {
 }
 
 impl Store {
-    /// The store in this database, with the keys that open its secrets.
+    /// `keys` open the secrets in this database.
     pub fn new(db: DatabaseConnection, keys: KeyRing) -> Self {
         Self {
             urgent: db.clone(),
@@ -127,8 +125,7 @@ impl Store {
         }
     }
 
-    /// The same store with connections of their own for leases and for pairs that refreshes issued, so that they
-    /// never wait behind requests.
+    /// The same store with a pool of its own for leases and refreshed pairs, so that they never wait behind requests.
     #[must_use]
     pub fn with_urgent(self, urgent: DatabaseConnection) -> Self {
         Self { urgent, ..self }
@@ -140,7 +137,7 @@ impl Store {
         Self { grouped, ..self }
     }
 
-    /// What time it is by the database's clock.
+    /// The time by the database's clock.
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
         let failed = StoreError::database("ask the database for the time");
         let backend = self.urgent.get_database_backend();
@@ -158,12 +155,11 @@ impl Store {
         read.await.map(Timestamp::from_millis).map_err(failed)
     }
 
-    /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.urgent.ping().await.map_err(StoreError::database("reach the database"))
     }
 
-    /// What there is for a user who has no entry at this provider.
+    /// For a user without an entry at this provider.
     async fn without_entry(&self, user_id: &str, provider_id: i64) -> Result<Found, StoreError> {
         let providers: Vec<i64> = identity::Entity::find()
             .select_only()
@@ -182,7 +178,7 @@ impl Store {
         })
     }
 
-    /// Looks again at an entry that was found before; none: it is gone.
+    /// Loads an entry again. None: the entry is gone.
     pub async fn reload(&self, entry_id: i64) -> Result<Option<Entry>, StoreError> {
         let row = token_entry::Entity::find_by_id(entry_id)
             .one(&self.db)

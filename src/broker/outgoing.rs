@@ -1,4 +1,4 @@
-//! What the worker publishes: replies, and messages for the dead letters.
+//! What the worker publishes: replies, dead letters and moved messages.
 
 use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
@@ -21,8 +21,8 @@ pub(super) const TIME_HEADER: &str = "x-tokenkeeper-time";
 /// Header: the AMQP user who published. The property `user_id` cannot be kept, because the broker compares it with our own.
 pub(super) const PUBLISHER_HEADER: &str = "x-tokenkeeper-publisher";
 
-/// Header of a suspect: its kind and publisher, sealed. The broker vouched for the publisher of the original, but does not for
-/// a message that a worker publishes again.
+/// Header of a moved message (a suspect, or one that is put off): its kind and publisher, sealed. The broker vouched for the
+/// publisher of the original, but does not for a message that a worker publishes again.
 pub const ORIGIN_HEADER: &str = "x-tokenkeeper-origin";
 
 /// AMQP `delivery_mode` of a message that survives the broker.

@@ -102,7 +102,7 @@ impl Publisher {
     pub async fn dead_letter(&self, letter: &DeadLetter<'_>, body: &[u8]) -> Result<(), Stopped> {
         let sealed = letter.sealed(&self.keys, body);
         let body = sealed.as_ref().map_or(body, |sealed| &sealed.body);
-        self.insist(|wire| self.try_dead_letter(wire, letter, sealed.as_ref(), body)).await
+        self.retry_until_stopped(|wire| self.try_dead_letter(wire, letter, sealed.as_ref(), body)).await
     }
 
     /// How many dead letters are ready. Waits until the connection is up.
@@ -248,7 +248,7 @@ impl Publisher {
     }
 
     /// Retries until the publish works or the worker stops.
-    async fn insist<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
+    async fn retry_until_stopped<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
     where
         F: Future<Output = Result<(), BrokerError>>,
     {

@@ -13,8 +13,8 @@ use super::{BrokerError, within};
 use crate::contract::MessageKind;
 use crate::settings::{Broker, Topology};
 
-/// The delivery limit of dead letters and parked pairs. The broker drops a message that is taken and given back this often, and
-/// no queue is behind these.
+/// The delivery limit of dead letters, parked pairs and waiting messages. The broker would drop a message that is taken and given
+/// back this often.
 const KEEPING_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// A queue that a worker consumes.

@@ -1,5 +1,5 @@
-//! Bulkheads: how many messages in hand may wait for one resource, or for one publisher or user. So whatever is slow or dead
-//! leaves the rest of the prefetch to others.
+//! Bulkheads: how many messages in hand may wait for one resource, or from one publisher, or about one user. So a slow or dead
+//! resource cannot take the whole prefetch.
 //!
 //! A message waits for a host (a refresh there), for a reservation (of one user's token) or for a reply queue (that does not
 //! take its reply). Each queue gives each of these resources a quarter of its prefetch as its quota. Messages within the quota
@@ -8,8 +8,8 @@
 //! is refused nothing.
 //!
 //! A message that waits for a stalled resource is also charged to its publisher and its user. A publisher may have a quarter of
-//! the prefetch charged over all resources, and a user half of that. So neither can use up a host's quota with one slow token.
-//! Messages without a publisher count as one publisher's.
+//! the prefetch charged over all resources, and a user half of that, rounded up. So one user's slow token takes at most half of a
+//! host's quota. Messages without a publisher count as one publisher's.
 //!
 //! Suspects (`worker/suspects.rs`) have a queue of their own with a small prefetch, and a quarter of that. Isolated messages
 //! are in hand one at a time, so one that waits delays those behind. An isolated message never waits for a stalled resource.
@@ -32,6 +32,7 @@ use crate::settings::WorkerSettings;
 /// A resource is stalled once its oldest wait or flight is this old.
 pub const STALLED_AFTER: Duration = Duration::from_secs(2);
 
+/// The prefetch of suspects.
 pub const SUSPECTS_IN_HAND: u16 = 16;
 
 /// The part of a queue's prefetch that may wait for one resource, or for one publisher: a quarter.
@@ -43,7 +44,7 @@ const SHARE_OF_A_USER: usize = 2;
 /// The queue whose prefetch a message counts against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// The queue of its kind, or a partition.
+    /// The queue of its kind and all its partitions: one quota for them together.
     Messages(MessageKind),
     Suspects,
     Isolated,

@@ -1,8 +1,8 @@
 //! What this process knows of one host: whether its token endpoint may be called now, and how many refreshes are in flight.
 //!
 //! A flight looks its [`HostState`] up once. Every call takes a [`CallPermit`] first, which records afterwards how the call
-//! went. Other processes do not share any of this, except that a host refuses everybody: the database says so
-//! (`store/refusal.rs`), and the provider that was loaded from it.
+//! went. Other processes share none of this but one fact: that a host refuses everybody. It is in the database
+//! (`store/refusal.rs`), and is loaded with the provider.
 
 mod call_slots;
 mod circuit;

@@ -107,8 +107,7 @@ async fn cancelling_cuts_a_wait_short_and_keeps_the_last_error() {
     let cancel = CancellationToken::new();
     let begin = Instant::now();
     let asked = |_: &&str| Verdict::After(Duration::from_secs(20));
-    let retrying =
-        retry(&POLICY, within(60), &cancel, asked, |_, _| {}, || async { Err::<(), _>("busy") });
+    let retrying = retry(&POLICY, within(60), &cancel, asked, |_, _| {}, || async { Err::<(), _>("busy") });
     let stop = async {
         sleep(Duration::from_secs(1)).await;
         cancel.cancel();
@@ -258,14 +257,8 @@ fn delays_grow_with_jitter_up_to_the_longest_and_never_end() {
     let mut distinct = std::collections::HashSet::new();
     for _ in 0..200 {
         let delays = first_delays(backoff, 20);
-        assert!(
-            (Duration::from_millis(50)..=Duration::from_millis(151)).contains(&delays[0]),
-            "{delays:?}"
-        );
-        assert!(
-            (Duration::from_millis(200)..=Duration::from_millis(601)).contains(&delays[2]),
-            "{delays:?}"
-        );
+        assert!((Duration::from_millis(50)..=Duration::from_millis(151)).contains(&delays[0]), "{delays:?}");
+        assert!((Duration::from_millis(200)..=Duration::from_millis(601)).contains(&delays[2]), "{delays:?}");
         assert!(delays.iter().all(|delay| *delay <= backoff.max_interval), "{delays:?}");
         // A third of the longest wait is the lower end of the last interval with jitter.
         assert!(delays[10..].iter().all(|delay| *delay >= Duration::from_millis(666)), "{delays:?}");

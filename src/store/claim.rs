@@ -19,25 +19,22 @@ use super::{Entry, Found, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::telemetry::GroupedStatement;
 
-/// What a claim does, in words.
 const LOAD: &str = "load the tokens of users";
 
 /// What a request wants of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The platform's user.
     pub user_id: String,
     /// Whose token.
     pub provider_id: i64,
-    /// Until when to reserve it; none: only look at it.
+    /// Until when to reserve the token. None: only load it.
     pub until: Option<Timestamp>,
-    /// Reserve it only if somebody holds it for longer than that. Otherwise a refresh may be due.
+    /// Reserve the token only if somebody holds it for longer than that. Otherwise a refresh may be due.
     pub only_if_held_beyond: Option<Timestamp>,
-    /// What time it is.
     pub now: Timestamp,
 }
 
-/// What there is for a claim.
+/// The result of a claim.
 #[derive(Debug, Clone)]
 pub(super) enum Claimed {
     Nothing,
@@ -46,11 +43,11 @@ pub(super) enum Claimed {
     Unreadable(Arc<StoreError>),
 }
 
-/// What a statement says of a claim.
+/// The statement's answer to a claim.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
     Read(Claimed),
-    /// A reserved entry as PostgreSQL sent it. The caller reads it, so that the next statement does not wait for that.
+    /// A reserved entry as PostgreSQL sent it. The caller decodes the row, so that the next statement does not wait for that.
     Unread(Arc<QueryResult>),
 }
 
@@ -64,8 +61,8 @@ impl Answer {
 }
 
 impl Store {
-    /// What there is for a user at a provider. If the claim is [plain](Claim::is_plain) and the database can do both at once,
-    /// the entry is reserved already, and the decision finds it reserved far enough.
+    /// Finds the entry of a user at a provider. PostgreSQL also reserves the entry if the claim is
+    /// [plain](Claim::is_plain). Then the decision finds it reserved far enough.
     ///
     /// # Errors
     /// [`StoreError`], shared with those whose requests were in the same statement.
@@ -81,7 +78,7 @@ impl Store {
         }
     }
 
-    /// What there is for a user at a provider, as it stands.
+    /// Finds the entry of a user at a provider, and reserves nothing.
     ///
     /// # Errors
     /// As [`Store::claim`].
@@ -92,8 +89,8 @@ impl Store {
 }
 
 impl Claim {
-    /// Whether the decision (docs/contract.md) leaves no choice: the token is valid for that long, nobody reported it, no refresh is
-    /// under way, in doubt or failed, and [`Claim::only_if_held_beyond`] says yes. And it is not reserved for longer.
+    /// Whether every decision (docs/contract.md) would reserve the token: it is valid for that long, nobody reported it, no refresh
+    /// is under way, in doubt or failed, and [`Claim::only_if_held_beyond`] is met. And it is not reserved for longer.
     pub fn is_plain(&self, entry: &Entry) -> bool {
         let Some(until) = self.until else { return false };
         let (expires_at, reserved_until) = (entry.state.expires_at, entry.state.reserved_until);
@@ -143,8 +140,7 @@ async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Answer>, 
     Ok(claims.iter().map(|claim| Answer::Read(claimed(claim).unwrap_or(Claimed::Nothing))).collect())
 }
 
-/// Repeats the last item up to a power of two. Each length is a statement of its own, which every connection prepares and
-/// keeps.
+/// Repeats the last item up to a power of two, because each connection prepares and keeps a statement for each length.
 pub(super) fn in_few_lengths<T>(items: &[T]) -> impl Iterator<Item = &T> {
     let length = items.len().next_power_of_two();
     items.iter().chain(items.last().into_iter().cycle()).take(length)

@@ -15,32 +15,30 @@ use tokenkeeper_migration::{Migrator, MigratorTrait};
 pub use self::availability::Availability;
 use crate::settings;
 
-/// Connections that are kept for leases and refreshed pairs alone.
+/// Connections only for leases and refreshed pairs.
 const URGENT_CONNECTIONS: u32 = 4;
 
-/// A connection that was not used for that long is asked whether it is still there before it is used. Asked every time, each
-/// statement would cost two round trips; one that was used just now and is gone costs one failed statement, which is
-/// tried again.
+/// A connection that was idle for longer is pinged before use. A ping every time would cost each statement a second round trip.
+/// A recently used connection that is gone costs one failed statement, which is retried.
 const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// Connections for grouped statements (`store/group_commit.rs`), made when they are needed: two for each of the four kinds. One
-/// statement of a kind runs at a time, beside one that took too long and was given up.
+/// Connections for grouped statements (`store/group_commit.rs`), opened on demand: two for each of the four kinds. One statement
+/// of a kind runs at a time, perhaps beside one that was given up.
 const GROUPED_CONNECTIONS: u32 = 8;
 
-/// How PostgreSQL plans grouped statements: once, and by key. To plan one anew for each number of rows takes longer than to run
-/// it. And a plan that was made while the table was small reads all of the table until the next `ANALYZE`.
+/// PostgreSQL plans grouped statements once, and by key. To plan for each number of rows takes longer than to run the
+/// statement. And a plan from a small table reads the whole table until the next `ANALYZE`.
 ///
-/// The other statements do without. On a million rows none of them gets a better plan by these settings, and those that count or
+/// Other statements run without these settings. On a million rows none of them gets a better plan by them, and those that count or
 /// change all rows of a provider get a worse one. If a small table grows fast, as by an import, autovacuum analyses it within a
-/// minute, and until then they may read all of it.
+/// minute. Until then they may read the whole table.
 const BY_KEY: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off";
 
-/// How long, in seconds, a statement waits for a row that somebody else holds locked on MariaDB and MySQL. A statement for
-/// many holds the rows that it has while it waits for the next one; one that its caller gave up goes on doing so, and only
-/// ends with this.
+/// In seconds: how long a statement waits for a locked row on MariaDB and MySQL. A grouped statement keeps its own locks while it
+/// waits for the next row, even if its caller gave up. Only this ends it.
 const BRIEF_LOCK_WAIT: &str = "SET SESSION innodb_lock_wait_timeout = 1";
 
-/// How long a statement waits for another one's write lock on SQLite.
+/// How long a statement waits for a write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the pool. A missing SQLite file is created.
@@ -51,9 +49,8 @@ pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConne
     open_pool(settings, Pool::Requests).await
 }
 
-/// Opens a second pool, small and always connected, for what must not wait for a connection behind requests. It connects
-/// from here on behind its opener's back: one after the other its connections took half of a worker's start, and `db`
-/// was reached just now.
+/// Opens a small pool that stays connected, for statements that must not wait behind requests. It connects in the background,
+/// because its connections took half of a worker's start. `db` shows that the database can be reached.
 ///
 /// # Errors
 /// As [`open`].
@@ -88,15 +85,15 @@ pub async fn open_grouped(
 /// What the connections of a pool are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pool {
-    /// Anything. Opening the pool connects, and so shows that the database is there.
+    /// Any statement. Opening this pool connects, and so shows that the database is there.
     Requests,
-    /// What must not wait behind requests. The pool always keeps all of them; its opener makes them.
+    /// Statements that must not wait behind requests. The pool keeps all its connections open.
     Urgent,
     /// Grouped statements.
     Grouped,
 }
 
-/// Makes every connection of the urgent pool, all at once. One that fails is made by the statement that needs it.
+/// Opens every connection of the urgent pool at once. The statement that needs a failed one opens it.
 async fn connect_all(urgent: DatabaseConnection) {
     join_all((0..URGENT_CONNECTIONS).map(|_| urgent.ping())).await;
 }
@@ -140,11 +137,10 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> anyhow::Result<
         .with_context(|| format!("cannot open the database {}", settings.display_url()))
 }
 
-/// Opens the database for work on its tables: brings them up to date where the settings say so, and refuses to
-/// work on old ones otherwise.
+/// Opens the database. Migrates its tables if the settings say so, and otherwise refuses outdated tables.
 ///
 /// # Errors
-/// As [`open`]; and where migrations are pending, which they are and how to apply them.
+/// As [`open`]. If migrations are pending, the error names them and says how to apply them.
 pub async fn open_migrated(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
     let db = open(settings).await?;
     if settings.migrate_at_start {
@@ -157,7 +153,6 @@ pub async fn open_migrated(settings: &settings::Database) -> anyhow::Result<Data
     Ok(db)
 }
 
-/// The database's product, in words.
 pub fn product(db: &DatabaseConnection) -> &'static str {
     match db.get_database_backend() {
         DatabaseBackend::Sqlite => "SQLite",
@@ -167,13 +162,11 @@ pub fn product(db: &DatabaseConnection) -> &'static str {
     }
 }
 
-/// Applies every migration that is pending.
 pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
     Migrator::up(db, None).await
 }
 
-/// The names of the migrations that are pending. Only looks: a worker's database user need not be allowed to create
-/// tables.
+/// Only reads: a worker's database user need not be allowed to create tables.
 pub async fn pending_migrations(db: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
     let pending = Migrator::get_pending_migrations_read_only(db).await?;
     Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())

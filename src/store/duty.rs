@@ -12,7 +12,7 @@ use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
 impl Store {
-    /// Takes a duty that nobody has, or keeps one's own, for `ttl` from `now`; `Moved`: somebody else has it.
+    /// Takes a free duty, or keeps an own one, for `ttl` from `now`. `Moved`: somebody else has the duty.
     pub async fn take_duty(
         &self,
         name: &str,

@@ -12,42 +12,35 @@ use crate::domain::decide::TokenState;
 use crate::domain::provider::Provider;
 use crate::domain::secret::{SecretString, fingerprint};
 
-/// The current token pair of an identity, as it was loaded. The pair itself stays encrypted.
+/// A loaded row of `token_entry`: the current pair of an identity, still encrypted.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Row id.
     pub id: i64,
-    /// Whose pair it is.
     pub identity_id: i64,
-    /// The platform's user.
     pub user_id: String,
-    /// Row id of the provider.
     pub provider_id: i64,
-    /// Counts the pairs stored here. Every write is guarded by it.
+    /// Counts the pairs stored here. Guards every write.
     pub generation: i64,
-    /// Git user name that goes with the token; none: the provider's.
+    /// Git user name. None: the provider's.
     pub username: Option<String>,
-    /// The scopes that were granted.
     pub scopes: Vec<String>,
-    /// What decisions are made on.
+    /// The input of `decide`.
     pub state: TokenState,
-    /// When the refresh token expires, where it is known.
+    /// None: unknown.
     pub refresh_token_expires_at: Option<Timestamp>,
-    /// Who refreshes it.
     pub lease: Option<Lease>,
     /// The refresh token that a refresh of this pair sent, or was about to send. Kept until the outcome is known.
     pub attempt: Option<String>,
-    /// When that refresh token was sent first; none: not known.
+    /// When that refresh token was sent first. None: unknown.
     pub attempted_at: Option<Timestamp>,
-    /// How the last refresh of this pair failed, if one did.
+    /// The last failed refresh of this pair.
     pub failure: Option<Failure>,
-    /// When this pair was stored.
     pub updated_at: Timestamp,
-    /// As it stands in the row, whatever kind of failure it was.
+    /// The column's value, of any kind of failure.
     pub(super) failed_at: Option<i64>,
     /// When somebody reported that the host rejects the access token, in ms since the epoch.
     pub(super) reported_at: Option<i64>,
-    /// When the provider was asked for this pair; none: it came from a login.
+    /// When the provider was asked for this pair. None: a login brought it.
     pub(super) refreshed_at: Option<Timestamp>,
     pub(super) login_fingerprint: Option<String>,
     pub(super) access_token_sealed: Vec<u8>,
@@ -58,32 +51,28 @@ pub struct Entry {
 /// The right to refresh an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Which flight holds it.
+    /// The flight that has the lease.
     pub holder: String,
     /// Until when it is live.
     pub until: Timestamp,
 }
 
-/// Where a refreshed pair comes from. Tells the newer of two pairs that descend from one login: a provider that accepts a
-/// spent refresh token can issue two for one.
+/// Where a refreshed pair comes from. Tells which of two pairs of one login is newer: a provider that accepts a spent refresh
+/// token can issue two pairs for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Fingerprint of the access token that the login brought.
+    /// Fingerprint of the login's access token.
     pub login: Option<String>,
-    /// When the provider was asked.
     pub asked_at: Timestamp,
 }
 
-/// A refresh that failed. It belongs to the refresh token that was sent.
+/// A failed refresh. It belongs to the refresh token that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What kind of failure.
     pub kind: FailureKind,
-    /// What it was, in words; never a secret.
+    /// Never holds a secret.
     pub message: String,
-    /// Which refresh token was sent.
     pub fingerprint: String,
-    /// When it failed.
     pub at: Timestamp,
 }
 
@@ -92,19 +81,18 @@ pub struct Failure {
 pub enum FailureKind {
     /// The provider refuses the refresh token.
     Refused,
-    /// The provider refuses the refresh token after the answer to an earlier attempt was lost: it acted on that
-    /// one, so the stored access token is dead too where a refresh kills it.
+    /// The provider refuses the refresh token after the answer to an earlier attempt was lost. It acted on that attempt, so
+    /// the stored access token is dead, too, if a refresh revokes it.
     Interrupted,
-    /// The provider refuses us; says nothing about the user's token.
+    /// The provider refuses the client. That says nothing about the user's token.
     Misconfigured,
-    /// The provider could not be reached or did not answer as it should.
+    /// The provider could not be reached, or gave no usable answer.
     Unavailable,
 }
 
 impl FailureKind {
     const ALL: [Self; 4] = [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
 
-    /// The name in the database and in lists.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Refused => "reauthorization_required",
@@ -114,7 +102,7 @@ impl FailureKind {
         }
     }
 
-    /// Whether the refresh token that was sent is dead, so that sending it again can only be refused.
+    /// Whether the refresh token is dead, so that the provider can only refuse it again.
     pub const fn condemns_refresh_token(self) -> bool {
         match self {
             Self::Refused | Self::Interrupted => true,
@@ -174,8 +162,8 @@ impl Entry {
         })
     }
 
-    /// The columns that a new pair brings: the pair, its dates and its reservation. No failure or report is left of the one
-    /// before. The lease, and the attempt that goes with it, are not among them.
+    /// The columns that a new pair sets: the pair, its dates and its reservation. It clears the failure and the report of the old
+    /// pair. Lease and attempt are not among them.
     pub(super) fn pair_columns(&self) -> token_entry::ActiveModel {
         let millis = |time: Option<Timestamp>| Set(time.map(Timestamp::as_millis));
         token_entry::ActiveModel {
@@ -212,29 +200,29 @@ impl Entry {
         }
     }
 
-    /// Whether a refresh of this pair began whose outcome is unknown, once its lease is over. If the provider acted, the pair
-    /// may be dead.
+    /// Whether the outcome of a refresh of this pair is unknown, and its lease is over. If the provider acted, the pair may be
+    /// dead.
     pub const fn is_in_doubt(&self) -> bool {
         self.attempt.is_some()
     }
 
-    /// Whether the pair came from a refresh with the settings that the provider has now: proof that both are good.
+    /// Whether the pair came from a refresh with the provider's present settings. That proves both good.
     pub fn was_refreshed_by(&self, provider: &Provider) -> bool {
         self.refreshed_at.is_some_and(|at| at >= provider.updated_at)
     }
 
-    /// The origin of a pair that a refresh of this one brings, asked for at that time.
+    /// The origin of a pair that a refresh of this one brings.
     pub fn origin_of_successor(&self, asked_at: Timestamp) -> Origin {
         Origin { login: self.login_fingerprint.clone(), asked_at }
     }
 }
 
-/// The scopes as they stand in the row.
+/// The column's value.
 fn scopes_json(scopes: &[String]) -> String {
     serde_json::Value::from(scopes.to_vec()).to_string()
 }
 
-/// A lifetime as it stands in the row.
+/// The column's value.
 fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
     lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }
@@ -248,7 +236,7 @@ pub(super) struct Owner<'a> {
 }
 
 impl Store {
-    /// An entry with this pair, which has no row yet.
+    /// An entry with this pair, before it has a row.
     pub(super) fn new_entry(
         &self,
         owner: Owner<'_>,
@@ -294,19 +282,17 @@ impl Store {
         }
     }
 
-    /// Decrypts the access token.
     pub fn open_access_token(&self, entry: &Entry) -> Result<SecretString, StoreError> {
         self.open(entry, PairColumn::AccessToken, &entry.access_token_sealed)
     }
 
-    /// Decrypts the refresh token, where there is one.
     pub fn open_refresh_token(&self, entry: &Entry) -> Result<Option<SecretString>, StoreError> {
         let sealed = entry.refresh_token_sealed.as_deref();
         sealed.map(|sealed| self.open(entry, PairColumn::RefreshToken, sealed)).transpose()
     }
 
-    /// The failure that condemned the refresh token the entry has now, if one did. A failure of an earlier
-    /// refresh token says nothing about this one.
+    /// The failure that proves the present refresh token dead. A failure of an earlier refresh token says nothing about this
+    /// one.
     pub fn condemnation<'a>(&self, entry: &'a Entry) -> Result<Option<&'a Failure>, StoreError> {
         let Some(failure) = entry.failure.as_ref().filter(|failure| failure.kind.condemns_refresh_token())
         else {
@@ -343,8 +329,8 @@ impl PairColumn {
         }
     }
 
-    /// What a ciphertext is bound to: its column, its identity and its generation. Copied to another user, or an
-    /// old pair written back over a newer one, it does not open.
+    /// A ciphertext is bound to column, identity and generation. Copied to another user, or written back over a newer pair, it
+    /// does not open.
     pub(super) fn bound_to(self, identity_id: i64, generation: i64) -> String {
         format!("token_entry/{}/{identity_id}/{generation}", self.name())
     }

@@ -6,36 +6,21 @@ use sea_orm::{DbErr, RuntimeErr, sqlx};
 
 use crate::domain::secret::OpenError;
 
-/// What can go wrong between us and a row.
+/// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database did not do what it was asked.
+    /// The statement failed.
     #[error("cannot {action}: {source}")]
-    Database {
-        /// What was tried, on what.
-        action: &'static str,
-        /// What the database or its driver said.
-        source: DbErr,
-    },
-    /// The database took longer than there was time. Worth another try.
+    Database { action: &'static str, source: DbErr },
+    /// The database did not answer in time. Worth another try.
     #[error("the database does not answer in time")]
     NoAnswer,
-    /// An encrypted column cannot be opened. The operator must look at the keys.
+    /// An encrypted column cannot be opened. The operator must check the keys.
     #[error("cannot decrypt {what}: {source}")]
-    Sealed {
-        /// Which column of which row.
-        what: String,
-        /// Why.
-        source: OpenError,
-    },
-    /// A row holds what no version of this program wrote.
+    Sealed { what: String, source: OpenError },
+    /// A row holds a value that no version of this program writes.
     #[error("{what} is not readable: {reason}")]
-    Corrupt {
-        /// Which column of which row.
-        what: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Corrupt { what: String, reason: String },
 }
 
 impl StoreError {
@@ -43,7 +28,7 @@ impl StoreError {
         move |source| Self::Database { action, source }
     }
 
-    /// Whether this is about the way to the database and not about any row: it would meet any other statement too.
+    /// Whether the error is about the database and not about a row: any other statement would fail, too.
     pub(super) fn is_of_no_row(&self) -> bool {
         use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
         match self {
@@ -61,7 +46,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call may succeed a moment later. What the database refuses for what was written, it refuses again.
+    /// Whether the same call may succeed a moment later. A refused value is refused again.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database { source, .. } => !is_refusal(source),
@@ -71,7 +56,7 @@ impl StoreError {
     }
 }
 
-/// Whether the database took the statement, and refuses the values in it: too long, or against a constraint.
+/// Whether the database refuses the values of the statement: too long, or against a constraint.
 fn is_refusal(error: &DbErr) -> bool {
     match error {
         DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {

@@ -11,10 +11,10 @@ use super::rules::{lease_is_free, not_reserved_beyond};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
-/// Refreshed when less than a quarter of a refresh token's life is left...
+/// An idle pair is refreshed when less than a quarter of its refresh token's life is left ...
 const LAST_QUARTER: i64 = 4;
 
-/// ...and not earlier than this.
+/// ... but not earlier than this before its end.
 const AHEAD: Duration = Duration::from_hours(24 * 7);
 
 /// Why an entry cannot be refreshed.
@@ -29,7 +29,7 @@ pub enum Unrefreshable {
 }
 
 impl Store {
-    /// Entries whose token expired by `cutoff` and which cannot be refreshed, from behind the row `after` on.
+    /// Entries that expired by `cutoff` and cannot be refreshed. Begins behind the row `after`.
     pub async fn expired_for_good(
         &self,
         cutoff: Timestamp,
@@ -44,10 +44,10 @@ impl Store {
         self.idle_entries(entries, limit).await
     }
 
-    /// Why an entry cannot be refreshed; none: it can.
+    /// None: the entry can be refreshed.
     ///
     /// # Errors
-    /// [`StoreError::Sealed`] where the keys do not open its refresh token.
+    /// [`StoreError::Sealed`]: the keys do not open its refresh token.
     pub fn unrefreshable(&self, entry: &Entry, now: Timestamp) -> Result<Option<Unrefreshable>, StoreError> {
         Ok(if !entry.state.refreshable {
             Some(Unrefreshable::NoRefreshToken)
@@ -58,7 +58,7 @@ impl Store {
         })
     }
 
-    /// Removes an entry, where it is still the one that was loaded and still of no use. Its identity stays.
+    /// Removes an entry if it is unchanged and still of no use. Its identity stays.
     pub async fn remove_expired(
         &self,
         entry: &Entry,
@@ -74,8 +74,8 @@ impl Store {
         Ok(Guarded::from_rows(removed.rows_affected))
     }
 
-    /// Entries nobody holds whose refresh token dies soon by its own date. First those that did not fail, so that
-    /// the ones that fail again and again do not keep them waiting.
+    /// Entries that nobody holds and whose refresh token expires soon by its own date. Entries that failed before come last, so
+    /// that they do not keep the others waiting.
     pub async fn dying(&self, now: Timestamp, limit: u64) -> Result<Vec<Entry>, StoreError> {
         let dies = || Expr::col(Column::RefreshTokenExpiresAt);
         let left = dies().sub(now.as_millis());
@@ -87,8 +87,8 @@ impl Store {
         self.idle_entries(failed_last(entries), limit).await
     }
 
-    /// Entries of these providers that nobody holds, whose refresh token has no date of its own and dies soon because
-    /// nobody uses it for as long as `idle_lifetime`.
+    /// Entries of these providers that nobody holds, and whose refresh token has no date of its own but dies soon: nobody used
+    /// it for most of `idle_lifetime`.
     pub async fn idle_for_long(
         &self,
         providers: &[i64],
@@ -131,7 +131,7 @@ fn failed_last(entries: Select<TokenEntry>) -> Select<TokenEntry> {
     entries.order_by_asc(failed_at).order_by_asc(Column::Id)
 }
 
-/// The kinds of failure that condemn the refresh token the entry has: storing a new one clears them.
+/// The kinds of failure that prove a refresh token dead. Storing a new pair clears them.
 fn condemned() -> Condition {
     let names = [FailureKind::Refused, FailureKind::Interrupted].map(FailureKind::name);
     Condition::all().add(Column::FailureCode.is_not_null()).add(Column::FailureCode.is_in(names))

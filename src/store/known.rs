@@ -23,19 +23,17 @@ use crate::domain::decide::TokenState;
 /// Capacity in entries of about a kilobyte. The least recently used one is evicted.
 const MOST_ENTRIES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 
-/// How many users are remembered as asked for once, eight bytes each.
+/// How many users are remembered after their first request, eight bytes each.
 const MOST_MET: u64 = 8_192;
 
-/// The reservation of an entry that must not be used any more: until the epoch.
+/// The reservation of an entry that must not be used any more: it ended at the epoch.
 const FORGOTTEN: i64 = 0;
 
-/// An entry as it was loaded, and what was reserved of it since.
+/// A loaded entry, and its reservation since then.
 #[derive(Debug)]
 pub struct KnownEntry {
-    /// As it was loaded.
     pub entry: Arc<Entry>,
-    /// Until when it is reserved as far as is known, in ms since the epoch. It grows with every request, while the rest of the
-    /// entry stays as it is.
+    /// The known reservation, in ms since the epoch. It grows with every request, while the rest of the entry stays.
     reserved_until: AtomicI64,
 }
 
@@ -49,15 +47,15 @@ pub(super) struct Known {
 
 #[derive(Debug)]
 struct Memory {
-    /// By mark. Of two with the same mark the later one is known.
+    /// By mark. Of two entries with the same mark the later one is kept.
     entries: LruCache<u64, Arc<KnownEntry>>,
-    /// The marks of users that were asked for, each at its remainder; zero: empty.
+    /// The marks of users after their first request, each at its remainder. Zero: empty.
     met: Box<[u64]>,
 }
 
 impl Store {
-    /// The entry of a user at a provider, if it was loaded before and is still held by somebody since: to be decided on, and
-    /// reserved with [`Store::reserve_known`] before its token is handed out.
+    /// The cached entry of a user at a provider, if somebody still holds it. Decide on it, and reserve it with
+    /// [`Store::reserve_known`] before its token is handed out.
     pub fn known(&self, user_id: &str, provider_id: i64, now: Timestamp) -> Option<Arc<KnownEntry>> {
         let known = self.known.get(user_id, provider_id)?;
         (known.reserved_until() > now).then_some(known)

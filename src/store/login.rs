@@ -10,20 +10,18 @@ use super::pair::{Leases, NewPair};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
-/// What a login flow says about the user's account at the provider.
+/// A user's account at a provider, from a login flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountNames {
-    /// Its id there.
     pub auth_id: String,
-    /// Its display name there.
     pub auth_name: Option<String>,
 }
 
 impl Store {
-    /// Creates or replaces identity and pair. It wins over a refresh that is under way: the generation moves.
+    /// Creates or replaces identity and pair. This moves the generation, so it wins over a refresh under way.
     ///
-    /// A message that the broker delivers a second time changes nothing where its pair was stored already: a
-    /// refresh may have replaced that pair in between, and its successor must not be lost (invariant 4).
+    /// If the broker delivers a message again whose pair was stored, nothing changes. A refresh may have replaced that pair in
+    /// between, and its successor must not be lost (invariant 4).
     pub async fn put_login(
         &self,
         user_id: &str,
@@ -107,7 +105,7 @@ impl Store {
         Ok(())
     }
 
-    /// Inserts the first entry of an identity; `Moved` where another worker was first.
+    /// Inserts the first entry of an identity. `Moved`: another worker was first.
     async fn insert_entry(
         &self,
         owner: Owner<'_>,

@@ -15,19 +15,16 @@ use crate::domain::secret::{SecretString, fingerprint};
 /// A pair to store.
 #[derive(Debug, Clone)]
 pub struct NewPair {
-    /// The access token.
     pub access_token: SecretString,
-    /// The refresh token; none: not refreshable.
+    /// None: not refreshable.
     pub refresh_token: Option<SecretString>,
-    /// Git user name that goes with it; none: the provider's.
+    /// Git user name. None: the provider's.
     pub username: Option<String>,
-    /// The scopes that were granted.
     pub scopes: Vec<String>,
-    /// When the access token expires; none: never.
+    /// None: never.
     pub expires_at: Option<Timestamp>,
-    /// When the refresh token expires, where it is known.
+    /// None: unknown.
     pub refresh_token_expires_at: Option<Timestamp>,
-    /// Where it comes from.
     pub source: PairSource,
 }
 
@@ -53,16 +50,14 @@ impl NewPair {
 /// Where a pair comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PairSource {
-    /// A refresh, for a request that needs it until then.
+    /// A refresh.
     Refresh {
-        /// The lifetime the provider granted, where it said so.
+        /// None: the provider did not say.
         granted_lifetime: Option<Duration>,
-        /// The new reservation.
         reserved_until: Timestamp,
-        /// Which refresh it was.
         origin: Origin,
     },
-    /// A login flow: nobody holds it yet, and how long the provider's tokens live is not known.
+    /// A login flow. Nobody holds the pair yet, and the granted lifetime is unknown.
     Login,
 }
 
@@ -81,8 +76,8 @@ impl PairSource {
         }
     }
 
-    /// Of two pairs that descend from the same login, the one that was requested later is newer. A login's own pair is newer
-    /// than both: the user has logged in again.
+    /// A refreshed pair is newer only than another refreshed pair of the same login that was asked for earlier. A login's own
+    /// pair, or a pair of another login, stays: the user has logged in again.
     pub(super) fn age_beside(&self, current: &Entry) -> Age {
         match (self, current.refreshed_at) {
             (Self::Refresh { origin, .. }, Some(stored_at)) if origin.login == current.login_fingerprint => {
@@ -104,7 +99,7 @@ impl PairSource {
     }
 }
 
-/// Whose lease and attempt end when a pair is stored.
+/// Whose lease and attempt end with the stored pair.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Leases<'a> {
     /// Anybody's: a login wins over whatever is under way.
@@ -126,7 +121,7 @@ impl Leases<'_> {
     }
 }
 
-/// The age of a pair, compared with the stored one.
+/// A pair's age relative to the stored one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
     Older,

@@ -13,13 +13,12 @@ use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::{ExposeSecret, SecretString};
 
-/// A refreshed pair outside of the database. All of it that is secret is encrypted, and bound to the entry and the
-/// generation it follows: whoever can write to the queue or the folder can bring in nothing of their own.
+/// A refreshed pair outside of the database. Its secrets are encrypted, and bound to the entry and the generation that it
+/// follows. So whoever can write to the queue or the folder cannot bring in a pair of their own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ParkedPair {
     /// Where it was refreshed.
     pub host: String,
-    /// Row id of the entry.
     pub entry_id: i64,
     /// The generation that it was obtained from.
     pub generation: i64,
@@ -31,7 +30,7 @@ pub struct ParkedPair {
     sealed: String,
 }
 
-/// What is sealed.
+/// The sealed part.
 #[derive(Serialize, Deserialize)]
 struct Contents<Secret> {
     access_token: Secret,
@@ -43,7 +42,7 @@ struct Contents<Secret> {
     refresh: Option<RefreshContents>,
 }
 
-/// What is sealed of the refresh that the pair comes from.
+/// The sealed part about the pair's refresh.
 #[derive(Serialize, Deserialize)]
 struct RefreshContents {
     granted_lifetime_ms: Option<u64>,
@@ -52,17 +51,16 @@ struct RefreshContents {
     asked_at: Timestamp,
 }
 
-/// What became of a parked pair.
+/// The outcome for a parked pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
-    /// It is stored.
     Stored,
     /// A newer pair is there, or the entry is gone.
     Superseded,
 }
 
 impl ParkedPair {
-    /// The JSON of a message or a file.
+    /// The content of a message or a file.
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "every field has a JSON form")]
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a parked pair has a JSON form")
@@ -71,7 +69,7 @@ impl ParkedPair {
     /// Reads what [`ParkedPair::encode`] wrote.
     ///
     /// # Errors
-    /// It is not JSON, or lacks a field.
+    /// The text is not JSON, or lacks a field.
     pub fn decode(json: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(json)
     }
@@ -119,7 +117,7 @@ impl Store {
         parked
     }
 
-    /// Stores a parked pair by the same rule as the flight that obtained it would have.
+    /// Stores a parked pair by the same rule as its flight.
     pub async fn store_parked(
         &self,
         parked: &ParkedPair,

@@ -11,30 +11,29 @@ use crate::domain::clock::Timestamp;
 use crate::domain::provider::{Overrides, Provider, ProviderRecord};
 use crate::domain::secret::{ExposeSecret, SecretString};
 
-/// What applying a record did.
+/// The effect of applying a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProviderChange {
     /// The provider is new.
     Created,
-    /// It was there, and these settings changed: name, before, after. A secret is only named.
+    /// These settings changed: name, before, after. Secrets are not shown.
     Updated(Vec<(&'static str, String, String)>),
-    /// It was there just so.
+    /// Nothing changed.
     Unchanged,
 }
 
-/// What removing a provider did.
+/// The effect of removing a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemoveProvider {
-    /// It is gone, with this many identities and their tokens.
+    /// Removed, with this many identities and their tokens.
     Removed(u64),
-    /// It was not there.
     NotFound,
-    /// It has this many identities, and removing them was not asked for.
+    /// Not removed: the provider has this many identities.
     HasIdentities(u64),
 }
 
 impl Store {
-    /// The provider of a host, its kind's defaults filled in. The host is the provider's own, or one of its others.
+    /// The provider that serves a host, with its kind's defaults.
     pub async fn provider(&self, host: &str) -> Result<Option<Provider>, StoreError> {
         let row = match self.provider_row(host).await? {
             Some(row) => Some(row),
@@ -53,7 +52,7 @@ impl Store {
         rows.into_iter().map(|row| self.read_provider(row)).collect()
     }
 
-    /// Creates or updates the provider of the record's host, and says what changed.
+    /// Creates or updates the provider of the record's host.
     pub async fn put_provider(
         &self,
         record: &ProviderRecord,
@@ -83,7 +82,7 @@ impl Store {
         Ok(ProviderChange::Updated(changes))
     }
 
-    /// Removes a provider; with `cascade` its identities and their tokens too.
+    /// Removes a provider. With `cascade` also its identities and their tokens.
     pub async fn remove_provider(&self, host: &str, cascade: bool) -> Result<RemoveProvider, StoreError> {
         let failed = StoreError::database;
         let Some(row) = self.provider_row(host).await? else { return Ok(RemoveProvider::NotFound) };
@@ -116,7 +115,7 @@ impl Store {
             .map_err(StoreError::database("look a provider up"))
     }
 
-    /// Few providers have any, so they are looked through.
+    /// A scan is enough: few providers have other hosts.
     async fn provider_row_of_other_host(
         &self,
         host: &str,
@@ -134,7 +133,7 @@ impl Store {
         Ok(None)
     }
 
-    /// The hosts of these records that other providers have already, and the hosts of those providers.
+    /// The hosts of these records that other providers serve already, each with that provider's host.
     pub async fn taken_hosts(&self, records: &[ProviderRecord]) -> Result<Vec<(String, String)>, StoreError> {
         let rows = auth_provider::Entity::find()
             .all(&self.db)
@@ -248,7 +247,7 @@ impl Store {
     }
 }
 
-/// What the row says beside its columns.
+/// The row's JSON column.
 fn overrides(row: &auth_provider::Model) -> Result<Overrides, StoreError> {
     let read = row.overrides.as_deref().map(serde_json::from_str).transpose();
     read.map(Option::unwrap_or_default).map_err(|error| StoreError::Corrupt {
@@ -257,7 +256,7 @@ fn overrides(row: &auth_provider::Model) -> Result<Overrides, StoreError> {
     })
 }
 
-/// As one secret, all of them.
+/// All secrets as one.
 fn spare_secrets(record: &ProviderRecord) -> Option<SecretString> {
     let spare: Vec<&str> = record.spare_client_secrets.iter().map(ExposeSecret::expose_secret).collect();
     (!spare.is_empty()).then(|| json(&spare).into())
@@ -283,7 +282,7 @@ impl SecretColumn {
         }
     }
 
-    /// What a ciphertext is bound to: its column and its host.
+    /// A ciphertext is bound to its column and host.
     fn bound_to(self, host: &str) -> String {
         format!("auth_provider/{}/{host}", self.name())
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::domain::provider::Provider;
 use crate::store::{Store, StoreError};
 
-/// How long a provider is believed. `provider apply` takes effect within this time, in every worker.
+/// How long a cached provider is used. `provider apply` takes effect within this time, in every worker.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// Finds providers by host.
@@ -27,13 +27,11 @@ struct Known {
 }
 
 impl Providers {
-    /// The providers in this store.
     pub fn new(store: Store) -> Self {
         Self { store, known: RwLock::default() }
     }
 
-    /// The provider of a host; none: there is none. An unknown host is looked up every time, so that a provider
-    /// that was applied just now is found.
+    /// The provider of a host, if there is one. Unknown hosts are not cached, so that a new provider is found at once.
     pub async fn find(&self, host: &str) -> Result<Option<Arc<Provider>>, StoreError> {
         if let Some(provider) = self.believed(host) {
             return Ok(Some(provider));
@@ -50,8 +48,8 @@ impl Providers {
         Ok(provider)
     }
 
-    /// The provider as it was loaded, where that may be believed. Of all who find it too old the first one is told
-    /// to load it again, and the others believe it until that is done: one query a second, not one a message.
+    /// The cached provider, if it may be used. If it is too old, the first caller must load it again, and the others use the old
+    /// one meanwhile: one query a second, not one a message.
     fn believed(&self, host: &str) -> Option<Arc<Provider>> {
         {
             let known = self.known.read();

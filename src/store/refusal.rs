@@ -17,28 +17,28 @@ use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Provider;
 
-/// So many users that are refused in a row stand for everybody.
+/// If so many users are refused in a row, the host refuses everybody.
 const EVERYBODY: u64 = 5;
 
 /// Whose fault a refusal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
-    /// The user's: it stays.
+    /// The user's. The refusal stays.
     Users,
-    /// The provider's, which refuses everybody: it is forgotten.
+    /// The provider's, which refuses everybody. The refusal is forgotten.
     Providers {
-        /// Since when it does.
+        /// Since when it refuses everybody.
         since: Timestamp,
-        /// Whether this refusal was the one that showed it.
+        /// Whether this refusal showed it first.
         first: bool,
     },
-    /// Nobody's: the provider was applied anew since it was asked. It is forgotten.
+    /// Nobody's: an operator applied the provider after the call. The refusal is forgotten.
     Outdated,
 }
 
 impl Store {
-    /// Judges a refusal that was recorded just now. To be called after it was, so that of two workers who record
-    /// the fourth and the fifth at once at least one sees both.
+    /// Judges a refusal. Call this after recording it: if two workers record the fourth and the fifth refusal at once, at least
+    /// one of them then sees both.
     pub async fn judge_refusal(
         &self,
         entry: &Entry,
@@ -73,7 +73,7 @@ impl Store {
         }
     }
 
-    /// A host that refused everybody gave somebody a new pair. `Moved` where that was known already.
+    /// A host that refused everybody issued a pair. `Moved`: that was known already.
     pub async fn end_refusing(&self, provider_id: i64, since: Timestamp) -> Result<Guarded, StoreError> {
         // Again, for the worker that found it out and died before it had forgotten all of them.
         self.forget_refusals(provider_id, since).await?;
@@ -87,7 +87,7 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Forgets the failures at a provider that was changed, so that its tokens are tried again.
+    /// Forgets the failures at a changed provider, so that its tokens are tried again.
     pub(super) async fn forget_failures(&self, provider_id: i64) -> Result<(), StoreError> {
         self.forget(of_provider(provider_id).add(Column::FailureCode.is_not_null())).await
     }
@@ -108,7 +108,7 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
-    /// Since when a provider refuses everybody; none where it does not.
+    /// Since when a provider refuses everybody. None: it does not.
     async fn refusing_since(&self, provider: &Provider) -> Result<Option<Timestamp>, StoreError> {
         let (provider_id, failed) = (provider.id, StoreError::database);
         let Some(oldest) = self.everybody_refused_since(provider_id, is_refused()).await? else {
@@ -147,7 +147,7 @@ impl Store {
         Ok(Some(Timestamp::from_millis(first.unwrap_or(oldest).min(oldest))))
     }
 
-    /// When the oldest of the latest refusals of these was, where there are enough of them.
+    /// The date of the oldest of the latest refusals, if there are enough.
     async fn everybody_refused_since(
         &self,
         provider_id: i64,
@@ -167,7 +167,7 @@ impl Store {
         Ok(latest.last().copied().filter(|_| latest.len() as u64 == EVERYBODY))
     }
 
-    /// Whether a provider has one of these.
+    /// Whether a provider has such an entry.
     async fn is_any(&self, provider_id: i64, these: Condition) -> Result<bool, StoreError> {
         let one: Option<i64> = entries_of(provider_id)
             .column(Column::Id)
@@ -180,7 +180,7 @@ impl Store {
         Ok(one.is_some())
     }
 
-    /// Forgets this refusal, where it is still the entry's.
+    /// Forgets this refusal, if the entry still has it.
     async fn forget_refusal(&self, entry: &Entry, failure: &Failure) -> Result<(), StoreError> {
         let this = entry
             .is_unmoved()

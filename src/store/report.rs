@@ -8,7 +8,7 @@ use super::{Entry, Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
 impl Store {
-    /// Puts on record that the host rejects this very access token; a new pair ends that. The first report stays.
+    /// Records that the host rejects this access token. A new pair clears the report. The first report's date stays.
     pub async fn report(&self, entry: &Entry, now: Timestamp) -> Result<Guarded, StoreError> {
         let first = Func::coalesce([Expr::col(Column::ReportedAt), Expr::value(now.as_millis())]);
         let updated = TokenEntry::update_many()

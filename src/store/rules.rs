@@ -22,8 +22,8 @@ macro_rules! lease_is_free_sql {
     };
 }
 
-/// Nobody holds the token for longer than `then`. So a reservation until `then` does not shrink, and a refresh at `then`
-/// breaks none.
+/// Nobody holds the token for longer than `then`. So a reservation until `then` would not shorten an existing one. And a refresh
+/// is safe now, if the old token works until `then`.
 pub(super) fn not_reserved_beyond(then: Timestamp) -> Condition {
     Condition::any().add(Column::ReservedUntil.is_null()).add(Column::ReservedUntil.lte(then.as_millis()))
 }

@@ -1,8 +1,8 @@
 //! PUT OFF: a message that failed for now, and whose publisher cannot be told.
 //!
 //! The broker would deliver a requeued message again at once. The message would reach the delivery limit before a database
-//! has restarted. So it waits in a queue of its own, and the broker moves it back to the queue of its kind. Its origin keeps
-//! the count.
+//! has restarted. So it waits in a queue of its own, and the broker moves it back to the queue of its kind. The sealed origin
+//! header counts the tries.
 
 use super::settle::{Received, Settler};
 use super::suspects::Origin;
@@ -12,17 +12,18 @@ use crate::requests::TimeFrame;
 use crate::telemetry;
 
 impl Settler {
-    /// Whether the same message may succeed when it is tried again. What is older than its `expiration` stays so.
+    /// Whether the same message may succeed later. A message past its deadline cannot. Also true without a `retry_limit`:
+    /// [`Settler::put_off`] then returns [`NotMoved`], and the broker delays the message.
     pub(super) fn may_be_put_off(&self, received: &Received, code: ErrorCode) -> bool {
         code.is_retryable()
             && code != ErrorCode::DeadlineExceeded
             && self.retry_limit.is_none_or(|limit| received.put_off < limit)
     }
 
-    /// Has a message wait. It is the broker's to ack once this is done.
+    /// Publishes a message to the waiting queue. On success the caller acks the original.
     ///
     /// # Errors
-    /// [`NotMoved`]: there is no place to wait, and the broker has to deliver it again as it sees fit.
+    /// [`NotMoved`]: the message did not get there. The caller gives it back to the broker.
     pub(super) async fn put_off(&self, received: &Received, time: TimeFrame) -> Result<(), NotMoved> {
         if self.retry_limit.is_none() {
             return Err(NotMoved);

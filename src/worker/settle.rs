@@ -27,7 +27,7 @@ pub(super) struct Settler {
     pub(super) handler: Handler,
     pub(super) publisher: Publisher,
     pub(super) database: Availability,
-    /// Seal the origin of suspects.
+    /// Seal the origin of a message that is moved: a suspect, or one that is put off.
     pub(super) keys: Arc<KeyRing>,
     /// The prefix of our queues' names.
     pub(super) prefix: String,

@@ -1,8 +1,8 @@
 //! A queue that is consumed: with what prefetch, and where it is a partition, with what priority.
 //!
 //! Every worker consumes every partition. The broker delivers to the consumer with the highest priority that has room, and
-//! a worker's priority is a hash of its name and the partition's index. So each partition has a worker of its own, which
-//! the workers need not agree on, and the others stand by. `docs/partitions.md` says what follows from that.
+//! a worker's priority is a hash of its name and the partition's index. So each partition has one preferred worker, and the
+//! others stand by. The workers need not agree on it. `docs/partitions.md` has the consequences.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! SUSPECTS: messages that may crash a worker or its connection, kept away from the others.
 //!
-//! When a connection or a worker ends, the broker delivers everything that was in hand again, and counts this. A message that causes
-//! this each time would push all messages beside it over the delivery limit. So a message that was in hand at two such ends
+//! When a connection or a worker ends, the broker redelivers everything that was in hand, and counts each redelivery. A message that
+//! ends its connection every time would push all others over the delivery limit. So a message that was in hand at two such ends
 //! moves to a queue that is consumed a few at a time, over a connection of its own. If that connection ends too, its messages
 //! move to a third queue, which is consumed one at a time. Innocent messages are answered there. A message that crashes its
 //! worker even alone becomes a dead letter once it reaches the delivery limit.

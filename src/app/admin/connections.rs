@@ -34,11 +34,11 @@ const LONGEST: Duration = Duration::from_mins(5);
 const MAX_HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Connections(Vec<Seat>);
+pub(super) struct Connections(Vec<Connection>);
 
 /// Dropping it closes the connection.
 #[derive(Debug)]
-struct Seat {
+struct Connection {
     last_active: LastActive,
     task: AbortOnDropHandle<()>,
 }
@@ -53,25 +53,26 @@ impl Connections {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.0.retain(|seat| !seat.task.is_finished());
+        self.0.retain(|connection| !connection.task.is_finished());
         if self.0.len() >= MAX_CONNECTIONS {
             telemetry::admin_crowded();
             self.close_longest_idle();
         }
         let last_active = LastActive(Arc::new(Mutex::new(Instant::now())));
         let task = AbortOnDropHandle::new(tokio::spawn(serve(last_active.clone())));
-        self.0.push(Seat { last_active, task });
+        self.0.push(Connection { last_active, task });
     }
 
     pub(super) fn close_longest_idle(&mut self) {
-        let longest_idle = self.0.iter().enumerate().min_by_key(|(_, seat)| seat.last_active.get());
+        let longest_idle =
+            self.0.iter().enumerate().min_by_key(|(_, connection)| connection.last_active.get());
         if let Some(index) = longest_idle.map(|(index, _)| index) {
             self.0.swap_remove(index);
         }
     }
 
     pub(super) async fn ended(self) {
-        join_all(self.0.into_iter().map(|seat| seat.task)).await;
+        join_all(self.0.into_iter().map(|connection| connection.task)).await;
     }
 }
 
@@ -150,8 +151,14 @@ mod tests {
         oldest.touch();
         connections.admit(|_| pending());
         assert_eq!(connections.0.len(), MAX_CONNECTIONS);
-        assert!(connections.0.iter().any(|seat| seat.last_active.get() == oldest.get()), "it was active");
-        assert!(connections.0.iter().all(|seat| seat.last_active.get() != second), "it was idle longest");
+        assert!(
+            connections.0.iter().any(|connection| connection.last_active.get() == oldest.get()),
+            "it was active"
+        );
+        assert!(
+            connections.0.iter().all(|connection| connection.last_active.get() != second),
+            "it was idle longest"
+        );
     }
 
     #[tokio::test(start_paused = true)]

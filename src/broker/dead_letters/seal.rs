@@ -133,7 +133,7 @@ fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
 }
 
 /// Whether a body may hold a token. A `token.store` or `token.report` always may (a publisher may send a token in place of its
-/// digest). Any other body may if it has a field for one, or cannot be read and mentions one.
+/// digest). Any other body may if it has a top-level `token` or `tokens`, or is not JSON and contains the word `token`.
 fn may_hold_token(kind: Option<MessageKind>, body: &[u8]) -> bool {
     /// Not parsed into memory: a body may be large.
     #[derive(Deserialize)]

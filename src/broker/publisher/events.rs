@@ -35,11 +35,11 @@ impl Publisher {
         tokio::select! {
             biased;
             () = self.hard_stop.cancelled() => EventFate::Stopped,
-            fate = self.insist_on_event(event) => fate,
+            fate = self.retry_event(event) => fate,
         }
     }
 
-    async fn insist_on_event(&self, event: &Event) -> EventFate {
+    async fn retry_event(&self, event: &Event) -> EventFate {
         let body = event.encode();
         let message_id = Uuid::new_v4().to_string();
         let (body, message_id) = (&body, &message_id);

@@ -2,8 +2,9 @@
 //!
 //! If entry after entry fails, the circuit opens, and nobody calls the host for a while. Then probes find out whether the host
 //! is back ([`Probes`]). Each entry counts once, however often it fails: a refresh token that makes the endpoint fail says
-//! nothing about the host. An entry that failed while others were answered does not count either, until it is answered itself.
-//! If no proven entry failed, the circuit opens for the unproven ones alone, until a proven one fails too.
+//! nothing about the host. When any entry is answered, earlier failures stop counting. An entry with such a failure counts again
+//! only after it was answered itself. If no proven entry failed, the circuit opens only for unproven ones, until a proven one
+//! fails. It also opens once two entries in a row are asked for a long pause.
 //!
 //! Every call needs a [`CircuitPermit`]. The outcome of a call that began in an earlier state is ignored: a call that hung since
 //! before the circuit opened must not open it again after it has closed.
@@ -22,7 +23,7 @@ pub(super) const MOST_FAILING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitPolicy {
-    /// So many entries that fail in a row open it, and so many failed calls end a refresh.
+    /// How many failed entries in a row open it. Also how many failed calls end a refresh.
     pub failures: u32,
     /// How long it stays open at first. Each failed probe doubles this.
     pub open_for: Duration,

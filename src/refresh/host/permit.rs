@@ -27,7 +27,7 @@ pub(super) struct Granted {
     pub(super) circuit: CircuitPermit,
     /// The probe of a host that refuses everybody.
     pub(super) probe: Option<Probe>,
-    /// When the refresh began that this is the first call of.
+    /// Set on a refresh's first call: when that refresh began.
     pub(super) begun: Option<Instant>,
 }
 

@@ -10,25 +10,25 @@ use crate::retry::Backoff;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
-/// How often it is looked at while nobody complains.
+/// How often the database is pinged.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// How long it may take to answer.
+/// How long a ping may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often it is looked at while it is away: what comes back is noticed soon.
+/// How often it is pinged while it is away, so that its return is noticed soon.
 const LOOK_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
 
-/// What is known of the database. Cheap to clone.
+/// Whether the database is there. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Availability {
-    /// Why it is away; none: it is there.
+    /// Why the database is away. None: it is there.
     away: watch::Receiver<Option<Arc<str>>>,
     suspicion: Arc<Notify>,
 }
 
 impl Availability {
-    /// Of a database that was reached just now, and the task that keeps looking at it.
+    /// Begins with a reachable database. Returns the task that keeps pinging it, too.
     pub fn watch(store: Store) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (found, away) = watch::channel(None);
         let suspicion = Arc::new(Notify::new());
@@ -36,22 +36,20 @@ impl Availability {
         (Self { away, suspicion }, looking)
     }
 
-    /// A statement failed: have a look.
+    /// A statement failed: ping now.
     pub fn suspect(&self) {
         self.suspicion.notify_one();
     }
 
-    /// Why the database is away; none: it is there.
+    /// Why the database is away. None: it is there.
     pub fn problem(&self) -> Option<Arc<str>> {
         self.away.borrow().clone()
     }
 
-    /// Waits until the database is away.
     pub async fn lost(&self) {
         self.wait_until(Option::is_some).await;
     }
 
-    /// Waits until the database is there.
     pub async fn there(&self) {
         self.wait_until(Option::is_none).await;
     }

@@ -10,26 +10,26 @@ use crate::domain::clock::{DatabaseClock, Offset, SystemClock, Timestamp};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
-/// How often the database's clock is asked.
+/// How often the database is asked for the time.
 const MEASURE_EVERY: Duration = Duration::from_secs(30);
 
-/// How often this machine's clock is compared with what it should show. It jumps when somebody sets it, and when the
-/// machine was paused, during which the monotonic clock stood still.
+/// How often this machine's clock is checked for jumps. It jumps when somebody sets it, and after a pause of the machine, during
+/// which the monotonic clock stands still.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 
-/// A jump that is worth asking the database at once.
+/// After a larger jump the database is asked at once.
 const JUMP: Duration = Duration::from_millis(500);
 
-/// How often it is asked in one measurement.
+/// How often the database is asked in one measurement.
 const SAMPLES: usize = 4;
 
-/// How long the database may take to say what time it is.
+/// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sets the clock for the first time.
 ///
 /// # Errors
-/// The database does not say what time it is; or this machine's clock is further off than `limit`.
+/// The database does not answer, or this machine's clock is further off than `limit`.
 pub async fn set(clock: &DatabaseClock, store: &Store, limit: Duration) -> anyhow::Result<()> {
     let offset = measure(clock, store).await.context("cannot compare clocks with the database")?;
     if offset.size() > limit {
@@ -44,11 +44,10 @@ pub async fn set(clock: &DatabaseClock, store: &Store, limit: Duration) -> anyho
     Ok(())
 }
 
-/// The database's clock, as a command needs it that writes dates and is over soon: compared once, however far this machine's
-/// clock is off.
+/// The database's clock for a short command that writes dates: measured once, however far this machine's clock is off.
 ///
 /// # Errors
-/// The database does not say what time it is.
+/// The database does not answer.
 pub async fn compared_once(store: &Store) -> Result<DatabaseClock, StoreError> {
     let clock = DatabaseClock::new(Arc::new(SystemClock));
     measure(&clock, store).await?;
@@ -72,7 +71,7 @@ pub async fn keep(clock: Arc<DatabaseClock>, store: Store) {
     }
 }
 
-/// What the database said it was, and when it was asked.
+/// The database's time, and when it was asked.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     database: Timestamp,
@@ -80,9 +79,9 @@ struct Sample {
     round_trip: Duration,
 }
 
-/// Asks the database what time it is, and takes that for the time in the middle between question and answer. That is
-/// wrong by up to half the round trip, which may hold a new connection or a wait for a busy database. So it asks a few
-/// times, and believes the answer that came soonest.
+/// Asks the database for the time, and takes the answer for the middle of the round trip. The error is up to half the round
+/// trip, which may include a new connection or a wait for a busy database. So it asks a few times, and takes the fastest
+/// answer.
 async fn measure(clock: &DatabaseClock, store: &Store) -> Result<Offset, StoreError> {
     let mut soonest = ask(store).await?;
     for _ in 1..SAMPLES {

@@ -113,8 +113,8 @@ async fn a_message_that_no_queue_takes_stays_a_dead_letter() {
     let ended = cli.run(&["dead", "replay", "--all"]).await.with_code(1);
 
     assert_eq!(ended.stdout, "replayed 1, failed 4\n");
-    let ended = ended.says("3 could not be replayed and stay: no queue takes it from exchange");
-    ended.says("1 could not be replayed and stay: nothing in it tells which queue it came from");
+    let ended = ended.says("3 not replayed: no queue takes it from exchange");
+    ended.says("1 not replayed: nothing in it tells which queue it came from");
     assert_eq!(world.broker.queue_depth("token-stores").await, 1);
     assert_eq!(world.broker.queue_depth("dead-letters").await, 4);
     let exchange = world.broker.prefix().to_owned();

@@ -1,6 +1,4 @@
-use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::TestRunner;
+mod random;
 
 use super::*;
 
@@ -67,7 +65,7 @@ impl Run {
 }
 
 #[test]
-fn the_fifth_entry_that_fails_in_a_row_opens_it_and_not_the_fourth() {
+fn the_fifth_failing_entry_in_a_row_opens_the_circuit() {
     let mut run = Run::new();
     for _ in 0..4 {
         assert_eq!(run.call(CallOutcome::Unavailable), Some(CircuitState::Closed));
@@ -82,7 +80,7 @@ fn the_fifth_entry_that_fails_in_a_row_opens_it_and_not_the_fourth() {
 }
 
 #[test]
-fn one_entry_does_not_open_it_however_often_it_fails() {
+fn one_entry_alone_never_opens_the_circuit() {
     for caller in [LOGIN(1), PROVEN(1)] {
         let mut run = Run::new();
         for _ in 0..3 {
@@ -100,7 +98,7 @@ fn one_entry_does_not_open_it_however_often_it_fails() {
 }
 
 #[test]
-fn entries_that_failed_while_others_were_answered_count_again_only_once_they_were_answered() {
+fn an_entry_that_failed_beside_answered_ones_counts_again_only_after_an_answer() {
     let mut run = Run::new();
     for _ in 0..100 {
         for entry in 1..5 {
@@ -125,7 +123,7 @@ fn entries_that_failed_while_others_were_answered_count_again_only_once_they_wer
 }
 
 #[test]
-fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_through() {
+fn proven_entries_pass_an_open_circuit_until_one_of_them_fails() {
     let mut run = Run::new();
     for entry in 1..=5 {
         run.call_of(LOGIN(entry), CallOutcome::Unavailable);
@@ -151,7 +149,7 @@ fn where_none_failed_whose_refreshes_went_well_before_they_go_on_being_let_throu
 }
 
 #[test]
-fn a_probe_of_one_who_failed_before_delays_nobody_and_one_of_a_newcomer_other_newcomers_alone() {
+fn a_probe_of_a_failed_entry_delays_nobody_and_one_of_an_unproven_entry_only_unproven_ones() {
     let mut run = Run::new();
     for entry in 1..=4 {
         run.call_of(LOGIN(entry), CallOutcome::Unavailable);
@@ -174,7 +172,7 @@ fn a_probe_of_one_who_failed_before_delays_nobody_and_one_of_a_newcomer_other_ne
 }
 
 #[test]
-fn a_lone_entry_that_failed_finds_the_host_back_by_itself() {
+fn a_single_failing_entry_can_close_the_circuit_again() {
     let mut run = Run::new();
     for entry in 1..=5 {
         run.call_of(PROVEN(entry), CallOutcome::Unavailable);
@@ -187,7 +185,7 @@ fn a_lone_entry_that_failed_finds_the_host_back_by_itself() {
 }
 
 #[test]
-fn each_probe_that_fails_doubles_the_time_up_to_the_longest_and_a_good_one_starts_over() {
+fn a_failed_probe_doubles_the_open_time_up_to_a_limit_and_a_good_one_resets_it() {
     let mut run = Run::new();
     run.fail_until_open();
     for longer in [20, 40, 60, 60] {
@@ -202,7 +200,7 @@ fn each_probe_that_fails_doubles_the_time_up_to_the_longest_and_a_good_one_start
 }
 
 #[test]
-fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
+fn one_probe_runs_at_a_time_and_an_abandoned_one_makes_room() {
     let mut run = Run::new();
     run.fail_until_open();
     run.wait(9);
@@ -220,7 +218,7 @@ fn one_probe_at_a_time_is_let_through_and_one_that_was_not_made_makes_room() {
 }
 
 #[test]
-fn what_a_call_of_an_earlier_state_says_does_not_count() {
+fn a_call_that_began_in_an_earlier_state_does_not_count() {
     let mut run = Run::new();
     let late: Vec<CircuitPermit> =
         (0..20).map(|entry| run.circuit.acquire(PROVEN(entry), run.now).unwrap()).collect();
@@ -240,7 +238,7 @@ fn what_a_call_of_an_earlier_state_says_does_not_count() {
 }
 
 #[test]
-fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_longest_stay_at_most() {
+fn two_entries_that_are_asked_to_pause_open_the_circuit_at_once_up_to_the_longest_pause() {
     for (asked, stays) in [(45, 45), (300, 300), (1_000_000_000, 300)] {
         let away = CallOutcome::Pause(Duration::from_secs(asked));
         let mut run = Run::new();
@@ -256,7 +254,7 @@ fn a_host_that_asks_two_entries_to_stay_away_is_left_alone_at_once_and_for_the_l
 }
 
 #[test]
-fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_answer_in_between() {
+fn pauses_count_together_only_without_an_answer_in_between() {
     let away = CallOutcome::Pause(Duration::from_secs(45));
     let mut run = Run::new();
     run.call_of(PROVEN(1), away);
@@ -268,7 +266,7 @@ fn two_entries_that_are_asked_to_stay_away_count_only_at_the_same_time_with_no_a
 }
 
 #[test]
-fn what_is_kept_of_entries_that_fail_is_bounded() {
+fn the_memory_of_failing_entries_is_bounded() {
     let mut run = Run::new();
     let permits: Vec<CircuitPermit> =
         (0..5_000).map(|entry| run.circuit.acquire(LOGIN(entry), run.now).unwrap()).collect();
@@ -282,127 +280,4 @@ fn what_is_kept_of_entries_that_fail_is_bounded() {
     }
     assert_eq!(run.circuit.failing.len(), MOST_FAILING.get());
     assert_eq!(run.call(CallOutcome::Answered), Some(CircuitState::Closed));
-}
-
-fn call_end() -> impl Strategy<Value = CallOutcome> {
-    prop_oneof![
-        4 => Just(CallOutcome::Answered),
-        8 => Just(CallOutcome::Unavailable),
-        1 => (31_u64..10_000).prop_map(|secs| CallOutcome::Pause(Duration::from_secs(secs))),
-    ]
-}
-
-impl Circuit {
-    fn serves_proven(&self) -> bool {
-        self.probes.serves_proven()
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Wait(u64),
-    Begin(Caller),
-    End(prop::sample::Index, CallOutcome),
-    Abandon(prop::sample::Index),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let caller = (0_i64..12, any::<bool>()).prop_map(|(entry, proven)| Caller { entry, proven });
-    prop_oneof![
-        2 => (0_u64..30).prop_map(Step::Wait),
-        4 => caller.prop_map(Step::Begin),
-        4 => (any::<prop::sample::Index>(), call_end()).prop_map(|(which, end)| Step::End(which, end)),
-        1 => any::<prop::sample::Index>().prop_map(Step::Abandon),
-    ]
-}
-
-proptest! {
-    /// Any number of calls that overlap as they like.
-    #[test]
-    fn it_never_lets_two_probes_of_a_sort_through_nor_stays_shut_for_ever(
-        steps in prop::collection::vec(step(), 1..200),
-    ) {
-        let mut run = Run::new();
-        let mut under_way: Vec<(CircuitPermit, CircuitState)> = Vec::new();
-        for step in steps {
-            match step {
-                Step::Wait(secs) => run.wait(secs),
-                Step::Begin(caller) => {
-                    let could = run.circuit.check(caller, run.now);
-                    let permit = run.circuit.acquire(caller, run.now);
-                    prop_assert_eq!(could, permit.map(drop), "checking and acquiring agree");
-                    if let Ok(permit) = permit {
-                        under_way.push((permit, run.circuit.phase()));
-                    }
-                }
-                Step::End(which, end) if !under_way.is_empty() => {
-                    let (permit, _) = under_way.swap_remove(which.index(under_way.len()));
-                    let before = run.circuit.phase();
-                    run.circuit.record(permit, end, run.now);
-                    let after = run.circuit.phase();
-                    let closed_by_success = after != CircuitState::Closed || before == CircuitState::Closed || end == CallOutcome::Answered;
-                    prop_assert!(closed_by_success, "{end:?} closed it");
-                    let reopened = before == CircuitState::HalfOpen && after == CircuitState::Open;
-                    let good_past = permit.probe.is_some_and(|probe| probe.candidate == Candidate::Proven);
-                    prop_assert!(!reopened || good_past, "{permit:?} opened it again");
-                    let evidence = run.circuit.failing.iter().filter(|(_, failing)| failing.counts).count();
-                    prop_assert_eq!(run.circuit.evidence as usize, evidence);
-                }
-                Step::Abandon(which) if !under_way.is_empty() => {
-                    let (permit, _) = under_way.swap_remove(which.index(under_way.len()));
-                    run.circuit.release(permit);
-                }
-                Step::End(..) | Step::Abandon(_) => {}
-            }
-            for sort in [Candidate::Proven, Candidate::Unproven] {
-                if sort == Candidate::Proven && run.circuit.serves_proven() {
-                    continue;
-                }
-                let probes = under_way
-                    .iter()
-                    .filter(|(permit, _)| permit.epoch == run.circuit.epoch)
-                    .filter(|(permit, _)| permit.probe.is_some_and(|probe| probe.candidate == sort))
-                    .count();
-                prop_assert!(probes <= 1, "{probes} probes at once: {sort:?}");
-            }
-            for caller in (0..12).map(LOGIN).chain((0..12).map(PROVEN)) {
-                if let Err(NotNow(wait)) = run.circuit.check(caller, run.now) {
-                    prop_assert!(wait > Duration::ZERO && wait <= POLICY.pause_at_most, "{wait:?}");
-                }
-            }
-        }
-        // Whatever happened: once everybody is back and the longest stay is over, a call goes through and closes it,
-        // also of one who failed.
-        for (permit, _) in under_way {
-            run.circuit.release(permit);
-        }
-        run.wait(300);
-        prop_assert_eq!(run.call_of(LOGIN(0), CallOutcome::Answered), Some(CircuitState::Closed));
-    }
-}
-
-/// Storms in which each call fails with a chance of one in five, ten calls a second for twenty minutes: always the same
-/// ones, since of chance storms a rare one is bad enough to keep any circuit open for half of the time.
-#[test]
-fn a_storm_of_20_percent_failures_does_not_keep_it_shut() {
-    let mut runner = TestRunner::deterministic();
-    let storm = prop::collection::vec(0_u8..5, 12_000);
-    let mut refused: Vec<usize> =
-        (0..64).map(|_| refused_in(&storm.new_tree(&mut runner).unwrap().current())).collect();
-    refused.sort_unstable();
-    assert!(refused[32] < 12_000 / 4, "in every other storm more than {} were turned away", refused[32]);
-    assert!(refused[63] < 12_000 * 3 / 4, "in one storm {} were turned away", refused[63]);
-}
-
-/// How many calls of a storm are turned away; those of kind 0 fail.
-fn refused_in(storm: &[u8]) -> usize {
-    let mut run = Run::new();
-    let mut refused = 0;
-    for kind in storm {
-        let end = if *kind == 0 { CallOutcome::Unavailable } else { CallOutcome::Answered };
-        refused += usize::from(run.call(end).is_none());
-        run.now += Duration::from_millis(100);
-    }
-    assert!(run.now - run.begin >= Duration::from_secs(1_199));
-    refused
 }
