@@ -66,12 +66,13 @@ impl MigrationTrait for Migration {
             _ => {}
         }
         if !manager.has_index(TABLE, INDEX).await? {
+            // The provider first: some statements ask for all entries of a provider.
             let index = Index::create()
                 .unique()
                 .name(INDEX)
                 .table(TABLE)
-                .col("user_id")
                 .col("provider_id")
+                .col("user_id")
                 .to_owned();
             manager.create_index(index).await?;
         }

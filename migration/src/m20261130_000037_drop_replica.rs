@@ -10,7 +10,8 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        CreateReplica.down(manager).await
+        // Without `IF EXISTS` a run that was interrupted after the drop could not be run again.
+        manager.drop_table(Table::drop().table("replica").if_exists().to_owned()).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

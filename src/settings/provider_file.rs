@@ -1,6 +1,7 @@
 //! The provider file of `tokenkeeper provider apply` (docs/contract.md, Providers): TOML into [`ProviderRecord`]s.
 //!
-//! An error lists every mistake, and repeats no value, because any value may be a secret. [`SecretSource`] reads the
+//! An error lists every mistake. It repeats no value, because any value may be a secret, but the name of a missing variable or
+//! file. [`SecretSource`] reads the
 //! environment variables and files that the file names.
 
 mod block;

@@ -97,7 +97,7 @@ impl<G: Grouped> GroupCommit<G> {
     ) -> Answer<G> {
         let requests = self.requests.get_or_init(|| {
             let (requests, waiting) = mpsc::channel(MOST_WAITING);
-            tokio::spawn(serve(Line::new(grouped.clone()), alone.clone(), waiting));
+            tokio::spawn(serve(grouped.clone(), alone.clone(), waiting));
             requests
         });
         let (caller, answered) = oneshot::channel();
@@ -112,12 +112,26 @@ impl<G: Grouped> GroupCommit<G> {
     }
 }
 
-/// Runs group after group. The answers of a group go out after the next statement has been sent, so that the database does not
-/// wait for the callers.
+/// Serves until nobody can ask any more. After a panic it goes on with the next group. Those in the group get no answer.
 async fn serve<G: Grouped>(
-    mut line: Line,
+    grouped: DatabaseConnection,
     alone: DatabaseConnection,
     mut requests: mpsc::Receiver<Request<G>>,
+) {
+    loop {
+        let served = serve_groups(Line::new(grouped.clone()), &alone, &mut requests);
+        if AssertUnwindSafe(served).catch_unwind().await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Runs group after group. The answers of a group go out after the next statement has been sent, so that the database does not
+/// wait for the callers.
+async fn serve_groups<G: Grouped>(
+    mut line: Line,
+    alone: &DatabaseConnection,
+    requests: &mut mpsc::Receiver<Request<G>>,
 ) {
     let mut answered = Vec::new();
     loop {
@@ -136,7 +150,7 @@ async fn serve<G: Grouped>(
             return;
         }
         let before = mem::take(&mut answered);
-        (answered, ()) = join(serve_group(&mut line, &alone, group), async { hand_out::<G>(before) }).await;
+        (answered, ()) = join(serve_group(&mut line, alone, group), async { hand_out::<G>(before) }).await;
     }
 }
 

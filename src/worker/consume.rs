@@ -201,8 +201,11 @@ impl Consumers {
         }
     }
 
-    /// Takes deliveries in hand until the soft stop, or until the turn is over; then takes back the subscription, and takes
-    /// what the broker had sent already, as far as there are places. The broker gives the rest to others.
+    /// Takes deliveries in hand until the soft stop, or until the turn is over. Then it cancels the consumer, and takes what the
+    /// broker had sent already.
+    ///
+    /// A worker that stops gives back what has no place. Only then: the broker counts that as a delivery, and two of these
+    /// make a suspect of a message. While the database is away such messages wait in hand, at most a prefetch of each queue.
     async fn pump(&self, mut subscription: Subscription, feed: Feed) -> Result<Pumped, BrokerError> {
         let consuming = self.health.consuming(feed);
         let mut in_hand = InHand::nothing(&self.messages);
@@ -228,9 +231,11 @@ impl Consumers {
         let mut late = InHand::nothing(&self.messages);
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
         while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.deliveries.next()).await {
-            match Arc::clone(subscription.progress.places()).try_acquire_owned() {
-                Ok(place) => self.take(delivery, place, &subscription, feed, &mut late),
-                Err(_) => subscription.acks.settle(delivery.delivery_tag, Disposition::Nack),
+            let place = Arc::clone(subscription.progress.places()).try_acquire_owned().ok();
+            if stopped && place.is_none() {
+                subscription.acks.settle(delivery.delivery_tag, Disposition::Nack);
+            } else {
+                self.take(delivery, place, &subscription, feed, &mut late);
             }
         }
         Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
@@ -248,7 +253,7 @@ impl Consumers {
         // First, so that what came together is looked up together.
         while let Poll::Ready(next) = subscription.poll_next(context) {
             match next {
-                Ok((delivery, place)) => self.take(delivery, place, subscription, feed, in_hand),
+                Ok((delivery, place)) => self.take(delivery, Some(place), subscription, feed, in_hand),
                 Err(error) => return Poll::Ready(error),
             }
             taken = true;
@@ -262,7 +267,7 @@ impl Consumers {
     fn take(
         &self,
         delivery: Delivery,
-        place: Place,
+        place: Option<Place>,
         subscription: &Subscription,
         feed: Feed,
         in_hand: &mut InHand,

@@ -35,7 +35,7 @@ pub(super) type Place = OwnedSemaphorePermit;
 /// An unsettled message. It leaves its box behind.
 struct Message {
     future: Option<Reusable>,
-    _place: Place,
+    _place: Option<Place>,
 }
 
 impl InHand {
@@ -44,7 +44,7 @@ impl InHand {
     }
 
     /// Takes a message in hand. It begins with the next [`InHand::go_on`].
-    pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static, place: Place) {
+    pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static, place: Option<Place>) {
         let future = match self.boxes.pop() {
             Some(mut of_another) => {
                 of_another.set(message);
@@ -125,7 +125,7 @@ mod tests {
             let message = async move {
                 settled.fetch_add(number, Ordering::Relaxed);
             };
-            in_hand.take(message, place(&places));
+            in_hand.take(message, Some(place(&places)));
             assert!(in_hand.boxes.is_empty(), "one box serves all of them");
             poll_fn(|context| {
                 in_hand.go_on(context);
@@ -148,7 +148,7 @@ mod tests {
             answered.await.expect("the answer comes");
             settle.send(()).expect("somebody waits");
         };
-        in_hand.take(message, place(&places));
+        in_hand.take(message, Some(place(&places)));
         poll_fn(|context| {
             in_hand.go_on(context);
             Poll::Ready(())
@@ -168,7 +168,7 @@ mod tests {
     async fn a_message_whose_handling_panics_leaves_its_place() {
         let mut in_hand = InHand::nothing(&TaskTracker::new());
         let places = places(1);
-        in_hand.take(async { panic!("a bug") }, place(&places));
+        in_hand.take(async { panic!("a bug") }, Some(place(&places)));
         poll_fn(|context| Poll::Ready(in_hand.go_on(context))).await;
         assert_eq!(places.available_permits(), 1);
     }
@@ -178,7 +178,7 @@ mod tests {
         let mut in_hand = InHand::nothing(&TaskTracker::new());
         let news = Arc::new(Notify::new());
         let heard = Arc::clone(&news);
-        in_hand.take(async move { heard.notified().await }, place(&places(1)));
+        in_hand.take(async move { heard.notified().await }, Some(place(&places(1))));
         let told = async {
             yield_now().await;
             news.notify_one();
@@ -233,7 +233,7 @@ mod tests_with_a_broker {
                 assert!(delivery.data != b"second", "a bug that the second message meets");
                 settlement.settle(Disposition::Ack);
             };
-            in_hand.take(message, Arc::clone(&places).try_acquire_owned().unwrap());
+            in_hand.take(message, Arc::clone(&places).try_acquire_owned().ok());
         }
         poll_fn(|context| {
             in_hand.go_on(context);

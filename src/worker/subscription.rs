@@ -127,10 +127,12 @@ impl Consumers {
 }
 
 /// The prefetch of one of so many partitions, of which a worker may have `in_hand` messages in hand together. What
-/// the broker sends beyond that waits in the worker, so it must not be much.
+/// the broker sends beyond that waits in the worker, so it must not be much. One of several partitions gets at most half, so
+/// that a flood for one user leaves places to the others.
 fn of_a_partition(in_hand: u16, partitions: u16) -> u16 {
     let part = u32::from(in_hand) * PARTITIONS_THAT_FILL_IT / u32::from(partitions.max(1));
-    u16::try_from(part).unwrap_or(u16::MAX).min(in_hand).max(1)
+    let most = if partitions > 1 { in_hand.div_ceil(2) } else { in_hand };
+    u16::try_from(part).unwrap_or(u16::MAX).min(most).max(1)
 }
 
 /// A worker's priority in the partitions of this index, the same for each kind of message: the first 24 bits of the
@@ -205,8 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_first_in_a_quarter_of_the_partitions_can_use_all_its_places() {
-        assert_eq!([1, 4, 8, 64].map(|partitions| of_a_partition(512, partitions)), [512, 512, 256, 32]);
+    fn a_quarter_of_the_partitions_fills_a_workers_places_and_one_of_several_at_most_half() {
+        let of_each = [1, 2, 4, 8, 64].map(|partitions| of_a_partition(512, partitions));
+        assert_eq!(of_each, [512, 256, 256, 256, 32]);
         assert_eq!(of_a_partition(1, 64), 1);
     }
 }

@@ -188,17 +188,18 @@ async fn what_a_partition_s_worker_has_no_room_for_goes_to_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_partitions_together_fill_the_prefetch_once_and_a_worker_that_stops_gives_the_rest_back() {
-    let mut world = world_with_partitions(2).await;
+    let mut world = world_with_partitions(PARTITIONS).await;
     world.set("worker.prefetch_token_requests", 4);
     let (leaving, staying) = tokio::join!(world.spawn_worker(), world.spawn_worker());
-    let users = users(16);
+    let users = users(4 * PARTITIONS);
     join_all(users.iter().map(|user| world.user_with_expired_token(user))).await;
     let gate = world.scm.hold_refreshes();
-    // Four for each worker from each partition: twice as many as may be in hand.
+    // Two for each worker from each partition: four times as many as may be in hand.
     let requests =
-        join_all(users.iter().enumerate().map(|(number, user)| send_to(&world, number % 2, user))).await;
+        join_all(users.iter().enumerate().map(|(number, user)| send_to(&world, number % PARTITIONS, user)))
+            .await;
     eventually("both workers to have what the broker sends them", PATIENCE, async || {
-        (messages_in_partitions(&world, 2).await == 0).then_some(())
+        (messages_in_partitions(&world, PARTITIONS).await == 0).then_some(())
     })
     .await;
     assert_eq!((leaving.requests_in_hand().await, staying.requests_in_hand().await), (4, 4));
@@ -206,13 +207,13 @@ async fn all_partitions_together_fill_the_prefetch_once_and_a_worker_that_stops_
     leaving.signal("TERM").await;
 
     eventually("what waits in the worker to be given back", PATIENCE, async || {
-        (messages_in_partitions(&world, 2).await == 4).then_some(())
+        (messages_in_partitions(&world, PARTITIONS).await == 12).then_some(())
     })
     .await;
     gate.release();
     answers(requests).await;
     eventually("every request to be settled", PATIENCE, async || {
-        (settled_by(&leaving).len() == 4 && settled_by(&staying).len() == 12).then_some(())
+        (settled_by(&leaving).len() == 4 && settled_by(&staying).len() == 28).then_some(())
     })
     .await;
     assert!(leaving.wait(&world).await.success());

@@ -189,7 +189,7 @@ impl Block {
     }
 }
 
-/// A block's keys and values. TOML's dates are no value of any key here, so JSON holds them all.
+/// A block's keys and values, as JSON. A date becomes a table with the field [`DATE`].
 struct Table(serde_json::Map<String, Value>);
 
 impl Written for Table {
@@ -206,6 +206,9 @@ impl Written for Table {
         String::new()
     }
 }
+
+/// How `toml` gives a date to `serde_json`. No key takes a date.
+const DATE: &str = "$__toml_private_datetime";
 
 const CLIENT_AUTHS: [(&str, ClientAuth); 2] =
     [(ClientAuth::Body.name(), ClientAuth::Body), (ClientAuth::Basic.name(), ClientAuth::Basic)];
@@ -297,7 +300,8 @@ fn read_parameters(value: &Value) -> Option<BTreeMap<String, String>> {
     let is_short = |text: &str| (1..=1024).contains(&text.len()) && is_printable_ascii(text);
     let read = |(name, value): (&String, &Value)| {
         let value = value.as_str().filter(|text| is_short(text))?;
-        (is_short(name) && !OF_OAUTH.contains(&name.as_str())).then(|| (name.clone(), value.to_owned()))
+        (is_short(name) && name != DATE && !OF_OAUTH.contains(&name.as_str()))
+            .then(|| (name.clone(), value.to_owned()))
     };
     value.as_object().filter(|table| table.len() <= 16)?.iter().map(read).collect()
 }

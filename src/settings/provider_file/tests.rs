@@ -213,7 +213,7 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
 
 #[test]
 fn a_mistake_in_what_overrides_a_kind_is_told() {
-    let rows: [(String, String); 8] = [
+    let rows: [(String, String); 9] = [
         (
             block("git.example.org", "other_hosts = [\"a.example.org\", \"a.example.org\"]"),
             "provider 1 (git.example.org): `other_hosts` has a.example.org, which provider 1 has already".into(),
@@ -236,6 +236,10 @@ fn a_mistake_in_what_overrides_a_kind_is_told() {
         ),
         (
             block("git.example.org", "refresh_parameters = { grant_type = \"password\" }"),
+            "provider 1 (git.example.org): `refresh_parameters` must be a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends itself: grant_type, refresh_token, client_id, client_secret and redirect_uri".into(),
+        ),
+        (
+            block("git.example.org", "refresh_parameters = 2026-01-01"),
             "provider 1 (git.example.org): `refresh_parameters` must be a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends itself: grant_type, refresh_token, client_id, client_secret and redirect_uri".into(),
         ),
         (

@@ -19,7 +19,7 @@ struct Statements {
     gate: Semaphore,
 }
 
-/// A statement with number 13 fails, one with number 66 panics, and one with number 99 never ends.
+/// A statement with number 13 fails, one with number 66 panics, and one with number 99 never ends. To merge 77 with itself panics.
 #[derive(Debug, Clone)]
 struct Number(u32, Arc<Statements>);
 
@@ -32,7 +32,9 @@ impl Grouped for Number {
         self.0
     }
 
-    fn absorb(&mut self, _: &Self) {}
+    fn absorb(&mut self, _: &Self) {
+        assert_ne!(self.0, 77, "77 stands alone");
+    }
 
     async fn run(_: &mut Line, group: &[Self]) -> Result<Vec<u32>, StoreError> {
         let statements = &group[0].1;
@@ -168,6 +170,14 @@ async fn a_caller_that_stops_waiting_takes_nobody_along() {
     drop(gone);
     counter.statements.gate.add_permits(1);
     assert_eq!(stays.await.unwrap(), 20);
+}
+
+#[tokio::test]
+async fn after_a_panic_outside_of_the_statement_the_next_group_is_served() {
+    let counter = Counter::new(true);
+    let answers = join_all([77, 77].map(|number| counter.ask(number))).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(counter.ask(5).await.unwrap(), 50);
 }
 
 #[tokio::test]
