@@ -9,7 +9,7 @@ use crate::harness::reply::{error_message, token};
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
 
 /// A world whose workers reach their database through a proxy alone; what the test asks of it goes straight there.
-async fn world_behind_a_proxy() -> (World, FaultProxy) {
+pub(crate) async fn world_behind_a_proxy() -> (World, FaultProxy) {
     let mut world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     let direct = world.settings().database.url.expose_secret().to_owned();
     let proxy = FaultProxy::start_for_url(&direct, 5432).await;
@@ -18,7 +18,7 @@ async fn world_behind_a_proxy() -> (World, FaultProxy) {
     (world, proxy)
 }
 
-fn go_away(proxy: &FaultProxy) {
+pub(crate) fn go_away(proxy: &FaultProxy) {
     proxy.refuse();
     proxy.cut_all();
 }

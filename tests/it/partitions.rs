@@ -13,6 +13,7 @@ use tokenkeeper::broker;
 use tokenkeeper::settings::{Broker, Topology};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply};
 
+use crate::database_loss::{go_away, world_behind_a_proxy};
 use crate::harness::links::{BrokerLinks, Link};
 use crate::harness::{Dialect, Kind, PATIENCE, ScmOptions, WorkerProcess, World, eventually};
 
@@ -219,6 +220,37 @@ async fn all_partitions_together_fill_the_prefetch_once_and_a_worker_that_stops_
     assert!(leaving.wait(&world).await.success());
     assert_eq!(world.broker.stray_replies().len(), 0, "nobody is answered twice");
     staying.stop(&world).await;
+}
+
+/// The broker counts a message that is given back as delivered, and two such deliveries make a suspect of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_wait_for_a_place_are_not_given_back_when_the_database_goes_away() {
+    let (mut world, proxy) = world_behind_a_proxy().await;
+    world.set("broker.partitions", PARTITIONS).set("worker.prefetch_token_requests", 4);
+    let worker = world.spawn_worker().await;
+    let users = users(2 * PARTITIONS);
+    join_all(users.iter().map(|user| world.user_with_expired_token(user))).await;
+    let gate = world.scm.hold_refreshes();
+    let requests =
+        join_all(users.iter().enumerate().map(|(number, user)| send_to(&world, number % PARTITIONS, user)))
+            .await;
+    eventually("the worker to have all of them, and four in hand", PATIENCE, async || {
+        let waiting = messages_in_partitions(&world, PARTITIONS).await;
+        (waiting == 0 && worker.requests_in_hand().await == 4).then_some(())
+    })
+    .await;
+
+    go_away(&proxy);
+
+    eventually("the others to be taken in hand", PATIENCE, async || {
+        (worker.requests_in_hand().await == users.len()).then_some(())
+    })
+    .await;
+    proxy.accept();
+    gate.release();
+    assert_ok(&answers(requests).await);
+    assert_eq!(messages_in_partitions(&world, PARTITIONS).await, 0);
+    worker.stop(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
