@@ -8,9 +8,7 @@ mod postgres;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryResult,
-};
+use sea_orm::{ColumnTrait, Condition, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter};
 use tokenkeeper_entity::token_entry;
 
 use super::group_commit::Grouped;
@@ -43,23 +41,6 @@ pub(super) enum Claimed {
     Unreadable(Arc<StoreError>),
 }
 
-/// The statement's answer to a claim.
-#[derive(Debug, Clone)]
-pub(super) enum Answer {
-    Read(Claimed),
-    /// A reserved entry as PostgreSQL sent it. The caller decodes the row, so that the next statement does not wait for that.
-    Unread(Arc<QueryResult>),
-}
-
-impl Answer {
-    fn read(self) -> Claimed {
-        match self {
-            Self::Read(claimed) => claimed,
-            Self::Unread(row) => postgres::read(&row),
-        }
-    }
-}
-
 impl Store {
     /// Finds the entry of a user at a provider. PostgreSQL also reserves the entry if the claim is
     /// [plain](Claim::is_plain). Then the decision finds it reserved far enough.
@@ -68,7 +49,7 @@ impl Store {
     /// [`StoreError`], shared with those whose requests were in the same statement.
     pub async fn claim(&self, claim: Claim) -> Result<Found, Arc<StoreError>> {
         let (user_id, provider_id, now) = (claim.user_id.clone(), claim.provider_id, claim.now);
-        match self.claims.submit(&self.grouped, &self.db, claim).await?.read() {
+        match self.claims.submit(&self.grouped, &self.db, claim).await? {
             Claimed::Entry(entry) => {
                 self.known.learn(&entry, now);
                 Ok(Found::Entry(entry))
@@ -105,7 +86,7 @@ impl Claim {
 
 impl Grouped for Claim {
     type Key<'a> = (&'a str, i64, bool);
-    type Answer = Answer;
+    type Answer = Claimed;
     const STATEMENT: GroupedStatement = GroupedStatement::Claim;
 
     fn key(&self) -> Self::Key<'_> {
@@ -118,7 +99,7 @@ impl Grouped for Claim {
         self.only_if_held_beyond = self.only_if_held_beyond.max(other.only_if_held_beyond);
     }
 
-    async fn run(line: &mut Line, claims: &[Self]) -> Result<Vec<Answer>, StoreError> {
+    async fn run(line: &mut Line, claims: &[Self]) -> Result<Vec<Claimed>, StoreError> {
         let answers = match line.db().get_database_backend() {
             DbBackend::Postgres => postgres::find_and_reserve(line, claims).await,
             // An UPDATE returns no rows on MariaDB and MySQL. On SQLite its rows do not tell whose they are.
@@ -128,7 +109,7 @@ impl Grouped for Claim {
     }
 }
 
-async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Answer>, DbErr> {
+async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
     let wanted = in_few_lengths(claims).fold(Condition::any(), |any, claim| {
         let user = token_entry::Column::UserId.eq(claim.user_id.as_str());
         any.add(Condition::all().add(user).add(token_entry::Column::ProviderId.eq(claim.provider_id)))
@@ -137,7 +118,7 @@ async fn find(db: &DatabaseConnection, claims: &[Claim]) -> Result<Vec<Answer>, 
     let found: HashMap<_, _> =
         found.into_iter().map(|row| ((row.user_id.clone(), row.provider_id), Claimed::of(row))).collect();
     let claimed = |claim: &Claim| found.get(&(claim.user_id.clone(), claim.provider_id)).cloned();
-    Ok(claims.iter().map(|claim| Answer::Read(claimed(claim).unwrap_or(Claimed::Nothing))).collect())
+    Ok(claims.iter().map(|claim| claimed(claim).unwrap_or(Claimed::Nothing)).collect())
 }
 
 /// Repeats the last item up to a power of two, because each connection prepares and keeps a statement for each length.

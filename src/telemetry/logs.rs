@@ -4,17 +4,12 @@ mod human;
 mod lines;
 
 use std::io::{self, IsTerminal};
-use std::{fmt, str};
 
-use serde::Serializer;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
-use tracing::span::Record;
-use tracing_serde::SerdeMapVisitor;
-use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FormatFields, FormattedFields, MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -58,48 +53,11 @@ where
             .json()
             .flatten_event(true)
             .with_span_list(false)
-            .fmt_fields(JsonFields)
+            .fmt_fields(JsonFields::new())
             .boxed(),
     };
     // A filter of the whole registry: one of a single layer would run again at every step of every message.
     tracing_subscriber::registry().with(filter(level)).with(lines)
-}
-
-/// A span's fields as a JSON object. The library's formatter builds a tree of values first, which costs for every message.
-struct JsonFields;
-
-impl<'w> FormatFields<'w> for JsonFields {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut object = Vec::with_capacity(TYPICAL_FIELDS_LEN);
-        write_fields(&mut object, &fields).map_err(|_| fmt::Error)?;
-        writer.write_str(str::from_utf8(&object).map_err(|_| fmt::Error)?)
-    }
-
-    /// Adds to the same object. No span of ours gets fields later so far.
-    fn add_fields(&self, current: &'w mut FormattedFields<Self>, fields: &Record<'_>) -> fmt::Result {
-        let mut more = FormattedFields::<Self>::new(String::new());
-        self.format_fields(more.as_writer(), fields)?;
-        if current.fields.len() <= NO_FIELDS.len() {
-            current.fields = more.fields;
-        } else if more.fields != NO_FIELDS {
-            current.fields.pop();
-            current.fields.push(',');
-            current.fields.push_str(&more.fields[1..]);
-        }
-        Ok(())
-    }
-}
-
-const NO_FIELDS: &str = "{}";
-
-/// Bytes, enough for the fields of a message's span.
-const TYPICAL_FIELDS_LEN: usize = 160;
-
-fn write_fields(to: &mut Vec<u8>, fields: &impl RecordFields) -> serde_json::Result<()> {
-    let mut serializer = serde_json::Serializer::new(to);
-    let mut visitor = SerdeMapVisitor::new(serializer.serialize_map(None)?);
-    fields.record(&mut visitor);
-    visitor.finish()
 }
 
 fn colours_wanted() -> bool {

@@ -6,81 +6,57 @@
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::ReusableBoxFuture;
 use tokio_util::task::TaskTracker;
-
-/// How many boxes to keep for later messages, about two kilobytes each.
-const MOST_BOXES: usize = 128;
 
 /// The messages in hand. When it is dropped, each unsettled message goes on in a task of its own.
 pub(super) struct InHand {
     messages: FuturesUnordered<Message>,
-    /// Boxes of settled messages. The last one is on top, because it is still in the processor's cache.
-    boxes: Vec<Reusable>,
     /// Gets that task.
     tasks: TaskTracker,
 }
 
-type Reusable = ReusableBoxFuture<'static, ()>;
-
 /// A place for a message in hand. It is free again once the message is settled, or ended by a bug.
 pub(super) type Place = OwnedSemaphorePermit;
 
-/// An unsettled message. It leaves its box behind.
+/// An unsettled message.
 struct Message {
-    future: Option<Reusable>,
+    future: BoxFuture<'static, ()>,
     _place: Option<Place>,
 }
 
 impl InHand {
     pub(super) fn nothing(tasks: &TaskTracker) -> Self {
-        Self { messages: FuturesUnordered::new(), boxes: Vec::new(), tasks: tasks.clone() }
+        Self { messages: FuturesUnordered::new(), tasks: tasks.clone() }
     }
 
     /// Takes a message in hand. It begins with the next [`InHand::go_on`].
     pub(super) fn take(&mut self, message: impl Future<Output = ()> + Send + 'static, place: Option<Place>) {
-        let future = match self.boxes.pop() {
-            Some(mut of_another) => {
-                of_another.set(message);
-                of_another
-            }
-            None => ReusableBoxFuture::new(message),
-        };
-        self.messages.push(Message { future: Some(future), _place: place });
+        self.messages.push(Message { future: message.boxed(), _place: place });
     }
 
     /// Polls every message that can go on, and tells whether one was settled. `context` is woken when one can go on again.
     pub(super) fn go_on(&mut self, context: &mut Context<'_>) -> bool {
         let mut settled = false;
-        while let Poll::Ready(Some(left)) = self.messages.poll_next_unpin(context) {
+        while let Poll::Ready(Some(())) = self.messages.poll_next_unpin(context) {
             settled = true;
-            if self.boxes.len() < MOST_BOXES {
-                self.boxes.extend(left);
-            }
         }
         settled
     }
 }
 
 impl Future for Message {
-    type Output = Option<Reusable>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Reusable>> {
-        let Some(message) = &mut self.future else { return Poll::Ready(None) };
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         // A panic of one message must not end the others. Its delivery is settled by `settlement.rs`.
-        match catch_unwind(AssertUnwindSafe(|| message.poll(context))) {
-            Ok(polled) => {
-                ready!(polled);
-                Poll::Ready(self.future.take())
-            }
-            Err(_) => Poll::Ready(None),
-        }
+        catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(context))).unwrap_or(Poll::Ready(()))
     }
 }
 
@@ -91,7 +67,7 @@ impl Drop for InHand {
         if let Ok(runtime) = Handle::try_current()
             && !messages.is_empty()
         {
-            self.tasks.spawn_on(messages.map(drop).collect::<()>(), &runtime);
+            self.tasks.spawn_on(messages.collect::<()>(), &runtime);
         }
     }
 }
@@ -100,7 +76,6 @@ impl Drop for InHand {
 mod tests {
     use std::future::poll_fn;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::sync::{Notify, Semaphore, oneshot};
     use tokio::task::yield_now;
@@ -113,28 +88,6 @@ mod tests {
 
     fn place(places: &Arc<Semaphore>) -> Place {
         Arc::clone(places).try_acquire_owned().expect("a place")
-    }
-
-    #[tokio::test]
-    async fn what_one_message_was_in_is_used_for_the_next_one() {
-        let mut in_hand = InHand::nothing(&TaskTracker::new());
-        let settled = Arc::new(AtomicUsize::new(0));
-        let places = places(1);
-        for number in 1..=3 {
-            let settled = Arc::clone(&settled);
-            let message = async move {
-                settled.fetch_add(number, Ordering::Relaxed);
-            };
-            in_hand.take(message, Some(place(&places)));
-            assert!(in_hand.boxes.is_empty(), "one box serves all of them");
-            poll_fn(|context| {
-                in_hand.go_on(context);
-                Poll::Ready(())
-            })
-            .await;
-            assert_eq!(in_hand.boxes.len(), 1);
-        }
-        assert_eq!(settled.load(Ordering::Relaxed), 1 + 2 + 3);
     }
 
     #[tokio::test]

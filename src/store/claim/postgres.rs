@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use sea_orm::{DbErr, FromQueryResult, IdenStatic, Iterable, QueryResult, sqlx};
 use tokenkeeper_entity::token_entry;
 
-use super::{Answer, Claim, Claimed, LOAD};
+use super::{Claim, Claimed, LOAD};
 use crate::domain::clock::Timestamp;
 use crate::store::StoreError;
 use crate::store::line::{Line, column, driver};
@@ -14,7 +14,7 @@ use crate::telemetry::{self, GroupedStatement};
 
 /// Reserves the plain claims, then looks at the rest. While most claims are not plain, as when many tokens have expired, one
 /// statement looks at all of them instead.
-pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Answer>, DbErr> {
+pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Claimed>, DbErr> {
     let any_to_reserve = claims.iter().any(|claim| claim.until.is_some());
     let mut answers = if line.reserves_first() && any_to_reserve {
         reserve(line, claims).await?
@@ -30,11 +30,11 @@ pub(super) async fn find_and_reserve(line: &mut Line, claims: &[Claim]) -> Resul
         }
         for ((place, claim), found) in rest.iter().zip(find(line, &rest).await?) {
             plain += usize::from(found.is_plain_for(claim));
-            answers[*place] = Some(Answer::Read(found));
+            answers[*place] = Some(found);
         }
     }
     line.reserve_first(2 * plain >= claims.len());
-    Ok(answers.into_iter().map(|answer| answer.unwrap_or(Answer::Read(Claimed::Nothing))).collect())
+    Ok(answers.into_iter().map(|answer| answer.unwrap_or(Claimed::Nothing)).collect())
 }
 
 /// A claim, and its place in the group.
@@ -88,7 +88,7 @@ RETURNING plain.place, {}"
 });
 
 /// The entries that were reserved, each in its place.
-async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>>, DbErr> {
+async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Claimed>>, DbErr> {
     let statement = sqlx::query(RESERVE.as_str())
         .bind(column(claims, |claim| claim.user_id.as_str()))
         .bind(column(claims, |claim| claim.provider_id))
@@ -100,7 +100,7 @@ async fn reserve(line: &mut Line, claims: &[Claim]) -> Result<Vec<Option<Answer>
     for row in statement.fetch_all(line.postgres().await?).await.map_err(driver)? {
         let row = QueryResult::from(row);
         if let Some(reserved) = reserved.get_mut(place(&row)?) {
-            *reserved = Some(Answer::Unread(Arc::new(row)));
+            *reserved = Some(read(&row));
         }
     }
     Ok(reserved)
@@ -138,7 +138,7 @@ fn place(row: &QueryResult) -> Result<usize, DbErr> {
 }
 
 /// The entry in a row.
-pub(super) fn read(row: &QueryResult) -> Claimed {
+fn read(row: &QueryResult) -> Claimed {
     match token_entry::Model::from_query_result(row, "") {
         Ok(entry) => Claimed::of(entry),
         Err(error) => Claimed::Unreadable(Arc::new(StoreError::database(LOAD)(error))),
