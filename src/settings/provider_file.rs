@@ -1,10 +1,10 @@
 //! The provider file of `tokenkeeper provider apply` (docs/contract.md, Providers): TOML into [`ProviderRecord`]s.
 //!
 //! An error lists every mistake. It repeats no value, because any value may be a secret, but the name of a missing variable or
-//! file. [`SecretSource`] reads the
-//! environment variables and files that the file names.
+//! file that looks like one. [`SecretSource`] reads the environment variables and files that the file names.
 
 mod block;
+mod client_secret;
 mod error;
 #[cfg(test)]
 mod tests;

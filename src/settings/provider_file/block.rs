@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
-use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{Problem, SecretSource};
+use super::{Problem, SecretSource, client_secret};
 use crate::domain::escape::is_printable;
 use crate::domain::provider::{
     ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
@@ -125,12 +124,12 @@ impl Block {
 
     /// In the order in which they are tried.
     fn client_secrets(&mut self, secrets: &dyn SecretSource) -> Vec<SecretString> {
-        let given = CLIENT_SECRETS.map(|key| (key, self.keys.value(key)));
+        let given = client_secret::KEYS.map(|key| (key, self.keys.value(key)));
         let mut given = given.into_iter().filter_map(|(key, found)| Some((key, found?)));
         let (key, found) = match (given.next(), given.next()) {
             (Some(only), None) => only,
             (_, second) => {
-                let key = second.map_or(CLIENT_SECRETS[0], |(key, _)| key);
+                let key = second.map_or(client_secret::KEYS[0], |(key, _)| key);
                 self.problem(
                     key,
                     "must be there once: client_secret, client_secret_env or client_secret_file",
@@ -153,9 +152,8 @@ impl Block {
         };
         let mut usable = Vec::new();
         for text in texts {
-            match find_secret(key, text, secrets) {
-                Ok(secret) if is_client_secret(&secret) => usable.push(secret.into()),
-                Ok(_) => self.problem(key, CLIENT_SECRET),
+            match client_secret::find(key, text, secrets) {
+                Ok(secret) => usable.push(secret),
                 Err(text) => self.problem(key, text),
             }
         }
@@ -242,29 +240,7 @@ fn is_client_id(text: &str) -> bool {
     (1..=255).contains(&text.len()) && is_printable_ascii(text)
 }
 
-const CLIENT_SECRETS: [&str; 3] = ["client_secret", "client_secret_env", "client_secret_file"];
-const CLIENT_SECRET: &str =
-    "must be, or point at, 1 to 4096 printable ASCII characters (RFC 6749, appendix A.2)";
-
-fn is_client_secret(text: &str) -> bool {
-    (1..=4096).contains(&text.len()) && is_printable_ascii(text)
-}
-
-fn find_secret(key: &str, text: &str, secrets: &dyn SecretSource) -> Result<String, String> {
-    match key {
-        "client_secret_env" => secrets
-            .variable(text)
-            .ok_or_else(|| format!("names the environment variable {text}, which is not set")),
-        "client_secret_file" => match secrets.file(Path::new(text)) {
-            // Nearly every editor ends a file with a line break.
-            Ok(content) => Ok(content.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(error) => Err(format!("names the file {text}, which cannot be read: {error}")),
-        },
-        _ => Ok(text.to_owned()),
-    }
-}
-
-fn is_printable_ascii(text: &str) -> bool {
+pub(super) fn is_printable_ascii(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 

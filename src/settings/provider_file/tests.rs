@@ -100,6 +100,14 @@ fn the_secret_may_stand_in_a_variable_or_in_a_file() {
 }
 
 #[test]
+fn a_secret_behind_the_wrong_key_is_not_repeated() {
+    for key in ["client_secret_env", "client_secret_file"] {
+        let error = refused(&with("client_secret", &format!("{key} = \"s3cret-0123456789abcdef\"")));
+        assert!(!error.contains("s3cret-") && error.contains("may be the secret itself"), "{error}");
+    }
+}
+
+#[test]
 fn a_host_is_what_a_clone_url_is_found_by() {
     for host in
         ["git.example.org", "git.example.org:443", "127.0.0.1:7990", "localhost", "[::1]:7990", "a_b.c"]
@@ -155,11 +163,11 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
         ),
         (
             with("client_secret", "client_secret_env = \"UNSET\""),
-            "provider 1 (git.example.org): `client_secret_env` names the environment variable UNSET, which is not set".into(),
+            "provider 1 (git.example.org): `client_secret_env` names an environment variable that is not set: UNSET".into(),
         ),
         (
             with("client_secret", "client_secret_file = \"none.txt\""),
-            "provider 1 (git.example.org): `client_secret_file` names the file none.txt, which cannot be read: no such file".into(),
+            "provider 1 (git.example.org): `client_secret_file` names a file that cannot be read (no such file): none.txt".into(),
         ),
         (
             with("kind", "kind = \"generic\"\nclient_auth = \"basic\""),

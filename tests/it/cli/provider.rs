@@ -51,6 +51,21 @@ on_every_database! {
 }
 
 #[tokio::test]
+async fn a_client_secret_that_was_pasted_behind_the_wrong_key_is_not_repeated() {
+    let cli = Cli::with([]);
+    for secret in ["0123456789abcdef0123456789abcdef01234567", "Q~8Q~s3cret.s3cret", "/s3cret+s3cret/s3cret="]
+    {
+        for key in ["client_secret_env", "client_secret_file"] {
+            let file = format!(
+                "[[provider]]\nhost = \"h\"\nkind = \"github\"\nclient_id = \"id\"\n{key} = \"{secret}\"\n"
+            );
+            let ended = cli.run_with_input(&["provider", "apply", "-"], &file).await.with_code(1).says(key);
+            assert!(!ended.stderr.contains(secret), "{ended:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_with_a_mistake_writes_nothing_and_names_block_and_key() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let cli = Cli::of(&world);
