@@ -4,6 +4,7 @@
 //! [`Reply::encode`] turns an answer into a body. Neither does I/O, and neither puts a value that a publisher
 //! sent into an error text: a token in the wrong place must not travel on into a log or a dead letter.
 
+mod clean;
 mod clone_url;
 mod decode;
 mod envelope;
@@ -18,6 +19,7 @@ mod request;
 pub use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
 pub use clone_url::{CloneUrl, CloneUrlError, Repository};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
+pub use clean::holds_no_secret;
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, TokenValue};

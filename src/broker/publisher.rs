@@ -95,7 +95,7 @@ impl Publisher {
     }
 
     /// Publishes a message to the dead letters and waits for the confirm, however long that takes: over a new connection if
-    /// this one breaks, and until an alarm is over. Seals a body that may hold a token.
+    /// this one breaks, and until an alarm is over. Seals a body, unless it is known to hold no secret.
     ///
     /// # Errors
     /// [`Stopped`] when the worker stops first.

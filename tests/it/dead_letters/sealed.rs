@@ -67,24 +67,27 @@ async fn a_refused_pair_is_sealed_and_an_operator_with_the_key_sees_and_replays_
     for (id, body) in [
         ("m-2", json!({"user_id": "u-2", "host": 7, "token": SECRET}).to_string()),
         ("m-3", format!("{{\"token\":{{\"value\":\"{SECRET}")),
+        ("m-4", json!({"user_id": "u-2", "host": 7, "auth": {"Password": SECRET}}).to_string()),
+        ("m-5", json!({"user_id": "u-2", "host": format!("jdoe:{SECRET}@git.example.org")}).to_string()),
+        ("m-6", json!([{"client_secret": SECRET}]).to_string()),
     ] {
         let with = BasicProperties::default().with_message_id(id.into());
         world.broker.send(TOKEN_REQUEST, body, with).await.reply().await;
     }
-    until_there_are(&world, 3).await;
+    until_there_are(&world, 6).await;
     worker.stop().await;
 
     let bodies = raw(&world).await;
-    assert_eq!((bodies.len(), in_clear(&bodies)), (3, 0));
+    assert_eq!((bodies.len(), in_clear(&bodies)), (6, 0));
     assert!(bodies.iter().any(|sealed| sealed.len() == body.len()), "none has grown");
     let listed_with = listed(&cli).await;
-    assert_eq!(ids(&listed_with), ["m-1", "m-2", "m-3"]);
+    assert_eq!(ids(&listed_with), ["m-1", "m-2", "m-3", "m-4", "m-5", "m-6"]);
     assert_eq!(
         (&listed_with[0]["user_id"], &listed_with[0]["hosts"][0]),
         (&json!("u-1"), &json!("git.example.org"))
     );
     let listed_without = listed(&without_keys).await;
-    assert_eq!(ids(&listed_without), ["m-1", "m-2", "m-3"]);
+    assert_eq!(ids(&listed_without), ["m-1", "m-2", "m-3", "m-4", "m-5", "m-6"]);
     assert_eq!(
         (&listed_without[0]["user_id"], &listed_without[0]["type"]),
         (&json!(null), &json!("token.store"))
@@ -103,7 +106,7 @@ async fn a_refused_pair_is_sealed_and_an_operator_with_the_key_sees_and_replays_
 
     let ended = without_keys.run(&["dead", "replay", "--id", "m-1"]).await.with_code(1);
     assert_eq!(ended.says("sealed with key `test`").stdout, "replayed 0, failed 1\n");
-    until_there_are(&world, 3).await;
+    until_there_are(&world, 6).await;
     assert_eq!(cli.run(&["dead", "replay", "--id", "m-1"]).await.good().stdout, "replayed 1, failed 0\n");
     let channel = world.broker.channel().await;
     let queue = world.broker.name("token-stores");
