@@ -4,7 +4,7 @@ use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::dead_letters::{Sealed, without_seal};
+use super::dead_letters::{Sealed, is_of_death, without_seal};
 use super::topology::text;
 use super::{BrokerError, Feed};
 use crate::contract::{Envelope, MessageKind, ReplyTo};
@@ -72,7 +72,7 @@ impl OutgoingReply<'_> {
     }
 }
 
-/// A message for the dead letters, as it came, with the reason in its headers. Sealed if it may hold a token.
+/// A message for the dead letters, as it came, with the reason in its headers. Sealed, unless it is known to hold no secret.
 #[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
     pub routing_key: &'a str,
@@ -108,7 +108,7 @@ impl DeadLetter<'_> {
     }
 
     fn with_headers(&self, headers: FieldTable, detail: &str) -> BasicProperties {
-        let mut headers = without(headers, &[ORIGIN_HEADER]);
+        let mut headers = without(headers, |name| name == ORIGIN_HEADER || is_of_death(name));
         headers.insert(REASON_HEADER.into(), text(self.reason));
         headers.insert(DETAIL_HEADER.into(), text(&escape::line(detail)));
         headers.insert(TIME_HEADER.into(), text(&self.at.to_string()));
@@ -148,7 +148,7 @@ impl MovedMessage<'_> {
 
     fn with_headers(&self, headers: FieldTable) -> BasicProperties {
         // The broker's counts in the old queue mean nothing in the next one.
-        let mut headers = without(headers, &["x-delivery-count", "x-death"]);
+        let mut headers = without(headers, |name| name == "x-delivery-count" || is_of_death(name));
         headers.insert(ORIGIN_HEADER.into(), text(self.origin));
         let to = carried_on(self.properties, headers);
         let to = match self.to {
@@ -190,7 +190,7 @@ pub(super) fn carried_on_as(
     headers: FieldTable,
 ) -> BasicProperties {
     // These headers would make the broker route the message to further queues, with our permissions.
-    let mut headers = without(headers, &["CC", "BCC"]);
+    let mut headers = without(headers, |name| matches!(name, "CC" | "BCC"));
     if let Some(publisher) = from.user_id() {
         headers.insert(PUBLISHER_HEADER.into(), text(&escape::line(publisher.as_str())));
     }
@@ -204,15 +204,13 @@ pub(super) fn carried_on_as(
     copy(to, from.app_id().as_ref(), BasicProperties::with_app_id)
 }
 
-fn without(headers: FieldTable, names: &[&str]) -> FieldTable {
-    if !names.iter().any(|name| headers.contains_key(name)) {
+fn without(headers: FieldTable, stays_behind: impl Fn(&str) -> bool) -> FieldTable {
+    if !headers.inner().keys().any(|name| stays_behind(name.as_str())) {
         return headers;
     }
     let mut kept = FieldTable::default();
-    for (name, value) in headers.inner() {
-        if !names.contains(&name.as_str()) {
-            kept.insert(name.clone(), value.clone());
-        }
+    for (name, value) in headers.inner().iter().filter(|(name, _)| !stays_behind(name.as_str())) {
+        kept.insert(name.clone(), value.clone());
     }
     kept
 }

@@ -1,5 +1,6 @@
 //! `tokenkeeper dead`
 
+mod by_reason;
 mod drop;
 mod list;
 mod replay;
@@ -21,22 +22,24 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Shows, replays or drops the dead letters
 ///
-/// The queue PREFIX.dead-letters holds the messages that could not be answered: those that break the contract, and
-/// those that ended their worker too often (the broker's `delivery_limit`). They stay until somebody replays or drops
-/// them.
+/// The queue PREFIX.dead-letters holds the messages that could not be answered: those that break the contract, those
+/// that ended their worker too often (the broker's `delivery_limit`), and those whose time was over before a worker
+/// took them (`expired`). They stay until somebody replays or drops them.
 ///
 /// A letter's ID is its `message_id`, else a fingerprint of its body, its properties and the time it was given up.
 /// Letters with the same `message_id` have the same ID: a command with this ID applies to each of them.
 ///
 /// Showing letters does not remove or reorder them. Only one of these commands runs at a time; the next one waits. No
-/// database is needed. A body that may hold a token is sealed with the encryption keys. Without the keys, `list` does
+/// database is needed. A body that may hold a secret is sealed with the encryption keys. Without the keys, `list` does
 /// not know its user, `show` leaves the body out, and `replay` leaves the letter in the queue. A worker seals letters
 /// that the broker itself moved there within a minute; a letter without a `message_id` then gets a new ID.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  tokenkeeper dead summary
   tokenkeeper dead list
   tokenkeeper dead show 5f0c2a9be1d37746
   tokenkeeper dead replay --reason delivery_limit
+  tokenkeeper dead drop --reason expired
   tokenkeeper dead drop --id m-1 --id m-2")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -46,6 +49,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     List(list::Arguments),
+    Summary(by_reason::Arguments),
     Show(show::Arguments),
     Replay(replay::Arguments),
     Drop(drop::Arguments),
@@ -55,6 +59,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     let (broker, keys) = (&settings.broker, settings.encryption.keys);
     match arguments.command {
         Command::List(arguments) => list::run(broker, keys.as_ref(), &arguments).await,
+        Command::Summary(arguments) => by_reason::run(broker, &arguments).await,
         Command::Show(arguments) => show::run(broker, keys.as_ref(), &arguments).await,
         Command::Replay(arguments) => replay::run(broker, keys, arguments).await,
         Command::Drop(arguments) => drop::run(broker, arguments).await,

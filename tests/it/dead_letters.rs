@@ -1,5 +1,6 @@
 //! The dead letters as an operator meets them: looked at, replayed and dropped by command, and none of them lost.
 
+mod expired;
 mod interrupted;
 mod looking;
 mod replaying;

@@ -26,6 +26,8 @@ const FINGERPRINT_LEN: usize = 8;
 pub struct Letter {
     delivery: Delivery,
     destination: Option<Destination>,
+    /// Whether the broker moved it here. Then our headers in it are a publisher's.
+    is_brokers: bool,
 }
 
 /// Where a letter came from, and goes on replay.
@@ -39,8 +41,9 @@ pub enum Destination {
 
 impl Letter {
     pub(super) fn new(delivery: Delivery, names: &Names) -> Self {
-        let destination = destination(&delivery, names);
-        Self { delivery, destination }
+        let is_brokers = is_brokers(&delivery, names);
+        let destination = destination(&delivery, names, is_brokers);
+        Self { delivery, destination, is_brokers }
     }
 
     /// Its `message_id`, if that can be typed, else a fingerprint. Two letters with the same `message_id` have the same name.
@@ -51,26 +54,30 @@ impl Letter {
         }
     }
 
-    /// Why it is here, in a word: ours, else the broker's (`delivery_limit`, `expired`, …).
+    /// Why it is here, in a word: the broker's (`delivery_limit`, `expired`, …), or ours.
     pub fn reason(&self) -> String {
-        let ours = self.text(REASON_HEADER);
-        let brokers = || self.death().and_then(|death| text_in(death, "reason"));
-        ours.or_else(brokers).or_else(|| self.text("x-first-death-reason")).unwrap_or("unknown".to_owned())
+        let reason = match self.death() {
+            Some(death) => text_in(death, "reason"),
+            None => self.text(REASON_HEADER),
+        };
+        reason.unwrap_or_else(|| "unknown".to_owned())
     }
 
-    /// Why it is here, in a sentence.
+    /// Why it is here, in a sentence. None if the broker moved it.
     pub fn detail(&self) -> Option<String> {
-        self.text(DETAIL_HEADER)
+        self.text(DETAIL_HEADER).filter(|_| !self.is_brokers)
     }
 
     pub fn died_at(&self) -> Option<Timestamp> {
-        let ours = self.text(TIME_HEADER).and_then(|text| Timestamp::parse_rfc3339(&text).ok());
-        ours.or_else(|| match self.death()?.inner().get("time")? {
+        let Some(death) = self.death() else {
+            return Timestamp::parse_rfc3339(&self.text(TIME_HEADER)?).ok();
+        };
+        match death.inner().get("time")? {
             AMQPValue::Timestamp(secs) => {
                 i64::try_from(*secs).ok()?.checked_mul(1000).map(Timestamp::from_millis)
             }
             _ => None,
-        })
+        }
     }
 
     /// None: nothing in the letter tells.
@@ -106,7 +113,7 @@ impl Letter {
         self.delivery.routing_key.as_str()
     }
 
-    /// As it is in the queue: sealed, or in clear. A clear body may hold a token.
+    /// As it is in the queue: sealed, or in clear. A clear body may hold a secret.
     pub fn body(&self) -> &[u8] {
         &self.delivery.data
     }
@@ -119,7 +126,7 @@ impl Letter {
         seal::open(keys, self.routing_key(), self.properties(), self.body())
     }
 
-    /// Seals the letter if its body is in clear and may hold a token. A publisher's forged seal does not count.
+    /// Seals the letter if its body is in clear and may hold a secret. A publisher's forged seal does not count.
     pub(super) fn sealed(&self, keys: &KeyRing) -> Option<Sealed> {
         let in_clear = !seal::is_sealed(self.properties())
             || matches!(self.open(Some(keys)), Err(Unopened::Tampered(_)));
@@ -136,8 +143,9 @@ impl Letter {
         self.properties().headers().as_ref()
     }
 
+    /// The death that brought it here.
     fn death(&self) -> Option<&FieldTable> {
-        last_death(self.headers()?)
+        self.is_brokers.then(|| last_death(self.headers()?)).flatten()
     }
 
     fn text(&self, header: &str) -> Option<String> {
@@ -188,14 +196,25 @@ impl fmt::Debug for Letter {
 /// Whether we or the broker write this header about a message's death or its seal.
 pub fn is_ours(header: &str) -> bool {
     seal::is_of_seal(header)
-        || matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER | DEATHS_HEADER)
-        || header.starts_with("x-first-death-")
-        || header.starts_with("x-last-death-")
+        || matches!(header, REASON_HEADER | DETAIL_HEADER | TIME_HEADER)
+        || is_of_death(header)
+}
+
+/// Whether the broker writes this header when it moves a message. A letter that a worker lays here has none of them, so that no
+/// publisher can give it another reason.
+pub(in crate::broker) fn is_of_death(header: &str) -> bool {
+    header == DEATHS_HEADER || header.starts_with("x-first-death-") || header.starts_with("x-last-death-")
+}
+
+/// Whether the broker moved it here. A message that was put off has died too: in the queue where it waited.
+fn is_brokers(delivery: &Delivery, names: &Names) -> bool {
+    let death = delivery.properties.headers().as_ref().and_then(last_death);
+    death.is_some_and(|death| text_in(death, "queue").is_none_or(|queue| queue != names.again()))
 }
 
 /// A publisher can write any header. So headers only choose among our own queues: an exchange that a message names could be
 /// anybody's.
-fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
+fn destination(delivery: &Delivery, names: &Names, is_brokers: bool) -> Option<Destination> {
     let kind_of = |name: &str| MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == name);
     let headers = delivery.properties.headers().as_ref();
     let queue = headers.and_then(last_death).and_then(|death| text_in(death, "queue"));
@@ -216,9 +235,8 @@ fn destination(delivery: &Delivery, names: &Names) -> Option<Destination> {
         kind_of(key).map(Destination::Kind).or_else(|| (key == parked).then_some(Destination::Queue(parked)))
     };
     let by_type = || kind_of(delivery.properties.kind().as_ref()?.as_str()).map(Destination::Kind);
-    // Our own dead letters have their kind as routing key. That is right, whatever deaths the message claims.
-    let given_up_by_us = headers.is_some_and(|headers| headers.inner().contains_key(REASON_HEADER));
-    if given_up_by_us { by_key().or(of_queue) } else { of_queue.or_else(by_key) }.or_else(by_type)
+    // Our own dead letters have their kind as routing key.
+    if is_brokers { of_queue.or_else(by_key) } else { by_key() }.or_else(by_type)
 }
 
 fn last_death(headers: &FieldTable) -> Option<&FieldTable> {

@@ -18,8 +18,12 @@ use crate::cli::{Ending, Failure};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead list
+  tokenkeeper dead list --reason expired
   tokenkeeper dead list --json | jq -r '.[] | select(.reason == \"delivery_limit\") | .id'")]
 pub(crate) struct Arguments {
+    /// Only those with this reason, as the column REASON shows it; may be given several times
+    #[arg(long, value_name = "REASON")]
+    reason: Vec<String>,
     /// Prints a JSON array
     #[arg(long)]
     json: bool,
@@ -34,8 +38,10 @@ pub(super) async fn run(
     let bar = progress(&letters);
     let mut summaries = Vec::new();
     while let Some(letter) = letters.next().await? {
-        summaries.push(Summary::of(&letter, letter.open(keys).ok().as_deref()));
         bar.inc(1);
+        if arguments.reason.is_empty() || arguments.reason.contains(&letter.reason()) {
+            summaries.push(Summary::of(&letter, letter.open(keys).ok().as_deref()));
+        }
     }
     bar.finish_and_clear();
     // Before printing, because a pager may block for hours.
@@ -43,6 +49,8 @@ pub(super) async fn run(
     let mut output = Output::new();
     if arguments.json {
         output.json(&summaries)?;
+    } else if summaries.is_empty() && !arguments.reason.is_empty() {
+        note("There are no such dead letters; `tokenkeeper dead summary` counts those there are.");
     } else if summaries.is_empty() {
         note("There are no dead letters.");
     } else {

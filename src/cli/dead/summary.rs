@@ -34,10 +34,7 @@ impl Summary {
             at: letter.died_at(),
             reason: letter.reason(),
             detail: letter.detail(),
-            kind: letter.destination().map(|destination| match destination {
-                Destination::Kind(kind) => kind.to_string(),
-                Destination::Queue(queue) => queue.clone(),
-            }),
+            kind: origin(letter),
             user_id: echo.user_id,
             hosts: echo.host.map_or_else(|| hosts_of_start(body), |host| vec![host]),
             workspace_id: echo.workspace_id,
@@ -50,6 +47,14 @@ impl Summary {
     pub(super) fn hosts(&self) -> Option<String> {
         (!self.hosts.is_empty()).then(|| self.hosts.join(" "))
     }
+}
+
+/// The kind of message, or the queue that it came from. None: nothing in the letter tells.
+pub(super) fn origin(letter: &Letter) -> Option<String> {
+    letter.destination().map(|destination| match destination {
+        Destination::Kind(kind) => kind.to_string(),
+        Destination::Queue(queue) => queue.clone(),
+    })
 }
 
 fn hosts_of_start(body: &[u8]) -> Vec<String> {

@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 19] = [
+const COMMANDS: [&[&str]; 20] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["token", "import"],
     &["token", "list"],
     &["token", "show"],
+    &["dead", "summary"],
     &["dead", "list"],
     &["dead", "show"],
     &["dead", "replay"],

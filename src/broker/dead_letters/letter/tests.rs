@@ -40,13 +40,42 @@ fn a_letter_of_ours_tells_why_and_when_and_goes_where_its_routing_key_says() {
         (REASON_HEADER, text("invalid_request")),
         (DETAIL_HEADER, text("missing field `host`")),
         (TIME_HEADER, text("2020-01-01T01:05:00.000Z")),
-        died_in("tk.token-stores"),
+        // It was put off before.
+        died_in("tk.again"),
     ]);
     let letter = letter("token.request", with_headers(headers), b"{}");
     assert_eq!(letter.reason(), "invalid_request");
     assert_eq!(letter.detail().as_deref(), Some("missing field `host`"));
     assert_eq!(letter.died_at(), Some(Timestamp::from_millis(1_577_840_700_000)));
-    assert_eq!(letter.kind(), Some(MessageKind::TokenRequest), "whatever deaths it claims");
+    assert_eq!(letter.kind(), Some(MessageKind::TokenRequest));
+}
+
+#[test]
+fn no_publisher_chooses_what_is_said_of_its_letter() {
+    let forged = table([
+        (REASON_HEADER, text("expired")),
+        (DETAIL_HEADER, text("drop me")),
+        (TIME_HEADER, text("2000-01-01T00:00:00.000Z")),
+        died_in("tk.token-stores"),
+    ]);
+    // The broker leaves our headers, and puts its own in front.
+    let of_broker = letter("any.key", with_headers(forged.clone()), b"{}");
+    assert_eq!((of_broker.reason().as_str(), of_broker.detail()), ("delivery_limit", None));
+    assert_eq!(of_broker.died_at(), Some(Timestamp::from_millis(1_577_840_700_000)));
+    assert_eq!(of_broker.kind(), Some(MessageKind::TokenStore));
+    // The worker overwrites our headers, and leaves the broker's out.
+    let came_with = with_headers(forged);
+    let given_up = crate::broker::DeadLetter {
+        routing_key: "token.request",
+        properties: &came_with,
+        reason: "invalid_request",
+        detail: "missing field `host`",
+        at: Timestamp::from_millis(7),
+    };
+    let of_worker = letter("token.request", given_up.properties(None, u32::MAX), b"{}");
+    assert_eq!(of_worker.reason(), "invalid_request");
+    assert_eq!(of_worker.died_at(), Some(Timestamp::from_millis(7)));
+    assert_eq!(of_worker.kind(), Some(MessageKind::TokenRequest));
 }
 
 #[test]
