@@ -85,6 +85,7 @@ pub struct TimeFrame {
     received_at: Timestamp,
     deadline: Timestamp,
     give_up_at: Instant,
+    is_of_message: bool,
 }
 
 impl TimeFrame {
@@ -96,6 +97,11 @@ impl TimeFrame {
     /// The same, by the clock that workers share.
     pub const fn deadline(&self) -> Timestamp {
         self.deadline
+    }
+
+    /// Whether the message itself says when its time ends. Otherwise a later try has as much time again.
+    pub const fn is_of_message(&self) -> bool {
+        self.is_of_message
     }
 
     fn is_over(&self) -> bool {
@@ -168,12 +174,13 @@ impl Handler {
     }
 
     /// When the request came, and when its requester stops waiting. That is the `deadline` from before the message was put off,
-    /// if there is one. Otherwise the budget counts from the message's `timestamp`, because the message may have waited in the
-    /// queue, or from now.
+    /// if there is one. Otherwise the time counts from the message's `timestamp`, because the message may have waited in the
+    /// queue. Without one, `expiration` counts from when the message `arrived` in this worker, and a budget from now.
     pub fn time_frame(
         &self,
         kind: MessageKind,
         envelope: &Envelope,
+        arrived: Instant,
         deadline: Option<Timestamp>,
     ) -> TimeFrame {
         let budget = match kind {
@@ -189,9 +196,15 @@ impl Handler {
         let ages = kind != MessageKind::TokenStore || envelope.time_to_live.is_some();
         // A publisher whose clock is ahead does not get more time.
         let published_at = envelope.published_at.filter(|_| ages).map(|at| at.plus(REST_OF_THE_SECOND));
-        let counted_from = published_at.map_or(received_at, |at| at.min(received_at));
+        let came_at = match envelope.time_to_live {
+            Some(_) => received_at.minus(arrived.elapsed()),
+            None => received_at,
+        };
+        let counted_from = published_at.map_or(came_at, |at| at.min(came_at));
+        let is_of_message = deadline.is_some() || envelope.time_to_live.is_some() || published_at.is_some();
         let deadline = deadline.unwrap_or_else(|| counted_from.plus(budget));
-        TimeFrame { received_at, deadline, give_up_at: Instant::now() + deadline.since(received_at) }
+        let give_up_at = Instant::now() + deadline.since(received_at);
+        TimeFrame { received_at, deadline, give_up_at, is_of_message }
     }
 
     async fn token_reply(&self, ask: Ask<'_>) -> TokenReply {

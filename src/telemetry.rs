@@ -166,7 +166,7 @@ pub fn token_not_accepted(host: &str) {
     tracing::warn!(host, "the provider's validate_url does not accept a new token; it is handed out anyway");
 }
 
-/// The request is tried again or answered with `internal`.
+/// The request is tried again or answered with an error.
 pub fn store_failed(error: &dyn Display) {
     tracing::error!(%error, "a database statement failed");
 }

@@ -115,9 +115,17 @@ pub(super) fn deadline_exceeded() -> ErrorBody {
     ErrorBody::new(ErrorCode::DeadlineExceeded, "the time of the request ran out")
 }
 
+/// The time of a request ran out while the database was away, or held its statement up.
+pub(super) fn database_away() -> ErrorBody {
+    let message = "the time of the request ran out while the database did not answer";
+    ErrorBody::new(ErrorCode::DeadlineExceeded, message)
+}
+
+/// Of an error that another try meets again.
 pub(super) fn internal_message(error: &StoreError) -> &'static str {
     match error {
-        StoreError::Database { .. } | StoreError::NoAnswer => "the database does not answer",
+        StoreError::NoAnswer => "the database does not answer",
+        StoreError::Database { .. } => "the database refuses a value; the worker's log says why",
         StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
         StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
     }

@@ -30,9 +30,9 @@ impl Handler {
         let lifetime = Duration::ZERO;
         let ask = Ask { user_id, host, lifetime, time, publisher, kind: MessageKind::TokenReport, queue };
         let taken = async {
-            let provider = self.retry_in_time(time, || self.provider_for(&ask)).await?;
+            let provider = self.in_time(time, || self.provider_for(&ask)).await?;
             let result = self
-                .retry_in_time(time, || self.try_report(&ask, Arc::clone(&provider), request.token_sha256))
+                .in_time(time, || self.try_report(&ask, Arc::clone(&provider), request.token_sha256))
                 .await?;
             telemetry::token_reported(&provider.host, result);
             Ok(result)

@@ -22,7 +22,7 @@ impl Handler {
             workspace_id: None,
         };
         let login = Login::from(request);
-        let stored = self.retry_in_time(time, || self.try_store(&login, publisher, redelivered)).await;
+        let stored = self.in_time(time, || self.try_store(&login, publisher, redelivered)).await;
         match stored {
             Ok(()) => StoreReply::Ok,
             Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),

@@ -6,10 +6,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::grant::{Grant, Way, refused};
-use super::refusal::{Refusal, deadline_exceeded, flight_failed, internal_message, refused_before};
+use super::refusal::{
+    Refusal, database_away, deadline_exceeded, flight_failed, internal_message, refused_before,
+};
 use super::{Handler, TimeFrame};
 use crate::contract::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
 use crate::domain::clock::Timestamp;
@@ -24,9 +26,9 @@ use crate::telemetry::{self, Opportunism, Statement};
 /// How a request is tried again while the database is away.
 const DATABASE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(2));
 
-/// How long statements may take after the request's time is over. A statement can hang on a lock or a lost connection, and the
-/// requester must get an answer.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+/// How much longer than its time a request is worked on. A request that waited to its end looks once more at a database that
+/// answers, and the requester is still told within a quarter of a second.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// A request takes a joined flight's failure for its own if its time ends at most this much later than the flight's. So
 /// requests of about the same time fail together, instead of trying one after the other.
@@ -56,8 +58,8 @@ impl Ask<'_> {
 impl Handler {
     /// Hands out a token, and counts the result. Only known hosts are counted, because a label must not come from a publisher.
     pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
-        let provider = self.retry_in_time(ask.time, || self.provider_for(ask)).await?;
-        let granted = self.retry_in_time(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
+        let provider = self.in_time(ask.time, || self.provider_for(ask)).await?;
+        let granted = self.in_time(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
         match granted {
             Ok(grant) => {
                 telemetry::token_requested(&provider.host, grant.result, grant.opportunism);
@@ -70,8 +72,11 @@ impl Handler {
         }
     }
 
-    /// Runs `attempt` again while the database is away and there is time.
-    pub(super) async fn retry_in_time<T, F>(
+    /// The limit of a request: answers when its time is over, whatever `attempt` waits for. Runs `attempt` again while the
+    /// database is away.
+    ///
+    /// What the request has begun goes on without it: a flight, or a statement that it shares with others.
+    pub(super) async fn in_time<T, F>(
         &self,
         time: TimeFrame,
         mut attempt: impl FnMut() -> F,
@@ -79,21 +84,31 @@ impl Handler {
     where
         F: Future<Output = Result<T, Refusal>>,
     {
-        let mut delays = DATABASE_AGAIN.delays();
-        loop {
-            let error = match timeout_at(time.give_up_at + LAST_LOOK, attempt()).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(Refusal::Answer(error))) => return Err(error),
-                Ok(Err(Refusal::Store(error))) => error,
-                // Everything else that an attempt waits for ends with the time of the request.
-                Err(_) => Arc::new(StoreError::NoAnswer),
-            };
-            telemetry::store_failed(&error);
-            self.database.suspect();
-            if !error.is_transient() || !delays.wait_before(time.give_up_at).await {
-                return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
+        let attempts = async {
+            let mut delays = DATABASE_AGAIN.delays();
+            loop {
+                let error = match attempt().await {
+                    Ok(value) => return Ok(value),
+                    Err(Refusal::Answer(error)) => return Err(error),
+                    Err(Refusal::Store(error)) => error,
+                };
+                telemetry::store_failed(&error);
+                self.database.suspect();
+                if !error.is_transient() {
+                    return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
+                }
+                if !delays.wait_before(time.give_up_at).await {
+                    sleep_until(time.give_up_at).await;
+                    return Err(database_away());
+                }
             }
-        }
+        };
+        // Everything else that an attempt waits for ends with the time of the request.
+        timeout_at(time.give_up_at + LAST_LOOK, attempts).await.unwrap_or_else(|_| {
+            telemetry::store_failed(&StoreError::NoAnswer);
+            self.database.suspect();
+            Err(database_away())
+        })
     }
 
     pub(super) async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use lapin::message::Delivery;
 use lapin::options::BasicCancelOptions;
 use lapin::{Channel, Event};
 use tokio::task::JoinSet;
@@ -21,7 +20,7 @@ use super::in_hand::{InHand, Place};
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
-use super::subscription::Subscription;
+use super::subscription::{Arrival, Subscription};
 use super::suspects::{Next, Origin, Tier, ends};
 use crate::app::admin::Health;
 use crate::app::lifecycle::Stop;
@@ -230,12 +229,12 @@ impl Consumers {
         }
         let mut late = InHand::nothing(&self.messages);
         // Under the same limit: on a connection that is breaking the end of the stream may never come.
-        while let Ok(Some(Ok(delivery))) = timeout(limit, subscription.deliveries.next()).await {
+        while let Ok(Some(arrival)) = timeout(limit, subscription.next_late()).await {
             let place = Arc::clone(subscription.progress.places()).try_acquire_owned().ok();
             if stopped && place.is_none() {
-                subscription.acks.settle(delivery.delivery_tag, Disposition::Nack);
+                subscription.acks.settle(arrival.delivery.delivery_tag, Disposition::Nack);
             } else {
-                self.take(delivery, place, &subscription, feed, &mut late);
+                self.take(arrival, place, &subscription, feed, &mut late);
             }
         }
         Ok(if stopped { Pumped::Stopped(subscription.channel) } else { Pumped::TurnOver })
@@ -253,7 +252,7 @@ impl Consumers {
         // First, so that what came together is looked up together.
         while let Poll::Ready(next) = subscription.poll_next(context) {
             match next {
-                Ok((delivery, place)) => self.take(delivery, Some(place), subscription, feed, in_hand),
+                Ok((arrival, place)) => self.take(arrival, Some(place), subscription, feed, in_hand),
                 Err(error) => return Poll::Ready(error),
             }
             taken = true;
@@ -266,7 +265,7 @@ impl Consumers {
 
     fn take(
         &self,
-        delivery: Delivery,
+        arrival: Arrival,
         place: Option<Place>,
         subscription: &Subscription,
         feed: Feed,
@@ -275,11 +274,11 @@ impl Consumers {
         match feed {
             Feed::Messages(kind) | Feed::Partition(kind, _) => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
-                match self.tier.next(ends(&delivery), self.settings.delivery_limit) {
+                match self.tier.next(ends(&arrival.delivery), self.settings.delivery_limit) {
                     Next::Work => {
-                        let origin = Origin::of_put_off(kind, &self.settler.keys, &delivery);
+                        let origin = Origin::of_put_off(kind, &self.settler.keys, &arrival.delivery);
                         let prefix = &self.settings.prefix;
-                        let mut received = Received::new(kind, self.tier, delivery, prefix, replies, acks);
+                        let mut received = Received::new(kind, self.tier, arrival, prefix, replies, acks);
                         if let Some(origin) = origin {
                             received = received.with_origin(origin);
                         }
@@ -288,19 +287,20 @@ impl Consumers {
                     Next::MoveTo(_) | Next::GiveUp => {
                         let (settler, lifeline) =
                             (Arc::clone(&self.settler), self.lifeline(&subscription.channel));
-                        in_hand.take(settler.move_away(kind, delivery, acks, lifeline), place);
+                        in_hand.take(settler.move_away(kind, arrival.delivery, acks, lifeline), place);
                     }
                 }
             }
             Feed::Suspects | Feed::Isolated => {
                 let (replies, acks) = (Arc::clone(&subscription.replies), subscription.acks.clone());
-                let next = self.tier.next(ends(&delivery), self.settings.delivery_limit);
+                let next = self.tier.next(ends(&arrival.delivery), self.settings.delivery_limit);
                 let lifeline = self.lifeline(&subscription.channel);
                 let settler = Arc::clone(&self.settler);
-                let process = settler.process_suspect(self.tier, delivery, replies, acks, lifeline, next);
+                let process = settler.process_suspect(self.tier, arrival, replies, acks, lifeline, next);
                 in_hand.take(process, place);
             }
             Feed::ParkedPairs => {
+                let delivery = arrival.delivery;
                 let settlement = Settlement::new(subscription.acks.clone(), delivery.delivery_tag);
                 in_hand.take(Arc::clone(&self.restorer).process(delivery, settlement), place);
             }

@@ -12,11 +12,11 @@ use crate::requests::TimeFrame;
 use crate::telemetry;
 
 impl Settler {
-    /// Whether the same message may succeed later. A message past its deadline cannot. Also true without a `retry_limit`:
+    /// Whether the same message may succeed later. A message past its own deadline cannot. Also true without a `retry_limit`:
     /// [`Settler::put_off`] then returns [`NotMoved`], and the broker delays the message.
-    pub(super) fn may_be_put_off(&self, received: &Received, code: ErrorCode) -> bool {
+    pub(super) fn may_be_put_off(&self, received: &Received, time: TimeFrame, code: ErrorCode) -> bool {
         code.is_retryable()
-            && code != ErrorCode::DeadlineExceeded
+            && !(code == ErrorCode::DeadlineExceeded && time.is_of_message())
             && self.retry_limit.is_none_or(|limit| received.put_off < limit)
     }
 
@@ -28,11 +28,10 @@ impl Settler {
         if self.retry_limit.is_none() {
             return Err(NotMoved);
         }
-        let is_aged = received.envelope.time_to_live.is_some() || received.deadline.is_some();
         let origin = Origin {
             kind: received.kind,
             publisher: received.envelope.publisher.clone(),
-            deadline_ms: is_aged.then(|| time.deadline().as_millis()),
+            deadline_ms: time.is_of_message().then(|| time.deadline().as_millis()),
             put_off: received.put_off + 1,
         };
         let body = &received.delivery.data;

@@ -12,6 +12,7 @@ use tracing::{Instrument, Span, field};
 
 use super::acks::{Acks, Disposition};
 use super::settlement::Settlement;
+use super::subscription::Arrival;
 use super::suspects::{Origin, Tier};
 use crate::app::lifecycle::Stop;
 use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Stopped, Told, Unanswered};
@@ -49,6 +50,8 @@ pub(super) struct Received {
     pub(super) put_off: u32,
     since: Instant,
     replies: Arc<Replies>,
+    /// When it came to this worker. It may have waited for a place since.
+    arrived: Instant,
     settlement: Settlement,
     in_flight: InFlight,
 }
@@ -71,7 +74,7 @@ impl Received {
     pub(super) fn new(
         kind: MessageKind,
         tier: Tier,
-        delivery: Delivery,
+        Arrival { delivery, at: arrived }: Arrival,
         prefix: &str,
         replies: Arc<Replies>,
         acks: Acks,
@@ -89,6 +92,7 @@ impl Received {
             put_off,
             since,
             replies,
+            arrived,
             settlement,
             in_flight,
         })
@@ -182,7 +186,8 @@ impl Settler {
         received: Box<Received>,
         request: Result<Request, InvalidRequest>,
     ) -> Result<Handled, (Box<Received>, Stopped)> {
-        let time = self.handler.time_frame(received.kind, &received.envelope, received.deadline);
+        let Received { kind, arrived, deadline, .. } = *received;
+        let time = self.handler.time_frame(kind, &received.envelope, arrived, deadline);
         let incoming = Incoming {
             kind: received.kind,
             request,
@@ -233,7 +238,7 @@ impl Settler {
                 None => MessageOutcome::Ok,
                 Some(_) if is_told => MessageOutcome::Error,
                 // Nobody can be told, so the message is kept.
-                Some(error) if self.may_be_put_off(&received, error.code) => {
+                Some(error) if self.may_be_put_off(&received, time, error.code) => {
                     match Box::pin(self.put_off(&received, time)).await {
                         Ok(()) => MessageOutcome::PutOff,
                         Err(NotMoved) => return Err((received, Unanswered::NobodyToTell)),

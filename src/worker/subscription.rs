@@ -4,17 +4,18 @@
 //! a worker's priority is a hash of its name and the partition's index. So each partition has one preferred worker, and the
 //! others stand by. The workers need not agree on it. `docs/partitions.md` has the consequences.
 
-use std::pin::Pin;
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
-use futures_util::stream::{self, Chain, Iter, Peekable};
+use futures_util::stream::{self, Chain, Fuse, Iter};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 
 use super::acks::Acks;
@@ -30,6 +31,18 @@ const PREFETCH_PARKED_PAIRS: u16 = 64;
 /// A worker that is first in a quarter of the partitions can fill its places from these alone.
 const PARTITIONS_THAT_FILL_IT: u32 = 4;
 
+/// A delivery, and when it came to this worker.
+pub(super) struct Arrival {
+    pub(super) delivery: Delivery,
+    pub(super) at: Instant,
+}
+
+impl Arrival {
+    fn now(delivery: Delivery) -> Self {
+        Self { delivery, at: Instant::now() }
+    }
+}
+
 /// A queue that is consumed.
 pub(super) struct Subscription {
     /// Closed when the last one who may still ack on it lets go.
@@ -37,7 +50,11 @@ pub(super) struct Subscription {
     pub(super) replies: Arc<Replies>,
     pub(super) acks: Acks,
     /// What came before the queue was consumed, and what comes since.
-    pub(super) deliveries: Peekable<Chain<Iter<std::option::IntoIter<lapin::Result<Delivery>>>, Consumer>>,
+    deliveries: Fuse<Chain<Iter<std::option::IntoIter<lapin::Result<Delivery>>>, Consumer>>,
+    /// What came and has no place yet: no more than the prefetch.
+    waiting: VecDeque<Arrival>,
+    /// Why nothing comes any more.
+    ended: Option<BrokerError>,
     pub(super) tag: ShortString,
     pub(super) queue: String,
     pub(super) progress: Arc<Progress>,
@@ -49,22 +66,56 @@ impl Subscription {
     pub(super) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<(Delivery, Place), BrokerError>> {
+    ) -> Poll<Result<(Arrival, Place), BrokerError>> {
         if self.acks.is_closed() {
             return Poll::Ready(Err(BrokerError::NoAcks { queue: self.queue.clone() }));
         }
-        let place = match ready!(Pin::new(&mut self.deliveries).poll_peek(context)) {
-            Some(Ok(_)) => ready!(self.places.poll_acquire(context)),
-            Some(Err(_)) | None => None,
+        if self.waiting.is_empty() {
+            self.receive(context);
+        }
+        if self.waiting.is_empty() {
+            return match self.ended.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => Poll::Pending,
+            };
+        }
+        let Poll::Ready(place) = self.places.poll_acquire(context) else {
+            // The time of a message begins when it comes, and not when it gets a place.
+            self.receive(context);
+            return Poll::Pending;
         };
-        Poll::Ready(match (ready!(self.deliveries.poll_next_unpin(context)), place) {
-            (Some(Ok(delivery)), Some(place)) => Ok((delivery, place)),
-            (Some(Err(source)), _) => {
-                Err(BrokerError::Amqp { action: format!("consume queue {}", self.queue), source })
-            }
-            // Nobody closes the semaphore, so a delivery has a place.
-            (Some(Ok(_)) | None, _) => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
+        Poll::Ready(match (self.waiting.pop_front(), place) {
+            (Some(arrival), Some(place)) => Ok((arrival, place)),
+            // Nobody closes the semaphore, and something waits.
+            (None, _) | (_, None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
         })
+    }
+
+    /// Takes what has come. `context` is woken when more comes.
+    fn receive(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(next) = self.deliveries.poll_next_unpin(context) {
+            let error = match next {
+                Some(Ok(delivery)) => {
+                    self.waiting.push_back(Arrival::now(delivery));
+                    continue;
+                }
+                Some(Err(source)) => {
+                    BrokerError::Amqp { action: format!("consume queue {}", self.queue), source }
+                }
+                None => BrokerError::Cancelled { queue: self.queue.clone() },
+            };
+            // The first one says why.
+            self.ended.get_or_insert(error);
+            return;
+        }
+    }
+
+    /// What the broker had sent when its consumer was cancelled, one after the other.
+    pub(super) async fn next_late(&mut self) -> Option<Arrival> {
+        match self.waiting.pop_front() {
+            Some(arrival) => Some(arrival),
+            None => self.deliveries.next().await?.ok().map(Arrival::now),
+        }
     }
 }
 
@@ -96,11 +147,12 @@ impl Consumers {
         }
         let consume = channel.basic_consume(name, tag.clone(), BasicConsumeOptions::default(), arguments);
         let consumer = within(limit, || format!("consume queue {queue}"), consume).await?;
-        let deliveries = stream::iter(before.map(Ok)).chain(consumer).peekable();
+        let deliveries = stream::iter(before.map(Ok)).chain(consumer).fuse();
         let progress = self.health.watch(feed, self.in_hand(feed));
         let places = PollSemaphore::new(Arc::clone(progress.places()));
         let replies = Arc::clone(replies);
-        Ok(Subscription { channel, replies, acks, deliveries, tag, queue, progress, places })
+        let (waiting, ended) = (VecDeque::new(), None);
+        Ok(Subscription { channel, replies, acks, deliveries, waiting, ended, tag, queue, progress, places })
     }
 
     /// How many messages may be in hand at once: of this queue, or of all partitions of a kind together.

@@ -76,14 +76,14 @@ async fn what_is_in_hand_waits_what_is_not_stays_with_the_broker_and_all_goes_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_whose_time_runs_out_while_the_database_is_away_is_answered_with_internal() {
+async fn a_request_whose_time_runs_out_while_the_database_is_away_is_told_so() {
     let (mut world, proxy) = world_behind_a_proxy().await;
     world.set("worker.request_budget_secs", 2).set("refresh.wait_secs", 1);
     let worker = world.spawn_worker().await;
 
     let in_hand = in_hand_when_it_goes(&world, &proxy).await;
 
-    assert!(error_message(&in_hand.reply().await.body, "internal").contains("database"));
+    assert!(error_message(&in_hand.reply().await.body, "deadline_exceeded").contains("database"));
     proxy.accept();
     eventually("the pair to be stored", PATIENCE, async || {
         (world.request("in-hand").await["status"] == "ok").then_some(())
@@ -126,7 +126,7 @@ async fn a_statement_that_never_ends_is_not_waited_for_longer_than_a_request_has
     token(&world.request("jdoe").await);
     let held = hold_every_token(&world).await;
 
-    error_message(&world.request_for("jdoe", 3600).await, "internal");
+    error_message(&world.request_for("jdoe", 3600).await, "deadline_exceeded");
 
     held.rollback().await.unwrap();
     token(&world.request_for("jdoe", 3600).await);

@@ -37,6 +37,7 @@ mod no_secrets;
 mod nodelay;
 mod one_user;
 mod open_files;
+mod own_time;
 mod panics;
 mod parking;
 mod partitions;

@@ -197,7 +197,7 @@ async fn an_unknown_host_gets_no_series_even_while_the_database_is_away() {
     .await;
     proxy.refuse();
     proxy.cut_all();
-    error_message(&request.reply().await.body, "internal");
+    error_message(&request.reply().await.body, "deadline_exceeded");
 
     let (_, metrics) = worker.get("metrics").await;
     assert!(!metrics.contains("made.up"), "{metrics}");

@@ -222,6 +222,41 @@ async fn all_partitions_together_fill_the_prefetch_once_and_a_worker_that_stops_
     staying.stop(&world).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_of_a_message_runs_while_it_waits_for_a_place() {
+    let mut world = world_with_partitions(2).await;
+    world.set("worker.prefetch_token_requests", 1);
+    let worker = world.spawn_worker().await;
+    world.user_with_expired_token("busy").await;
+    world.user_with_token("late").await;
+    world.user_with_token("bystander").await;
+    let gate = world.scm.hold_refreshes();
+    let within = async |index: usize, user: &str, expiration_ms: u64| {
+        let with = BasicProperties::default().with_expiration(expiration_ms.to_string().into());
+        let (queue, body) = (format!("token-requests.{index}"), world.token_request(user).to_string());
+        world.broker.send_to_queue(&queue, body, with).await
+    };
+    let busy = within(0, "busy", 3_000).await;
+    gate.wait_for_parked(1).await;
+    // It has all the time that it wants once it has a place, and too little until then.
+    let late = within(1, "late", 1_500).await;
+    eventually("the worker to have it", PATIENCE, async || {
+        (messages_in_partitions(&world, 2).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(worker.requests_in_hand().await, 1);
+    let bystander = send_to(&world, 1, "bystander").await;
+
+    let [busy, late, bystander] = answers(vec![busy, late, bystander]).await.try_into().expect("three");
+
+    for out_of_time in [busy, late] {
+        assert_eq!(out_of_time["error"]["code"], "deadline_exceeded", "{out_of_time}");
+    }
+    assert_ok(&[bystander]);
+    gate.release();
+    worker.stop(&world).await;
+}
+
 /// The broker counts a message that is given back as delivered, and two such deliveries make a suspect of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_wait_for_a_place_are_not_given_back_when_the_database_goes_away() {

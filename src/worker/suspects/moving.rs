@@ -14,6 +14,7 @@ use crate::telemetry::{self, SuspectMoved};
 use crate::worker::acks::{Acks, Disposition};
 use crate::worker::settle::{Received, Settler};
 use crate::worker::settlement::Settlement;
+use crate::worker::subscription::Arrival;
 
 /// The broker's own reason for a message that it gives up itself.
 const DELIVERY_LIMIT: &str = "delivery_limit";
@@ -43,20 +44,20 @@ impl Settler {
     pub(in crate::worker) async fn process_suspect(
         self: Arc<Self>,
         tier: Tier,
-        delivery: Delivery,
+        arrival: Arrival,
         replies: Arc<Replies>,
         acks: Acks,
         lifeline: Lifeline,
         next: Next,
     ) {
-        match (next, Origin::open(&self.keys, &delivery)) {
+        match (next, Origin::open(&self.keys, &arrival.delivery)) {
             (Next::Work, Some(origin)) => {
-                let received = Received::new(origin.kind, tier, delivery, &self.prefix, replies, acks);
+                let received = Received::new(origin.kind, tier, arrival, &self.prefix, replies, acks);
                 let received = received.with_origin(origin);
                 self.process(received).await;
             }
             (Next::Work | Next::MoveTo(_) | Next::GiveUp, _) => {
-                self.move_suspect(delivery, acks, lifeline, next).await;
+                self.move_suspect(arrival.delivery, acks, lifeline, next).await;
             }
         }
     }
