@@ -15,11 +15,13 @@ mod redacted;
 mod reply;
 mod reply_to;
 mod request;
+mod unknown_field;
+mod warning;
 
 pub use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
-pub use clone_url::{CloneUrl, CloneUrlError, Repository};
-pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, max_body_bytes};
 pub use clean::holds_no_secret;
+pub use clone_url::{CloneUrl, CloneUrlError, Repository};
+pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, decode_noting, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, TokenValue};
@@ -27,10 +29,12 @@ pub use lifetime::LifetimeSecs;
 pub use redacted::RedactedBody;
 pub use reply::{
     ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status,
-    StoreReply, TokenGrant, TokenReply, Warning, WorkspaceStartReply,
+    StoreReply, TokenGrant, TokenReply, WorkspaceStartReply,
 };
 pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
     MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest, Wanted,
     WorkspaceStartRequest,
 };
+pub use unknown_field::{UnknownField, UnknownFields};
+pub use warning::Warning;

@@ -210,12 +210,10 @@ impl Handler {
     async fn token_reply(&self, ask: Ask<'_>) -> TokenReply {
         match self.hand_out(&ask).await {
             Ok(grant) => TokenReply::Ok(grant),
-            Err(error) => TokenReply::Error(ErrorReply {
-                workspace_id: None,
-                user_id: Some(ask.user_id.to_owned()),
-                host: Some(ask.host.to_owned()),
-                error,
-            }),
+            Err(error) => {
+                let (user_id, host) = (Some(ask.user_id.to_owned()), Some(ask.host.to_owned()));
+                TokenReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
+            }
         }
     }
 }

@@ -67,6 +67,7 @@ const LOST_CAS: &str = "tokenkeeper_lost_compare_and_sets_total";
 const REFRESH_RETRIES: &str = "tokenkeeper_refresh_retries_total";
 const REFRESH_FAILURES: &str = "tokenkeeper_refresh_failures_total";
 const PUBLISHER_REFUSALS: &str = "tokenkeeper_publisher_limit_refusals_total";
+const UNKNOWN_FIELDS: &str = "tokenkeeper_unknown_fields_total";
 const FLAG_RELOADS: &str = "tokenkeeper_flag_reloads_total";
 
 label! {
@@ -176,6 +177,11 @@ pub fn dead_lettered(kind: MessageKind, reason: &str) {
     tracing::warn!(reason, "message moved to the dead letters");
 }
 
+/// A message has fields that the contract does not know. Their names are in the reply alone.
+pub fn unknown_fields(kind: MessageKind) {
+    counter!(UNKNOWN_FIELDS, "type" => kind.routing_key()).increment(1);
+}
+
 /// `publisher` is `None` if it is unknown. `is_told` limits the rate of log lines.
 pub fn publisher_refused(kind: MessageKind, publisher: Option<&str>, is_told: bool) {
     counter!(PUBLISHER_REFUSALS, "type" => kind.routing_key()).increment(1);
@@ -251,10 +257,12 @@ pub fn describe() {
     describe_counter!(REFRESH_RETRIES, "Calls to token endpoints that were retried.");
     describe_counter!(REFRESH_FAILURES, "Failed refreshes, by code.");
     describe_counter!(PUBLISHER_REFUSALS, "Messages refused because their publisher asks too often.");
+    describe_counter!(UNKNOWN_FIELDS, "Messages with fields that the contract does not know.");
     describe_counter!(FLAG_RELOADS, "Times a changed flag file was read.");
     for kind in MessageKind::ALL {
         let label = kind.routing_key();
         counter!(PUBLISHER_REFUSALS, "type" => label).absolute(0);
+        counter!(UNKNOWN_FIELDS, "type" => label).absolute(0);
         gauge!(IN_FLIGHT, "type" => label).set(0.0);
         counter!(DEAD_LETTERS, "type" => label).absolute(0);
         for outcome in MessageOutcome::ALL {

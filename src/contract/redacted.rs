@@ -5,6 +5,7 @@ use url::Url;
 
 use super::clone_url::CloneUrl;
 use super::decode::MAX_BODY_BYTES;
+use super::unknown_field::is_a_name;
 use crate::domain::clock::Timestamp;
 use crate::domain::escape::is_printable;
 use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
@@ -64,12 +65,6 @@ fn object(fields: &Map<String, Value>, show: &dyn Fn(&str, &Value) -> Value) -> 
         shown.insert("…".to_owned(), json!(format!("[not shown: {nameless} more]")));
     }
     shown
-}
-
-/// A misspelt field's name is worth showing, but a token may stand in its place. Tokens have digits, capitals or hyphens,
-/// or are long.
-fn is_a_name(text: &str) -> bool {
-    text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn field(name: &str, value: &Value, secrets: &[String]) -> Value {
@@ -214,7 +209,10 @@ mod tests {
 
     #[test]
     fn a_misspelt_field_is_seen() {
-        assert_eq!(shown(r#"{"usr_id":"u-1"}"#), json!({"usr_id": "[not shown: a string of 3 bytes]"}));
+        for key in ["usr_id", "userId"] {
+            let body = json!({key: "u-1"}).to_string();
+            assert_eq!(shown(&body), json!({key: "[not shown: a string of 3 bytes]"}));
+        }
     }
 
     #[test]

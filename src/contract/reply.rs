@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::decode::Echo;
 use super::granted_token::GrantedToken;
-use crate::domain::decide::Notice;
+use super::warning::Warning;
 use crate::domain::escape;
 
 /// The answer to a message of any kind.
@@ -40,7 +40,7 @@ impl Reply {
     pub fn error(&self) -> Option<&ErrorBody> {
         match self {
             Self::Token(reply) => reply.error(),
-            Self::Store(StoreReply::Ok) | Self::Report(ReportReply::Ok { .. }) => None,
+            Self::Store(StoreReply::Ok { .. }) | Self::Report(ReportReply::Ok { .. }) => None,
             Self::Store(StoreReply::Error(reply)) | Self::Report(ReportReply::Error(reply)) => {
                 Some(&reply.error)
             }
@@ -53,6 +53,20 @@ impl Reply {
     /// Its code.
     pub fn error_code(&self) -> Option<ErrorCode> {
         self.error().map(|error| error.code)
+    }
+
+    /// What the requester should know about the message as a whole.
+    pub fn warnings_mut(&mut self) -> &mut Vec<Warning> {
+        match self {
+            Self::Token(TokenReply::Ok(grant)) => &mut grant.warnings,
+            Self::WorkspaceStart(reply) => &mut reply.warnings,
+            Self::Store(StoreReply::Ok { warnings }) | Self::Report(ReportReply::Ok { warnings, .. }) => {
+                warnings
+            }
+            Self::Token(TokenReply::Error(reply))
+            | Self::Store(StoreReply::Error(reply))
+            | Self::Report(ReportReply::Error(reply)) => &mut reply.warnings,
+        }
     }
 }
 
@@ -111,31 +125,6 @@ pub enum Refresh {
     Required,
 }
 
-/// What a requester should know about a token that was handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Warning {
-    /// The provider issues tokens that live shorter than requested.
-    LifetimeClamped,
-    /// The token expires before the requested lifetime is over, because refreshing it now would kill it under
-    /// somebody who holds it.
-    LifetimeShort,
-    /// An opportunistic refresh failed; this is the still valid token.
-    RefreshFailed,
-    /// Somebody reported that the host rejects this token. It is refreshed as soon as nobody holds it.
-    TokenReported,
-}
-
-impl From<Notice> for Warning {
-    fn from(notice: Notice) -> Self {
-        match notice {
-            Notice::LifetimeClamped => Self::LifetimeClamped,
-            Notice::LifetimeShort => Self::LifetimeShort,
-            Notice::TokenReported => Self::TokenReported,
-        }
-    }
-}
-
 /// The answer where there is no token to hand out.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorReply {
@@ -153,12 +142,16 @@ pub struct ErrorReply {
     pub host: Option<String>,
     /// What is wrong.
     pub error: ErrorBody,
+    /// What the requester should know about its message.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 impl ErrorReply {
     /// An error about a message of which `echo` could be read.
     pub fn new(echo: Echo, error: ErrorBody) -> Self {
-        Self { workspace_id: echo.workspace_id, user_id: echo.user_id, host: echo.host, error }
+        let Echo { user_id, host, workspace_id } = echo;
+        Self { workspace_id, user_id, host, error, warnings: Vec::new() }
     }
 }
 
@@ -295,6 +288,9 @@ pub struct WorkspaceStartReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ErrorBody")]
     pub error: Option<ErrorBody>,
+    /// What the requester should know about its message. Warnings about a token stand beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// The answer to `token.store`.
@@ -303,7 +299,11 @@ pub struct WorkspaceStartReply {
 #[schemars(title = "token.store.reply")]
 pub enum StoreReply {
     /// The pair is stored.
-    Ok,
+    Ok {
+        /// What the publisher should know about its message.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<Warning>,
+    },
     /// It is not.
     Error(ErrorReply),
 }
@@ -317,6 +317,9 @@ pub enum ReportReply {
     Ok {
         /// What came of it.
         result: ReportResult,
+        /// What the publisher should know about its message.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<Warning>,
     },
     /// It was not; or the token was checked, and there is no other one.
     Error(ErrorReply),

@@ -65,19 +65,22 @@ impl Handler {
         entry: &Entry,
         reserved_until: Timestamp,
         way: Way,
-        warnings: Vec<Warning>,
+        mut warnings: Vec<Warning>,
     ) -> Result<Grant, Refusal> {
+        // A token is of no use to anybody once it has expired.
+        let expires_at = entry.state.expires_at.filter(|expires_at| *expires_at < reserved_until);
+        let says_so =
+            |warning: &Warning| matches!(warning, Warning::LifetimeClamped | Warning::LifetimeShort);
+        if expires_at.is_some() && !warnings.iter().any(says_so) {
+            warnings.push(Warning::ReservationShortened);
+        }
         let token = GrantedToken {
             value: TokenValue(self.store.open_access_token(entry)?),
             username: entry.username.clone().unwrap_or_else(|| provider.username.clone()),
             scopes: entry.scopes.clone(),
             updated_at: entry.updated_at,
             expires_at: entry.state.expires_at,
-            // A token is of no use to anybody once it has expired.
-            reserved_until: entry
-                .state
-                .expires_at
-                .map_or(reserved_until, |expires_at| expires_at.min(reserved_until)),
+            reserved_until: expires_at.unwrap_or(reserved_until),
         };
         Ok(Grant {
             reply: TokenGrant {

@@ -2,7 +2,7 @@
 
 use crate::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Reply, ReportReply, Status, StoreReply, TokenReply,
-    WorkspaceStartReply,
+    UnknownFields, Warning, WorkspaceStartReply,
 };
 
 /// What is to be done about a message that was handled.
@@ -57,6 +57,16 @@ impl Outcome {
         }
     }
 
+    /// Names the fields of the message that the contract does not know, so that a misspelled one is noticed.
+    pub fn warn_of(&mut self, unknown: UnknownFields) {
+        match self {
+            Self::Answered(reply) | Self::Invalid { reply, .. } => {
+                reply.warnings_mut().extend(unknown.into_iter().map(Warning::UnknownField));
+            }
+            Self::Unanswerable { .. } => {}
+        }
+    }
+
     /// The first error in it; none: all went well.
     pub fn error_code(&self) -> Option<ErrorCode> {
         match self {
@@ -77,6 +87,7 @@ fn error_reply(kind: MessageKind, echo: Echo, error: ErrorBody) -> Reply {
             user_id: echo.user_id,
             tokens: Vec::new(),
             error: Some(error),
+            warnings: Vec::new(),
         }),
     }
 }

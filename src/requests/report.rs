@@ -38,7 +38,7 @@ impl Handler {
             Ok(result)
         };
         match taken.await {
-            Ok(result) => ReportReply::Ok { result },
+            Ok(result) => ReportReply::Ok { result, warnings: Vec::new() },
             Err(error) => {
                 let (user_id, host) = (Some(user_id.to_owned()), Some(host.to_owned()));
                 ReportReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))

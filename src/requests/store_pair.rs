@@ -24,7 +24,7 @@ impl Handler {
         let login = Login::from(request);
         let stored = self.in_time(time, || self.try_store(&login, publisher, redelivered)).await;
         match stored {
-            Ok(()) => StoreReply::Ok,
+            Ok(()) => StoreReply::Ok { warnings: Vec::new() },
             Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),
         }
     }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::token::Ask;
 use super::{Handler, TimeFrame};
 use crate::contract::{
-    CloneUrlError, ErrorBody, ErrorCode, ErrorReply, MessageKind, Status, TokenReply, Wanted,
+    CloneUrlError, Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Status, TokenReply, Wanted,
     WorkspaceStartReply, WorkspaceStartRequest,
 };
 use crate::limits::bulkhead::Queue;
@@ -41,6 +41,7 @@ impl Handler {
             user_id: Some(user_id.to_owned()),
             tokens,
             error: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -48,5 +49,6 @@ impl Handler {
 /// The element of a repository that has no clone URL.
 fn no_clone_url(user_id: &str, place: usize) -> TokenReply {
     let error = ErrorBody::new(ErrorCode::InvalidRequest, format!("repositories[{place}]: {CloneUrlError}"));
-    TokenReply::Error(ErrorReply { workspace_id: None, user_id: Some(user_id.to_owned()), host: None, error })
+    let echo = Echo { user_id: Some(user_id.to_owned()), ..Echo::default() };
+    TokenReply::Error(ErrorReply::new(echo, error))
 }

@@ -16,7 +16,9 @@ use super::subscription::Arrival;
 use super::suspects::{Origin, Tier};
 use crate::app::lifecycle::Stop;
 use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Stopped, Told, Unanswered};
-use crate::contract::{Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, decode};
+use crate::contract::{
+    Envelope, ErrorCode, InvalidRequest, MessageKind, Reply, ReplyTo, Request, UnknownFields, decode_noting,
+};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::KeyRing;
 use crate::limits::bulkhead::{Bulkhead, Queue, Resource, STALLED_AFTER, WaitSlot, Waiter};
@@ -48,10 +50,10 @@ pub(super) struct Received {
     pub(super) deadline: Option<Timestamp>,
     /// How often it has been put off.
     pub(super) put_off: u32,
-    since: Instant,
-    replies: Arc<Replies>,
     /// When it came to this worker. It may have waited for a place since.
     arrived: Instant,
+    since: Instant,
+    replies: Arc<Replies>,
     settlement: Settlement,
     in_flight: InFlight,
 }
@@ -90,9 +92,9 @@ impl Received {
             envelope,
             deadline,
             put_off,
+            arrived,
             since,
             replies,
-            arrived,
             settlement,
             in_flight,
         })
@@ -165,16 +167,26 @@ impl Received {
 
 impl Settler {
     pub(super) async fn process(self: Arc<Self>, received: Box<Received>) {
-        let request = decode(received.kind, &received.delivery.data);
+        let mut unknown = UnknownFields::default();
+        let request = decode_noting(received.kind, &received.delivery.data, &mut unknown);
+        if !unknown.is_empty() {
+            telemetry::unknown_fields(received.kind);
+        }
         let span = received.span(request.as_ref().ok());
-        self.settle(received, request).instrument(span).await;
+        self.settle(received, request, unknown).instrument(span).await;
     }
 
-    async fn settle(&self, received: Box<Received>, request: Result<Request, InvalidRequest>) {
-        let handled = match self.handle(received, request).await {
+    async fn settle(
+        &self,
+        received: Box<Received>,
+        request: Result<Request, InvalidRequest>,
+        unknown: UnknownFields,
+    ) {
+        let mut handled = match self.handle(received, request).await {
             Ok(handled) => handled,
             Err((received, stopped)) => return received.give_back(stopped.into()),
         };
+        handled.outcome.warn_of(unknown);
         match self.reply(handled).await {
             Ok(replied) => replied.ack(),
             Err((received, reason)) => received.give_back(reason),

@@ -124,5 +124,9 @@ async fn a_reservation_in_a_reply_ends_with_the_token_at_the_latest() {
     let reply = world.request_for("jdoe", 3600).await;
     assert_eq!(token(&reply)["reserved_until"], token(&reply)["expires_at"], "{reply}");
     assert_eq!(reply["warnings"], json!(["lifetime_clamped"]));
+    // Somebody asked for longer than it lives.
+    let reply = world.request_for("jdoe", 60).await;
+    assert_eq!(token(&reply)["reserved_until"], token(&reply)["expires_at"], "{reply}");
+    assert_eq!(reply["warnings"], json!(["reservation_shortened"]));
     worker.stop().await;
 }

@@ -54,5 +54,6 @@ mod texts;
 mod token_request;
 mod token_store;
 mod topology;
+mod unknown_fields;
 mod waiting;
 mod workspace_start;

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use lapin::types::AMQPValue;
 use serde_json::Value;
+use tokenkeeper::broker::dead_letters;
 use tokenkeeper_testkit::proxy::{FaultProxy, Marker, Then};
-use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST};
+use tokenkeeper_testkit::queues::{BasicProperties, DeadLetter, PendingReply, TOKEN_REQUEST};
 
 use crate::harness::reply::token;
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
@@ -72,8 +73,13 @@ fn reason(headers: &lapin::types::FieldTable) -> String {
 /// The poison is the only dead letter, and everybody else was answered.
 async fn the_poison_alone_dies(world: &World) {
     let letters = world.broker.wait_for_dead_letters(1).await;
-    let bodies: Vec<Value> =
-        letters.iter().map(|letter| serde_json::from_slice(&letter.body).expect("a request")).collect();
+    let keys = world.settings().key_ring().expect("the keys of its workers");
+    let opened = |letter: &DeadLetter| {
+        let properties = letter.properties.clone().with_headers(letter.headers.clone());
+        let opened = dead_letters::open(Some(&keys), &letter.routing_key, &properties, &letter.body);
+        serde_json::from_slice::<Value>(&opened.expect("sealed by a worker")).expect("a request")
+    };
+    let bodies: Vec<Value> = letters.iter().map(opened).collect();
     assert!(bodies.iter().all(|body| body["marker"] == MARKER), "nobody else is there: {bodies:?}");
     assert_eq!(bodies.len(), 1);
     assert_eq!(reason(&letters[0].headers), "delivery_limit");

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use tokenkeeper::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
-    Reply, ReportResult, Status, TokenGrant, TokenValue, Warning, decode,
+    Reply, ReportResult, Status, TokenGrant, TokenValue, UnknownFields, Warning, decode, decode_noting,
 };
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper_testkit::schema::Validator;
@@ -171,6 +171,7 @@ fn start_reply(tokens: Vec<TokenReply>, error: Option<ErrorBody>) -> Reply {
         user_id: None,
         tokens,
         error,
+        warnings: Vec::new(),
     })
 }
 
@@ -180,7 +181,7 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
     let warned = || {
         granted(
             Some(Timestamp::from_millis(0)),
-            vec![Warning::LifetimeClamped, Warning::RefreshFailed, Warning::TokenReported],
+            vec![Warning::LifetimeClamped, Warning::RefreshFailed, Warning::ReservationShortened],
         )
     };
     let whole = ErrorBody::new(ErrorCode::InvalidRequest, "body");
@@ -194,13 +195,25 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
             start_reply(vec![warned(), TokenReply::Error(refused(full_echo(), None))], None),
         ),
         (Message::WorkspaceStartReply, start_reply(vec![], Some(whole))),
-        (Message::TokenStoreReply, Reply::Store(StoreReply::Ok)),
+        (Message::TokenStoreReply, Reply::Store(StoreReply::Ok { warnings: Vec::new() })),
         (Message::TokenStoreReply, Reply::Store(StoreReply::Error(refused(full_echo(), None)))),
-        (Message::TokenReportReply, Reply::Report(ReportReply::Ok { result: ReportResult::NotCurrent })),
+        (
+            Message::TokenReportReply,
+            Reply::Report(ReportReply::Ok { result: ReportResult::NotCurrent, warnings: Vec::new() }),
+        ),
         (Message::TokenReportReply, Reply::Report(ReportReply::Error(refused(full_echo(), None)))),
     ] {
-        let body = serde_json::from_slice(&reply.encode()).expect("JSON");
-        assert!(validator(message).takes(&body), "{message:?}: {body}");
+        let mut reply = reply;
+        let fits = |reply: &Reply| {
+            let body = serde_json::from_slice(&reply.encode()).expect("JSON");
+            assert!(validator(message).takes(&body), "{message:?}: {body}");
+        };
+        fits(&reply);
+        // What the worker says of a message, it says in a reply of any kind.
+        let mut unknown = UnknownFields::default();
+        assert!(decode_noting(MessageKind::TokenRequest, br#"{"refreshToken":1}"#, &mut unknown).is_err());
+        reply.warnings_mut().extend(unknown.into_iter().map(Warning::UnknownField));
+        fits(&reply);
     }
 }
 

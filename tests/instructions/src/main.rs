@@ -12,8 +12,8 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use tokenkeeper::contract::{
-    Envelope, ErrorBody, ErrorCode, ErrorReply, GrantedToken, LifetimeSecs, MessageKind, Refresh, Reply,
-    Request, Status, TokenGrant, TokenReply, TokenValue, Wanted, WorkspaceStartReply, decode,
+    Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, GrantedToken, LifetimeSecs, MessageKind, Refresh,
+    Reply, Request, Status, TokenGrant, TokenReply, TokenValue, Wanted, WorkspaceStartReply, decode,
 };
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::domain::decide::{Decision, Demand, Policy, TokenState, decide};
@@ -80,12 +80,8 @@ fn token_request_refused(stage: &Stage) {
     let decision = decide(None, stage.now, &stage.demand(LifetimeSecs::DEFAULT), &stage.policy);
     assert_eq!(black_box(decision), Decision::TokenNotFound);
     let message = format!("the identity at {} has no token", request.host);
-    let reply = TokenReply::Error(ErrorReply {
-        workspace_id: None,
-        user_id: Some(request.user_id.as_str().to_owned()),
-        host: Some(request.host.as_str().to_owned()),
-        error: ErrorBody::new(ErrorCode::TokenNotFound, message),
-    });
+    let error = ErrorBody::new(ErrorCode::TokenNotFound, message);
+    let reply = TokenReply::Error(ErrorReply::new(Echo::of(&Request::Token(request)), error));
     black_box((Reply::Token(reply).encode(), envelope));
 }
 
@@ -110,6 +106,7 @@ fn workspace_start_three_hosts(stage: &Stage) {
         user_id: Some(user_id.to_owned()),
         tokens,
         error: None,
+        warnings: Vec::new(),
     };
     black_box((Reply::WorkspaceStart(reply).encode(), envelope));
 }
