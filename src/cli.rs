@@ -1,7 +1,9 @@
-//! One file for each command, and what they share: exit codes and output.
+//! One file for each command, and what they share: exit codes, output, confirmations and interruptions.
 
+mod confirm;
 mod ending;
 mod exchange;
+mod interruption;
 mod output;
 mod relative;
 mod reply;

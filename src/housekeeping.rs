@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub use self::alone::pass_alone;
+pub use self::alone::{Passed, pass_alone};
 pub use self::chore::{Chore, ChoreKind, Dying};
 pub use self::look::due;
 use self::look::{Look, Providers};
@@ -65,29 +65,32 @@ impl Housekeeper {
 
     async fn take_turn(&self, holder: &str) -> Result<Option<Pass>, StoreError> {
         match self.store.take_duty(DUTY, holder, self.clock.now(), self.settings.interval).await? {
-            Guarded::Done => self.pass().await.map(Some),
+            Guarded::Done => {
+                let mut done = Pass::default();
+                self.pass(&mut done).await?;
+                Ok(Some(done))
+            }
             Guarded::Moved => Ok(None),
         }
     }
 
-    /// Does one pass, whoever has the lease. After an error of the database, what was done before remains.
-    pub async fn pass(&self) -> Result<Pass, StoreError> {
+    /// Does one pass, whoever has the lease, and counts in `done` what is done, also if it does not come to its end.
+    pub async fn pass(&self, done: &mut Pass) -> Result<(), StoreError> {
         let look = self.look();
         let providers = look.providers().await?;
-        let mut pass = Pass::default();
         let mut after = 0;
         loop {
             let page = look.expired_for_good(after).await?;
             let Some(last) = page.last() else { break };
             after = last.id;
             for entry in &page {
-                pass.count(self.remove(entry).await?);
+                done.count(self.remove(entry).await?);
             }
         }
         for (entry, _) in look.dying(&providers).await? {
-            pass.count(self.refresh(entry, &providers).await);
+            done.count(self.refresh(entry, &providers).await);
         }
-        Ok(pass)
+        Ok(())
     }
 
     fn look(&self) -> Look<'_> {

@@ -45,9 +45,10 @@ TOKENKEEPER_KEYS and TOKENKEEPER__SECTION__KEY. tokenkeeper.example.toml shows
 every one with its default.
 
 Exit codes:
-  0  done
-  1  it failed, or the reply is an error
-  2  wrong usage or settings, or no reply came";
+    0  done
+    1  it failed, or the reply is an error
+    2  wrong usage or settings, or no reply came
+  130  interrupted: the error says how far it came";
 
 #[derive(Debug, Subcommand)]
 enum Command {

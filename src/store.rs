@@ -46,7 +46,7 @@ pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken,
 pub use self::login::AccountNames;
 pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
-pub use self::provider::{ProviderChange, RemoveProvider};
+pub use self::provider::{Move, ProviderChange, RemoveProvider, Stake};
 pub use self::refusal::Judgement;
 use self::reserve::Reservation;
 use self::store_refreshed::Succession;

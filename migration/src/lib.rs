@@ -1,9 +1,10 @@
 //! Migrations of tokenkeeper, for SQLite, PostgreSQL, MariaDB and MySQL.
 //!
 //! Each one is a single statement with its indexes inside, or can be run again after it stopped half way, because
-//! only PostgreSQL rolls a half-done migration back. Nothing locks: one process migrates at a time (`tokenkeeper migrate up`).
+//! only PostgreSQL rolls a half-done migration back. Nothing here locks: whoever runs them does (`store/database/migrating.rs`).
 
 mod column;
+mod dropped;
 mod m20261122_000001_create_auth_provider;
 mod m20261122_000002_create_identity;
 mod m20261122_000003_create_token_entry;
@@ -24,7 +25,9 @@ mod m20261130_000036_give_entries_their_user;
 mod m20261130_000037_drop_replica;
 
 use sea_orm_migration::prelude::*;
-pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
+pub use sea_orm_migration::{MigrationStatus, MigratorTrait, SchemaManager};
+
+pub use self::dropped::{Dropped, dropped_by};
 
 /// Every migration, oldest first.
 #[derive(Debug, Clone, Copy)]

@@ -33,7 +33,14 @@ pub(crate) enum Failure {
     Usage(anyhow::Error),
     /// A request got no reply: exit code 2.
     NoReply(anyhow::Error),
+    /// SIGINT or SIGTERM ended it before it was done: exit code 130, as shells have it for SIGINT.
+    Interrupted(anyhow::Error),
 }
+
+/// The cause of a [`Failure::Interrupted`].
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
 
 impl Failure {
     /// Prints the error and its causes to standard error, and returns the exit code.
@@ -41,6 +48,7 @@ impl Failure {
         let (code, error) = match self {
             Self::Failed(error) => (1, error),
             Self::Usage(error) | Self::NoReply(error) => (2, error),
+            Self::Interrupted(error) => (130, error),
         };
         let mut stderr = std::io::stderr();
         let label = if colours_wanted(stderr.is_terminal()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
@@ -53,7 +61,13 @@ impl Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        if error.is::<SettingsError>() { Self::Usage(error) } else { Self::Failed(error) }
+        if error.is::<SettingsError>() {
+            Self::Usage(error)
+        } else if error.is::<Interrupted>() {
+            Self::Interrupted(error)
+        } else {
+            Self::Failed(error)
+        }
     }
 }
 
@@ -84,12 +98,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_settings_error_anywhere_in_the_chain_is_wrong_usage() {
+    fn a_settings_error_anywhere_in_the_chain_is_wrong_usage_and_an_interruption_has_its_own_code() {
         let failure = |error: anyhow::Error| Failure::from(error);
         let no_keys = || anyhow::Error::from(SettingsError::NoKeys);
         assert!(matches!(failure(no_keys()), Failure::Usage(_)));
         assert!(matches!(failure(no_keys().context("cannot start")), Failure::Usage(_)));
         assert!(matches!(failure(anyhow!("no route")), Failure::Failed(_)));
+        let interrupted = anyhow::Error::from(Interrupted).context("not all were dropped");
+        assert!(matches!(failure(interrupted), Failure::Interrupted(_)));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! `tokenkeeper housekeeping`
 
+use std::convert::Infallible;
+use std::future;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokenkeeper::app::lifecycle::{Stop, StopSignals};
 use tokenkeeper::domain::clock::{SystemClock, Timestamp};
-use tokenkeeper::housekeeping::{Chore, Pass, due, pass_alone};
+use tokenkeeper::housekeeping::{Chore, Pass, Passed, due, pass_alone};
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Store;
 use tokenkeeper::store::database;
 
+use crate::cli::ending::Interrupted;
+use crate::cli::interruption::FINISHING;
 use crate::cli::output::{Output, cell, note, or_nothing, table};
 use crate::cli::relative::distance;
 use crate::cli::{Ending, Failure};
@@ -46,16 +50,28 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     let signals = StopSignals::listen().context("cannot listen for signals")?;
     let stop = Stop::default();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
+    let say_so = async {
+        stop.soft.cancelled().await;
+        note(FINISHING);
+        future::pending::<Infallible>().await
+    };
     let passed = tokio::select! {
+        never = say_so => match never {},
         passed = pass_alone(&settings, Arc::new(SystemClock), &stop) => passed?,
-        () = second_signal => return Ok(Ending::Bad),
+        () = second_signal => {
+            Err(anyhow!(Interrupted).context("interrupted twice, so stopped at once; run the command again for the rest"))?
+        }
     };
     match passed {
-        Some(pass) => {
+        Passed::ToTheEnd(pass) => {
             print_pass(pass, json, &mut output)?;
             Ok(Ending::Good)
         }
-        None => Ok(Ending::Bad),
+        Passed::Stopped(pass) => {
+            print_pass(pass, json, &mut output)?;
+            Err(anyhow!(Interrupted)
+                .context("the pass did not come to its end; run the command again for the rest"))?
+        }
     }
 }
 

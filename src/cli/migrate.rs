@@ -1,20 +1,24 @@
 //! `tokenkeeper migrate`
 
-use std::io::{self, BufRead, IsTerminal, Write};
+mod losses;
 
 use anyhow::{Context, anyhow};
 use clap::value_parser;
 use sea_orm::DatabaseConnection;
 use tokenkeeper::settings::{self, Settings};
-use tokenkeeper::store::database;
-use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait};
+use tokenkeeper::store::database::{self, Migrating};
+use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait, dropped_by};
+use tokio_util::sync::CancellationToken;
 
-use super::output::{Output, cell, table, verdict};
+use super::confirm::Confirmation;
+use super::ending::Interrupted;
+use super::interruption::stoppable;
+use super::output::{NOTHING, Output, cell, note, table, verdict};
 use super::{Ending, Failure};
 
 /// Migrates the tables of the database
 ///
-/// Works without encryption keys. There is no lock: run only one migration at a time.
+/// Works without encryption keys. Only one of these commands changes the tables at a time; the next one waits.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper migrate status
@@ -28,60 +32,132 @@ pub(crate) struct Arguments {
 enum Command {
     /// Applies every migration that is pending
     Up,
-    /// Reverts migrations, the newest first, and drops their tables with all data
+    /// Reverts migrations, the newest first, and drops their tables and columns with all data
     Down {
         /// How many
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
         steps: u32,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Shows which migrations are applied and which are pending
     Status,
     /// Drops every table of the database, also those of other programs, and applies every migration
     Fresh {
-        /// Does not ask for confirmation
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
 }
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
-    if let Command::Fresh { yes: false } = arguments.command
-        && !confirm_fresh(&settings.database)?
+    let name = settings.database.display_url();
+    if let Command::Fresh { confirmation } = arguments.command
+        && !confirmation.given(&format!(
+            "`migrate fresh` drops every table of {name} with all data, also those of other programs"
+        ))?
     {
         return Ok(Ending::Bad);
     }
     // Only one connection: on SQLite `fresh` disables foreign keys for its own connection only.
     let db = database::open(&settings::Database { max_connections: 1, ..settings.database.clone() }).await?;
-    let mut output = Output::new();
-    let done = match arguments.command {
-        Command::Up => up(&db, &mut output).await,
-        Command::Down { steps } => down(&db, steps, &mut output).await,
-        Command::Status => status(&db, &mut output).await,
-        Command::Fresh { .. } => fresh(&db, &mut output).await,
-    };
-    done.with_context(|| format!("cannot migrate the database {}", settings.database.display_url()))?;
-    Ok(Ending::Good)
-}
-
-async fn up(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<()> {
-    let pending = database::pending_migrations(db).await?;
-    database::migrate(db).await?;
-    let mut rows = table(["MIGRATION", "NOW"]);
-    rows.add_rows(pending.iter().map(|name| [cell(name), verdict(true, "applied")]));
-    output.table(rows)?;
-    if pending.is_empty() { output.line("nothing to do: every migration is applied") } else { Ok(()) }
-}
-
-async fn down(db: &DatabaseConnection, steps: u32, output: &mut Output) -> anyhow::Result<()> {
-    let applied = Migrator::get_applied_migrations(db).await?;
-    let mut rows = table(["MIGRATION", "NOW", "DROPPED"]);
-    for migration in applied.iter().rev().take(usize::try_from(steps)?) {
-        let name = migration.name();
-        rows.add_row([cell(name), verdict(false, "pending"), cell(dropped_by(name))]);
+    let failed = || format!("cannot migrate the database {name}");
+    if let Command::Down { steps, confirmation } = arguments.command {
+        let losses = losses::losses(&db, &newest_applied(&db, steps).await?).await.with_context(failed)?;
+        let loss = format!("`migrate down` drops from {name}: {}", losses.join(", "));
+        if !losses.is_empty() && !confirmation.given(&loss)? {
+            return Ok(Ending::Bad);
+        }
     }
-    Migrator::down(db, Some(steps)).await?;
+    let stop = CancellationToken::new();
+    let left = "`tokenkeeper migrate status` shows what is applied";
+    stoppable(&stop, left, async {
+        let mut output = Output::new();
+        let done = match arguments.command {
+            Command::Status => status(&db, &mut output).await,
+            Command::Up => up(&db, &stop, &mut output).await,
+            Command::Down { steps, .. } => down(&db, steps, &stop, &mut output).await,
+            Command::Fresh { .. } => fresh(&db, &stop, &mut output).await,
+        };
+        done.with_context(failed)?;
+        Ok(Ending::Good)
+    })
+    .await
+}
+
+/// Waits for a process that migrates the same database.
+async fn begin<'a>(db: &'a DatabaseConnection, stop: &CancellationToken) -> anyhow::Result<Migrating<'a>> {
+    let on_wait = || note("Another process migrates this database; waiting for it to finish.");
+    tokio::select! {
+        () = stop.cancelled() => Err(anyhow!(Interrupted).context("nothing was changed")),
+        begun = Migrating::begin(db, on_wait) => Ok(begun?),
+    }
+}
+
+async fn up(db: &DatabaseConnection, stop: &CancellationToken, output: &mut Output) -> anyhow::Result<()> {
+    let migrating = begin(db, stop).await?;
+    let mut rows = table(["MIGRATION", "NOW"]);
+    let mut done = 0;
+    let ended = loop {
+        match database::pending_migrations(db).await?.first() {
+            None => break Ok(()),
+            Some(_) if stop.is_cancelled() => {
+                break Err(anyhow!(Interrupted).context(format!(
+                    "{done} migrations were applied; `tokenkeeper migrate up` applies the rest"
+                )));
+            }
+            Some(name) => match migrating.up(Some(1)).await {
+                Ok(()) => rows.add_row([cell(name), verdict(true, "applied")]),
+                Err(error) => break Err(error.into()),
+            },
+        };
+        done += 1;
+    };
+    migrating.end().await;
     output.table(rows)?;
-    if applied.is_empty() { output.line("nothing to do: no migration is applied") } else { Ok(()) }
+    ended?;
+    if done == 0 { output.line("nothing to do: every migration is applied") } else { Ok(()) }
+}
+
+async fn down(
+    db: &DatabaseConnection,
+    steps: u32,
+    stop: &CancellationToken,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let migrating = begin(db, stop).await?;
+    let mut rows = table(["MIGRATION", "NOW", "DROPPED"]);
+    let mut done = 0;
+    let ended = loop {
+        match newest_applied(db, 1).await?.first() {
+            Some(name) if done < steps => {
+                if stop.is_cancelled() {
+                    let left = steps - done;
+                    break Err(anyhow!(Interrupted).context(format!(
+                        "{done} of {steps} migrations were reverted; `tokenkeeper migrate down --steps {left}` reverts the rest"
+                    )));
+                }
+                if let Err(error) = migrating.down().await {
+                    break Err(error.into());
+                }
+                let dropped: Vec<String> = dropped_by(name).iter().map(ToString::to_string).collect();
+                let dropped = if dropped.is_empty() { NOTHING.to_owned() } else { dropped.join(", ") };
+                rows.add_row([cell(name), verdict(false, "pending"), cell(dropped)]);
+            }
+            _ => break Ok(()),
+        }
+        done += 1;
+    };
+    migrating.end().await;
+    output.table(rows)?;
+    ended?;
+    if done == 0 { output.line("nothing to do: no migration is applied") } else { Ok(()) }
+}
+
+/// The names of this many applied migrations, the newest first.
+async fn newest_applied(db: &DatabaseConnection, steps: u32) -> anyhow::Result<Vec<String>> {
+    let applied = Migrator::get_applied_migrations_read_only(db).await?;
+    let newest = applied.iter().rev().take(usize::try_from(steps)?);
+    Ok(newest.map(|migration| migration.name().to_owned()).collect())
 }
 
 async fn status(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<()> {
@@ -96,36 +172,9 @@ async fn status(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<
     output.table(rows)
 }
 
-async fn fresh(db: &DatabaseConnection, output: &mut Output) -> anyhow::Result<()> {
-    Migrator::fresh(db).await?;
+async fn fresh(db: &DatabaseConnection, stop: &CancellationToken, output: &mut Output) -> anyhow::Result<()> {
+    let migrating = begin(db, stop).await?;
+    migrating.fresh().await?;
+    migrating.end().await;
     output.line("every table was dropped, and every migration was applied")
-}
-
-/// Asks for confirmation. Without a terminal, `--yes` is required.
-fn confirm_fresh(database: &settings::Database) -> Result<bool, Failure> {
-    let what = format!(
-        "`migrate fresh` drops every table of {} with all data, also those of other programs",
-        database.display_url()
-    );
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(anyhow!("{what}; pass --yes to confirm")));
-    }
-    let mut stderr = io::stderr();
-    write!(stderr, "{what}.\nType yes to continue: ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
-    let confirmed = answer.trim() == "yes";
-    if !confirmed {
-        writeln!(stderr, "Nothing was changed.")?;
-    }
-    Ok(confirmed)
-}
-
-/// What reverting a migration drops, by the naming convention `m…_create_TABLE`.
-fn dropped_by(migration: &str) -> String {
-    match migration.split_once("_create_") {
-        Some((_, table)) => format!("table {table}"),
-        None => "what it added".to_owned(),
-    }
 }

@@ -14,7 +14,7 @@ use url::Url;
 pub use self::kind::{Profile, ProviderKind, TokenEndpoint};
 pub use self::lifespan::Lifespan;
 pub use self::overrides::Overrides;
-pub use self::record::{NoDefault, ProviderRecord};
+pub use self::record::{Change, NoDefault, ProviderRecord};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::SecretString;
 

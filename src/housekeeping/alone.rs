@@ -12,12 +12,16 @@ use crate::domain::clock::{Clock, DatabaseClock};
 use crate::settings::Settings;
 use crate::store::database::clock_sync;
 
-/// Does one pass and waits for its refreshes. `None`: it was stopped before the end.
-pub async fn pass_alone(
-    settings: &Settings,
-    own: Arc<dyn Clock>,
-    stop: &Stop,
-) -> anyhow::Result<Option<Pass>> {
+/// How far a pass came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    ToTheEnd(Pass),
+    /// It was stopped. A refresh that was under way is not counted, but finished.
+    Stopped(Pass),
+}
+
+/// Does one pass and waits for its refreshes.
+pub async fn pass_alone(settings: &Settings, own: Arc<dyn Clock>, stop: &Stop) -> anyhow::Result<Passed> {
     let keys = Arc::new(settings.key_ring()?);
     let store = open_store(settings, &keys).await?;
     let clock = Arc::new(DatabaseClock::new(own));
@@ -32,9 +36,10 @@ pub async fn pass_alone(
     let refresher = Arc::clone(&refreshing.refresher);
     let housekeeper = Housekeeper { store, refresher, clock, settings: settings.housekeeping.clone() };
 
-    let passed = tokio::select! {
-        passed = housekeeper.pass() => Some(passed),
-        () = stop.soft.cancelled() => None,
+    let mut done = Pass::default();
+    let is_whole = tokio::select! {
+        passed = housekeeper.pass(&mut done) => passed.map(|()| true),
+        () = stop.soft.cancelled() => Ok(false),
     };
     // A pair that the provider has issued is stored or parked before the process ends.
     refreshing.flights.close();
@@ -43,5 +48,5 @@ pub async fn pass_alone(
     closed.cancel();
     told?;
     publishing.await.context("the task of the broker connection ended unexpectedly")?;
-    Ok(passed.transpose()?)
+    Ok(if is_whole? { Passed::ToTheEnd(done) } else { Passed::Stopped(done) })
 }

@@ -2,6 +2,7 @@
 
 mod availability;
 pub mod clock_sync;
+mod migrating;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
 
 pub use self::availability::Availability;
+pub use self::migrating::{Migrating, migrate};
 use crate::settings;
 
 /// Connections only for leases and refreshed pairs.
@@ -160,10 +162,6 @@ pub fn product(db: &DatabaseConnection) -> &'static str {
         DatabaseBackend::MySql => "MariaDB/MySQL",
         _ => "database",
     }
-}
-
-pub async fn migrate(db: &DatabaseConnection) -> Result<(), DbErr> {
-    Migrator::up(db, None).await
 }
 
 /// Only reads: a worker's database user need not be allowed to create tables.

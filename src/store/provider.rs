@@ -1,14 +1,17 @@
 //! Providers as `tokenkeeper provider apply` keeps them.
 
+mod stake;
+
 use sea_orm::ActiveValue::{NotSet, Set, Unchanged};
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
 use serde::Serialize;
 use tokenkeeper_entity::{auth_provider, identity};
 use url::Url;
 
+pub use self::stake::{Move, Stake};
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::provider::{Overrides, Provider, ProviderRecord};
+use crate::domain::provider::{Change, Overrides, Provider, ProviderRecord};
 use crate::domain::secret::{ExposeSecret, SecretString};
 
 /// The effect of applying a record.
@@ -16,8 +19,8 @@ use crate::domain::secret::{ExposeSecret, SecretString};
 pub enum ProviderChange {
     /// The provider is new.
     Created,
-    /// These settings changed: name, before, after. Secrets are not shown.
-    Updated(Vec<(&'static str, String, String)>),
+    /// These settings changed. Secrets are not shown.
+    Updated(Vec<Change>),
     /// Nothing changed.
     Unchanged,
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokenkeeper_testkit::program::Program;
 use tokenkeeper_testkit::wait::{PATIENCE, within};
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::harness::{World, process::program};
 
@@ -57,30 +57,34 @@ impl Cli {
         std::fs::write(self.folder.path().join(name), content).expect("write a file");
     }
 
+    /// Runs a command in a terminal, with this line typed into it. What it prints all comes as its output.
+    pub(crate) async fn run_in_terminal(&self, arguments: &[&str], typed: &str) -> Ended {
+        let plain = self.command(arguments);
+        let plain = plain.as_std();
+        let quoted = [plain.get_program()].into_iter().chain(plain.get_args());
+        let quoted: Vec<String> = quoted.map(|part| format!("'{}'", part.to_str().expect("UTF-8"))).collect();
+        // `script` of util-linux gives it a terminal, and ends with its exit code.
+        let mut command = Command::new("script");
+        command.args(["-qec", &quoted.join(" "), "/dev/null"]).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(plain.get_current_dir().expect("it has a folder of its own"));
+        run(command, &format!("{typed}\n"), &arguments.join(" ")).await
+    }
+
     /// Runs a command without anything on its standard input.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ended {
         self.run_with_input(arguments, "").await
     }
 
     pub(crate) async fn run_with_input(&self, arguments: &[&str], input: &str) -> Ended {
-        let mut child = self
-            .command(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("start tokenkeeper");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        // A command that reads nothing may have ended already.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        let what = format!("`tokenkeeper {}` to end", arguments.join(" "));
-        let output = within(&what, PATIENCE, child.wait_with_output()).await.expect("its output");
-        Ended {
-            code: output.status.code().expect("it ends by itself"),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
+        run(self.command(arguments), input, &arguments.join(" ")).await
+    }
+
+    /// Starts a command whose output is kept, to be signalled and waited for ([`ended`]).
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("start tokenkeeper")
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
@@ -88,6 +92,34 @@ impl Cli {
         command.args(arguments);
         command
     }
+}
+
+async fn run(mut command: Command, input: &str, arguments: &str) -> Ended {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("it is piped");
+    // A command that reads nothing may have ended already.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let what = format!("`tokenkeeper {arguments}` to end");
+    within(&what, PATIENCE, ended(child)).await
+}
+
+/// Waits for what was started.
+pub(crate) async fn ended(child: Child) -> Ended {
+    let output = within("a command to end", PATIENCE, child.wait_with_output()).await.expect("its output");
+    Ended {
+        code: output.status.code().expect("it ends by itself"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// Sends a signal: `INT`, `TERM`.
+pub(crate) async fn signal(child: &Child, signal: &str) {
+    let pid = child.id().expect("it runs").to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status().await.expect("run kill");
+    assert!(sent.success());
 }
 
 impl Ended {

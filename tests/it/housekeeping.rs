@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use tokenkeeper::app::lifecycle::Stop;
 use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::domain::secret::fingerprint;
-use tokenkeeper::housekeeping::{Pass, pass_alone};
+use tokenkeeper::housekeeping::{Pass, Passed, pass_alone};
 use tokenkeeper::store::{AccountNames, Failure, FailureKind, Found, Guarded, NewPair, PairSource};
 use tokenkeeper_testkit::scm::IssuedPair;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::{Dialect, Fault, Kind, PATIENCE, World, eventually, on_every_database};
 
@@ -76,8 +77,10 @@ async fn take_lease(world: &World, user: &str) {
 
 /// One pass, as `tokenkeeper housekeeping` does it.
 async fn keep_house(world: &World) -> Pass {
-    let passed = pass_alone(&world.settings(), Arc::new(SystemClock), &Stop::default()).await;
-    passed.unwrap().expect("nobody told it to stop")
+    match pass_alone(&world.settings(), Arc::new(SystemClock), &Stop::default()).await.unwrap() {
+        Passed::ToTheEnd(pass) => pass,
+        Passed::Stopped(pass) => panic!("nobody told it to stop: {pass:?}"),
+    }
 }
 
 async fn has_token(world: &World, user: &str) -> bool {
@@ -291,5 +294,24 @@ on_every_database! {
         assert_eq!(with_token(&world, &["gone", "dying", "fine"]).await, ["dying", "fine"]);
         assert_eq!(world.entry("dying").await.generation, 2);
         assert_eq!(cli.run(&["housekeeping"]).await.good().stdout, "removed 0, refreshed 0, failed 0, taken meanwhile 0\n");
+    }
+
+    async fn a_pass_that_is_interrupted_says_how_far_it_came_and_loses_no_pair(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        put_expired(&world, "gone", 8).await;
+        put_dying(&world, "dying").await;
+        let gate = world.scm.hold_refreshes();
+        let mut child = crate::cli::Cli::of(&world).start(&["housekeeping"]);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        gate.wait_for_parked(1).await;
+
+        crate::cli::signal(&child, "INT").await;
+        assert!(said.next_line().await.unwrap().unwrap().contains("finishing what is in hand"));
+        gate.release();
+
+        let ended = crate::cli::ended(child).await.with_code(130);
+        assert!(said.next_line().await.unwrap().unwrap().contains("run the command again for the rest"));
+        assert_eq!(ended.stdout, "removed 1, refreshed 0, failed 0, taken meanwhile 0\n");
+        assert_eq!(world.entry("dying").await.generation, 2, "what the provider issued is stored");
     }
 }

@@ -1,11 +1,13 @@
 //! Migrations: down and up again, with data in the tables, on every database.
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
+use std::collections::BTreeSet;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Statement};
 use secrecy::ExposeSecret;
 use tokenkeeper::domain::clock::{Clock, SystemClock};
 use tokenkeeper::store::database;
 use tokenkeeper::store::{AccountNames, Found, NewPair, PairSource};
-use tokenkeeper_migration::{Migrator, MigratorTrait};
+use tokenkeeper_migration::{Dropped, Migrator, MigratorTrait, dropped_by};
 
 use crate::harness::{Dialect, Kind, World, on_every_database};
 
@@ -37,6 +39,23 @@ fn since(name: &str) -> u32 {
     let migrations = Migrator::migrations();
     let after = migrations.iter().rev().take_while(|migration| !migration.name().ends_with(name)).count();
     u32::try_from(after + 1).unwrap()
+}
+
+/// Every column of every table.
+async fn columns(db: &DatabaseConnection) -> BTreeSet<(String, String)> {
+    let query = match db.get_database_backend() {
+        DbBackend::Postgres => {
+            "SELECT table_name AS t, column_name AS c FROM information_schema.columns WHERE table_schema = current_schema()"
+        }
+        DbBackend::MySql => {
+            "SELECT table_name AS t, column_name AS c FROM information_schema.columns WHERE table_schema = DATABASE()"
+        }
+        _ => {
+            "SELECT m.name AS t, p.name AS c FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'"
+        }
+    };
+    let rows = db.query_all_raw(Statement::from_string(db.get_database_backend(), query)).await.unwrap();
+    rows.iter().map(|row| (row.try_get("", "t").unwrap(), row.try_get("", "c").unwrap())).collect()
 }
 
 /// A first login as workers stored it that know nothing of `token_entry.user_id`. The pair is a copy of the first one there is.
@@ -85,6 +104,26 @@ on_every_database! {
         let found = world.store.find("jdoe", provider.id).await;
         assert!(matches!(found, Ok(Found::NoToken)), "the identity is there, its token was dropped: {found:?}");
         assert_works(&world).await;
+    }
+
+    async fn what_a_step_down_drops_is_what_is_told_before(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let db = database::open(&world.settings().database).await.unwrap();
+        for migration in Migrator::migrations().iter().rev() {
+            let before = columns(&db).await;
+            Migrator::down(&db, Some(1)).await.unwrap();
+            let after = columns(&db).await;
+            let is_told = |(table, column): &(String, String)| {
+                // They are copies of what `identity` has.
+                (table == "token_entry" && ["user_id", "provider_id"].contains(&column.as_str()))
+                    || dropped_by(migration.name()).iter().any(|dropped| match dropped {
+                        Dropped::Table(told) => told == table,
+                        Dropped::Column { table: of, column: told } => (of, told) == (table, column),
+                    })
+            };
+            let untold: Vec<_> = before.difference(&after).filter(|column| !is_told(column)).collect();
+            assert!(untold.is_empty(), "{} drops {untold:?}", migration.name());
+        }
     }
 
     async fn an_entry_from_before_it_had_its_user_is_found_by_that_user(kind: Kind) {

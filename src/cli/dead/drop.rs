@@ -1,6 +1,5 @@
 //! `tokenkeeper dead drop`
 
-use anyhow::anyhow;
 use tokenkeeper::broker::dead_letters::Letter;
 use tokenkeeper::settings::Broker;
 
@@ -22,9 +21,7 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(settings: &Broker, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { selection } = arguments;
-    if selection.is_empty() {
-        return Err(Failure::Usage(anyhow!("no dead letters are selected; pass --reason, --id or --all")));
-    }
+    selection.check()?;
     sweep(open(settings).await?, &selection, &mut Dropping).await
 }
 

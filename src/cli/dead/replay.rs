@@ -11,9 +11,8 @@ use crate::cli::{Ending, Failure};
 
 /// Publishes dead letters to where they came from
 ///
-/// Without --reason, --id or --all it replays every letter that is there when the command starts. A message that fails
-/// again becomes a new dead letter, which this run does not replay; its header x-tokenkeeper-replay-count counts the
-/// replays.
+/// Select them with --reason, --id or --all. A message that fails again becomes a new dead letter, which this run does
+/// not replay; its header x-tokenkeeper-replay-count counts the replays.
 ///
 /// A letter is removed when the broker has confirmed that its message is in a queue. If the command is interrupted,
 /// nothing is lost, but one message may be there twice, and its requester gets two replies. Run the command again for
@@ -41,6 +40,7 @@ pub(super) async fn run(
     keys: Option<KeyRing>,
     arguments: Arguments,
 ) -> Result<Ending, Failure> {
+    arguments.selection.check()?;
     let letters = open(settings).await?;
     let mut replaying = Replaying(Replayer::connect(settings, keys).await?);
     let ended = sweep(letters, &arguments.selection, &mut replaying).await;

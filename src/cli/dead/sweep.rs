@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
-use tokenkeeper::app::lifecycle::StopSignals;
 use tokenkeeper::broker::dead_letters::{DeadLetters, Letter};
+use tokenkeeper::domain::problem::Problem;
 use tokio_util::sync::CancellationToken;
 
 use super::progress;
+use crate::cli::ending::Interrupted;
+use crate::cli::interruption::stoppable;
 use crate::cli::output::{Output, note};
 use crate::cli::{Ending, Failure};
 
@@ -27,8 +29,14 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    pub(super) fn is_empty(&self) -> bool {
-        !self.all && self.reason.is_empty() && self.id.is_empty()
+    /// # Errors
+    /// [`Failure::Usage`]: nothing is selected. Nobody replays or drops everything by accident.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.all || !self.reason.is_empty() || !self.id.is_empty() {
+            return Ok(());
+        }
+        let next = "pass --reason, --id or --all";
+        Err(Failure::Usage(Problem::new("no dead letters are selected", "", next).into()))
     }
 
     fn takes(&self, letter: &Letter) -> bool {
@@ -63,18 +71,10 @@ pub(super) async fn sweep(
     selection: &Selection,
     treatment: &mut impl Treatment,
 ) -> Result<Ending, Failure> {
-    let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let stop = CancellationToken::new();
-    let interrupted = async {
-        signals.next().await;
-        stop.cancel();
-        signals.next().await;
-    };
-    tokio::select! {
-        ended = Sweep::new(letters, selection).run(treatment, &stop) => ended,
-        // Unacknowledged letters return to the queue when the connection closes.
-        () = interrupted => Err(anyhow!("interrupted twice, so stopped at once; no letter is lost").into()),
-    }
+    // Unacknowledged letters return to the queue when the connection closes.
+    let left = "no letter is lost; run the command again for the rest";
+    stoppable(&stop, left, Sweep::new(letters, selection).run(treatment, &stop)).await
 }
 
 struct Sweep<'a> {
@@ -151,7 +151,7 @@ impl<'a> Sweep<'a> {
     async fn next(&mut self, stop: &CancellationToken) -> anyhow::Result<Option<Letter>> {
         tokio::select! {
             biased;
-            () = stop.cancelled() => Err(anyhow!("interrupted")),
+            () = stop.cancelled() => Err(Interrupted.into()),
             letter = self.letters.next() => Ok(letter?),
         }
     }

@@ -9,16 +9,18 @@ use comfy_table::{Cell, Table};
 use tokenkeeper::domain::provider::ProviderRecord;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::settings::provider_file::{SecretSource, parse};
-use tokenkeeper::store::{ProviderChange, Store};
+use tokenkeeper::store::{Move, ProviderChange, Store};
 
 use super::open_store;
+use crate::cli::confirm::Confirmation;
 use crate::cli::output::{NOTHING, Output, cell, note, table, verdict};
 use crate::cli::{Ending, Failure};
 
 /// Creates or updates providers from a TOML file, and shows what changed
 ///
 /// Nothing is written unless the whole file is valid. Providers that the file does not name stay unchanged.
-/// Workers use the new settings within a second.
+/// Workers use the new settings within a second. A provider that has refresh tokens gets another `client_id`, or a token
+/// endpoint at another host, only after a confirmation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example of a file:
   [[provider]]
@@ -51,6 +53,8 @@ pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    confirmation: Confirmation,
 }
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
@@ -60,6 +64,10 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
     if !taken.is_empty() {
         let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();
         Err(anyhow!("nothing was written, because other providers have these hosts: {}", list.join(", ")))?;
+    }
+    let moves = store.moves(&records).await?;
+    if !moves.is_empty() && !arguments.confirmation.given(&told(&moves))? {
+        return Ok(Ending::Bad);
     }
     let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
     let applied = apply(&store, &records, &mut rows).await;
@@ -73,6 +81,19 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
         ));
     }
     Ok(Ending::Good)
+}
+
+/// What may be lost.
+fn told(moves: &[Move]) -> String {
+    let told = moves.iter().map(|Move { host, changes, refresh_tokens }| {
+        let changes: Vec<String> = changes
+            .iter()
+            .map(|(setting, before, after)| format!("{setting} changes from {before} to {after}"))
+            .collect();
+        format!("{host}: {}; refresh tokens issued before: {refresh_tokens}", changes.join(", "))
+    });
+    let told: Vec<String> = told.collect();
+    format!("{}. If the provider refuses them, their users must log in again", told.join("; "))
 }
 
 async fn apply(store: &Store, records: &[ProviderRecord], rows: &mut Table) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use url::Url;
+use url::{Position, Url};
 
 use super::{ClientAuth, Lifespan, Overrides, Provider, ProviderKind, RequiredWhileReserved};
 use crate::domain::clock::Timestamp;
@@ -27,6 +27,9 @@ pub struct ProviderRecord {
     pub max_concurrent_refreshes: Option<u16>,
     pub overrides: Overrides,
 }
+
+/// A setting that changes: its name, its value before and after.
+pub type Change = (&'static str, String, String);
 
 /// Neither the record nor its kind has a value.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +94,24 @@ impl ProviderRecord {
         })
     }
 
-    /// The settings that differ from `after`: name, before, after. Secrets are not shown.
-    pub fn differences(&self, after: &Self) -> Vec<(&'static str, String, String)> {
+    /// The changes by which the provider may refuse the refresh tokens that it issued before: another client, which they are
+    /// bound to (RFC 6749, section 6), or a token endpoint at another host.
+    pub fn moves(&self, after: &Self) -> Vec<Change> {
+        let endpoint = |record: &Self| {
+            let url = record.token_url.clone().or_else(|| record.kind.token_url(&record.host));
+            url.map_or_else(String::new, |url| url[Position::BeforeHost..Position::AfterPort].to_owned())
+        };
+        let shown = |record: &Self| {
+            [("client_id", record.client_id.clone()), ("the host of token_url", endpoint(record))]
+        };
+        let both = shown(self).into_iter().zip(shown(after));
+        both.filter(|(before, after)| before != after)
+            .map(|((name, before), (_, after))| (name, before, after))
+            .collect()
+    }
+
+    /// The settings that differ from `after`. Secrets are not shown.
+    pub fn differences(&self, after: &Self) -> Vec<Change> {
         let shown = |record: &Self| {
             [
                 ("kind", Some(record.kind.to_string())),

@@ -1,9 +1,13 @@
 //! `tokenkeeper migrate`, on a database of each kind. Without encryption keys throughout.
 
+use tokenkeeper::settings::Settings;
+use tokenkeeper::store::database::{self, Migrating};
 use tokenkeeper_migration::{Migrator, MigratorTrait};
 use tokenkeeper_testkit::database::TestDatabase;
+use tokenkeeper_testkit::wait::{PATIENCE, within};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::Cli;
+use super::{Cli, ended, signal};
 use crate::harness::{Dialect, Kind, World, on_every_database};
 use crate::migrations::since_the_tokens;
 
@@ -43,14 +47,22 @@ on_every_database! {
         cli.run(&["token", "list"]).await.good();
     }
 
-    async fn undoing_the_migration_of_tokens_leaves_providers_and_identities(kind: Kind) {
+    async fn undoing_the_migration_of_tokens_asks_first_and_leaves_providers_and_identities(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
         world.user_with_token("jdoe").await;
         worker.stop().await;
         let cli = Cli::of(&world);
 
-        let down = cli.run(&["migrate", "down", "--steps", &since_the_tokens().to_string()]).await.good();
+        let steps = since_the_tokens().to_string();
+        let down = ["migrate", "down", "--steps", &steps];
+        let refused = cli.run_with_input(&down, "yes\n").await.with_code(2);
+        refused.says("table token_entry (1 row)").says("--yes");
+        let declined = cli.run_in_terminal(&down, "y").await.with_code(1);
+        assert!(declined.stdout.contains("Nothing was changed."), "{declined:?}");
+        assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
+
+        let down = cli.run(&["migrate", "down", "--yes", "--steps", &steps]).await.good();
         assert!(down.stdout.contains("table token_entry"), "{down:?}");
         cli.run(&["migrate", "up"]).await.good();
 
@@ -73,6 +85,49 @@ on_every_database! {
         assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
         cli.run(&["provider", "list"]).await.good().says("There are no providers");
         cli.run(&["token", "list"]).await.good().says("There are no identities");
+    }
+}
+
+on_every_database! {
+    async fn commands_that_migrate_at_once_wait_for_each_other(kind: Kind) {
+        let (_database, cli) = empty(kind).await;
+        let started: Vec<_> = (0..3).map(|_| cli.start(&["migrate", "up"])).collect();
+        let mut applied = 0;
+        for child in started {
+            applied += ended(child).await.good().stdout.matches(" applied\n").count();
+        }
+        assert!(applied >= Migrator::migrations().len(), "each was applied by one of them: {applied}");
+        assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
+        cli.run(&["token", "list"]).await.good().says("There are no identities");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_another_migration_says_so_and_can_be_interrupted() {
+    for kind in [Kind::Postgres, Kind::MariaDb] {
+        let (database, cli) = empty(kind).await;
+        let settings =
+            Settings::load_from(None, [("DATABASE_URL".to_owned(), database.url().to_owned())].into());
+        let db = database::open(&settings.unwrap().database).await.unwrap();
+        let migrating = Migrating::begin(&db, || {}).await.unwrap();
+        let [interrupted, patient] = [(); 2].map(|()| cli.start(&["migrate", "up"]));
+        let mut said = [interrupted, patient]
+            .map(|mut child| (BufReader::new(child.stderr.take().unwrap()).lines(), child));
+        for (lines, _) in &mut said {
+            let line = within("it to say that it waits", PATIENCE, lines.next_line()).await.unwrap();
+            assert!(line.unwrap().contains("waiting for it to finish"));
+        }
+        let [(mut lines, interrupted), (_, patient)] = said;
+
+        signal(&interrupted, "INT").await;
+        ended(interrupted).await.with_code(130);
+        lines.next_line().await.unwrap();
+        assert!(lines.next_line().await.unwrap().unwrap().contains("nothing was changed"));
+        assert!(statuses(&cli).await.iter().all(|status| status == "pending"));
+
+        migrating.end().await;
+        ended(patient).await.good();
+        assert!(statuses(&cli).await.iter().all(|status| status == "applied"));
     }
 }
 

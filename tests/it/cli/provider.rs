@@ -33,7 +33,7 @@ on_every_database! {
         assert_eq!(table.table()[1][..3], [&host, "bitbucket_server", "yes"]);
     }
 
-    async fn a_provider_with_identities_is_removed_only_with_their_tokens(kind: Kind) {
+    async fn a_provider_with_identities_is_removed_only_with_their_tokens_and_after_a_confirmation(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
         world.user_with_token("jdoe").await;
@@ -44,9 +44,40 @@ on_every_database! {
         cli.run(&["provider", "remove", &host]).await.with_code(1).says("--with-tokens");
         cli.run(&["token", "show", "--user", "jdoe", "--host", &host]).await.good();
 
-        cli.run(&["provider", "remove", &host, "--with-tokens"]).await.good();
+        let remove = ["provider", "remove", &host, "--with-tokens"];
+        cli.run(&remove).await.with_code(2).says("its identities (1) and their tokens (1)").says("--yes");
+        let declined = cli.run_in_terminal(&remove, "no").await.with_code(1);
+        assert!(declined.stdout.contains("Nothing was changed."), "{declined:?}");
+        cli.run(&["token", "show", "--user", "jdoe", "--host", &host]).await.good();
+        cli.run_in_terminal(&remove, "yes").await.good();
         cli.run(&["token", "list"]).await.good().says("There are no identities");
         cli.run(&["provider", "remove", &host]).await.with_code(1).says("no provider has the host");
+    }
+}
+
+on_every_database! {
+    async fn another_client_or_token_endpoint_is_applied_only_after_a_confirmation(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        let cli = Cli::of(&world);
+        let host = world.scm.host();
+        let apply = async |change: &str, options: &[&str]| {
+            cli.write("providers.toml", &world.scm.provider_toml(change));
+            cli.run(&[&["provider", "apply", "providers.toml"], options].concat()).await
+        };
+        apply("client_id = \"first\"", &[]).await.good();
+        let worker = world.start_worker().await;
+        world.user_with_token("jdoe").await;
+        worker.stop().await;
+
+        let moved = apply("client_id = \"second\"", &[]).await.with_code(2).says("--yes");
+        moved.says(&format!("{host}: client_id changes from first to second; refresh tokens issued before: 1"));
+        let elsewhere = "client_id = \"first\"\ntoken_url = \"https://elsewhere.example.org/token\"";
+        let moved = apply(elsewhere, &[]).await.with_code(2);
+        moved.says("the host of token_url changes from 127.0.0.1:").says("to elsewhere.example.org;");
+        apply("client_id = \"first\"\nmax_concurrent_refreshes = 5", &[]).await.good();
+
+        let applied = apply("client_id = \"second\"", &["--yes"]).await.good();
+        assert!(applied.table().contains(&vec![&host, "updated", "client_id", "first", "second"]), "{applied:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use tokenkeeper_testkit::wait::within;
 use tokio::process::Child;
 
 use super::*;
+use crate::cli::signal;
 
 const LETTERS: usize = 2_000;
 /// A kill has to come between a confirm and its ack, or the other way round, to be worth anything.
@@ -23,12 +24,6 @@ async fn half_way(world: &World, cli: &Cli) -> Child {
     })
     .await;
     child
-}
-
-async fn signal(child: &Child, signal: &str) {
-    let pid = child.id().expect("it runs").to_string();
-    let sent = tokio::process::Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap();
-    assert!(sent.success());
 }
 
 async fn ended(child: Child) -> Output {
@@ -71,7 +66,7 @@ async fn a_replay_that_is_told_to_stop_loses_no_dead_letter() {
         let child = half_way(&world, &cli).await;
         signal(&child, sent).await;
         let output = ended(child).await;
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(output.status.code(), Some(130), "{output:?}");
         let told = String::from_utf8(output.stdout).unwrap();
         let replayed = world.broker.queue_depth("token-requests").await;
         assert_eq!(told, format!("replayed {replayed}, failed 0\n"));

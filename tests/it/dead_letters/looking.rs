@@ -168,7 +168,7 @@ async fn a_missing_letter_or_queue_is_named_in_plain_words() {
     let channel = world.broker.channel().await;
     let queue = world.broker.name("dead-letters");
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    for command in [&["dead", "list"][..], &["dead", "replay"], &["dead", "drop", "--all"]] {
+    for command in [&["dead", "list"][..], &["dead", "replay", "--all"], &["dead", "drop", "--all"]] {
         let ended = cli.run(command).await.with_code(1);
         ended.says(&format!("there is no queue {queue} at amqp://")).says("`broker.prefix`");
     }

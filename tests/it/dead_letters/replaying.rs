@@ -46,7 +46,11 @@ async fn a_replayed_message_that_fails_again_comes_back_and_is_replayed_once() {
             (world.broker.queue_depth("dead-letters").await == 20).then_some(())
         })
         .await;
-        assert_eq!(cli.run(&["dead", "replay"]).await.good().stdout, "replayed 20, failed 0\n", "{round}");
+        assert_eq!(
+            cli.run(&["dead", "replay", "--all"]).await.good().stdout,
+            "replayed 20, failed 0\n",
+            "{round}"
+        );
     }
 
     let letters = world.broker.wait_for_dead_letters(20).await;
@@ -119,12 +123,12 @@ async fn a_message_that_no_queue_takes_stays_a_dead_letter() {
     assert_eq!(world.broker.queue_depth("dead-letters").await, 4);
     let exchange = world.broker.prefix().to_owned();
     channel.exchange_delete(exchange.into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
-    cli.run(&["dead", "replay"]).await.with_code(1).says("no queue takes it from exchange");
+    cli.run(&["dead", "replay", "--all"]).await.with_code(1).says("no queue takes it from exchange");
     assert_eq!(world.broker.queue_depth("dead-letters").await, 4);
 }
 
 #[tokio::test]
-async fn only_the_letters_that_were_named_are_dropped() {
+async fn only_the_letters_that_were_named_are_replayed_or_dropped() {
     let world = world().await;
     let cli = Cli::of(&world);
     lay_many(&world, 4).await;
@@ -136,7 +140,9 @@ async fn only_the_letters_that_were_named_are_dropped() {
         BasicProperties::default().with_message_id("o".into()),
     )
     .await;
-    cli.run(&["dead", "drop"]).await.with_code(2).says("--reason, --id or --all");
+    for command in ["drop", "replay"] {
+        cli.run(&["dead", command]).await.with_code(2).says("--reason, --id or --all");
+    }
     cli.run(&["dead", "drop", "--all", "--id", "m-1"]).await.with_code(2);
     cli.run(&["dead", "replay", "--all", "--reason", "x"]).await.with_code(2);
     assert_eq!(world.broker.queue_depth("dead-letters").await, 5);
