@@ -77,7 +77,6 @@ pub struct Incoming<'a> {
     pub time: TimeFrame,
     /// The queue whose prefetch it counts against.
     pub queue: Queue,
-    pub redelivered: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +110,7 @@ impl TimeFrame {
 
 impl Handler {
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
-        let Incoming { kind, request, envelope, time, queue, redelivered } = incoming;
+        let Incoming { kind, request, envelope, time, queue } = incoming;
         // A message counts also if it is refused for another reason.
         let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
         if let Some(unanswerable) = envelope.unanswerable {
@@ -165,7 +164,7 @@ impl Handler {
                 Box::pin(self.start_workspace(&request, time, publisher, queue)).await,
             ),
             Request::Store(request) => {
-                Outcome::store(Box::pin(self.store_pair(*request, time, publisher, redelivered)).await)
+                Outcome::store(Box::pin(self.store_pair(*request, time, publisher)).await)
             }
             Request::Report(request) => {
                 Outcome::report(Box::pin(self.report(&request, time, publisher, queue)).await)

@@ -43,7 +43,7 @@ pub use self::idle::Unrefreshable;
 use self::known::Known;
 pub use self::known::KnownEntry;
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
-pub use self::login::AccountNames;
+pub use self::login::{AccountNames, LoginEffect};
 pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{Move, ProviderChange, RemoveProvider, Stake};

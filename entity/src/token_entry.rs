@@ -58,9 +58,11 @@ pub struct Model {
     pub failure_fingerprint: Option<String>,
     /// When it failed, in ms since the epoch.
     pub failed_at: Option<i64>,
-    /// Fingerprint of the access token that a login flow stored last: tells a `token.store` that is delivered
-    /// twice from a new one.
+    /// Fingerprint of the tokens that a login flow stored last, kept over refreshes: tells a login that is repeated from
+    /// another one.
     pub login_fingerprint: Option<String>,
+    /// When the provider issued this pair, in ms since the epoch; known of an imported pair only.
+    pub issued_at: Option<i64>,
     /// When the provider was asked for this pair, in ms since the epoch; none: it came from a login.
     pub refreshed_at: Option<i64>,
     /// When the first pair was stored, in ms since the epoch.

@@ -23,6 +23,7 @@ mod m20261128_000034_find_entries_by_user;
 mod m20261129_000035_add_overrides_attempts_and_reports;
 mod m20261130_000036_give_entries_their_user;
 mod m20261130_000037_drop_replica;
+mod m20261130_000038_add_issued_at;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait, SchemaManager};
@@ -55,6 +56,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261129_000035_add_overrides_attempts_and_reports::Migration),
             Box::new(m20261130_000036_give_entries_their_user::Migration),
             Box::new(m20261130_000037_drop_replica::Migration),
+            Box::new(m20261130_000038_add_issued_at::Migration),
         ]
     }
 }

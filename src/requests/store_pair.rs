@@ -6,7 +6,7 @@ use crate::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, ShortText, StoreReply, StoreRequest,
 };
 use crate::domain::clock::Timestamp;
-use crate::store::{AccountNames, NewPair, PairSource};
+use crate::store::{AccountNames, LoginEffect, NewPair, PairSource};
 
 impl Handler {
     pub(super) async fn store_pair(
@@ -14,7 +14,6 @@ impl Handler {
         request: StoreRequest,
         time: TimeFrame,
         publisher: Option<&str>,
-        redelivered: bool,
     ) -> StoreReply {
         let echo = Echo {
             user_id: Some(request.user_id.to_string()),
@@ -22,24 +21,21 @@ impl Handler {
             workspace_id: None,
         };
         let login = Login::from(request);
-        let stored = self.in_time(time, || self.try_store(&login, publisher, redelivered)).await;
+        let stored = self.in_time(time, || self.try_store(&login, publisher)).await;
         match stored {
             Ok(()) => StoreReply::Ok { warnings: Vec::new() },
             Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),
         }
     }
 
-    async fn try_store(
-        &self,
-        login: &Login,
-        publisher: Option<&str>,
-        redelivered: bool,
-    ) -> Result<(), Refusal> {
+    async fn try_store(&self, login: &Login, publisher: Option<&str>) -> Result<(), Refusal> {
         let provider = self.allowed_provider(publisher, MessageKind::TokenStore, &login.host).await?;
         let now = self.clock.now();
         let Login { user_id, account, pair, .. } = login;
-        self.store.put_login(user_id, provider.id, account, pair, redelivered, now).await?;
-        tracing::info!("token pair stored");
+        match self.store.put_login(user_id, provider.id, account, pair, false, now).await? {
+            LoginEffect::Created | LoginEffect::Replaced => tracing::info!("token pair stored"),
+            LoginEffect::Kept => tracing::info!("the login is repeated: the stored token pair stays"),
+        }
         Ok(())
     }
 }

@@ -43,6 +43,8 @@ pub struct Entry {
     /// When the provider was asked for this pair. None: a login brought it.
     pub(super) refreshed_at: Option<Timestamp>,
     pub(super) login_fingerprint: Option<String>,
+    /// When the provider issued the pair. Known of an imported pair only.
+    pub(super) issued_at: Option<Timestamp>,
     pub(super) access_token_sealed: Vec<u8>,
     pub(super) refresh_token_sealed: Option<Vec<u8>>,
     pub(super) key_id: String,
@@ -61,7 +63,7 @@ pub struct Lease {
 /// token can issue two pairs for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Fingerprint of the login's access token.
+    /// Fingerprint of the login.
     pub login: Option<String>,
     pub asked_at: Timestamp,
 }
@@ -147,6 +149,7 @@ impl Entry {
             reported_at: row.reported_at,
             refreshed_at: row.refreshed_at.map(Timestamp::from_millis),
             login_fingerprint: row.login_fingerprint,
+            issued_at: row.issued_at.map(Timestamp::from_millis),
             failure: row.failure_code.and_then(|code| {
                 Some(Failure {
                     kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
@@ -179,6 +182,7 @@ impl Entry {
             reserved_until: millis(self.state.reserved_until),
             refreshed_at: millis(self.refreshed_at),
             login_fingerprint: Set(self.login_fingerprint.clone()),
+            issued_at: millis(self.issued_at),
             reported_at: Set(None),
             failure_code: Set(None),
             failure_message: Set(None),
@@ -275,6 +279,8 @@ impl Store {
             reported_at: None,
             refreshed_at: pair.source.asked_at(),
             login_fingerprint: pair.login_fingerprint(),
+            // A date in the future would keep out whatever is issued until then.
+            issued_at: pair.source.issued_at().map(|at| at.min(now)),
             updated_at: now,
             key_id: access_token.key_id,
             access_token_sealed: access_token.bytes,

@@ -17,56 +17,105 @@ pub struct AccountNames {
     pub auth_name: Option<String>,
 }
 
+/// What a login does to the entry of its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginEffect {
+    /// There was no pair.
+    Created,
+    /// The pair takes the place of another one.
+    Replaced,
+    /// The stored pair is newer and stays.
+    Kept,
+}
+
+impl LoginEffect {
+    fn on(stored: Option<&Entry>, pair: &NewPair, replace: bool) -> Self {
+        match stored {
+            None => Self::Created,
+            Some(stored) if !replace && pair.is_older_than(stored) => Self::Kept,
+            Some(_) => Self::Replaced,
+        }
+    }
+}
+
 impl Store {
     /// Creates or replaces identity and pair. This moves the generation, so it wins over a refresh under way.
     ///
-    /// If the broker delivers a message again whose pair was stored, nothing changes. A refresh may have replaced that pair in
-    /// between, and its successor must not be lost (invariant 4).
+    /// A login that is repeated changes nothing. A refresh may have replaced its pair since, and the successor must not be lost
+    /// (invariant 4). The same holds for a pair that was issued before the stored one. With `replace` the stored pair goes in
+    /// any case.
     pub async fn put_login(
         &self,
         user_id: &str,
         provider_id: i64,
         account: &AccountNames,
         pair: &NewPair,
-        redelivered: bool,
+        replace: bool,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        let identity_id = self.put_identity(user_id, provider_id, account, now).await?;
-        let owner = Owner { identity_id, user: user_id, provider_id };
+    ) -> Result<LoginEffect, StoreError> {
+        let identity = self.put_identity(user_id, provider_id, account, now).await?;
+        let owner = Owner { identity_id: identity.id, user: user_id, provider_id };
         loop {
-            let entry = token_entry::Entity::find()
-                .filter(token_entry::Column::IdentityId.eq(identity_id))
-                .one(&self.db)
-                .await
-                .map_err(StoreError::database("load the token of an identity"))?;
-            let stored = match entry {
-                Some(row) if redelivered && row.login_fingerprint == pair.login_fingerprint() => true,
-                Some(row) => self.store_pair(&Entry::from_row(row)?, pair, Leases::All, now).await?.is_some(),
+            let stored = self.entry_of(identity.id).await?;
+            let effect = LoginEffect::on(stored.as_ref(), pair, replace);
+            if effect == LoginEffect::Kept {
+                return Ok(effect);
+            }
+            self.rename_identity(&identity, account, now).await?;
+            let is_done = match stored {
+                Some(stored) => self.store_pair(&stored, pair, Leases::All, now).await?.is_some(),
                 None => self.insert_entry(owner, pair, now).await? == Guarded::Done,
             };
-            if stored {
-                return Ok(());
+            if is_done {
+                return Ok(effect);
             }
         }
     }
 
+    /// What [`Store::put_login`] would do now. Only reads.
+    pub async fn preview_login(
+        &self,
+        user_id: &str,
+        provider_id: i64,
+        pair: &NewPair,
+        replace: bool,
+    ) -> Result<LoginEffect, StoreError> {
+        let stored = match self.identity(user_id, provider_id).await? {
+            Some(identity) => self.entry_of(identity.id).await?,
+            None => None,
+        };
+        Ok(LoginEffect::on(stored.as_ref(), pair, replace))
+    }
+
+    async fn entry_of(&self, identity_id: i64) -> Result<Option<Entry>, StoreError> {
+        let row = token_entry::Entity::find()
+            .filter(token_entry::Column::IdentityId.eq(identity_id))
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("load the token of an identity"))?;
+        row.map(Entry::from_row).transpose()
+    }
+
+    async fn identity(&self, user_id: &str, provider_id: i64) -> Result<Option<identity::Model>, StoreError> {
+        identity::Entity::find()
+            .filter(identity::Column::UserId.eq(user_id))
+            .filter(identity::Column::ProviderId.eq(provider_id))
+            .one(&self.db)
+            .await
+            .map_err(StoreError::database("look an identity up"))
+    }
+
+    /// The identity, with the names that it had before if it is there.
     async fn put_identity(
         &self,
         user_id: &str,
         provider_id: i64,
         account: &AccountNames,
         now: Timestamp,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<identity::Model, StoreError> {
         loop {
-            let known = identity::Entity::find()
-                .filter(identity::Column::UserId.eq(user_id))
-                .filter(identity::Column::ProviderId.eq(provider_id))
-                .one(&self.db)
-                .await
-                .map_err(StoreError::database("look an identity up"))?;
-            if let Some(known) = known {
-                self.rename_identity(&known, account, now).await?;
-                return Ok(known.id);
+            if let Some(known) = self.identity(user_id, provider_id).await? {
+                return Ok(known);
             }
             let new = identity::ActiveModel {
                 id: NotSet,
@@ -78,7 +127,7 @@ impl Store {
                 updated_at: Set(now.as_millis()),
             };
             match new.insert(&self.db).await {
-                Ok(row) => return Ok(row.id),
+                Ok(row) => return Ok(row),
                 Err(error) if is_duplicate(&error) => {}
                 Err(source) => return Err(StoreError::Database { action: "store an identity", source }),
             }

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, Value};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, Value};
 use tokenkeeper_entity::token_entry;
 
 use super::entry::{Entry, Origin, Owner};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::secret::{SecretString, fingerprint};
+use crate::domain::secret::{ExposeSecret, SecretString, fingerprint};
 
 /// A pair to store.
 #[derive(Debug, Clone)]
@@ -39,11 +39,45 @@ impl NewPair {
         pair
     }
 
+    /// None: a refresh brought the pair.
     pub(super) fn login_fingerprint(&self) -> Option<String> {
         match &self.source {
-            PairSource::Login => Some(fingerprint(&self.access_token)),
+            PairSource::Login | PairSource::DatedLogin { .. } => Some(self.fingerprint()),
             PairSource::Refresh { .. } => None,
         }
+    }
+
+    /// Of both tokens. A host may answer another login with a refresh token, or an access token, that it issued before.
+    fn fingerprint(&self) -> String {
+        let Some(refresh_token) = &self.refresh_token else { return fingerprint(&self.access_token) };
+        // A line break is in no token that a login may store.
+        let both = [self.access_token.expose_secret(), refresh_token.expose_secret()].join("\n");
+        fingerprint(&both.into())
+    }
+
+    /// Whether a login with this pair would lose a newer one: `stored` came from the same login and was refreshed since, or
+    /// may be; or it was issued or stored after this pair was issued. A repeated login with nothing new is older, too.
+    pub(super) fn is_older_than(&self, stored: &Entry) -> bool {
+        let is_repeated = self.is_of_the_login_of(stored)
+            && (stored.refreshed_at.is_some() || stored.is_in_doubt() || self.says_the_same_as(stored));
+        is_repeated
+            || self.source.issued_at().is_some_and(|at| stored.issued_at.unwrap_or(stored.updated_at) > at)
+    }
+
+    fn is_of_the_login_of(&self, stored: &Entry) -> bool {
+        let Some(login) = &stored.login_fingerprint else { return false };
+        // Older versions wrote the fingerprint of the access token alone.
+        let as_before = self.refresh_token.is_some() == stored.state.refreshable
+            && *login == fingerprint(&self.access_token);
+        *login == self.fingerprint() || as_before
+    }
+
+    /// What stands beside the tokens.
+    fn says_the_same_as(&self, stored: &Entry) -> bool {
+        self.username == stored.username
+            && self.scopes == stored.scopes
+            && self.expires_at == stored.state.expires_at
+            && self.refresh_token_expires_at == stored.refresh_token_expires_at
     }
 }
 
@@ -59,20 +93,22 @@ pub enum PairSource {
     },
     /// A login flow. Nobody holds the pair yet, and the granted lifetime is unknown.
     Login,
+    /// A login flow of some time ago: the provider issued the pair at this date.
+    DatedLogin { issued_at: Timestamp },
 }
 
 impl PairSource {
     pub(super) const fn granted_lifetime(&self) -> Option<Duration> {
         match self {
             Self::Refresh { granted_lifetime, .. } => *granted_lifetime,
-            Self::Login => None,
+            Self::Login | Self::DatedLogin { .. } => None,
         }
     }
 
     pub(super) const fn reserved_until(&self) -> Option<Timestamp> {
         match self {
             Self::Refresh { reserved_until, .. } => Some(*reserved_until),
-            Self::Login => None,
+            Self::Login | Self::DatedLogin { .. } => None,
         }
     }
 
@@ -94,7 +130,14 @@ impl PairSource {
     pub(super) const fn asked_at(&self) -> Option<Timestamp> {
         match self {
             Self::Refresh { origin, .. } => Some(origin.asked_at),
-            Self::Login => None,
+            Self::Login | Self::DatedLogin { .. } => None,
+        }
+    }
+
+    pub(super) const fn issued_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::DatedLogin { issued_at } => Some(*issued_at),
+            Self::Login | Self::Refresh { .. } => None,
         }
     }
 }
@@ -109,6 +152,15 @@ pub(super) enum Leases<'a> {
 }
 
 impl Leases<'_> {
+    /// The guard of the UPDATE that stores the pair.
+    fn guard(self, entry: &Entry) -> Condition {
+        match self {
+            // Whether a login is repeated depends on the attempt, too.
+            Self::All => entry.is_as_decided_on(),
+            Self::Of(_) => entry.is_unmoved(),
+        }
+    }
+
     /// The new value of a column of the lease.
     fn cleared<T: Into<Value>>(self, column: token_entry::Column, nothing: T) -> Expr {
         match self {
@@ -132,10 +184,10 @@ pub(super) enum Age {
 impl Store {
     /// Stores the next generation of an entry: pair, dates and reservation as given, lease and failure cleared.
     ///
-    /// Guarded by the generation alone: a caller with the current generation has the newest pair, with or without the lease. Any
-    /// other caller must not overwrite the newer pair.
+    /// Guarded by the generation: a caller with the current generation has the newest pair, with or without the lease. Any
+    /// other caller must not overwrite the newer pair. A login is guarded by what it was judged by, too ([`Leases::guard`]).
     ///
-    /// Returns the stored entry, or none if the generation has changed.
+    /// Returns the stored entry, or none if the row has changed.
     pub(super) async fn store_pair(
         &self,
         entry: &Entry,
@@ -173,7 +225,7 @@ impl Store {
                 token_entry::Column::LeaseHolder,
                 leases.cleared(token_entry::Column::LeaseHolder, None::<String>),
             )
-            .filter(entry.is_unmoved())
+            .filter(leases.guard(entry))
             .exec(&self.urgent)
             .await
             .map_err(StoreError::database("store a token pair"))?;

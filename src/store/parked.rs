@@ -91,7 +91,7 @@ impl Store {
             expires_at: pair.expires_at,
             refresh_token_expires_at: pair.refresh_token_expires_at,
             refresh: match &pair.source {
-                PairSource::Login => None,
+                PairSource::Login | PairSource::DatedLogin { .. } => None,
                 PairSource::Refresh { granted_lifetime, reserved_until, origin } => Some(RefreshContents {
                     granted_lifetime_ms: granted_lifetime
                         .map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)),

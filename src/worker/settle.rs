@@ -206,7 +206,6 @@ impl Settler {
             envelope: &received.envelope,
             time,
             queue: received.queue,
-            redelivered: received.delivery.redelivered,
         };
         let outcome = tokio::select! {
             biased;

@@ -1,5 +1,6 @@
 //! The command line, as operators and their scripts meet it: exit codes, output, and no secret in either.
 
+mod import;
 mod migrate;
 mod provider;
 mod request;

@@ -1,6 +1,7 @@
 //! `token.store`: what a login flow publishes is the user's pair from then on.
 
-use lapin::options::{BasicGetOptions, BasicRejectOptions};
+mod repeated;
+
 use lapin::types::AMQPValue;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use secrecy::ExposeSecret;
@@ -9,10 +10,9 @@ use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{Failure, FailureKind, Guarded};
 use tokenkeeper_entity::identity;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
-use tokenkeeper_testkit::scm::IssuedPair;
 
 use crate::harness::reply::{error_message, token};
-use crate::harness::{Dialect, Kind, PATIENCE, World, eventually, on_every_database};
+use crate::harness::{Dialect, Kind, World, on_every_database};
 
 async fn store(world: &World, body: Value) -> Value {
     world.broker.request(TOKEN_STORE, body).await.body
@@ -162,36 +162,6 @@ on_every_database! {
         worker.stop().await;
     }
 
-    async fn a_login_that_is_delivered_again_does_not_bring_its_old_pair_back(kind: Kind) {
-        let world = World::new(kind, Dialect::BitbucketServer).await;
-        let worker = world.start_worker().await;
-        let login = world.user_with_expired_token("jdoe").await;
-        let refreshed = world.request("jdoe").await;
-        assert_eq!(refreshed["refresh"], "required");
-        let before = world.entry("jdoe").await;
-        worker.stop().await;
-
-        let reply = deliver_again(&world, &login).await;
-
-        assert_eq!(reply, json!({"status": "ok"}));
-        let after = world.entry("jdoe").await;
-        assert_eq!(after.generation, before.generation);
-        assert_eq!(json!(stored_token(&world, "jdoe").await), token(&refreshed)["value"]);
-        assert!(world.scm.is_alive(&stored_token(&world, "jdoe").await));
-    }
-
-    async fn a_login_that_is_delivered_again_without_having_been_stored_is_stored(kind: Kind) {
-        let world = World::new(kind, Dialect::BitbucketServer).await;
-        let worker = world.start_worker().await;
-        world.user_with_token("jdoe").await;
-        worker.stop().await;
-        let lost = world.scm.authorize("jdoe");
-
-        assert_eq!(deliver_again(&world, &lost).await, json!({"status": "ok"}));
-
-        assert_eq!(stored_token(&world, "jdoe").await, lost.access_token);
-    }
-
     async fn tokens_of_sixteen_kib_come_back_whole(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let worker = world.start_worker().await;
@@ -221,36 +191,6 @@ on_every_database! {
         error_message(&world.request("a  ").await, "user_not_found");
         worker.stop().await;
     }
-}
-
-/// Publishes a login, takes it like a worker that dies on it, and starts a worker that gets it again.
-async fn deliver_again(world: &World, pair: &IssuedPair) -> Value {
-    let body = world.scm.token_store_body(pair).to_string();
-    let pending = world.broker.send(TOKEN_STORE, body, BasicProperties::default()).await;
-    let channel = world.broker.channel().await;
-    let queue = world.broker.name("token-stores");
-    let taken = eventually("the login in its queue", PATIENCE, async || {
-        channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap()
-    })
-    .await;
-    let back = BasicRejectOptions { requeue: true };
-    assert!(taken.delivery.acker.reject(back).await.unwrap(), "the broker has it back");
-    let worker = world.start_worker().await;
-    let reply = pending.reply().await.body;
-    worker.stop().await;
-    reply
-}
-
-#[tokio::test]
-async fn the_same_pair_in_a_second_message_is_a_new_login() {
-    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
-    let worker = world.start_worker().await;
-    let login = world.user_with_token("jdoe").await;
-    burden(&world, "jdoe").await;
-    world.store_pair(&login).await;
-    let entry = world.entry("jdoe").await;
-    assert_eq!((entry.failure, entry.lease, entry.state.reserved_until), (None, None, None));
-    worker.stop().await;
 }
 
 #[tokio::test]

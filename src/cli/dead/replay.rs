@@ -25,7 +25,7 @@ use crate::cli::{Ending, Failure};
 ///
 /// A sealed body is published unsealed. Without the key for it, the letter stays.
 ///
-/// A token.store counts as a login now: it replaces a pair that the user has stored since.
+/// A token.store counts as a login now: it replaces the pair of another login that the user has stored since.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper dead replay --reason delivery_limit

@@ -1,25 +1,30 @@
 //! `tokenkeeper token import`
 
+mod tally;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, anyhow};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Deserialize;
 use tokenkeeper::contract::{MessageKind, Request, decode};
-use tokenkeeper::domain::clock::{Clock, DatabaseClock};
+use tokenkeeper::domain::clock::{Clock, DatabaseClock, Timestamp};
 use tokenkeeper::requests::Login;
 use tokenkeeper::store::database::clock_sync;
-use tokenkeeper::store::{Store, StoreError};
+use tokenkeeper::store::{LoginEffect, PairSource, Store, StoreError};
 use tokio::io::AsyncBufRead;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use self::tally::Tally;
 use super::lines::{Line, Lines};
-use crate::cli::output::{Output, note};
+use crate::cli::ending::Interrupted;
+use crate::cli::interruption::stoppable;
+use crate::cli::output::Output;
 use crate::cli::{Ending, Failure};
 
 const WRITERS: usize = 16;
@@ -31,23 +36,47 @@ const MAX_QUEUED: usize = 16;
 /// Each line is the body of a token.store message. So the tokens of another system can be imported at once. Identities
 /// are created or replaced; of two lines for one identity the later one wins. An invalid line is reported with its
 /// number and skipped; the others are imported, and the exit code is 1.
+///
+/// A newer pair is kept, so a file may be imported again. It is newer if it came from the line's own login and was refreshed
+/// since. It is newer, too, if it was issued or stored after the date `issued_at` of the line.
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Example of a line, of which user_id, host and token.value are required:
   {"user_id": "u-1", "host": "bitbucket.example.org", "token": {"value": "…"}}
 
 Beside them: auth_id, auth_name; in token: refresh_token, username, scopes,
 expires_at, refresh_token_expires_at. `tokenkeeper schema token.store` lists all fields.
+A line may also have issued_at: when the provider issued the pair.
 
 Examples:
+  tokenkeeper token import --dry-run tokens.jsonl
   tokenkeeper token import tokens.jsonl
   export-tokens | tokenkeeper token import -"#)]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Replaces newer pairs, too. The users whose pair is a spent one then must log in again
+    #[arg(long)]
+    replace: bool,
+    /// Only shows what an import would do. Each line is compared with what is stored, and not with the lines before it
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints the numbers as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn run(store: Store, arguments: &Arguments) -> Result<Ending, Failure> {
+    let stop = CancellationToken::new();
+    let left = "the pairs of the lines before are stored; import the file again for the rest";
+    stoppable(&stop, left, run_until(&stop, &store, arguments)).await
+}
+
+async fn run_until(
+    stop: &CancellationToken,
+    store: &Store,
+    arguments: &Arguments,
+) -> Result<Ending, Failure> {
     let file = &arguments.file;
     let (lines, size) = if file == Path::new("-") {
         (Lines::of_stdin().context("cannot read standard input")?, None)
@@ -55,44 +84,74 @@ pub(super) async fn run(store: Store, arguments: &Arguments) -> Result<Ending, F
         Lines::of_file(file).await.with_context(|| format!("cannot read {}", file.display()))?
     };
     let tally = Arc::new(Tally::new(size));
-    let read = import(lines, &store, &tally).await;
+    let read = import(stop, lines, store, arguments, &tally).await;
     tally.bar.finish_and_clear();
-    let (imported, failed) = tally.counts();
-    Output::new().line(format_args!("imported {imported}, failed {failed}"))?;
-    read?;
+    let counts = tally.counts();
+    let mut output = Output::new();
+    if arguments.json {
+        output.json(&counts)?;
+    } else {
+        output.line(counts.in_words(arguments.dry_run))?;
+    }
+    if let HandedOver::Interrupted { last_line } = read? {
+        Err(anyhow!(Interrupted).context(format!(
+            "the import stopped after line {last_line}; import the file again for the rest: newer pairs are kept"
+        )))?;
+    }
     if tally.database_is_lost() {
         Err(anyhow!(
             "the import stopped, because the database does not answer; run it again: importing a pair twice does no harm"
         ))?;
     }
-    Ok(if failed == 0 { Ending::Good } else { Ending::Bad })
+    Ok(if counts.failed == 0 { Ending::Good } else { Ending::Bad })
 }
 
 async fn import(
+    stop: &CancellationToken,
     lines: Lines<impl AsyncBufRead + Unpin>,
     store: &Store,
+    arguments: &Arguments,
     tally: &Arc<Tally>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<HandedOver> {
     let clock = Arc::new(clock_sync::compared_once(store).await?);
-    let writers = Writers::start(store, &clock, tally);
-    let read = hand_over(lines, store, &writers, tally).await;
-    // Pairs that were read before an error are still written.
+    let target =
+        Target { store: store.clone(), clock, replace: arguments.replace, dry_run: arguments.dry_run };
+    let writers = Writers::start(&target, tally);
+    let read = hand_over(stop, lines, store, &writers, tally).await;
+    // Pairs that were read before an error or an interruption are still written.
     writers.finish().await?;
     read.context("cannot read the next line")
 }
 
-/// Reads and checks the lines, until the last one or until the database does not answer.
+enum HandedOver {
+    All,
+    /// `last_line` is the last one that was read; 0: none was.
+    Interrupted {
+        last_line: usize,
+    },
+}
+
+/// Reads and checks the lines, until the last one, until it is stopped, or until the database does not answer.
 async fn hand_over(
+    stop: &CancellationToken,
     mut lines: Lines<impl AsyncBufRead + Unpin>,
     store: &Store,
     writers: &Writers,
     tally: &Tally,
-) -> io::Result<()> {
+) -> io::Result<HandedOver> {
     let mut hosts = Hosts { store, known: HashMap::new() };
-    while let Some(line) = lines.next().await? {
+    let mut last_line = 0;
+    loop {
+        let line = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(HandedOver::Interrupted { last_line }),
+            line = lines.next() => line?,
+        };
+        let Some(line) = line else { break };
         if tally.database_is_lost() {
             break;
         }
+        last_line = line.number;
         tally.bar.inc(line.size);
         if line.text.trim_ascii().is_empty() {
             continue;
@@ -103,7 +162,7 @@ async fn hand_over(
             Err(Rejection::Store(error)) => tally.fail_in_store(line.number, &error, store).await,
         }
     }
-    Ok(())
+    Ok(HandedOver::All)
 }
 
 /// Why a line is not imported.
@@ -113,19 +172,32 @@ enum Rejection {
 }
 
 async fn check(line: &Line, hosts: &mut Hosts<'_>) -> Result<Pair, Rejection> {
-    let login = match decode(MessageKind::TokenStore, &line.text) {
+    let mut login = match decode(MessageKind::TokenStore, &line.text) {
         Ok(Request::Store(request)) => Login::from(*request),
         Ok(Request::Token(_) | Request::WorkspaceStart(_) | Request::Report(_)) => {
             return Err(Rejection::Line("is not a token.store".to_owned()));
         }
         Err(invalid) => return Err(Rejection::Line(invalid.reason)),
     };
+    let dated: Dated = serde_json::from_slice(&line.text).map_err(|_| {
+        Rejection::Line("issued_at: must be an RFC 3339 date like 2020-01-01T01:05:00.000Z".to_owned())
+    })?;
+    // A date in 1970 or earlier counts as left out, as those of a `token.store` do.
+    if let Some(issued_at) = dated.issued_at.filter(|at| at.as_millis() > 0) {
+        login.pair.source = PairSource::DatedLogin { issued_at };
+    }
     match hosts.provider_id(&login.host).await.map_err(Rejection::Store)? {
         Some(provider_id) => Ok(Pair { line: line.number, provider_id, login }),
         None => Err(Rejection::Line(
             "host: no provider has this host; `tokenkeeper provider apply` creates one".to_owned(),
         )),
     }
+}
+
+/// What a line has beside the fields of a `token.store`.
+#[derive(Deserialize)]
+struct Dated {
+    issued_at: Option<Timestamp>,
 }
 
 /// Looks each host up once.
@@ -145,6 +217,27 @@ impl Hosts<'_> {
     }
 }
 
+/// Where the pairs go, and how.
+#[derive(Clone)]
+struct Target {
+    store: Store,
+    clock: Arc<DatabaseClock>,
+    /// Newer pairs are replaced, too.
+    replace: bool,
+    /// Nothing is written.
+    dry_run: bool,
+}
+
+impl Target {
+    async fn take(&self, provider_id: i64, login: &Login) -> Result<LoginEffect, StoreError> {
+        let Login { user_id, account, pair, .. } = login;
+        if self.dry_run {
+            return self.store.preview_login(user_id, provider_id, pair, self.replace).await;
+        }
+        self.store.put_login(user_id, provider_id, account, pair, self.replace, self.clock.now()).await
+    }
+}
+
 struct Pair {
     line: usize,
     provider_id: i64,
@@ -159,12 +252,12 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(store: &Store, clock: &Arc<DatabaseClock>, tally: &Arc<Tally>) -> Self {
+    fn start(target: &Target, tally: &Arc<Tally>) -> Self {
         let mut tasks = JoinSet::new();
         let entries = (0..WRITERS)
             .map(|_| {
                 let (entry, pairs) = mpsc::channel(MAX_QUEUED);
-                tasks.spawn(write(pairs, store.clone(), Arc::clone(clock), Arc::clone(tally)));
+                tasks.spawn(write(pairs, target.clone(), Arc::clone(tally)));
                 entry
             })
             .collect();
@@ -188,68 +281,14 @@ impl Writers {
     }
 }
 
-async fn write(mut pairs: mpsc::Receiver<Pair>, store: Store, clock: Arc<DatabaseClock>, tally: Arc<Tally>) {
+async fn write(mut pairs: mpsc::Receiver<Pair>, target: Target, tally: Arc<Tally>) {
     while let Some(Pair { line, provider_id, login }) = pairs.recv().await {
         if tally.database_is_lost() {
             continue;
         }
-        let Login { user_id, account, pair, .. } = &login;
-        match store.put_login(user_id, provider_id, account, pair, false, clock.now()).await {
-            Ok(()) => tally.count_import(),
-            Err(error) => tally.fail_in_store(line, &error, &store).await,
+        match target.take(provider_id, &login).await {
+            Ok(effect) => tally.count(effect),
+            Err(error) => tally.fail_in_store(line, &error, &target.store).await,
         }
-    }
-}
-
-struct Tally {
-    bar: ProgressBar,
-    imported: AtomicU64,
-    failed: AtomicU64,
-    database_lost: AtomicBool,
-}
-
-impl Tally {
-    fn new(size: Option<u64>) -> Self {
-        // Hidden unless standard error is a terminal.
-        let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
-        let template = match size {
-            Some(_) => "{bar:30} {percent}%  {msg}  {eta} to go",
-            None => "{spinner} {msg}  {elapsed}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            imported: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            database_lost: AtomicBool::new(false),
-        }
-    }
-
-    fn counts(&self) -> (u64, u64) {
-        (self.imported.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
-    }
-
-    fn database_is_lost(&self) -> bool {
-        self.database_lost.load(Ordering::Relaxed)
-    }
-
-    fn count_import(&self) {
-        let imported = self.imported.fetch_add(1, Ordering::Relaxed) + 1;
-        self.bar.set_message(format!("{imported} imported"));
-    }
-
-    fn fail(&self, line: usize, reason: &str) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        self.bar.suspend(|| note(format_args!("line {line}: {reason}")));
-    }
-
-    /// If the database caused the error, the import stops: the other lines would fail too.
-    async fn fail_in_store(&self, line: usize, error: &StoreError, store: &Store) {
-        if error.is_transient() && store.ping().await.is_err() {
-            self.database_lost.store(true, Ordering::Relaxed);
-        }
-        self.fail(line, &error.to_string());
     }
 }

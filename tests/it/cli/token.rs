@@ -67,7 +67,7 @@ on_every_database! {
 
         let ended = cli.run(&["token", "import", "tokens.jsonl"]).await.with_code(1).keeps_secrets_of(&world);
 
-        assert_eq!(ended.stdout, "imported 2, failed 3\n");
+        assert_eq!(ended.stdout, "imported 2, kept 0, failed 3\n");
         let ended = ended.says("line 3: the body must be a JSON object").says("line 4: host: no provider has this host");
         let ended = ended.says("line 5: token.value: must be printable ASCII");
         assert!(!ended.stderr.contains("s3cret") && ended.stderr.lines().count() == 3, "{ended:?}");
@@ -83,7 +83,7 @@ on_every_database! {
 
         let ended = Cli::of(&world).run_with_input(&["token", "import", "-"], &lines.join("\n")).await.good();
 
-        assert_eq!(ended.stdout, "imported 120, failed 0\n");
+        assert_eq!(ended.stdout, "imported 120, kept 0, failed 0\n");
         for user in ["u-1", "u-2", "u-3"] {
             assert_eq!(access_token(&world, user).await, format!("{user}-token-39"));
             assert_eq!(world.entry(user).await.generation, 40);

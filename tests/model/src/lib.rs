@@ -46,6 +46,8 @@
 //! - *Take the lease* must refuse where an attempt was recorded, or the refresh token condemned, since the entry was
 //!   loaded. Else the new flight believes its own "certain" failures, clears the record, and calls dead what may be dead.
 //! - *Renew* must refuse a lease that ran out, even where nobody took it: the token may have been reserved since.
+//! - A *login* that is repeated is no step: the statement stores nothing then (`NewPair::is_older_than`). So each login here is
+//!   another one.
 //! - *Store* over a generation that moved compares when pairs of the same **login** were asked for, not of the same
 //!   refresh token: the pair there may have been refreshed once more before the newest of its siblings is stored.
 //! - *Store* by a flight that lost its lease leaves the lease and the attempt record of the one that has it.
