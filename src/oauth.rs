@@ -55,11 +55,7 @@ pub enum RefreshError {
     /// The provider refuses us, or the URL is no token endpoint: an operator must act. This says nothing about the
     /// user's refresh token.
     #[error("the provider is misconfigured: {detail}")]
-    Misconfigured {
-        /// Whether the provider refused the client id or its secret.
-        client_refused: bool,
-        detail: String,
-    },
+    Misconfigured { client: ClientRefusal, detail: String },
     /// No usable answer for now. Worth another try.
     #[error("the provider is unavailable: {detail}")]
     Unavailable {
@@ -76,6 +72,16 @@ pub enum RefreshError {
     /// This machine could not send the request, so the provider did not act. Worth another try.
     #[error("{detail}")]
     Local { detail: String },
+}
+
+/// Whether a provider refused the client id or its secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientRefusal {
+    No,
+    /// The status is 401, and the answer does not say what is refused.
+    Perhaps,
+    /// It said so: `invalid_client` (RFC 6749, section 5.2) or a variant of it.
+    Certain,
 }
 
 /// Whether a provider that gave no usable answer may have rotated the pair.

@@ -13,7 +13,7 @@ pub(super) use self::members::End;
 use super::detail::RefreshRequest;
 use super::issued::take_pair;
 use super::pause::Pause;
-use super::{Acted, IssuedPair, RefreshError};
+use super::{Acted, ClientRefusal, IssuedPair, RefreshError};
 use crate::domain::provider::ProviderKind;
 
 pub(super) struct Answer<'a> {
@@ -105,7 +105,7 @@ impl Failure<'_> {
             Some(Meaning::Refused) => RefreshError::Refused { detail: self.tell(self.refused_hint()) },
             Some(Meaning::Unavailable) => self.unavailable(Acted::No, ""),
             Some(Meaning::Misconfigured) | None => RefreshError::Misconfigured {
-                client_refused: self.error.is_about_the_client(status),
+                client: self.error.client_refusal(status),
                 detail: self.tell(misconfigured_hint(status, &self.error)),
             },
         }
@@ -124,7 +124,7 @@ impl Failure<'_> {
 
     fn no_token_endpoint(&self, why: &str) -> RefreshError {
         let detail = self.tell(&format!("{why}; check the provider's token_url"));
-        RefreshError::Misconfigured { client_refused: false, detail }
+        RefreshError::Misconfigured { client: ClientRefusal::No, detail }
     }
 
     fn unavailable(&self, acted: Acted, why: &str) -> RefreshError {
@@ -208,7 +208,7 @@ fn meaning(kind: ProviderKind, error: &ProviderError<'_>) -> Option<Meaning> {
 
 fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
     match (error.code.as_deref(), status) {
-        _ if error.is_about_the_client(status) => {
+        _ if error.client_refusal(status) != ClientRefusal::No => {
             "check the provider's client_id, client_secret and client_auth"
         }
         (Some("unauthorized_client" | "unsupported_grant_type" | "application_suspended"), _) => {
@@ -264,11 +264,12 @@ impl<'a> ProviderError<'a> {
         }
     }
 
-    fn is_about_the_client(&self, status: u16) -> bool {
-        matches!(
-            (self.code.as_deref(), status),
-            (Some("invalid_client" | "incorrect_client_credentials"), _) | (None, 401)
-        )
+    fn client_refusal(&self, status: u16) -> ClientRefusal {
+        match (self.code.as_deref(), status) {
+            (Some("invalid_client" | "incorrect_client_credentials"), _) => ClientRefusal::Certain,
+            (None, 401) => ClientRefusal::Perhaps,
+            _ => ClientRefusal::No,
+        }
     }
 
     fn says(&self, phrase: &str) -> bool {

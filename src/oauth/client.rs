@@ -22,7 +22,7 @@ use super::connect::{ConnectError, Connector};
 use super::connection::{Connection, Message, Pool};
 use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
-use super::{Acted, IssuedPair, LocalCause, RefreshError};
+use super::{Acted, ClientRefusal, IssuedPair, LocalCause, RefreshError};
 use crate::domain::clock::Clock;
 use crate::domain::provider::{ClientAuth, Provider, is_safe_token_url};
 use crate::domain::secret::{ExposeSecret, SecretString};
@@ -73,7 +73,7 @@ impl TokenClient {
         if !is_safe_token_url(&provider.token_url) {
             let detail =
                 request.tell("not sent, because the URL is not https; correct the provider's token_url");
-            return Err(RefreshError::Misconfigured { client_refused: false, detail });
+            return Err(RefreshError::Misconfigured { client: ClientRefusal::No, detail });
         }
         let mut answer = self.ask(request).await;
         for client_secret in &provider.spare_client_secrets {
@@ -150,7 +150,7 @@ pub(super) enum SendError {
 /// Whether another client secret may work. Some kinds of provider refuse the refresh token if the secret is wrong.
 fn may_be_about_the_client_secret(answer: &Result<IssuedPair, RefreshError>, provider: &Provider) -> bool {
     match answer {
-        Err(RefreshError::Misconfigured { client_refused, .. }) => *client_refused,
+        Err(RefreshError::Misconfigured { client, .. }) => *client != ClientRefusal::No,
         Err(RefreshError::Refused { .. }) => provider.kind.profile().refuses_for_settings(),
         Ok(_)
         | Err(
@@ -191,7 +191,7 @@ fn unavailable(request: RefreshRequest<'_>, acted: Acted, outcome: &str) -> Refr
 
 fn not_sendable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
     let outcome = format!("cannot be sent: {why}; check the provider's token_url");
-    RefreshError::Misconfigured { client_refused: false, detail: request.tell(&outcome) }
+    RefreshError::Misconfigured { client: ClientRefusal::No, detail: request.tell(&outcome) }
 }
 
 /// In our own words, because HTTP errors may quote the server.

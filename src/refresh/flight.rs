@@ -194,7 +194,7 @@ impl FlightContext {
         };
         match gave_up {
             // Guarded by the generation: had a newer pair turned up, the refusal would say nothing about it.
-            Ok(Guarded::Done) => self.after_failure(order, &failure, failed).await,
+            Ok(Guarded::Done) => self.after_failure(flight, &failure, failed).await,
             Ok(Guarded::Moved) => {
                 telemetry::lost_compare_and_set(Statement::GiveUp);
                 if settled {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flight::FlightContext;
+use super::flight::{Flight, FlightContext};
 use super::{FailedFlight, FlightOutcome, NotPermitted, Order};
 use crate::contract::{ErrorReason, Event, RefreshCause};
+use crate::domain::clock::Timestamp;
 use crate::domain::decide::Cause;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Judgement, Store, StoreError};
 use crate::telemetry;
@@ -57,16 +58,22 @@ impl FlightContext {
     /// A failure was recorded. If it is the provider's fault after all, the flight fails for that reason.
     pub(super) async fn after_failure(
         &self,
-        order: &Order,
+        Flight { order, host, .. }: &Flight,
         failure: &Failure,
         flight: FailedFlight,
     ) -> FlightOutcome {
         let reason = match failure.kind {
             FailureKind::Refused => ErrorReason::RefreshTokenRefused,
             FailureKind::Interrupted => ErrorReason::RefreshInterrupted,
-            FailureKind::Misconfigured | FailureKind::Unavailable => {
+            FailureKind::Misconfigured => {
+                if order.provider.refusing_since.is_none()
+                    && let Some(since) = host.client_refused_since()
+                {
+                    self.begin_refusing(order, failure, since).await;
+                }
                 return FlightOutcome::Failed(Arc::new(flight));
             }
+            FailureKind::Unavailable => return FlightOutcome::Failed(Arc::new(flight)),
         };
         let host = &order.provider.host;
         let flight = match self.judge(order, failure).await {
@@ -83,12 +90,7 @@ impl FlightContext {
             Judgement::Providers { since, first } => {
                 telemetry::refusal_forgiven(host);
                 if first {
-                    self.events.emit(Event::ProviderMisconfigured {
-                        host: host.clone(),
-                        at: failure.at,
-                        since,
-                        reason: failure.message.clone(),
-                    });
+                    self.tell_misconfigured(order, failure, since);
                 }
                 NotPermitted::HostRefusing { since }.failed(order)
             }
@@ -103,6 +105,26 @@ impl FlightContext {
             }
         };
         FlightOutcome::Failed(Arc::new(flight))
+    }
+
+    /// The host refuses our client, so it refuses everybody. All workers learn it from the database.
+    async fn begin_refusing(&self, order: &Order, failure: &Failure, since: Timestamp) {
+        match self.store.begin_refusing(&order.provider, since).await {
+            Ok(Guarded::Done) => self.tell_misconfigured(order, failure, since),
+            // It is known already, or an operator has changed the settings.
+            Ok(Guarded::Moved) => {}
+            // The next refusal tries it again.
+            Err(error) => telemetry::store_failed(&error),
+        }
+    }
+
+    fn tell_misconfigured(&self, order: &Order, failure: &Failure, since: Timestamp) {
+        self.events.emit(Event::ProviderMisconfigured {
+            host: order.provider.host.clone(),
+            at: failure.at,
+            since,
+            reason: failure.message.clone(),
+        });
     }
 
     async fn judge(&self, order: &Order, failure: &Failure) -> Judgement {

@@ -34,6 +34,7 @@ use self::rate_limit::SlidingWindow;
 use self::refusals::Refusals;
 use super::{Limits, Order, RefreshOptions};
 use crate::broker::events::Events;
+use crate::domain::clock::Timestamp;
 use crate::domain::provider::Provider;
 use crate::store::Entry;
 use crate::telemetry::{self, CircuitState};
@@ -71,6 +72,8 @@ struct Calls {
     circuit: Circuit,
     refusals: Refusals,
     begun: SlidingWindow,
+    /// Whether upstream was told that the host is unavailable, and not yet that it is back.
+    is_told_unavailable: bool,
 }
 
 impl Hosts {
@@ -103,6 +106,7 @@ impl Hosts {
             circuit: Circuit::new(self.shared.circuit, now),
             refusals: Refusals::default(),
             begun: SlidingWindow::default(),
+            is_told_unavailable: false,
         };
         let host = Arc::new(HostState {
             name: name.to_owned(),
@@ -156,6 +160,11 @@ impl HostState {
         self.shared.entries.lock().failed(pair(entry), retry_after, now);
     }
 
+    /// Since when the host refuses our client, if it does so again and again.
+    pub(super) fn client_refused_since(&self) -> Option<Timestamp> {
+        self.calls().refusals.client_refused_since()
+    }
+
     fn check_first_call(
         &self,
         calls: &Calls,
@@ -179,7 +188,12 @@ impl HostState {
     /// Takes over what the database says, as this provider was loaded from it.
     fn follow(&self, provider: &Provider, now: Instant) {
         let since = provider.refusing_since;
-        if self.calls().refusals.follow(since, now + self.shared.circuit.open_for) {
+        let is_news = {
+            let refusals = &mut self.calls().refusals;
+            refusals.follow_settings(provider.updated_at);
+            refusals.follow(since, now + self.shared.circuit.open_for)
+        };
+        if is_news {
             telemetry::host_refusing(&self.name, since);
         }
     }

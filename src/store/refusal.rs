@@ -63,7 +63,7 @@ impl Store {
                 return Ok(Judgement::Users);
             }
             let Some(since) = self.refusing_since(provider).await? else { return Ok(Judgement::Users) };
-            if self.begin_refusing(&row, since).await? == Guarded::Done {
+            if self.begin_refusing(provider, since).await? == Guarded::Done {
                 // Also what other workers have recorded meanwhile: what they record from here on they forget
                 // themselves, because they look at the provider afterwards.
                 self.forget_refusals(provider.id, since).await?;
@@ -71,6 +71,19 @@ impl Store {
                 return Ok(Judgement::Providers { since, first: true });
             }
         }
+    }
+
+    /// Notes that a host refuses everybody. `Moved`: that is known already, or an operator applied the provider meanwhile.
+    pub async fn begin_refusing(&self, provider: &Provider, since: Timestamp) -> Result<Guarded, StoreError> {
+        let updated = auth_provider::Entity::update_many()
+            .col_expr(auth_provider::Column::RefusingSince, Expr::value(since.as_millis()))
+            .filter(auth_provider::Column::Id.eq(provider.id))
+            .filter(auth_provider::Column::RefusingSince.is_null())
+            .filter(auth_provider::Column::UpdatedAt.eq(provider.updated_at.as_millis()))
+            .exec(&self.db)
+            .await
+            .map_err(StoreError::database("note that a provider refuses everybody"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
     }
 
     /// A host that refused everybody issued a pair. `Moved`: that was known already.
@@ -90,22 +103,6 @@ impl Store {
     /// Forgets the failures at a changed provider, so that its tokens are tried again.
     pub(super) async fn forget_failures(&self, provider_id: i64) -> Result<(), StoreError> {
         self.forget(of_provider(provider_id).add(Column::FailureCode.is_not_null())).await
-    }
-
-    async fn begin_refusing(
-        &self,
-        provider: &auth_provider::Model,
-        since: Timestamp,
-    ) -> Result<Guarded, StoreError> {
-        let updated = auth_provider::Entity::update_many()
-            .col_expr(auth_provider::Column::RefusingSince, Expr::value(since.as_millis()))
-            .filter(auth_provider::Column::Id.eq(provider.id))
-            .filter(auth_provider::Column::RefusingSince.is_null())
-            .filter(auth_provider::Column::UpdatedAt.eq(provider.updated_at))
-            .exec(&self.db)
-            .await
-            .map_err(StoreError::database("note that a provider refuses everybody"))?;
-        Ok(Guarded::from_rows(updated.rows_affected))
     }
 
     /// Since when a provider refuses everybody. None: it does not.

@@ -70,10 +70,10 @@ pub fn host_refusing(host: &str, since: Option<Timestamp>) {
         tracing::error!(
             host,
             %since,
-            "this host refuses every refresh token; correct its settings with `tokenkeeper provider apply`"
+            "this host refuses everybody; correct its settings with `tokenkeeper provider apply`"
         );
     } else {
-        tracing::info!(host, "this host no longer refuses every refresh token");
+        tracing::info!(host, "this host no longer refuses everybody");
     }
 }
 
@@ -115,7 +115,7 @@ pub fn local_causes_known(causes: &[&'static str]) {
 pub(super) fn describe() {
     describe_gauge!(CIRCUIT, "State of a host's circuit: 0 closed, 1 half open, 2 open.");
     describe_counter!(CIRCUIT_CHANGES, "Changes of a host's circuit, by the state it came to.");
-    describe_gauge!(REFUSING, "1 while a host refuses every refresh token.");
+    describe_gauge!(REFUSING, "1 while a host refuses everybody.");
     describe_counter!(HELD_BACK, "Refreshes that did not start, by what held them back.");
     describe_counter!(CROWDED, "Messages refused because too many waited for a host.");
     describe_counter!(

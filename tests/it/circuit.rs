@@ -223,9 +223,9 @@ async fn a_retry_after_answered_to_two_users_applies_to_all_users_of_the_host() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_refresh_token_does_not_open_the_circuit() {
+async fn a_refused_request_does_not_open_the_circuit() {
     let (world, worker) = world_and_worker(Dialect::GitHub).await;
-    world.scm.fail_always(Fault::InvalidClient);
+    world.scm.fail_always(Fault::Redirect);
     for _ in 0..3 {
         for user in ["alice", "bob", "carol"] {
             error_message(&world.request(user).await, "provider_misconfigured");

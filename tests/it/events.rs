@@ -100,6 +100,38 @@ async fn a_host_that_is_left_alone_and_one_that_is_back_are_told_once_each() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_answers_again_and_refuses_is_not_back_before_it_issues_a_token() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("refresh.retry_initial_ms", 20).set("refresh.circuit_open_secs", 1);
+    let worker = world.start_worker().await;
+    let events = Listener::start(&world, "#").await;
+    let users = ["alice", "bob", "carol", "dave", "erin"];
+    join_all(users.map(|user| world.user_with_expired_token(user))).await;
+    world.scm.fail_always(Fault::Status(500));
+    join_all(users.map(|user| world.request(user))).await;
+    events.wait_for("provider.unavailable", 1).await;
+
+    for (fault, code) in
+        [(Fault::InvalidClient, "provider_misconfigured"), (Fault::InvalidGrant, "reauthorization_required")]
+    {
+        world.scm.fail_always(fault);
+        eventually("the host to refuse", PATIENCE, async || {
+            (world.request("alice").await["error"]["code"] == code).then_some(())
+        })
+        .await;
+    }
+    // Events come in the order of what they tell of: there was none of a recovery before this one.
+    events.wait_for("token.reauthorization_required", 1).await;
+    assert_eq!(events.times("provider.recovered"), 0);
+    world.scm.heal();
+    assert_eq!(world.request("bob").await["status"], "ok");
+
+    events.wait_for("provider.recovered", 1).await;
+    worker.stop().await;
+    assert_eq!(events.times("provider.recovered"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happened_before_the_stop_is_told_before_the_end() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let links = BrokerLinks::start(world.broker.url()).await;

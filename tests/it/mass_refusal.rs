@@ -1,5 +1,7 @@
 //! A host that refuses everybody: the fault of its settings, for which no user is asked to log in again.
 
+mod client;
+
 use serde_json::json;
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::store::{FailureKind, Guarded};

@@ -102,8 +102,8 @@ impl NotPermitted {
                 format!("{host} failed again and again, and is not called for a while (its circuit is open)")
             }
             Self::HostRefusing { since } => format!(
-                "{host} has refused the refresh token of everybody since {since}, so its settings must be wrong; \
-                 correct client_secret or redirect_uri with `tokenkeeper provider apply`"
+                "{host} has refused everybody since {since}, so its settings must be wrong; correct client_id, \
+                 client_secret or redirect_uri with `tokenkeeper provider apply`"
             ),
             Self::HeldBack { by: HeldBack::BackOff, .. } => {
                 format!(

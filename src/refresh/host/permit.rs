@@ -9,7 +9,7 @@ use super::probes::{Caller, NotNow, Probe};
 use super::{HostState, note_phase};
 use crate::contract::Event;
 use crate::domain::clock::Timestamp;
-use crate::oauth::RefreshError;
+use crate::oauth::{ClientRefusal, RefreshError};
 use crate::telemetry::CircuitState;
 
 /// The right to make one call. If it is dropped without a record, the call was not made.
@@ -36,14 +36,21 @@ pub(super) struct Granted {
 pub(super) enum Answer {
     Pair,
     Refusal,
+    /// The client id or its secret is refused.
+    ClientRefused,
     Misconfigured,
-    None { retry_after: Option<Duration> },
+    None {
+        retry_after: Option<Duration>,
+    },
 }
 
 /// A change of a circuit that upstream is told of.
 enum Transition {
-    Opened { retry_after: Duration },
-    Closed,
+    Opened {
+        retry_after: Duration,
+    },
+    /// The first pair since it opened. That a host answers is no recovery: it may refuse everybody.
+    Recovered,
 }
 
 impl<'a> CallPermit<'a> {
@@ -61,6 +68,7 @@ impl<'a> CallPermit<'a> {
         let said = match answer {
             Ok(_) => Answer::Pair,
             Err(RefreshError::Refused { .. }) => Answer::Refusal,
+            Err(RefreshError::Misconfigured { client: ClientRefusal::Certain, .. }) => Answer::ClientRefused,
             Err(RefreshError::Misconfigured { .. }) => Answer::Misconfigured,
             Err(RefreshError::Unavailable { retry_after, .. }) => Answer::None { retry_after: *retry_after },
             Err(RefreshError::Unreadable { .. }) => Answer::None { retry_after: None },
@@ -68,7 +76,7 @@ impl<'a> CallPermit<'a> {
             Err(RefreshError::Local { .. }) => return,
         };
         let Some(granted) = self.granted.take() else { return };
-        let Some(transition) = self.host.record(self.caller, granted, said, now) else { return };
+        let Some(transition) = self.host.record(self.caller, granted, said, now, at) else { return };
         let host = self.host.name.clone();
         self.host.shared.events.emit(match transition {
             Transition::Opened { retry_after } => Event::ProviderUnavailable {
@@ -77,17 +85,24 @@ impl<'a> CallPermit<'a> {
                 retry_after_secs: retry_after.as_secs().max(1),
                 reason: answer.as_ref().err().map(ToString::to_string).unwrap_or_default(),
             },
-            Transition::Closed => Event::ProviderRecovered { host, at },
+            Transition::Recovered => Event::ProviderRecovered { host, at },
         });
     }
 }
 
 impl HostState {
-    fn record(&self, caller: Caller, granted: Granted, answer: Answer, now: Instant) -> Option<Transition> {
+    fn record(
+        &self,
+        caller: Caller,
+        granted: Granted,
+        answer: Answer,
+        now: Instant,
+        at: Timestamp,
+    ) -> Option<Transition> {
         let calls = &mut *self.calls();
-        calls.refusals.record(caller, granted.probe, answer, now + self.shared.circuit.open_for);
+        calls.refusals.record(caller, granted.probe, answer, now + self.shared.circuit.open_for, at);
         let outcome = match answer {
-            Answer::Pair | Answer::Refusal | Answer::Misconfigured => {
+            Answer::Pair | Answer::Refusal | Answer::ClientRefused | Answer::Misconfigured => {
                 self.shared.entries.lock().answered(caller.entry);
                 CallOutcome::Answered
             }
@@ -105,9 +120,14 @@ impl HostState {
                 // The wait of an entry that was never refreshed here.
                 let unproven = Caller { entry: i64::MIN, proven: false };
                 let retry_after = calls.circuit.check(unproven, now).err().map(|NotNow(wait)| wait);
+                calls.is_told_unavailable = true;
                 Some(Transition::Opened { retry_after: retry_after.unwrap_or_default() })
             }
-            (CircuitState::HalfOpen, CircuitState::Closed) => Some(Transition::Closed),
+            (_, CircuitState::Closed) if matches!(answer, Answer::Pair) => {
+                let was_told = std::mem::take(&mut calls.is_told_unavailable);
+                // Where it refused everybody, that it does no longer is told anyway.
+                (was_told && !calls.refusals.are_of_everybody()).then_some(Transition::Recovered)
+            }
             _ => None,
         }
     }

@@ -9,12 +9,25 @@ use super::permit::Answer;
 use super::probes::{Caller, Candidate, Probe, Probes};
 use crate::domain::clock::Timestamp;
 
+/// If our client is refused so many times in a row, the host refuses everybody.
+const CLIENT_REFUSED: u32 = 3;
+
 /// What one host refused.
 #[derive(Debug)]
 pub(super) struct Refusals {
     refusing: Option<RefusingHost>,
+    /// The refusals of our client since anything else was answered.
+    client: Option<ClientRefusals>,
+    /// The settings that `client` counts for: when the provider was changed last.
+    settings_of: Timestamp,
     /// Who was refused and has not been refreshed since, and from when each may be a probe.
     refused: LruCache<i64, Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ClientRefusals {
+    since: Timestamp,
+    count: u32,
 }
 
 /// A host that refuses everybody is asked again now and then.
@@ -26,16 +39,37 @@ struct RefusingHost {
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { refusing: None, refused: LruCache::new(MOST_FAILING) }
+        let settings_of = Timestamp::from_millis(0);
+        Self { refusing: None, client: None, settings_of, refused: LruCache::new(MOST_FAILING) }
     }
 }
 
 impl Refusals {
+    /// Whether the host refuses everybody.
+    pub(super) const fn are_of_everybody(&self) -> bool {
+        self.refusing.is_some()
+    }
+
+    /// Since when our client is refused, if that is so often that the host must refuse everybody.
+    pub(super) fn client_refused_since(&self) -> Option<Timestamp> {
+        self.client.filter(|client| client.count >= CLIENT_REFUSED).map(|client| client.since)
+    }
+
+    /// Other settings have other refusals. `changed_at`: when the provider was changed last.
+    pub(super) fn follow_settings(&mut self, changed_at: Timestamp) {
+        if self.settings_of != changed_at {
+            self.settings_of = changed_at;
+            self.client = None;
+        }
+    }
+
     /// Takes over what the database says, and tells whether it is news. `next_probe`: when the first probe may come.
     pub(super) fn follow(&mut self, since: Option<Timestamp>, next_probe: Instant) -> bool {
         if self.refusing.as_ref().map(|refusing| refusing.since) == since {
             return false;
         }
+        // Whoever found out that it is over, what was counted before is over too.
+        self.client = self.client.filter(|_| since.is_some());
         self.refusing = since.map(|since| RefusingHost { since, probes: Probes::new(next_probe) });
         true
     }
@@ -56,25 +90,33 @@ impl Refusals {
         self.refusing.as_mut().map(|refusing| refusing.probes.begin(candidate, now))
     }
 
-    /// Records what a call says about whether the host refuses everybody. `again_from`: when the next probe may come if this
-    /// call was one and failed.
+    /// Records what a call at `at` says about whether the host refuses everybody. `again_from`: when the next probe may come if
+    /// this call was one and failed.
     pub(super) fn record(
         &mut self,
         caller: Caller,
         probe: Option<Probe>,
         answer: Answer,
         again_from: Instant,
+        at: Timestamp,
     ) {
         match answer {
             Answer::Pair => drop(self.refused.pop(&caller.entry)),
             Answer::Refusal => drop(self.refused.push(caller.entry, again_from)),
-            Answer::Misconfigured | Answer::None { .. } => {}
+            Answer::ClientRefused | Answer::Misconfigured | Answer::None { .. } => {}
+        }
+        match answer {
+            Answer::ClientRefused => {
+                self.client.get_or_insert(ClientRefusals { since: at, count: 0 }).count += 1;
+            }
+            Answer::Pair | Answer::Refusal | Answer::Misconfigured => self.client = None,
+            Answer::None { .. } => {}
         }
         self.release(probe);
         if let (Some(refusing), Some(probe)) = (&mut self.refusing, probe) {
             match answer {
                 Answer::Pair => {}
-                Answer::Refusal | Answer::Misconfigured | Answer::None { .. } => {
+                Answer::Refusal | Answer::ClientRefused | Answer::Misconfigured | Answer::None { .. } => {
                     refusing.probes.delay(probe.candidate, again_from);
                 }
             }
@@ -117,11 +159,31 @@ mod tests {
         assert_eq!(refusals.check(PROVEN(1), later), Ok(()));
         let probe = refusals.begin(PROVEN(1), later);
         assert_eq!(refusals.check(PROVEN(2), later), REFUSING, "one at a time");
-        refusals.record(PROVEN(1), probe, Answer::Refusal, later + Duration::from_secs(10));
+        refusals.record(PROVEN(1), probe, Answer::Refusal, later + Duration::from_secs(10), SINCE);
         assert_eq!(refusals.check(PROVEN(2), later + Duration::from_secs(9)), REFUSING, "it was refused");
         assert_eq!(refusals.check(PROVEN(2), later + Duration::from_secs(10)), Ok(()));
         assert!(refusals.follow(None, later));
         assert_eq!(refusals.check(PROVEN(2), later), Ok(()));
+    }
+
+    #[test]
+    fn a_client_that_is_refused_three_times_in_a_row_under_the_same_settings_is_refused_for_everybody() {
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        let at = Timestamp::from_millis;
+        let mut answered = |answer, millis| {
+            refusals.record(PROVEN(1), None, answer, now, at(millis));
+            refusals.client_refused_since()
+        };
+        assert_eq!([1, 2].map(|millis| answered(Answer::ClientRefused, millis)), [None; 2]);
+        answered(Answer::None { retry_after: None }, 3);
+        assert_eq!(answered(Answer::ClientRefused, 4), Some(at(1)));
+        for other in [Answer::Pair, Answer::Refusal, Answer::Misconfigured] {
+            assert_eq!(answered(other, 5), None);
+            assert_eq!([6, 7].map(|millis| answered(Answer::ClientRefused, millis)), [None; 2]);
+        }
+        refusals.follow_settings(at(8));
+        refusals.record(PROVEN(1), None, Answer::ClientRefused, now, at(9));
+        assert_eq!(refusals.client_refused_since(), None, "other settings begin anew");
     }
 
     #[test]
