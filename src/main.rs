@@ -77,7 +77,7 @@ fn main() -> ExitCode {
 fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> {
     let load = || load_settings(config);
     match command {
-        Command::Worker(_) => in_runtime(cli::worker::run(load()?)),
+        Command::Worker(_) => in_runtime(cli::worker::run(load())),
         Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),

@@ -182,6 +182,11 @@ impl Refresher {
         self.context.hosts.of(provider, now).check(entry, provider, now)
     }
 
+    /// Sets the gauges of the hosts' circuits, which change with time alone.
+    pub fn note_circuits(&self) {
+        self.context.hosts.note_circuits(Instant::now());
+    }
+
     pub const fn bulkhead(&self) -> &Bulkhead {
         &self.bulkhead
     }

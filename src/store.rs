@@ -24,6 +24,7 @@ mod refusal;
 mod report;
 mod reserve;
 mod rules;
+mod standing;
 mod store_refreshed;
 mod take_lease;
 
@@ -49,6 +50,7 @@ pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{Move, ProviderChange, RemoveProvider, Stake};
 pub use self::refusal::Judgement;
 use self::reserve::Reservation;
+pub use self::standing::Standing;
 use self::store_refreshed::Succession;
 use self::take_lease::WantedLease;
 use crate::domain::clock::Timestamp;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::contract::MessageKind;
+use crate::contract::{ErrorCode, MessageKind};
 
 mod admin;
 mod database;
@@ -31,20 +31,21 @@ mod suspects;
 pub use self::admin::{admin_crowded, admin_not_accepted};
 pub use self::database::*;
 pub use self::dead_letters::{
-    dead_letter_sealed, dead_letters_in_use, dead_letters_left_unsealed, dead_letters_not_sealed,
-    dead_letters_sealed,
+    dead_letter_sealed, dead_letters_are, dead_letters_in_use, dead_letters_left_unsealed,
+    dead_letters_not_sealed, dead_letters_sealed,
 };
 pub use self::events::{EventLoss, event_lost, event_not_published, event_published};
 pub use self::hosts::{
-    CircuitState, bulkhead_refused, circuit_changed, circuit_known, could_not_ask, host_refusing,
-    local_causes_known, refresh_not_begun, refusal_forgiven, refusal_not_judged,
+    CircuitState, bulkhead_refused, circuit_changed, circuit_is, could_not_ask, host_known, host_refusing,
+    local_causes_known, provider_is, providers_not_looked_at, refresh_not_begun, refusal_forgiven,
+    refusal_not_judged,
 };
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
 pub(crate) use self::label::label;
-pub use self::messages::{InFlight, message_settled, put_off};
-pub use self::panics::{Panicking, panicked, service_ended};
+pub use self::messages::{InFlight, message_refused, message_settled, put_off};
+pub use self::panics::{Panicking, log_panics, panicked, service_ended};
 pub use self::parking::*;
 pub use self::replies::{
     ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
@@ -53,6 +54,7 @@ pub use self::requests::{Opportunism, TokenResult, token_reported, token_request
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 pub use self::suspects::{SuspectMoved, message_not_moved, suspect_moved};
 
+const BUILD_INFO: &str = "tokenkeeper_build_info";
 /// In seconds, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
 const MESSAGES: &str = "tokenkeeper_messages_total";
@@ -110,15 +112,38 @@ label! {
     }
 }
 
+/// What a worker works with.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready<'a> {
+    /// The kind, as the URL names it.
+    pub database: &'a str,
+    pub prefix: &'a str,
+    /// How many queues it consumes, those of partitions included.
+    pub queues: usize,
+    /// Of each kind of message. 0: none.
+    pub partitions: u16,
+    /// The most `token.request` messages in hand.
+    pub prefetch: u16,
+    /// None: unknown.
+    pub providers: Option<usize>,
+}
+
+/// Once for each worker: it can do its job.
+pub fn ready(ready: &Ready<'_>) {
+    let Ready { database, prefix, queues, partitions, prefetch, providers } = *ready;
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, database, prefix, queues, partitions, prefetch, providers, "worker ready");
+}
+
 pub fn refreshed(host: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
     tracing::info!(host, took_ms = millis(took), "token refreshed");
 }
 
-pub fn refresh_failed(host: &str, code: &'static str, message: &str, took: Duration) {
+pub fn refresh_failed(host: &str, code: &'static str, detail: &str, took: Duration) {
     histogram!(REFRESH_LATENCY, "host" => host.to_owned()).record(took);
     counter!(REFRESH_FAILURES, "host" => host.to_owned(), "code" => code).increment(1);
-    tracing::warn!(host, code, message, took_ms = millis(took), "refresh failed");
+    tracing::warn!(host, code, detail, took_ms = millis(took), "refresh failed");
 }
 
 /// A call to a token endpoint failed and will be retried.
@@ -172,9 +197,11 @@ pub fn store_failed(error: &dyn Display) {
     tracing::error!(%error, "a database statement failed");
 }
 
-pub fn dead_lettered(kind: MessageKind, reason: &str) {
-    counter!(DEAD_LETTERS, "type" => kind.routing_key()).increment(1);
-    tracing::warn!(reason, "message moved to the dead letters");
+/// `reason` is a word and `detail` the sentence. `id` is the name that `tokenkeeper dead show` knows it by.
+pub fn dead_lettered(kind: Option<MessageKind>, reason: &'static str, id: &str, detail: &str) {
+    let kind = kind.map_or("unknown", MessageKind::routing_key);
+    counter!(DEAD_LETTERS, "type" => kind, "reason" => reason).increment(1);
+    tracing::warn!(id, reason, detail, "message moved to the dead letters");
 }
 
 /// A message has fields that the contract does not know. Their names are in the reply alone.
@@ -242,12 +269,14 @@ pub fn flags_reloaded(is_in_force: bool) {
 
 /// Describes every metric, and sets those with known labels to zero, so that a rate over them has a start.
 pub fn describe() {
+    describe_gauge!(BUILD_INFO, "Always 1: the label says which version runs.");
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     describe_histogram!(REFRESH_LATENCY, Unit::Seconds, "Time a refresh takes, retries included.");
     describe_counter!(MESSAGES, "Messages settled, by type and outcome.");
     describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
     describe_gauge!(IN_FLIGHT, "Messages in hand.");
     describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was re-established.");
-    describe_counter!(DEAD_LETTERS, "Messages moved to the dead letters.");
+    describe_counter!(DEAD_LETTERS, "Messages that workers moved to the dead letters, by reason.");
     describe_counter!(LEASE_WAITS, "Waits for a refresh in progress.");
     describe_counter!(
         LEASE_WATCHES,
@@ -264,7 +293,7 @@ pub fn describe() {
         counter!(PUBLISHER_REFUSALS, "type" => label).absolute(0);
         counter!(UNKNOWN_FIELDS, "type" => label).absolute(0);
         gauge!(IN_FLIGHT, "type" => label).set(0.0);
-        counter!(DEAD_LETTERS, "type" => label).absolute(0);
+        counter!(DEAD_LETTERS, "type" => label, "reason" => ErrorCode::InvalidRequest.name()).absolute(0);
         for outcome in MessageOutcome::ALL {
             counter!(MESSAGES, "type" => label, "outcome" => outcome.name()).absolute(0);
         }

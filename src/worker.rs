@@ -8,6 +8,7 @@ mod acks;
 mod consume;
 mod in_hand;
 mod put_off;
+mod ready;
 mod restore;
 mod settle;
 mod settlement;
@@ -26,10 +27,11 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::consume::{Common, Consumers, Drained};
+use self::ready::tell_when_ready;
 use self::restore::Restorer;
 use self::settle::Settler;
 use self::suspects::Tier;
-use crate::app::admin::{Endpoint, Health};
+use crate::app::admin::{Endpoint, Health, Metrics};
 use crate::app::lifecycle::Stop;
 use crate::app::refreshing::{Refreshing, open_store};
 use crate::app::services::Services;
@@ -151,6 +153,12 @@ impl Worker {
         let health = Health::new(database.clone(), publisher.clone(), services.clone(), broker.partitions);
         let health = Arc::new(health);
         let endpoint = open_admin(&settings, &health).await?;
+        let metrics = metrics.map(|handle| {
+            let refresher = Arc::clone(&refreshing.refresher);
+            Arc::new(Metrics::new(handle, refresher, store.clone(), database.clone()))
+        });
+        let tell = tell_when_ready(settings.clone(), Arc::clone(&health), store.clone());
+        services.spawn_until("telling when it is ready", stop.soft.clone(), tell);
         let serve = endpoint.serve(Arc::clone(&health), metrics, stop.hard.clone());
         services.spawn("the admin endpoint", serve);
 

@@ -2,6 +2,7 @@
 
 mod connections;
 mod progress;
+mod scrape;
 mod serve;
 mod tls;
 mod token;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::progress::Progress;
 use self::progress::Watched;
+pub use self::scrape::Metrics;
 pub use self::serve::Endpoint;
 use crate::app::services::Services;
 use crate::broker::Feed;

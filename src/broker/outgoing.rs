@@ -4,13 +4,14 @@ use lapin::BasicProperties;
 use lapin::protocol::basic::gen_properties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::dead_letters::{Sealed, is_of_death, without_seal};
+use super::dead_letters::{Sealed, id_of, is_of_death, without_seal};
 use super::topology::text;
 use super::{BrokerError, Feed};
 use crate::contract::{Envelope, MessageKind, ReplyTo};
 use crate::domain::clock::Timestamp;
 use crate::domain::escape;
 use crate::domain::secret::KeyRing;
+use crate::telemetry;
 
 /// Header: why a message is in the dead letters, in a word.
 pub(super) const REASON_HEADER: &str = "x-tokenkeeper-reason";
@@ -101,10 +102,20 @@ impl DeadLetter<'_> {
         marked(self.with_headers(FieldTable::default(), &detail))
     }
 
+    /// The broker has it, with these properties and this body.
+    pub(super) fn published(&self, properties: &BasicProperties, body: &[u8]) {
+        let id = id_of(properties, body, Some(self.at));
+        telemetry::dead_lettered(self.kind(), self.reason, &id, self.detail);
+    }
+
     /// The body to publish, if it differs from the original.
     pub(super) fn sealed(&self, keys: &KeyRing, body: &[u8]) -> Option<Sealed> {
-        let kind = MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == self.routing_key);
-        Sealed::of(keys, kind, self.routing_key, self.properties, body)
+        Sealed::of(keys, self.kind(), self.routing_key, self.properties, body)
+    }
+
+    /// None: unknown.
+    fn kind(&self) -> Option<MessageKind> {
+        MessageKind::ALL.into_iter().find(|kind| kind.routing_key() == self.routing_key)
     }
 
     fn with_headers(&self, headers: FieldTable, detail: &str) -> BasicProperties {

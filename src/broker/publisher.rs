@@ -214,18 +214,20 @@ impl Publisher {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let exchange = self.dead_letters.to_string();
+        let properties = letter.properties(sealed, wire.connection.configuration().frame_max());
         let message = Publish {
             exchange: short_name(&exchange)?,
             routing_key: short_name(letter.routing_key)?,
             mandatory: true,
-            properties: letter.properties(sealed, wire.connection.configuration().frame_max()),
+            properties: properties.clone(),
         };
         let channel = wire.exact.lock().await;
         let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
-        match confirmed(&wire.connection, publishing, "a dead letter", limit).await? {
-            None => Ok(()),
-            Some(_) => Err(BrokerError::NoDeadLetters { exchange }),
+        if confirmed(&wire.connection, publishing, "a dead letter", limit).await?.is_some() {
+            return Err(BrokerError::NoDeadLetters { exchange });
         }
+        letter.published(&properties, body);
+        Ok(())
     }
 
     async fn try_park(&self, wire: Arc<Wire>, body: &[u8]) -> Result<(), BrokerError> {

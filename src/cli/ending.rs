@@ -35,6 +35,8 @@ pub(crate) enum Failure {
     NoReply(anyhow::Error),
     /// SIGINT or SIGTERM ended it before it was done: exit code 130, as shells have it for SIGINT.
     Interrupted(anyhow::Error),
+    /// The log tells the error. This is the exit code.
+    Logged(u8),
 }
 
 /// The cause of a [`Failure::Interrupted`].
@@ -43,12 +45,25 @@ pub(crate) enum Failure {
 pub(crate) struct Interrupted;
 
 impl Failure {
+    /// Logs the error and its causes, so that whoever reads a worker's log finds them in its format.
+    pub(crate) fn log(self) -> Self {
+        let (code, error) = match self {
+            Self::Failed(error) => (1, error),
+            Self::Usage(error) | Self::NoReply(error) => (2, error),
+            Self::Interrupted(error) => (130, error),
+            Self::Logged(code) => return Self::Logged(code),
+        };
+        tracing::error!(exit_code = code, "{}", chain(&error));
+        Self::Logged(code)
+    }
+
     /// Prints the error and its causes to standard error, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (code, error) = match self {
             Self::Failed(error) => (1, error),
             Self::Usage(error) | Self::NoReply(error) => (2, error),
             Self::Interrupted(error) => (130, error),
+            Self::Logged(code) => return ExitCode::from(code),
         };
         let mut stderr = std::io::stderr();
         let label = if colours_wanted(stderr.is_terminal()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };

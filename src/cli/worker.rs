@@ -8,8 +8,9 @@ use tokenkeeper::app::lifecycle::{Stop, StopSignals};
 use tokenkeeper::app::open_files;
 use tokenkeeper::domain::clock::SystemClock;
 use tokenkeeper::settings::{LogFormat, Settings};
-use tokenkeeper::telemetry::{logs, recorder};
+use tokenkeeper::telemetry::{self, logs, recorder};
 use tokenkeeper::worker::{TimeSource, Worker};
+use tracing::level_filters::LevelFilter;
 
 use super::{Ending, Failure};
 
@@ -28,12 +29,29 @@ use super::{Ending, Failure};
   TOKENKEEPER_KEYS=k-1a2b3c:… tokenkeeper worker")]
 pub(crate) struct Arguments {}
 
-pub(crate) async fn run(settings: Settings) -> Result<Ending, Failure> {
+/// Settings that are wrong are told as any other failure of the start: in the format of the log.
+pub(crate) async fn run(settings: Result<Settings, Failure>) -> Result<Ending, Failure> {
+    // Without settings, these are the defaults.
+    let (level, log_format) =
+        settings.as_ref().map_or((LevelFilter::INFO, LogFormat::Auto), |it| (it.log.level, it.log.format));
+    let format = format(log_format);
+    // Only a worker logs. The other commands use their output and their error.
+    logs::install(level, format, io::stderr)?;
+    telemetry::log_panics();
+    let ended = match settings {
+        Ok(settings) => work(settings).await,
+        Err(failure) => Err(failure),
+    };
+    match format {
+        logs::Format::Human => ended,
+        logs::Format::Json => ended.map_err(Failure::log),
+    }
+}
+
+async fn work(settings: Settings) -> Result<Ending, Failure> {
     // Before anything else: a signal during the start must stop the worker too.
     let signals = StopSignals::listen().context("cannot listen for signals")?;
     let stop = Stop::default();
-    // Only a worker logs. The other commands use their output and their error.
-    logs::install(settings.log.level, format(settings.log.format), io::stderr)?;
     let metrics = recorder::install().context("cannot install the recorder of metrics")?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -81,6 +81,13 @@ impl Envelope {
     }
 }
 
+impl Envelope {
+    /// How logs name the request.
+    pub fn request_id(&self) -> Option<&str> {
+        self.correlation_id.as_ref().map(ShortString::as_str)
+    }
+}
+
 /// Texts that go into replies, logs and dead letters, or select an access rule.
 fn unusable(properties: &BasicProperties) -> Option<&'static str> {
     let checked = [

@@ -96,12 +96,19 @@ impl Hosts {
         host
     }
 
+    /// Sets the gauges of all circuits.
+    pub(super) fn note_circuits(&self, now: Instant) {
+        for host in self.known.lock().values() {
+            telemetry::circuit_is(&host.name, host.calls().circuit.phase_at(now));
+        }
+    }
+
     fn named(&self, name: &str, now: Instant) -> Arc<HostState> {
         let mut known = self.known.lock();
         if let Some(host) = known.get(name) {
             return Arc::clone(host);
         }
-        telemetry::circuit_known(name, &HeldBack::ALL.map(HeldBack::name));
+        telemetry::host_known(name, &HeldBack::ALL.map(HeldBack::name));
         let calls = Calls {
             circuit: Circuit::new(self.shared.circuit, now),
             refusals: Refusals::default(),

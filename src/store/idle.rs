@@ -132,7 +132,7 @@ fn failed_last(entries: Select<TokenEntry>) -> Select<TokenEntry> {
 }
 
 /// The kinds of failure that prove a refresh token dead. Storing a new pair clears them.
-fn condemned() -> Condition {
+pub(super) fn condemned() -> Condition {
     let names = [FailureKind::Refused, FailureKind::Interrupted].map(FailureKind::name);
     Condition::all().add(Column::FailureCode.is_not_null()).add(Column::FailureCode.is_in(names))
 }

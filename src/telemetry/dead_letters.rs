@@ -2,9 +2,15 @@
 
 use std::fmt::Display;
 
-use metrics::{counter, describe_counter};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 
+const THERE: &str = "tokenkeeper_dead_letters";
 const SEALED: &str = "tokenkeeper_dead_letters_sealed_total";
+
+/// How many lie there, without those that somebody is looking at.
+pub fn dead_letters_are(count: u32) {
+    gauge!(THERE).set(f64::from(count));
+}
 
 pub fn dead_letter_sealed() {
     counter!(SEALED).increment(1);
@@ -33,6 +39,7 @@ pub fn dead_letters_left_unsealed(count: u32, at_most: u32) {
 }
 
 pub(super) fn describe() {
+    describe_gauge!(THERE, "Dead letters that lie in the queue, as of the last minute.");
     describe_counter!(
         SEALED,
         "Dead letters that the broker moved there in clear and that were sealed afterwards."

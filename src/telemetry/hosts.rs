@@ -4,13 +4,14 @@ use std::fmt::Display;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use super::label;
+use super::{LEASE_WAITS, LEASE_WATCHES, REFRESH_RETRIES, label};
 use crate::contract::MessageKind;
 use crate::domain::clock::Timestamp;
 
 const CIRCUIT: &str = "tokenkeeper_circuit_state";
 const CIRCUIT_CHANGES: &str = "tokenkeeper_circuit_transitions_total";
 const REFUSING: &str = "tokenkeeper_provider_refusing";
+const MUST_LOG_IN: &str = "tokenkeeper_users_to_log_in_again";
 const HELD_BACK: &str = "tokenkeeper_refreshes_held_back_total";
 const CROWDED: &str = "tokenkeeper_bulkhead_refusals_total";
 const LOCAL_FAILURES: &str = "tokenkeeper_local_failures_total";
@@ -37,10 +38,15 @@ impl CircuitState {
     }
 }
 
-/// A host is called for the first time. `held_back_by`: the possible labels of the metric.
-pub fn circuit_known(host: &str, held_back_by: &[&'static str]) {
-    gauge!(CIRCUIT, "host" => host.to_owned()).set(CircuitState::Closed.level());
-    gauge!(REFUSING, "host" => host.to_owned()).set(0.0);
+/// A refresh at this host is thought of for the first time. Sets its series to zero, so that a rate over them has a start.
+/// `held_back_by`: the possible labels of the metric.
+pub fn host_known(host: &str, held_back_by: &[&'static str]) {
+    for name in [REFRESH_RETRIES, LEASE_WAITS, LEASE_WATCHES] {
+        counter!(name, "host" => host.to_owned()).absolute(0);
+    }
+    for kind in MessageKind::ALL {
+        counter!(CROWDED, "host" => host.to_owned(), "type" => kind.routing_key()).absolute(0);
+    }
     for state in CircuitState::ALL {
         counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => state.name()).absolute(0);
     }
@@ -49,8 +55,12 @@ pub fn circuit_known(host: &str, held_back_by: &[&'static str]) {
     }
 }
 
+/// Called for each host when the metrics are asked for: an open circuit is half open after a while, though nothing happens.
+pub fn circuit_is(host: &str, state: CircuitState) {
+    gauge!(CIRCUIT, "host" => host.to_owned()).set(state.level());
+}
+
 pub fn circuit_changed(host: &str, before: CircuitState, after: CircuitState) {
-    gauge!(CIRCUIT, "host" => host.to_owned()).set(after.level());
     counter!(CIRCUIT_CHANGES, "host" => host.to_owned(), "to" => after.name()).increment(1);
     let (from, to) = (before.name(), after.name());
     match after {
@@ -64,8 +74,17 @@ pub fn circuit_changed(host: &str, before: CircuitState, after: CircuitState) {
     }
 }
 
+/// Called for each provider when the metrics are asked for. `must_log_in`: how many of its users must log in again.
+pub fn provider_is(host: &str, is_refusing: bool, must_log_in: u32) {
+    gauge!(REFUSING, "host" => host.to_owned()).set(if is_refusing { 1.0 } else { 0.0 });
+    gauge!(MUST_LOG_IN, "host" => host.to_owned()).set(f64::from(must_log_in));
+}
+
+pub fn providers_not_looked_at(error: &dyn Display) {
+    tracing::warn!(%error, "cannot count the users who must log in again; the metric keeps its last value");
+}
+
 pub fn host_refusing(host: &str, since: Option<Timestamp>) {
-    gauge!(REFUSING, "host" => host.to_owned()).set(if since.is_some() { 1.0 } else { 0.0 });
     if let Some(since) = since {
         tracing::error!(
             host,
@@ -116,6 +135,7 @@ pub(super) fn describe() {
     describe_gauge!(CIRCUIT, "State of a host's circuit: 0 closed, 1 half open, 2 open.");
     describe_counter!(CIRCUIT_CHANGES, "Changes of a host's circuit, by the state it came to.");
     describe_gauge!(REFUSING, "1 while a host refuses everybody.");
+    describe_gauge!(MUST_LOG_IN, "Users whose refresh token a host refuses: they must log in again.");
     describe_counter!(HELD_BACK, "Refreshes that did not start, by what held them back.");
     describe_counter!(CROWDED, "Messages refused because too many waited for a host.");
     describe_counter!(

@@ -25,16 +25,23 @@ impl Drop for InFlight {
     }
 }
 
-pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, code: Option<ErrorCode>, took: Duration) {
-    let series = Series::of(kind);
-    series.settled(outcome).increment(1);
-    series.handling.record(took);
-    let (outcome, code) = (outcome.name(), code.map(ErrorCode::name));
-    match code {
-        // The usual case, thousands of times a second.
-        None => tracing::debug!(outcome, took_ms = millis(took), "message settled"),
-        Some(code) => tracing::info!(outcome, code, took_ms = millis(took), "message settled"),
-    }
+pub fn message_settled(kind: MessageKind, outcome: MessageOutcome, took: Duration) {
+    Series::of(kind).count(outcome, took);
+    // The usual case, thousands of times a second.
+    tracing::debug!(outcome = outcome.name(), took_ms = millis(took), "message settled");
+}
+
+/// `publisher` is None if it is unknown.
+pub fn message_refused(
+    kind: MessageKind,
+    outcome: MessageOutcome,
+    code: ErrorCode,
+    publisher: Option<&str>,
+    took: Duration,
+) {
+    Series::of(kind).count(outcome, took);
+    let (outcome, code) = (outcome.name(), code.name());
+    tracing::info!(outcome, code, publisher, took_ms = millis(took), "message settled");
 }
 
 /// A message failed, its publisher cannot be told, and it waits for another try. `times` counts its tries.
@@ -85,6 +92,11 @@ impl Series {
             requeued: messages(MessageOutcome::Requeued),
             put_off: messages(MessageOutcome::PutOff),
         }
+    }
+
+    fn count(&self, outcome: MessageOutcome, took: Duration) {
+        self.settled(outcome).increment(1);
+        self.handling.record(took);
     }
 
     const fn settled(&self, outcome: MessageOutcome) -> &Counter {

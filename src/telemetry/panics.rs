@@ -1,5 +1,7 @@
 //! Panics of tasks. They do not end the process, so they are counted. After some, `/readyz` fails.
 
+use std::panic;
+
 use metrics::{counter, describe_counter};
 
 use super::label;
@@ -33,6 +35,15 @@ pub fn panicked(what: Panicking) {
         }
         Panicking::Service => {}
     }
+}
+
+/// Logs each panic where it happens, in the format of the log. Otherwise the standard library prints it.
+pub fn log_panics() {
+    panic::set_hook(Box::new(|panic| {
+        let text = panic.payload_as_str().unwrap_or("no text");
+        let place = panic.location().map(tracing::field::display);
+        tracing::error!(place, "panic: {text}");
+    }));
 }
 
 pub fn service_ended(name: &'static str) {

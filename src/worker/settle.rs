@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lapin::message::Delivery;
 use tokio::time::Instant;
-use tracing::{Instrument, Span, field};
+use tracing::{Instrument, Span};
 
 use super::acks::{Acks, Disposition};
 use super::settlement::Settlement;
@@ -113,8 +113,7 @@ impl Received {
         tracing::info_span!(
             "message",
             kind = self.kind.routing_key(),
-            // From a publisher: `Debug` escapes what would break a log line.
-            request_id = self.envelope.correlation_id.as_ref().map(|id| field::debug(id.as_str())),
+            request_id = self.envelope.request_id(),
             user = request.map(Request::user_id),
             host = request.and_then(Request::host),
         )
@@ -161,7 +160,7 @@ impl Received {
         let Self { kind, since, settlement, in_flight, .. } = *self;
         settlement.settle(disposition);
         drop(in_flight);
-        telemetry::message_settled(kind, MessageOutcome::Requeued, None, since.elapsed());
+        telemetry::message_settled(kind, MessageOutcome::Requeued, since.elapsed());
     }
 }
 
@@ -279,7 +278,6 @@ impl Settler {
         code: ErrorCode,
         detail: &str,
     ) -> Result<(), Stopped> {
-        telemetry::dead_lettered(received.kind, detail);
         let detail = match received.put_off {
             0 => Cow::Borrowed(detail),
             times => Cow::Owned(format!("{detail} (tried {} times)", times + 1)),
@@ -298,9 +296,15 @@ impl Settler {
 impl Replied {
     fn ack(self) {
         let Self { received, outcome, code } = self;
-        let Received { kind, since, settlement, in_flight, .. } = *received;
+        let Received { kind, envelope, since, settlement, in_flight, .. } = *received;
         settlement.settle(Disposition::Ack);
         drop(in_flight);
-        telemetry::message_settled(kind, outcome, code, since.elapsed());
+        match code {
+            None => telemetry::message_settled(kind, outcome, since.elapsed()),
+            Some(code) => {
+                let publisher = envelope.publisher.as_deref();
+                telemetry::message_refused(kind, outcome, code, publisher, since.elapsed());
+            }
+        }
     }
 }

@@ -164,9 +164,10 @@ async fn an_open_circuit_sends_one_probe_at_a_time() {
     let mut pending = Vec::new();
     eventually("a probe", PATIENCE, async || {
         pending.extend(join_all(["bob", "carol"].map(|user| world.send(user))).await);
-        (state(&worker, &world).await == 1).then_some(())
+        (changes(&worker, &world, "half_open").await == 1).then_some(())
     })
     .await;
+    assert_eq!(state(&worker, &world).await, 1);
     gate.wait_for_parked(1).await;
     let others = ["alice", "bob", "carol"].into_iter().filter(|user| world.scm.refresh_requests(user) == 0);
     for user in others.chain([FAILING[0]]) {
@@ -219,6 +220,18 @@ async fn a_retry_after_answered_to_two_users_applies_to_all_users_of_the_host() 
     assert!((100..=120).contains(&told), "{told}");
     assert_eq!((world.scm.refresh_requests("alice"), world.scm.refresh_requests("carol")), (1, 0));
     assert_eq!(state(&worker, &world).await, 2);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circuit_whose_time_is_over_is_half_open_even_if_nobody_asks() {
+    let (world, worker) = world_and_worker_with(Dialect::GitHub, 2).await;
+    open_circuit(&world, &worker, Fault::Status(500)).await;
+    eventually("the circuit to be half open", PATIENCE, async || {
+        (state(&worker, &world).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(changes(&worker, &world, "half_open").await, 0, "nobody has probed");
     worker.stop(&world).await;
 }
 

@@ -1,6 +1,7 @@
 //! What every test stands on: a world of its own (database, queues, SCM), and workers in it.
 
 pub(crate) mod events;
+pub(crate) mod json_lines;
 pub(crate) mod links;
 pub(crate) mod logs;
 pub(crate) mod process;

@@ -28,6 +28,7 @@ mod guards;
 mod hostile;
 mod housekeeping;
 mod known;
+mod logs;
 mod malformed;
 mod mass_refusal;
 mod metrics;

@@ -18,6 +18,8 @@ use crate::harness::{Dialect, Fault, Kind, PATIENCE, ScmOptions, WorkerProcess, 
 const REQUESTS: &str = "gitpod_scm_token_refresh_requests_total";
 const LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
 
+mod documented;
+
 type Labels = BTreeMap<String, String>;
 
 /// Every series of a metric: its labels, and its value as it is written.
@@ -291,7 +293,7 @@ async fn messages_are_counted_by_type_and_outcome_and_timed() {
         (r#"tokenkeeper_messages_total{type="token.request",outcome="error"}"#.to_owned(), 2),
         (r#"tokenkeeper_messages_total{type="token.request",outcome="dead_lettered"}"#.to_owned(), 1),
         (r#"tokenkeeper_messages_total{type="token.store",outcome="ok"}"#.to_owned(), 2),
-        (r#"tokenkeeper_dead_letters_total{type="token.request"}"#.to_owned(), 1),
+        (r#"tokenkeeper_dead_letters_total{type="token.request",reason="invalid_request"}"#.to_owned(), 1),
         (r#"tokenkeeper_message_handling_seconds_count{type="token.request"}"#.to_owned(), 4),
         (format!("tokenkeeper_refresh_retries_total{{host=\"{host}\"}}"), 2),
         (

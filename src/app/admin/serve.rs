@@ -12,18 +12,15 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::Health;
 use super::connections::{Connections, LastActive, PATIENCE, converse};
 use super::tls;
 use super::token::BearerToken;
+use super::{Health, Metrics};
 use crate::domain::escape;
 use crate::settings;
 use crate::telemetry;
@@ -60,12 +57,7 @@ impl Endpoint {
         Ok(self.listener.local_addr()?)
     }
 
-    pub async fn serve(
-        self,
-        health: Arc<Health>,
-        metrics: Option<PrometheusHandle>,
-        stop: CancellationToken,
-    ) {
+    pub async fn serve(self, health: Arc<Health>, metrics: Option<Arc<Metrics>>, stop: CancellationToken) {
         let router = router(health, metrics.clone(), self.token.clone());
         tokio::select! {
             () = self.accept(router, &stop) => {}
@@ -120,12 +112,10 @@ async fn serve_connection(
     }
 }
 
-fn router(health: Arc<Health>, metrics: Option<PrometheusHandle>, token: Option<Arc<BearerToken>>) -> Router {
-    // One at a time, and on a blocking thread: a client that asks all the time must not slow down the worker.
-    let rendering = Arc::new(Mutex::new(metrics));
+fn router(health: Arc<Health>, metrics: Option<Arc<Metrics>>, token: Option<Arc<BearerToken>>) -> Router {
     let render = move || async move {
-        let Some(metrics) = rendering.lock().await.clone() else { return Ok(String::new()) };
-        spawn_blocking(move || rendered(&metrics)).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+        let Some(metrics) = metrics else { return Ok(String::new()) };
+        metrics.render().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     };
     Router::new()
         .route("/metrics", get(render))
@@ -164,18 +154,12 @@ fn a_line_each(problems: &[String]) -> String {
     problems.iter().map(|problem| escape::line(problem) + "\n").collect()
 }
 
-/// The exposition format escapes only line breaks and quotes. Hosts in labels come from the database.
-fn rendered(metrics: &PrometheusHandle) -> String {
-    escape::lines_without_escapes(&metrics.render()).into_owned()
-}
-
-/// Drains histograms. Otherwise the recorder keeps every sample.
-async fn keep_up(metrics: Option<PrometheusHandle>) {
+async fn keep_up(metrics: Option<Arc<Metrics>>) {
     let mut ticks = interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
         if let Some(metrics) = &metrics {
-            metrics.run_upkeep();
+            metrics.keep_up();
         }
     }
 }

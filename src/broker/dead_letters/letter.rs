@@ -48,10 +48,7 @@ impl Letter {
 
     /// Its `message_id`, if that can be typed, else a fingerprint. Two letters with the same `message_id` have the same name.
     pub fn id(&self) -> String {
-        match self.properties().message_id().as_ref().map(ShortString::as_str) {
-            Some(id) if !id.is_empty() && is_printable(id) => id.to_owned(),
-            _ => self.fingerprint(),
-        }
+        id_of(self.properties(), self.body(), self.died_at())
     }
 
     /// Why it is here, in a word: the broker's (`delivery_limit`, `expired`, …), or ours.
@@ -151,35 +148,46 @@ impl Letter {
     fn text(&self, header: &str) -> Option<String> {
         text_in(self.headers()?, header)
     }
+}
 
-    /// Of everything that looking at the letter does not change: the broker counts deliveries in a header. Twins that died at
-    /// the same time have the same fingerprint.
-    fn fingerprint(&self) -> String {
-        let properties = self.properties();
-        let texts = [
-            properties.content_type(),
-            properties.correlation_id(),
-            properties.reply_to(),
-            properties.kind(),
-            properties.app_id(),
-        ];
-        let mut digest = Sha256::new();
-        let mut add = |part: &[u8]| {
-            digest.update(part.len().to_le_bytes());
-            digest.update(part);
-        };
-        add(self.body());
-        for text in texts {
-            add(text.as_ref().map_or("", ShortString::as_str).as_bytes());
-        }
-        add(&properties.timestamp().unwrap_or(0).to_le_bytes());
-        add(&self.died_at().map_or(0, Timestamp::as_millis).to_le_bytes());
-        digest.finalize().iter().take(FINGERPRINT_LEN).fold(String::new(), |mut text, byte| {
-            // Writing to a string does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+/// As [`Letter::id`], of a letter with these properties and this body as they are in the queue.
+pub(in crate::broker) fn id_of(
+    properties: &BasicProperties,
+    body: &[u8],
+    died_at: Option<Timestamp>,
+) -> String {
+    match properties.message_id().as_ref().map(ShortString::as_str) {
+        Some(id) if !id.is_empty() && is_printable(id) => id.to_owned(),
+        _ => fingerprint(properties, body, died_at),
     }
+}
+
+/// Of everything that looking at the letter does not change: the broker counts deliveries in a header. Twins that died at
+/// the same time have the same fingerprint.
+fn fingerprint(properties: &BasicProperties, body: &[u8], died_at: Option<Timestamp>) -> String {
+    let texts = [
+        properties.content_type(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.kind(),
+        properties.app_id(),
+    ];
+    let mut digest = Sha256::new();
+    let mut add = |part: &[u8]| {
+        digest.update(part.len().to_le_bytes());
+        digest.update(part);
+    };
+    add(body);
+    for text in texts {
+        add(text.as_ref().map_or("", ShortString::as_str).as_bytes());
+    }
+    add(&properties.timestamp().unwrap_or(0).to_le_bytes());
+    add(&died_at.map_or(0, Timestamp::as_millis).to_le_bytes());
+    digest.finalize().iter().take(FINGERPRINT_LEN).fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 impl fmt::Debug for Letter {

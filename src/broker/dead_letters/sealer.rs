@@ -62,7 +62,11 @@ impl Sealer {
         loop {
             looks = looks.wrapping_add(1);
             let expected = known.filter(|_| !looks.is_multiple_of(UNASKED));
-            match self.take_turn(expected).await {
+            let turn = self.take_turn(expected).await;
+            if let Ok((count, _)) = &turn {
+                telemetry::dead_letters_are(*count);
+            }
+            match turn {
                 Ok((_, Turn::Done(count)) | (count, Turn::NothingNew)) => known = Some(count),
                 Ok((_, Turn::InUse)) => telemetry::dead_letters_in_use(),
                 Ok((count, Turn::TooMany)) => telemetry::dead_letters_left_unsealed(count, AT_MOST),

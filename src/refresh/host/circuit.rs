@@ -118,6 +118,16 @@ impl Circuit {
         }
     }
 
+    /// As metrics show it: half open as soon as anybody may probe, even if nobody asks.
+    pub(super) fn phase_at(&self, now: Instant) -> CircuitState {
+        match self.phase() {
+            CircuitState::Open if self.probes.check(Candidate::Unproven, now).is_ok() => {
+                CircuitState::HalfOpen
+            }
+            phase => phase,
+        }
+    }
+
     /// Whether this entry could call now.
     pub(super) fn check(&self, caller: Caller, now: Instant) -> Result<(), NotNow> {
         match self.state {

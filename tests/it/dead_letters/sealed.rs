@@ -192,7 +192,9 @@ async fn what_the_broker_dead_lettered_is_sealed_unchanged_by_the_next_worker() 
     let worker = world.spawn_worker().await;
     cli.run(&["dead", "replay", "--id", "m-7"]).await.good();
     eventually("the message to be refused again", PATIENCE, async || {
-        let refused = worker.count(r#"tokenkeeper_dead_letters_total{type="token.store"}"#).await;
+        let refused = worker
+            .count(r#"tokenkeeper_dead_letters_total{type="token.store",reason="invalid_request"}"#)
+            .await;
         (refused == 1).then_some(())
     })
     .await;

@@ -7,6 +7,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokenkeeper::telemetry::logs;
 use tracing::level_filters::LevelFilter;
 
+use super::json_lines::assert_json_lines;
+
 /// What a reply's `token.userinfo` encodes.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -24,6 +26,16 @@ pub(crate) fn capture() {
 /// Everything that was logged so far.
 pub(crate) fn captured() -> String {
     String::from_utf8_lossy(&lines()).into_owned()
+}
+
+/// Panics where a line that was logged since the last call is not strictly JSON.
+pub(crate) fn assert_captured_json() {
+    static CHECKED: Mutex<usize> = Mutex::new(0);
+    let mut checked = CHECKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = lines()[*checked..].to_vec();
+    // The lines behind it are looked at next time, and the first wrong one fails one test alone.
+    *checked += new.len();
+    assert_json_lines(&String::from_utf8_lossy(&new), "the workers in this process");
 }
 
 /// Panics where one of the secrets stands in the text, as it is or as the user info of a URL has it; says which, by its

@@ -9,6 +9,7 @@ use tokenkeeper_testkit::program::{Program, Worker};
 use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 use tokio::process::Command;
 
+use super::json_lines::assert_json_lines;
 use super::links::Link;
 use super::logs::assert_holds_none_of;
 use super::world::World;
@@ -146,9 +147,10 @@ impl WorkerProcess {
         self.worker.signal(signal).await.expect("send a signal");
     }
 
-    /// Waits until it has ended, searches its log for the world's secrets, and gives back how it ended.
+    /// Waits until it has ended, reads its log strictly, searches it for the world's secrets, and gives back how it ended.
     pub(crate) async fn wait(mut self, world: &World) -> ExitStatus {
         let status = self.worker.wait().await.expect("wait for it");
+        assert_json_lines(&self.log(), "a worker process");
         assert_holds_none_of(&self.log(), &world.secrets(), "a worker process");
         status
     }

@@ -287,6 +287,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
+            logs::assert_captured_json();
             logs::assert_holds_none_of(&logs::captured(), &self.secrets(), "the workers in this process");
         }
     }

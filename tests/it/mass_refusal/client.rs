@@ -1,10 +1,10 @@
-//! A host that refuses our client.
+//! A host that refuses our client, and what metrics show of hosts that refuse everybody.
 
 use serde_json::json;
 use tokenkeeper::domain::clock::Timestamp;
 
 use super::{
-    MISCONFIGURED, assert_not_condemned, expired_users, refusing_since, stop, wait_until_served,
+    MISCONFIGURED, REAUTHORIZE, assert_not_condemned, expired_users, refusing_since, stop, wait_until_served,
     world_and_workers,
 };
 use crate::cli::Cli;
@@ -69,4 +69,30 @@ async fn refusals_of_our_client_with_something_else_in_between_are_no_refusal_of
     assert_eq!(refusing_since(&world).await, None);
     wait_until_served(&world, "jdoe").await;
     stop(workers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_show_a_host_that_refuses_everybody_and_the_users_who_must_log_in_even_if_nobody_asks() {
+    let (world, workers) = world_and_workers(Kind::Sqlite, 60, 1).await;
+    let users = expired_users(&world, 5).await;
+    world.user_with_expired_token("revoked").await;
+    world.scm.revoke("revoked");
+    error_message(&world.request("revoked").await, REAUTHORIZE);
+    let gauge = |name: &str| format!("{name}{{host=\"{}\"}}", world.scm.host());
+    let before = world.spawn_worker().await;
+    assert_eq!(before.count(&gauge("tokenkeeper_provider_refusing")).await, 0);
+    assert_eq!(before.count(&gauge("tokenkeeper_users_to_log_in_again")).await, 1);
+    before.stop(&world).await;
+
+    world.scm.fail_always(Fault::InvalidGrant);
+    for user in &users {
+        world.request(user).await;
+    }
+    assert!(refusing_since(&world).await.is_some());
+    stop(workers).await;
+
+    // A worker that nobody has asked for anything yet.
+    let idle = world.spawn_worker().await;
+    assert_eq!(idle.count(&gauge("tokenkeeper_provider_refusing")).await, 1);
+    idle.stop(&world).await;
 }

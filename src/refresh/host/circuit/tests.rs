@@ -80,6 +80,16 @@ fn the_fifth_failing_entry_in_a_row_opens_the_circuit() {
 }
 
 #[test]
+fn metrics_show_it_half_open_as_soon_as_a_probe_may_come_though_nobody_asks() {
+    let mut run = Run::new();
+    run.fail_until_open();
+    assert_eq!(run.circuit.phase_at(run.now), CircuitState::Open);
+    run.wait(10);
+    assert_eq!(run.circuit.phase_at(run.now), CircuitState::HalfOpen);
+    assert_eq!(run.circuit.phase(), CircuitState::Open, "it has not changed");
+}
+
+#[test]
 fn one_entry_alone_never_opens_the_circuit() {
     for caller in [LOGIN(1), PROVEN(1)] {
         let mut run = Run::new();
