@@ -35,6 +35,7 @@ use crate::parking::Parking;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::settings::{RefreshSettings, WorkerSettings};
 use crate::store::{Entry, FailureKind, Store, StoreError};
+use crate::telemetry::audit::Refreshed;
 
 /// The longest time that a circuit stays open by itself.
 const OPEN_AT_MOST: Duration = Duration::from_secs(60);
@@ -97,6 +98,19 @@ pub struct Order {
     pub until: Timestamp,
     /// When the request stops waiting. No try begins after it.
     pub deadline: Instant,
+}
+
+impl Order {
+    /// As the audit log has it.
+    fn audited(&self) -> Refreshed<'_> {
+        let cause = match self.cause {
+            Cause::Required => "required",
+            Cause::Opportunistic => "opportunistic",
+            Cause::Reported => "reported",
+        };
+        let generation = self.entry.generation;
+        Refreshed { user: &self.user_id, host: &self.provider.host, cause, generation }
+    }
 }
 
 #[derive(Debug, Clone)]

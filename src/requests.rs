@@ -33,6 +33,7 @@ use crate::store::Store;
 use crate::store::database::Availability;
 use crate::store::provider_cache::Providers;
 use crate::telemetry;
+use crate::telemetry::audit::{self, Asker};
 
 /// Handles requests: everything between a delivery and its outcome.
 pub struct Handler {
@@ -110,40 +111,16 @@ impl TimeFrame {
 
 impl Handler {
     pub async fn handle(&self, incoming: Incoming<'_>) -> Outcome {
-        let Incoming { kind, request, envelope, time, queue } = incoming;
-        // A message counts also if it is refused for another reason.
-        let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
-        if let Some(unanswerable) = envelope.unanswerable {
-            return Outcome::Unanswerable { reason: unanswerable.to_string() };
-        }
-        let request = match request {
+        let Incoming { kind, envelope, time, queue, .. } = incoming;
+        let request_id = envelope.request_id();
+        let asker = Asker { kind, publisher: envelope.publisher.as_deref(), request_id };
+        let request = match self.accept(incoming) {
             Ok(request) => request,
-            Err(invalid) if !invalid.is_request => return Outcome::Unanswerable { reason: invalid.reason },
-            Err(invalid) => return Outcome::invalid(kind, *invalid.echo, invalid.reason),
+            Err(refused) => {
+                refused.audit(asker);
+                return refused;
+            }
         };
-        if let Some(reason) = envelope.unusable {
-            return Outcome::invalid(kind, Echo::of(&request), reason.to_owned());
-        }
-        if kind.needs_reply_to() && envelope.reply_to.is_none() {
-            return Outcome::invalid(
-                kind,
-                Echo::of(&request),
-                "property reply_to: is missing; it names the queue of the reply".into(),
-            );
-        }
-        // A `token.store` without `reply_to` is stored all the same. Nobody would hear of the refusal, and the login would be lost.
-        if let Some(too_often) = too_often
-            && envelope.reply_to.is_some()
-        {
-            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_logged);
-            return Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often));
-        }
-        if time.is_over() {
-            let error =
-                ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
-            return Outcome::error(kind, Echo::of(&request), error);
-        }
-        let publisher = envelope.publisher.as_deref();
         // Every message has room for the largest of these, so the rare ones are boxed.
         match request {
             Request::Token(request) => {
@@ -154,22 +131,57 @@ impl Handler {
                         .requested_lifetime_secs
                         .map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration),
                     time,
-                    publisher,
-                    kind,
+                    asker,
                     queue,
                 };
                 Outcome::token(self.token_reply(ask).await)
             }
-            Request::WorkspaceStart(request) => Outcome::workspace_start(
-                Box::pin(self.start_workspace(&request, time, publisher, queue)).await,
-            ),
-            Request::Store(request) => {
-                Outcome::store(Box::pin(self.store_pair(*request, time, publisher)).await)
+            Request::WorkspaceStart(request) => {
+                Outcome::workspace_start(Box::pin(self.start_workspace(&request, time, asker, queue)).await)
             }
+            Request::Store(request) => Outcome::store(Box::pin(self.store_pair(*request, time, asker)).await),
             Request::Report(request) => {
-                Outcome::report(Box::pin(self.report(&request, time, publisher, queue)).await)
+                Outcome::report(Box::pin(self.report(&request, time, asker, queue)).await)
             }
         }
+    }
+
+    /// The request, or why the message is refused as a whole.
+    #[expect(clippy::result_large_err, reason = "a refusal is the outcome of its message as any other")]
+    fn accept(&self, incoming: Incoming<'_>) -> Result<Request, Outcome> {
+        let Incoming { kind, request, envelope, time, .. } = incoming;
+        // A message counts also if it is refused for another reason.
+        let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
+        if let Some(unanswerable) = envelope.unanswerable {
+            return Err(Outcome::Unanswerable { reason: unanswerable.to_string() });
+        }
+        let request = request.map_err(|invalid| {
+            if invalid.is_request {
+                Outcome::invalid(kind, *invalid.echo, invalid.reason)
+            } else {
+                Outcome::Unanswerable { reason: invalid.reason }
+            }
+        })?;
+        if let Some(reason) = envelope.unusable {
+            return Err(Outcome::invalid(kind, Echo::of(&request), reason.to_owned()));
+        }
+        if kind.needs_reply_to() && envelope.reply_to.is_none() {
+            let reason = "property reply_to: is missing; it names the queue of the reply".to_owned();
+            return Err(Outcome::invalid(kind, Echo::of(&request), reason));
+        }
+        // A `token.store` without `reply_to` is stored all the same. Nobody would hear of the refusal, and the login would be lost.
+        if let Some(too_often) = too_often
+            && envelope.reply_to.is_some()
+        {
+            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_logged);
+            return Err(Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often)));
+        }
+        if time.is_over() {
+            let error =
+                ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
+            return Err(Outcome::error(kind, Echo::of(&request), error));
+        }
+        Ok(request)
     }
 
     /// When the request came, and when its requester stops waiting. That is the `deadline` from before the message was put off,
@@ -210,6 +222,7 @@ impl Handler {
         match self.hand_out(&ask).await {
             Ok(grant) => TokenReply::Ok(grant),
             Err(error) => {
+                audit::refused(ask.asker, Some(ask.user_id), Some(ask.host), error.code);
                 let (user_id, host) = (Some(ask.user_id.to_owned()), Some(ask.host.to_owned()));
                 TokenReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
             }

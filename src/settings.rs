@@ -8,6 +8,7 @@
 
 mod access;
 mod admin;
+mod audit;
 mod circuit;
 mod error;
 mod housekeeping;
@@ -29,6 +30,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use self::access::{Access, AccessRule};
 pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
+pub use self::audit::{AuditFile, AuditSettings};
 pub use self::circuit::CircuitSettings;
 pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Logs.
     pub log: Log,
+    /// Who was given, stored or refused what.
+    pub audit: AuditSettings,
 }
 
 /// RabbitMQ.
@@ -140,7 +144,7 @@ pub struct FlagSettings {
 }
 
 /// Logs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Log {
     /// The least severe level that is written.
     pub level: LevelFilter,
@@ -206,6 +210,7 @@ impl Settings {
             access: Access::read(from),
             limits: LimitSettings::read(from),
             log: Log::read(from),
+            audit: AuditSettings::read(from),
         };
         settings.check_order(from);
         settings

@@ -11,6 +11,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use crate::contract::{ErrorCode, MessageKind};
 
 mod admin;
+pub mod audit;
 mod database;
 mod dead_letters;
 mod events;
@@ -308,6 +309,7 @@ pub fn describe() {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
     admin::describe();
+    audit::describe();
     events::describe();
     hosts::describe();
     parking::describe();

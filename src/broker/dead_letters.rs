@@ -21,8 +21,8 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer, Queue};
 use tokio::time::{Instant, sleep, timeout};
 
-pub(super) use self::letter::{id_of, is_of_death};
 pub use self::letter::{Destination, Letter, is_ours};
+pub(super) use self::letter::{id_of, is_of_death};
 pub use self::replay::{REPLAY_COUNT_HEADER, Replayer, Unreplayed};
 pub(super) use self::seal::{Sealed, without_seal};
 pub use self::seal::{Unopened, open};

@@ -8,6 +8,7 @@ use tokenkeeper::app::lifecycle::{Stop, StopSignals};
 use tokenkeeper::app::open_files;
 use tokenkeeper::domain::clock::SystemClock;
 use tokenkeeper::settings::{LogFormat, Settings};
+use tokenkeeper::telemetry::audit::AuditSink;
 use tokenkeeper::telemetry::{self, logs, recorder};
 use tokenkeeper::worker::{TimeSource, Worker};
 use tracing::level_filters::LevelFilter;
@@ -31,17 +32,25 @@ pub(crate) struct Arguments {}
 
 /// Settings that are wrong are told as any other failure of the start: in the format of the log.
 pub(crate) async fn run(settings: Result<Settings, Failure>) -> Result<Ending, Failure> {
+    let audit = settings.as_ref().map_or(Ok(None), |settings| AuditSink::open(&settings.audit));
+    let (audit, started) = match audit {
+        Ok(audit) => (audit, settings),
+        Err(problem) => (None, Err(problem.into())),
+    };
     // Without settings, these are the defaults.
     let (level, log_format) =
-        settings.as_ref().map_or((LevelFilter::INFO, LogFormat::Auto), |it| (it.log.level, it.log.format));
+        started.as_ref().map_or((LevelFilter::INFO, LogFormat::Auto), |it| (it.log.level, it.log.format));
     let format = format(log_format);
     // Only a worker logs. The other commands use their output and their error.
-    logs::install(level, format, io::stderr)?;
+    logs::install(level, format, io::stderr, audit.clone())?;
     telemetry::log_panics();
-    let ended = match settings {
+    let ended = match started {
         Ok(settings) => work(settings).await,
         Err(failure) => Err(failure),
     };
+    if let Some(audit) = audit {
+        audit.flush();
+    }
     match format {
         logs::Format::Human => ended,
         logs::Format::Json => ended.map_err(Failure::log),

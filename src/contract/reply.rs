@@ -125,6 +125,18 @@ pub enum Refresh {
     Required,
 }
 
+impl Refresh {
+    /// The word as it stands in replies and in the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Reserved => "reserved",
+            Self::Opportunistic => "opportunistic",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// The answer where there is no token to hand out.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorReply {
@@ -337,6 +349,18 @@ pub enum ReportResult {
     Withdrawn,
     /// It is not the token that is handed out now.
     NotCurrent,
+}
+
+impl ReportResult {
+    /// The word as it stands in replies, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refreshed => "refreshed",
+            Self::Held => "held",
+            Self::Withdrawn => "withdrawn",
+            Self::NotCurrent => "not_current",
+        }
+    }
 }
 
 /// Whether all went well.

@@ -21,7 +21,7 @@ use crate::oauth::TokenClient;
 use crate::parking::Parking;
 use crate::retry::Backoff;
 use crate::store::{Entry, Failure, FailureKind, Guarded, Store};
-use crate::telemetry::{self, Statement};
+use crate::telemetry::{self, Statement, audit};
 
 /// How often to look at another worker's lease: soon at first, because most refreshes are quick.
 const WATCH: Backoff = Backoff {
@@ -162,6 +162,7 @@ impl FlightContext {
             Err(CallEnd::Failed(failed)) => {
                 let host = &flight.order.provider.host;
                 telemetry::refresh_failed(host, failed.kind.name(), &failed.message, started.elapsed());
+                audit::not_refreshed(flight.order.audited(), failed.kind.name());
                 Box::pin(self.give_up(flight, spent.token, failed)).await
             }
         }

@@ -9,6 +9,7 @@ use super::flight::{Flight, FlightContext};
 use crate::retry::{Backoff, retry_forever, retry_until};
 use crate::store::{NewPair, StoreError};
 use crate::telemetry;
+use crate::telemetry::audit::{self, Refreshed};
 
 /// The waits between tries to store a pair while the database is away.
 const STORE_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(2));
@@ -44,6 +45,8 @@ impl FlightContext {
         let error = match stored.unwrap_or_else(|_| Err(StoreError::NoAnswer.into())) {
             Ok(Some(entry)) => {
                 telemetry::refreshed(host, started.elapsed());
+                let refreshed = Refreshed { generation: entry.generation, ..order.audited() };
+                audit::refreshed(refreshed, "stored", entry.state.reserved_until);
                 return Some(FlightOutcome::Refreshed(entry));
             }
             Ok(None) => {
@@ -59,7 +62,10 @@ impl FlightContext {
         }
         let parked = self.store.seal_parked(host, &order.entry, pair, holder);
         match Box::pin(self.parking.park(&parked)).await {
-            Ok(()) => Some(FlightOutcome::StoreFailed(error)),
+            Ok(()) => {
+                audit::refreshed(order.audited(), "parked", None);
+                Some(FlightOutcome::StoreFailed(error))
+            }
             Err(error) => {
                 telemetry::pair_not_parked(host, &error);
                 None

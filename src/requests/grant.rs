@@ -8,13 +8,22 @@ use crate::domain::clock::Timestamp;
 use crate::domain::decide::Cause;
 use crate::domain::provider::Provider;
 use crate::store::Entry;
+use crate::telemetry::audit;
 use crate::telemetry::{Opportunism, TokenResult};
 
 /// A token that is handed out, and how it came to that.
 pub(super) struct Grant {
     pub(super) reply: TokenGrant,
+    generation: i64,
     pub(super) result: TokenResult,
     pub(super) opportunism: Opportunism,
+}
+
+impl Grant {
+    pub(super) fn audit(&self, ask: &Ask<'_>) {
+        let TokenGrant { user_id, host, token, refresh, .. } = &self.reply;
+        audit::handed_out(ask.asker, user_id, host, refresh.name(), self.generation, token.reserved_until);
+    }
 }
 
 /// How a token came to be handed out.
@@ -90,6 +99,7 @@ impl Handler {
                 refresh: way.refresh,
                 warnings,
             },
+            generation: entry.generation,
             result: way.result,
             opportunism: way.opportunism,
         })

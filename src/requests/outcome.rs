@@ -4,6 +4,7 @@ use crate::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Reply, ReportReply, Status, StoreReply, TokenReply,
     UnknownFields, Warning, WorkspaceStartReply,
 };
+use crate::telemetry::audit::{self, Asker};
 
 /// What is to be done about a message that was handled.
 #[derive(Debug)]
@@ -65,6 +66,21 @@ impl Outcome {
             }
             Self::Unanswerable { .. } => {}
         }
+    }
+
+    /// Tells the audit log of a message that is refused as a whole.
+    pub(super) fn audit(&self, asker: Asker<'_>) {
+        let Some(code) = self.error_code() else { return };
+        let (user, host) = match self.reply() {
+            Some(
+                Reply::Token(TokenReply::Error(reply))
+                | Reply::Store(StoreReply::Error(reply))
+                | Reply::Report(ReportReply::Error(reply)),
+            ) => (reply.user_id.as_deref(), reply.host.as_deref()),
+            Some(Reply::WorkspaceStart(reply)) => (reply.user_id.as_deref(), None),
+            Some(Reply::Token(_) | Reply::Store(_) | Reply::Report(_)) | None => (None, None),
+        };
+        audit::refused(asker, user, host, code);
     }
 
     /// The first error in it; none: all went well.

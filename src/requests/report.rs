@@ -9,12 +9,13 @@ use super::refusal::Refusal;
 use super::token::Ask;
 use super::{Handler, TimeFrame};
 use crate::contract::{
-    Echo, ErrorReply, MessageKind, ReportReply, ReportRequest, ReportResult, TokenDigest, Warning,
+    Echo, ErrorBody, ErrorReply, ReportReply, ReportRequest, ReportResult, TokenDigest, Warning,
 };
 use crate::domain::provider::Provider;
 use crate::limits::bulkhead::Queue;
 use crate::store::{Found, Guarded};
 use crate::telemetry;
+use crate::telemetry::audit::{self, Asker};
 
 impl Handler {
     /// Records a report, and refreshes the token if that harms nobody.
@@ -22,24 +23,26 @@ impl Handler {
         &self,
         request: &ReportRequest,
         time: TimeFrame,
-        publisher: Option<&str>,
+        asker: Asker<'_>,
         queue: Queue,
     ) -> ReportReply {
         let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
         // A report reserves nothing.
         let lifetime = Duration::ZERO;
-        let ask = Ask { user_id, host, lifetime, time, publisher, kind: MessageKind::TokenReport, queue };
+        let ask = Ask { user_id, host, lifetime, time, asker, queue };
         let taken = async {
             let provider = self.in_time(time, || self.provider_for(&ask)).await?;
             let result = self
                 .in_time(time, || self.try_report(&ask, Arc::clone(&provider), request.token_sha256))
                 .await?;
             telemetry::token_reported(&provider.host, result);
-            Ok(result)
+            audit::reported(asker, user_id, host, result.name());
+            Ok::<_, ErrorBody>(result)
         };
         match taken.await {
             Ok(result) => ReportReply::Ok { result, warnings: Vec::new() },
             Err(error) => {
+                audit::refused(asker, Some(user_id), Some(host), error.code);
                 let (user_id, host) = (Some(user_id.to_owned()), Some(host.to_owned()));
                 ReportReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
             }

@@ -2,18 +2,17 @@
 
 use super::refusal::Refusal;
 use super::{Handler, TimeFrame};
-use crate::contract::{
-    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, ShortText, StoreReply, StoreRequest,
-};
+use crate::contract::{Echo, ErrorBody, ErrorCode, ErrorReply, ShortText, StoreReply, StoreRequest};
 use crate::domain::clock::Timestamp;
 use crate::store::{AccountNames, LoginEffect, NewPair, PairSource};
+use crate::telemetry::audit::{self, Asker};
 
 impl Handler {
     pub(super) async fn store_pair(
         &self,
         request: StoreRequest,
         time: TimeFrame,
-        publisher: Option<&str>,
+        asker: Asker<'_>,
     ) -> StoreReply {
         let echo = Echo {
             user_id: Some(request.user_id.to_string()),
@@ -21,15 +20,21 @@ impl Handler {
             workspace_id: None,
         };
         let login = Login::from(request);
-        let stored = self.in_time(time, || self.try_store(&login, publisher)).await;
+        let stored = self.in_time(time, || self.try_store(&login, asker)).await;
         match stored {
-            Ok(()) => StoreReply::Ok { warnings: Vec::new() },
-            Err(error) => StoreReply::Error(ErrorReply::new(echo, error)),
+            Ok(()) => {
+                audit::stored(asker, &login.user_id, &login.host);
+                StoreReply::Ok { warnings: Vec::new() }
+            }
+            Err(error) => {
+                audit::refused(asker, Some(&login.user_id), Some(&login.host), error.code);
+                StoreReply::Error(ErrorReply::new(echo, error))
+            }
         }
     }
 
-    async fn try_store(&self, login: &Login, publisher: Option<&str>) -> Result<(), Refusal> {
-        let provider = self.allowed_provider(publisher, MessageKind::TokenStore, &login.host).await?;
+    async fn try_store(&self, login: &Login, asker: Asker<'_>) -> Result<(), Refusal> {
+        let provider = self.allowed_provider(asker, &login.host).await?;
         let now = self.clock.now();
         let Login { user_id, account, pair, .. } = login;
         match self.store.put_login(user_id, provider.id, account, pair, false, now).await? {

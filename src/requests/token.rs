@@ -13,7 +13,7 @@ use super::refusal::{
     Refusal, database_away, deadline_exceeded, flight_failed, internal_message, refused_before,
 };
 use super::{Handler, TimeFrame};
-use crate::contract::{ErrorBody, ErrorCode, MessageKind, TokenGrant, Warning};
+use crate::contract::{ErrorBody, ErrorCode, TokenGrant, Warning};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::{Decision, Demand, Notice, Policy, decide};
 use crate::domain::provider::Provider;
@@ -21,6 +21,7 @@ use crate::limits::bulkhead::{Queue, WaitSlot, Waiter};
 use crate::refresh::FailedFlight;
 use crate::retry::Backoff;
 use crate::store::{Claim, Entry, FailureKind, Found, Guarded, StoreError};
+use crate::telemetry::audit::Asker;
 use crate::telemetry::{self, Opportunism, Statement};
 
 /// How a request is tried again while the database is away.
@@ -40,14 +41,13 @@ pub(super) struct Ask<'a> {
     pub(super) host: &'a str,
     pub(super) lifetime: Duration,
     pub(super) time: TimeFrame,
-    pub(super) publisher: Option<&'a str>,
-    pub(super) kind: MessageKind,
+    pub(super) asker: Asker<'a>,
     pub(super) queue: Queue,
 }
 
 impl Ask<'_> {
     fn waiter(&self) -> Waiter<'_> {
-        Waiter { queue: self.queue, publisher: self.publisher, user_id: Some(self.user_id) }
+        Waiter { queue: self.queue, publisher: self.asker.publisher, user_id: Some(self.user_id) }
     }
 
     fn demand(&self) -> Demand {
@@ -63,6 +63,7 @@ impl Handler {
         match granted {
             Ok(grant) => {
                 telemetry::token_requested(&provider.host, grant.result, grant.opportunism);
+                grant.audit(ask);
                 Ok(grant.reply)
             }
             Err(error) => {
@@ -112,19 +113,18 @@ impl Handler {
     }
 
     pub(super) async fn provider_for(&self, ask: &Ask<'_>) -> Result<Arc<Provider>, Refusal> {
-        self.allowed_provider(ask.publisher, ask.kind, ask.host).await
+        self.allowed_provider(ask.asker, ask.host).await
     }
 
     /// The provider of a host, if the publisher may ask for it. Access rules name a provider's own host, not its other hosts.
     pub(super) async fn allowed_provider(
         &self,
-        publisher: Option<&str>,
-        kind: MessageKind,
+        asker: Asker<'_>,
         host: &str,
     ) -> Result<Arc<Provider>, Refusal> {
         let provider = self.providers.find(host).await?;
         let own_host = provider.as_ref().map_or(host, |provider| &provider.host);
-        if !self.access.allows(publisher, kind, own_host) {
+        if !self.access.allows(asker.publisher, asker.kind, own_host) {
             return Err(Refusal::forbidden());
         }
         provider.ok_or_else(|| Refusal::unknown_host(host))

@@ -5,10 +5,11 @@ use futures_util::future::join_all;
 use super::token::Ask;
 use super::{Handler, TimeFrame};
 use crate::contract::{
-    CloneUrlError, Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, Status, TokenReply, Wanted,
-    WorkspaceStartReply, WorkspaceStartRequest,
+    CloneUrlError, Echo, ErrorBody, ErrorCode, ErrorReply, Status, TokenReply, Wanted, WorkspaceStartReply,
+    WorkspaceStartRequest,
 };
 use crate::limits::bulkhead::Queue;
+use crate::telemetry::audit::{self, Asker};
 
 impl Handler {
     /// Serves every host of a workspace start. One that fails does not hold the others up.
@@ -16,7 +17,7 @@ impl Handler {
         &self,
         request: &WorkspaceStartRequest,
         time: TimeFrame,
-        publisher: Option<&str>,
+        asker: Asker<'_>,
         queue: Queue,
     ) -> WorkspaceStartReply {
         let user_id = request.user_id.as_str();
@@ -24,11 +25,13 @@ impl Handler {
             Some(lifetime) => lifetime.duration(),
             None => self.flags.workspace_start_lifetime(user_id).await,
         };
-        let kind = MessageKind::WorkspaceStart;
-        let ask = |host| Ask { user_id, host, lifetime, time, publisher, kind, queue };
+        let ask = |host| Ask { user_id, host, lifetime, time, asker, queue };
         let tokens = join_all(request.wanted().into_iter().map(async |wanted| match wanted {
             Wanted::TokenFor(host) => self.token_reply(ask(host.as_str())).await,
-            Wanted::Unreadable(place) => no_clone_url(user_id, place),
+            Wanted::Unreadable(place) => {
+                audit::refused(asker, Some(user_id), None, ErrorCode::InvalidRequest);
+                no_clone_url(user_id, place)
+            }
         }))
         .await;
         WorkspaceStartReply {

@@ -1,5 +1,6 @@
 //! Logs by `tracing`: text in a terminal, JSON otherwise.
 
+mod audited;
 mod human;
 mod lines;
 
@@ -13,8 +14,10 @@ use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use self::audited::{AuditedFormat, AuditedWriters};
 use self::human::HumanFields;
 use self::lines::EscapedLines;
+use super::audit::{self, AuditSink};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -30,34 +33,49 @@ impl Format {
     }
 }
 
-/// Fails if a subscriber is installed already.
-pub fn install<W>(level: LevelFilter, format: Format, writer: W) -> Result<(), TryInitError>
+/// Logs to `writer`, and writes the audit log where there is one. Fails if a subscriber is installed already.
+pub fn install<W>(
+    level: LevelFilter,
+    format: Format,
+    writer: W,
+    audit: Option<AuditSink>,
+) -> Result<(), TryInitError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    subscriber(level, format, writer).try_init()
+    subscriber(level, format, writer, audit).try_init()
 }
 
-fn subscriber<W>(level: LevelFilter, format: Format, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(
+    level: LevelFilter,
+    format: Format,
+    writer: W,
+    audit: Option<AuditSink>,
+) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    let filter = filter(level, audit.is_some());
     let lines = tracing_subscriber::fmt::layer();
     let lines = match format {
         // This format may be chosen for a file too.
-        Format::Human => {
-            lines.with_writer(writer).with_ansi(colours_wanted()).fmt_fields(HumanFields).boxed()
-        }
+        Format::Human => lines
+            .with_writer(AuditedWriters { log: writer, audit })
+            .with_ansi(colours_wanted())
+            .fmt_fields(HumanFields)
+            .map_event_format(AuditedFormat)
+            .boxed(),
         Format::Json => lines
-            .with_writer(EscapedLines(writer))
+            .with_writer(AuditedWriters { log: EscapedLines(writer), audit })
             .json()
             .flatten_event(true)
             .with_span_list(false)
             .fmt_fields(JsonFields::new())
+            .map_event_format(AuditedFormat)
             .boxed(),
     };
     // A filter of the whole registry: one of a single layer would run again at every step of every message.
-    tracing_subscriber::registry().with(filter(level)).with(lines)
+    tracing_subscriber::registry().with(filter).with(lines)
 }
 
 fn colours_wanted() -> bool {
@@ -65,11 +83,12 @@ fn colours_wanted() -> bool {
 }
 
 /// The level applies to our own events. Other crates log at `warn` at most, because at `debug` or `trace` they print
-/// frames, statements and bodies, which hold tokens.
-fn filter(level: LevelFilter) -> Targets {
+/// frames, statements and bodies, which hold tokens. The audit log has no levels.
+fn filter(level: LevelFilter, is_audited: bool) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_target("tokenkeeper", level)
+        .with_target(audit::TARGET, if is_audited { LevelFilter::INFO } else { LevelFilter::OFF })
         // At `warn` it prints the whole body of an unroutable reply.
         .with_target("lapin::returned_messages", LevelFilter::OFF)
 }
@@ -164,7 +183,7 @@ mod tests {
     fn logged(format: Format, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(LevelFilter::INFO, format, move || writer.clone());
+        let subscriber = subscriber(LevelFilter::INFO, format, move || writer.clone(), None);
         tracing::subscriber::with_default(subscriber, log);
         let lines = lines.0.lock().expect("no panic");
         String::from_utf8(lines.clone()).expect("UTF-8")
@@ -185,19 +204,21 @@ mod tests {
 
     #[test]
     fn other_crates_log_warnings_only_whatever_the_level() {
-        let filter = filter(LevelFilter::TRACE);
+        let filter = filter(LevelFilter::TRACE, false);
         assert!(filter.would_enable("tokenkeeper::requests", &Level::TRACE));
         assert!(filter.would_enable("lapin::io_loop", &Level::WARN));
         assert!(!filter.would_enable("lapin::io_loop", &Level::INFO));
         assert!(!filter.would_enable("hyper_util::client", &Level::DEBUG));
         assert!(!filter.would_enable("sqlx::query", &Level::INFO));
         assert!(!filter.would_enable("lapin::returned_messages", &Level::ERROR));
+        assert!(!filter.would_enable("audit", &Level::INFO), "there is no audit log");
     }
 
     #[test]
     fn a_level_below_warn_applies_to_other_crates_too() {
-        let filter = filter(LevelFilter::ERROR);
+        let filter = filter(LevelFilter::ERROR, true);
         assert!(!filter.would_enable("tokenkeeper::requests", &Level::WARN));
         assert!(!filter.would_enable("lapin::io_loop", &Level::WARN));
+        assert!(filter.would_enable("audit", &Level::INFO), "the audit log has no levels");
     }
 }

@@ -46,12 +46,7 @@ pub fn token_requested(host: &str, result: TokenResult, opportunism: Opportunism
 }
 
 pub fn token_reported(host: &str, result: ReportResult) {
-    let result = match result {
-        ReportResult::Refreshed => "refreshed",
-        ReportResult::Held => "held",
-        ReportResult::Withdrawn => "withdrawn",
-        ReportResult::NotCurrent => "not_current",
-    };
+    let result = result.name();
     counter!(REPORTS, "host" => host.to_owned(), "result" => result).increment(1);
     tracing::info!(result, "token reported");
 }

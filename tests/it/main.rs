@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod audit;
 mod broker_loss;
 mod bulkhead;
 mod circuit;

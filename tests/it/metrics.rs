@@ -258,6 +258,7 @@ async fn every_counter_exists_at_zero_before_anything_happens() {
         ("tokenkeeper_panics_total", "counter", 3),
         ("tokenkeeper_lost_compare_and_sets_total", "counter", 5),
         ("tokenkeeper_flag_reloads_total", "counter", 2),
+        ("tokenkeeper_audit_lines_lost_total", "counter", 2),
         ("tokenkeeper_housekeeping_passes_total", "counter", 3),
         ("tokenkeeper_housekeeping_entries_total", "counter", 4),
     ] {

@@ -164,7 +164,7 @@ impl Attempt<'_> {
         let waiter = ask.waiter();
         let slot = handler.refresher.bulkhead().enter(resource, waiter, Instant::now()).inspect_err(
             |TooManyWaiting| {
-                telemetry::bulkhead_refused(&provider.host, ask.kind);
+                telemetry::bulkhead_refused(&provider.host, ask.asker.kind);
             },
         )?;
         self.slot = Some(slot);

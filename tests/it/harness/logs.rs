@@ -18,7 +18,7 @@ static INSTALL: Once = Once::new();
 /// Starts to capture, once a process.
 pub(crate) fn capture() {
     INSTALL.call_once(|| {
-        logs::install(LevelFilter::TRACE, logs::Format::Json, Arc::new(Capture))
+        logs::install(LevelFilter::TRACE, logs::Format::Json, Arc::new(Capture), None)
             .expect("the only subscriber");
     });
 }
