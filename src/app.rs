@@ -1,7 +1,9 @@
-//! What every long-running process needs: signals, services, health and metrics, open files, and the parts of a refresh.
+//! What every long-running process needs: signals, services, health and metrics, open files, the parts of a refresh, and its
+//! place among the others.
 
 pub mod admin;
 pub mod lifecycle;
 pub mod open_files;
+pub mod presence;
 pub mod refreshing;
 pub mod services;

@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod decide;
 pub mod escape;
+pub mod key_use;
 pub mod problem;
 pub mod provider;
 pub mod secret;

@@ -78,6 +78,7 @@ impl Housekeeper {
     pub async fn pass(&self, done: &mut Pass) -> Result<(), StoreError> {
         let look = self.look();
         let providers = look.providers().await?;
+        self.store.remove_silent_workers().await?;
         let mut after = 0;
         loop {
             let page = look.expired_for_good(after).await?;

@@ -4,6 +4,7 @@
 //! effect ([`Guarded`]). If it did not, the row has changed, and the caller loads and decides again. Nothing here holds a
 //! transaction. A connection is held for one statement, or for grouped statements that follow one another (`line.rs`).
 
+mod canary;
 mod claim;
 pub mod database;
 mod duty;
@@ -27,9 +28,11 @@ mod rules;
 mod standing;
 mod store_refreshed;
 mod take_lease;
+mod workers;
 
 use std::sync::Arc;
 
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
     QuerySelect, Statement,
@@ -143,18 +146,17 @@ impl Store {
     pub async fn now(&self) -> Result<Timestamp, StoreError> {
         let failed = StoreError::database("ask the database for the time");
         let backend = self.urgent.get_database_backend();
-        let expression = match backend {
-            DbBackend::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
-            DbBackend::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000 AS SIGNED)",
-            // Its clock is this machine's: it has none of its own.
-            _ => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-        };
-        let question = Statement::from_string(backend, format!("SELECT {expression} AS now"));
+        let question = Statement::from_string(backend, format!("SELECT {} AS now", time_of(backend)));
         let read = async {
             let row = self.urgent.query_one_raw(question).await?;
             row.ok_or_else(|| DbErr::RecordNotFound("the time".to_owned()))?.try_get("", "now")
         };
         read.await.map(Timestamp::from_millis).map_err(failed)
+    }
+
+    /// The same as an expression in a statement.
+    fn database_time(&self) -> Expr {
+        Expr::cust(time_of(self.urgent.get_database_backend()))
     }
 
     pub async fn ping(&self) -> Result<(), StoreError> {
@@ -187,5 +189,15 @@ impl Store {
             .await
             .map_err(StoreError::database("look at a token again"))?;
         row.map(Entry::from_row).transpose()
+    }
+}
+
+/// In ms since the epoch.
+const fn time_of(backend: DbBackend) -> &'static str {
+    match backend {
+        DbBackend::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
+        DbBackend::MySql => "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000 AS SIGNED)",
+        // Its clock is this machine's: it has none of its own.
+        _ => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     }
 }

@@ -15,7 +15,7 @@ mod settlement;
 mod subscription;
 mod suspects;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,11 +33,13 @@ use self::settle::Settler;
 use self::suspects::Tier;
 use crate::app::admin::{Endpoint, Health, Metrics};
 use crate::app::lifecycle::Stop;
+use crate::app::presence::Presence;
 use crate::app::refreshing::{Refreshing, open_store};
 use crate::app::services::Services;
 use crate::broker::dead_letters::Sealer;
 use crate::broker::{Aside, Names, Publisher};
 use crate::domain::clock::{Clock, DatabaseClock};
+use crate::domain::problem::Problem;
 use crate::domain::secret::KeyRing;
 use crate::flags::{Flags, FlagsEvent};
 use crate::housekeeping::Housekeeper;
@@ -77,14 +79,16 @@ pub struct Worker {
     services: Services,
     /// Ends the publisher. Refreshes need it until after the hard stop.
     closed: CancellationToken,
+    /// Why this worker had to stop: it cannot read what others store.
+    unreadable: Arc<OnceLock<Problem>>,
 }
 
 impl Worker {
     /// Opens the database, and starts consuming as soon as the broker is there.
     ///
     /// # Errors
-    /// The worker cannot start: missing keys, no database, pending migrations, a clock that is far off, broken flags, or a
-    /// taken port. A broker that is away is not an error: the worker waits for it.
+    /// The worker cannot start: missing or wrong keys, no database, pending migrations, a clock that is far off, broken flags,
+    /// or a taken port. A broker that is away is not an error: the worker waits for it.
     pub async fn start(
         settings: Settings,
         time: TimeSource,
@@ -114,6 +118,10 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let keys = Arc::new(settings.key_ring()?);
         let store = open_store(&settings, &keys).await?;
+        // Shown in the broker's list of connections, in its consumer tags, and among the workers.
+        let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
+        let presence = Presence::begin(&store, instance.clone(), "worker").await?;
+        let unreadable = keep_presence(presence, settings.worker.grace_period, services, stop, closed);
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let messages = TaskTracker::new();
@@ -121,8 +129,6 @@ impl Worker {
         let (database, look_at_database) = Availability::watch(store.clone());
         services.spawn_until("looking at the database", stop.hard.clone(), look_at_database);
 
-        // Shown in the broker's list of connections, and in its consumer tags.
-        let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let broker = Arc::new(settings.broker.clone());
         let name = format!("{instance} publish");
         let (refreshing, keep_publishing) =
@@ -194,7 +200,18 @@ impl Worker {
         let consumers =
             Tier::ALL.map(|tier| tokio::spawn(Consumers { tier, common: common.clone() }.run())).into();
         let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
-        Ok(Self { settings, stop, health, consumers, aside, messages, refreshing, services, closed })
+        Ok(Self {
+            settings,
+            stop,
+            health,
+            consumers,
+            aside,
+            messages,
+            refreshing,
+            services,
+            closed,
+            unreadable,
+        })
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -230,7 +247,7 @@ impl Worker {
         self.closed.cancel();
         self.services.wait().await;
         tracing::info!("stopped");
-        Ok(())
+        self.unreadable.get().map_or(Ok(()), |problem| Err(problem.clone().into()))
     }
 }
 
@@ -262,6 +279,35 @@ impl TimeSource {
             }
         }
     }
+}
+
+/// Keeps the worker's row until `closed`. If the worker cannot read what others store, stops it and returns why.
+fn keep_presence(
+    mut presence: Presence,
+    grace_period: Duration,
+    services: &Services,
+    stop: &Stop,
+    closed: &CancellationToken,
+) -> Arc<OnceLock<Problem>> {
+    let unreadable = Arc::<OnceLock<Problem>>::default();
+    let (found, stop, closed) = (Arc::clone(&unreadable), stop.clone(), closed.clone());
+    services.spawn("telling that this worker lives", async move {
+        let problem = tokio::select! {
+            () = closed.cancelled() => None,
+            problem = presence.keep() => Some(problem),
+        };
+        if let Some(problem) = problem {
+            telemetry::keys_unusable(&problem);
+            drop(found.set(problem));
+            stop.soft.cancel();
+            if timeout(grace_period, closed.cancelled()).await.is_err() {
+                stop.hard.cancel();
+                closed.cancelled().await;
+            }
+        }
+        presence.end().await;
+    });
+    unreadable
 }
 
 /// Seals the dead letters that the broker itself makes.

@@ -9,4 +9,6 @@
 pub mod auth_provider;
 pub mod duty;
 pub mod identity;
+pub mod key_canary;
 pub mod token_entry;
+pub mod worker;

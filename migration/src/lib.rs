@@ -24,6 +24,8 @@ mod m20261129_000035_add_overrides_attempts_and_reports;
 mod m20261130_000036_give_entries_their_user;
 mod m20261130_000037_drop_replica;
 mod m20261130_000038_add_issued_at;
+mod m20261130_000039_create_worker;
+mod m20261130_000040_create_key_canary;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait, SchemaManager};
@@ -57,6 +59,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000036_give_entries_their_user::Migration),
             Box::new(m20261130_000037_drop_replica::Migration),
             Box::new(m20261130_000038_add_issued_at::Migration),
+            Box::new(m20261130_000039_create_worker::Migration),
+            Box::new(m20261130_000040_create_key_canary::Migration),
         ]
     }
 }

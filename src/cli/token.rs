@@ -5,6 +5,7 @@ mod lines;
 mod list;
 mod show;
 
+use tokenkeeper::app::presence::Presence;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Listing;
 use tokenkeeper::store::database;
@@ -28,7 +29,10 @@ enum Command {
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     match arguments.command {
-        Command::Import(arguments) => import::run(open_store(&settings).await?, &arguments).await,
+        Command::Import(arguments) => {
+            let store = open_store(&settings).await?;
+            Presence::during(&store, "token import", import::run(store.clone(), &arguments)).await
+        }
         Command::List(arguments) => list::run(&open_listing(&settings).await?, arguments).await,
         Command::Show(arguments) => show::run(&open_listing(&settings).await?, arguments).await,
     }

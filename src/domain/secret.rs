@@ -4,15 +4,21 @@
 //! In memory a secret is a [`SecretString`]: `Debug` prints a placeholder, and dropping wipes it. The database gets
 //! the output of [`KeyRing::seal`].
 
+mod ring_key;
+
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chacha20poly1305::aead::{Aead, AeadInOut, Generate, KeyInit, Payload};
-use chacha20poly1305::{Key, Tag, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::{Aead, AeadInOut, Generate, Payload};
+use chacha20poly1305::{Key, Tag, XNonce};
 pub use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
+
+pub use self::ring_key::RingKey;
 
 /// The first byte of a sealed secret names its format. 1 = XChaCha20-Poly1305, 24-byte nonce, ciphertext, tag.
 const FORMAT: u8 = 1;
@@ -23,16 +29,13 @@ const TAG_LEN: usize = 16;
 /// The width of the `key_id` columns.
 const KEY_ID_MAX: usize = 64;
 
-/// The encryption keys, newest first: the first one seals, every one opens.
+/// The encryption keys, newest first. One seals, every one opens. The first one seals, unless [`KeyRing::seal_with`] says
+/// otherwise: a new key must wait until all workers can open what it seals (`domain/key_use.rs`).
 #[derive(Clone)]
 pub struct KeyRing {
     keys: Vec<RingKey>,
-}
-
-#[derive(Clone)]
-struct RingKey {
-    id: String,
-    cipher: XChaCha20Poly1305,
+    /// The place of the key that seals. Clones share it, so that a process changes to another key as a whole.
+    sealing: Arc<AtomicUsize>,
 }
 
 /// A sealed secret and the id of the key that opens it, as two columns of a row.
@@ -95,9 +98,9 @@ impl KeyRing {
             let bytes = Zeroizing::new(BASE64.decode(material).unwrap_or_default());
             let key = <&[u8; KEY_LEN]>::try_from(bytes.as_slice())
                 .map_err(|_| KeyRingError::Material { id: id.to_owned() })?;
-            keys.push(RingKey { id: id.to_owned(), cipher: XChaCha20Poly1305::new(key.into()) });
+            keys.push(RingKey::new(id, key));
         }
-        if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(Self { keys }) }
+        if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(Self { keys, sealing: Arc::default() }) }
     }
 
     /// Returns a new entry for the setting `encryption.keys`: `id:base64` with 32 random bytes.
@@ -106,19 +109,25 @@ impl KeyRing {
         format!("{id}:{}", BASE64.encode(key.as_slice())).into()
     }
 
-    /// Encrypts `secret` with the first key. `bound_to` names its place (table, column, row). Only the same `bound_to` opens
-    /// it, so a ciphertext copied into another row is worthless.
-    #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "the cipher refuses only over 256 GiB")]
+    /// Every key, in the order of the setting.
+    pub fn keys(&self) -> &[RingKey] {
+        &self.keys
+    }
+
+    /// The key that seals now. Parts that are opened together are sealed with one call's key.
+    pub fn sealing_key(&self) -> &RingKey {
+        &self.keys[self.sealing.load(Ordering::SeqCst)]
+    }
+
+    /// From here on the key at this place of [`KeyRing::keys`] seals, in every clone. There must be one.
+    pub fn seal_with(&self, place: usize) {
+        debug_assert!(place < self.keys.len(), "there is a key at this place");
+        self.sealing.store(place.min(self.keys.len() - 1), Ordering::SeqCst);
+    }
+
+    /// As [`RingKey::seal`], with the key that seals now.
     pub fn seal(&self, secret: &SecretString, bound_to: &str) -> Sealed {
-        let RingKey { id, cipher } = &self.keys[0];
-        let nonce = XNonce::generate();
-        let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: bound_to.as_bytes() };
-        let ciphertext = cipher.encrypt(&nonce, payload).expect("a token is shorter than 256 GiB");
-        let mut bytes = Vec::with_capacity(1 + NONCE_LEN + ciphertext.len());
-        bytes.push(FORMAT);
-        bytes.extend_from_slice(&nonce);
-        bytes.extend_from_slice(&ciphertext);
-        Sealed { key_id: id.clone(), bytes }
+        self.sealing_key().seal(secret, bound_to)
     }
 
     /// Decrypts what [`KeyRing::seal`] made for the same `bound_to`.
@@ -136,11 +145,11 @@ impl KeyRing {
         Ok(text.into())
     }
 
-    /// Encrypts a body in place with the first key. Returns the key's id and the seal that opens the body again. `bound_to`:
+    /// Encrypts a body in place with the key that seals now. Returns the key's id and the seal that opens the body again. `bound_to`:
     /// as in [`KeyRing::seal`].
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "the cipher refuses only over 256 GiB")]
     pub fn seal_body(&self, body: &mut [u8], bound_to: &[u8]) -> (&str, BodySeal) {
-        let RingKey { id, cipher } = &self.keys[0];
+        let RingKey { id, cipher, .. } = self.sealing_key();
         let nonce = XNonce::generate();
         let tag =
             cipher.encrypt_inout_detached(&nonce, bound_to, body.into()).expect("it is shorter than 256 GiB");
@@ -198,80 +207,4 @@ pub(crate) fn is_key_id(id: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ring(ids: &[&str]) -> (KeyRing, String) {
-        let keys: Vec<String> =
-            ids.iter().map(|id| KeyRing::generate(id).expose_secret().to_owned()).collect();
-        let text = keys.join(", ");
-        (KeyRing::parse(&text).unwrap(), text)
-    }
-
-    #[test]
-    fn what_was_sealed_opens_in_its_place_alone() {
-        let (ring, _) = ring(&["k1"]);
-        let sealed = ring.seal(&"s3cret".into(), "token_entry/1");
-        assert!(!sealed.bytes.windows(6).any(|window| window == b"s3cret"));
-        let opened = ring.open(&sealed.key_id, &sealed.bytes, "token_entry/1").unwrap();
-        assert_eq!(opened.expose_secret(), "s3cret");
-        let elsewhere = ring.open(&sealed.key_id, &sealed.bytes, "token_entry/2").unwrap_err();
-        assert_eq!(elsewhere, OpenError::Tampered("k1".into()));
-    }
-
-    #[test]
-    fn every_changed_or_missing_byte_is_found() {
-        let (ring, _) = ring(&["k1"]);
-        let sealed = ring.seal(&"s3cret".into(), "here");
-        for position in 0..sealed.bytes.len() {
-            let mut changed = sealed.bytes.clone();
-            changed[position] ^= 1;
-            assert!(ring.open("k1", &changed, "here").is_err(), "byte {position} changed");
-            assert!(ring.open("k1", &sealed.bytes[..position], "here").is_err(), "cut at {position}");
-        }
-    }
-
-    #[test]
-    fn the_first_key_seals_and_older_ones_still_open() {
-        let (old, old_text) = ring(&["old"]);
-        let sealed = old.seal(&"s3cret".into(), "here");
-        let (_, new_text) = ring(&["new"]);
-        let rotated = KeyRing::parse(&format!("{new_text},{old_text}")).unwrap();
-        assert_eq!(rotated.open(&sealed.key_id, &sealed.bytes, "here").unwrap().expose_secret(), "s3cret");
-        assert_eq!(rotated.seal(&"x".into(), "here").key_id, "new");
-        let dropped = KeyRing::parse(&new_text).unwrap();
-        let error = dropped.open(&sealed.key_id, &sealed.bytes, "here").unwrap_err();
-        assert_eq!(error, OpenError::UnknownKey("old".into()));
-    }
-
-    #[test]
-    fn a_wrong_key_setting_is_named_without_its_material() {
-        let good = KeyRing::generate("a").expose_secret().to_owned();
-        assert_eq!(KeyRing::parse(" , ").unwrap_err(), KeyRingError::Empty);
-        assert_eq!(KeyRing::parse("nocolon").unwrap_err(), KeyRingError::Shape { position: 1 });
-        assert_eq!(
-            KeyRing::parse(&format!("{good},b c:x")).unwrap_err(),
-            KeyRingError::Shape { position: 2 }
-        );
-        assert_eq!(KeyRing::parse("a:c2hvcnQ=").unwrap_err(), KeyRingError::Material { id: "a".into() });
-        assert_eq!(
-            KeyRing::parse(&format!("{good},{good}")).unwrap_err(),
-            KeyRingError::Duplicate { id: "a".into() }
-        );
-    }
-
-    #[test]
-    fn debug_of_a_ring_shows_ids_alone() {
-        let (ring, text) = ring(&["k1", "k2"]);
-        assert_eq!(format!("{ring:?}"), r#"["k1", "k2"]"#);
-        assert!(!format!("{ring:?}").contains(text.split(':').nth(1).unwrap()));
-    }
-
-    #[test]
-    fn a_fingerprint_tells_secrets_apart_and_does_not_contain_them() {
-        let one = fingerprint(&"refresh-1".into());
-        assert_eq!(one.len(), 32);
-        assert_eq!(one, fingerprint(&"refresh-1".into()));
-        assert_ne!(one, fingerprint(&"refresh-2".into()));
-    }
-}
+mod tests;

@@ -7,9 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Housekeeper, Pass};
 use crate::app::lifecycle::Stop;
+use crate::app::presence::Presence;
 use crate::app::refreshing::{Refreshing, open_store};
 use crate::domain::clock::{Clock, DatabaseClock};
+use crate::domain::secret::KeyRing;
 use crate::settings::Settings;
+use crate::store::Store;
 use crate::store::database::clock_sync;
 
 /// How far a pass came.
@@ -27,11 +30,23 @@ pub async fn pass_alone(settings: &Settings, own: Arc<dyn Clock>, stop: &Stop) -
     let clock = Arc::new(DatabaseClock::new(own));
     clock_sync::set(&clock, &store, settings.database.max_clock_offset).await?;
 
+    let mut presence = Presence::of_command(&store, "housekeeping").await?;
+    let passed = presence.keep_during(pass_with(settings, &keys, store, clock, stop)).await;
+    presence.end().await;
+    passed
+}
+
+async fn pass_with(
+    settings: &Settings,
+    keys: &Arc<KeyRing>,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    stop: &Stop,
+) -> anyhow::Result<Option<Pass>> {
     let closed = CancellationToken::new();
-    let clock: Arc<dyn Clock> = clock;
     let name = "tokenkeeper housekeeping".to_owned();
     let (refreshing, keep_publishing) =
-        Refreshing::open(settings, &keys, &store, &clock, name, stop, &closed).await?;
+        Refreshing::open(settings, keys, &store, &clock, name, stop, &closed).await?;
     let publishing = tokio::spawn(keep_publishing);
     let refresher = Arc::clone(&refreshing.refresher);
     let housekeeper = Housekeeper { store, refresher, clock, settings: settings.housekeeping.clone() };

@@ -249,8 +249,9 @@ impl Store {
         now: Timestamp,
     ) -> Entry {
         let Owner { identity_id, user, provider_id } = owner;
+        let key = self.keys.sealing_key();
         let seal = |secret: &SecretString, column: PairColumn| {
-            self.keys.seal(secret, &column.bound_to(identity_id, generation))
+            key.seal(secret, &column.bound_to(identity_id, generation))
         };
         let access_token = seal(&pair.access_token, PairColumn::AccessToken);
         let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));

@@ -152,7 +152,7 @@ impl Store {
         Ok(taken)
     }
 
-    fn read_provider(&self, row: auth_provider::Model) -> Result<Provider, StoreError> {
+    pub(super) fn read_provider(&self, row: auth_provider::Model) -> Result<Provider, StoreError> {
         let updated_at = Timestamp::from_millis(row.updated_at);
         let refusing_since = row.refusing_since.map(Timestamp::from_millis);
         let (id, record) = self.read_record(row)?;
@@ -219,9 +219,9 @@ impl Store {
         existing: Option<(i64, i64)>,
         now: Timestamp,
     ) -> auth_provider::ActiveModel {
-        let seal = |column: SecretColumn, secret: &SecretString| {
-            self.keys.seal(secret, &column.bound_to(&record.host))
-        };
+        let key = self.keys.sealing_key();
+        let seal =
+            |column: SecretColumn, secret: &SecretString| key.seal(secret, &column.bound_to(&record.host));
         let sealed = seal(SecretColumn::ClientSecret, &record.client_secret);
         let spare = spare_secrets(record).map(|spare| seal(SecretColumn::SpareClientSecrets, &spare).bytes);
         let overrides = (record.overrides != Overrides::default()).then(|| json(&record.overrides));
@@ -272,7 +272,7 @@ fn json(value: &impl Serialize) -> String {
 
 /// The two encrypted columns of a provider.
 #[derive(Debug, Clone, Copy)]
-enum SecretColumn {
+pub(super) enum SecretColumn {
     ClientSecret,
     SpareClientSecrets,
 }
@@ -286,7 +286,7 @@ impl SecretColumn {
     }
 
     /// A ciphertext is bound to its column and host.
-    fn bound_to(self, host: &str) -> String {
+    pub(super) fn bound_to(self, host: &str) -> String {
         format!("auth_provider/{}/{host}", self.name())
     }
 }

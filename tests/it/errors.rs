@@ -193,6 +193,7 @@ async fn without_the_key_that_sealed_it_nothing_is_served_and_the_reply_names_no
     worker.stop().await;
     let other_key = KeyRing::generate("other").expose_secret().to_owned();
     world.set("encryption.keys", &other_key);
+    world.forget_keys_in_use().await;
     let worker = world.start_worker().await;
 
     let reply = world.request("jdoe").await;

@@ -28,6 +28,7 @@ mod grouped_refreshes;
 mod guards;
 mod hostile;
 mod housekeeping;
+mod keys;
 mod known;
 mod logs;
 mod malformed;

@@ -270,10 +270,12 @@ async fn a_parked_pair_whose_key_was_missing_is_stored_once_it_is_back_and_the_p
     night.passes();
     let keys = night.world.keys.clone();
     night.world.set("encryption.keys", KeyRing::generate("another").expose_secret());
+    night.world.forget_keys_in_use().await;
     let keyless = night.world.spawn_worker().await;
     keyless.wait_for_log("cannot read a parked pair; it is kept for an operator", 1).await;
     keyless.stop(&night.world).await;
     night.world.set("encryption.keys", keys);
+    night.world.forget_keys_in_use().await;
 
     let replayed = Cli::of(&night.world).run(&["dead", "replay", "--reason", "unreadable_parked_pair"]).await;
     assert_eq!(replayed.stdout, "replayed 1, failed 0\n", "{}", replayed.stderr);

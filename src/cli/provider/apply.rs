@@ -6,6 +6,7 @@ use std::{env, fs};
 
 use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
+use tokenkeeper::app::presence::Presence;
 use tokenkeeper::domain::provider::ProviderRecord;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::settings::provider_file::{SecretSource, parse};
@@ -70,7 +71,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
         return Ok(Ending::Bad);
     }
     let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
-    let applied = apply(&store, &records, &mut rows).await;
+    let applied = Presence::during(&store, "provider apply", apply(&store, &records, &mut rows)).await;
     // Also after an error of the database: these changes were written.
     Output::new().table(rows)?;
     applied?;

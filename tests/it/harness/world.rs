@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sea_orm::DatabaseConnection;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::app::admin::Health;
@@ -224,6 +224,14 @@ impl World {
     /// A connection of the test's own to this world's database, for what the store does not offer.
     pub(crate) async fn connection(&self) -> DatabaseConnection {
         database::open(&self.settings().database).await.expect("open the database")
+    }
+
+    /// Lets workers start without the keys that rows need: as if nobody had ever said that these are in use.
+    pub(crate) async fn forget_keys_in_use(&self) {
+        let db = self.connection().await;
+        for table in ["key_canary", "worker"] {
+            db.execute_unprepared(&format!("DELETE FROM {table}")).await.expect("forget the keys in use");
+        }
     }
 
     // --- Workers ---

@@ -1,0 +1,203 @@
+//! Which encryption keys are in use, and who can read what they seal.
+//!
+//! A key has a *canary* before the first row is sealed with it: a row with a text that it sealed. Whoever starts must open every
+//! canary, so nobody runs without a key that rows use. And everybody who seals says in a row which keys they hold. A process seals
+//! with a new key once everybody who lives holds it:
+//!
+//! 1. everybody holds the key;
+//! 2. its canary is written (the key is *announced*);
+//! 3. everybody still holds it: who started before the canary was there had its row before, and whoever starts later meets
+//!    the canary;
+//! 4. the canary says that the key is *in use*. From here on nobody needs to ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::clock::Timestamp;
+use super::problem::Problem;
+use super::secret::{ExposeSecret, KeyRing, OpenError, RingKey, SecretString};
+
+/// Whoever was silent for longer does not count any more. It may be gone, or frozen, or have no database.
+pub const LIVING_FOR: Duration = Duration::from_secs(60);
+
+/// What a canary says.
+const SONG: &str = "tokenkeeper";
+
+/// A key that rows may be sealed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canary {
+    pub key_id: String,
+    /// None: nobody has proven yet that they have the key.
+    pub sealed: Option<Vec<u8>>,
+    /// Since when rows are sealed with it. None: it is announced.
+    pub in_use_since: Option<Timestamp>,
+}
+
+/// What a key ring makes of a canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    Opens,
+    /// The ring has a key of this id. Only rows can show whether it is the right one.
+    Unproven,
+    /// The ring has no key of this id.
+    Missing,
+    /// The ring has another key of this id.
+    OtherKey,
+}
+
+impl Canary {
+    /// The canary's ciphertext.
+    pub fn sealed_by(key: &RingKey) -> Vec<u8> {
+        key.seal(&SecretString::from(SONG), &bound_to(key.id())).bytes
+    }
+
+    pub const fn is_in_use(&self) -> bool {
+        self.in_use_since.is_some()
+    }
+
+    pub fn fit(&self, ring: &KeyRing) -> Fit {
+        let opened =
+            ring.open(&self.key_id, self.sealed.as_deref().unwrap_or_default(), &bound_to(&self.key_id));
+        match (opened, &self.sealed) {
+            (Err(OpenError::UnknownKey(_)), _) => Fit::Missing,
+            (_, None) => Fit::Unproven,
+            (Ok(text), Some(_)) if text.expose_secret() == SONG => Fit::Opens,
+            (Ok(_) | Err(OpenError::Tampered(_)), Some(_)) => Fit::OtherKey,
+        }
+    }
+}
+
+fn bound_to(key_id: &str) -> String {
+    format!("key_canary/sealed/{key_id}")
+}
+
+/// What is wrong with a ring, by the ids of the keys that it lacks and of those that are other keys. None: nothing.
+pub fn problem_with_ring(missing: &[&str], other: &[&str]) -> Option<Problem> {
+    let settings = "`encryption.keys`, TOKENKEEPER_KEYS";
+    match (missing, other) {
+        ([], []) => None,
+        (missing, []) => Some(Problem::new(
+            format!("the encryption keys ({settings}) lack {}", quoted(missing)),
+            "rows of the database are encrypted with it, or will be in a moment",
+            "add it, as the other workers have it; `tokenkeeper keys rotate` says when a key is not needed any more",
+        )),
+        ([], other) => Some(Problem::new(
+            format!(
+                "the encryption key {} ({settings}) is not the one that the database's rows are encrypted with",
+                quoted(other)
+            ),
+            "another key has the same id",
+            "put the right key back; `tokenkeeper keys status` shows who has it",
+        )),
+        (missing, other) => Some(Problem::new(
+            format!(
+                "the encryption keys ({settings}) lack {}, and {} is another key of that id",
+                quoted(missing),
+                quoted(other)
+            ),
+            "they may be those of another database",
+            "compare them with those of a worker that runs; `tokenkeeper keys status` shows who has which",
+        )),
+    }
+}
+
+fn quoted(ids: &[&str]) -> String {
+    ids.iter().map(|id| format!("`{id}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// A process that seals: a worker, or a command while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KnownWorker {
+    pub id: String,
+    /// `worker`, or the name of a command.
+    pub command: String,
+    pub version: String,
+    /// The check values of the keys that it holds, by their ids ([`RingKey::check`]).
+    #[serde(rename = "keys", serialize_with = "ids_alone")]
+    pub key_checks: BTreeMap<String, String>,
+    /// None: it has not chosen a key yet.
+    pub seals_with: Option<String>,
+    pub started_at: Timestamp,
+    pub last_seen_at: Timestamp,
+    /// Whether it counts ([`LIVING_FOR`]).
+    pub is_living: bool,
+}
+
+impl KnownWorker {
+    pub fn holds(&self, key: &RingKey) -> bool {
+        self.key_checks.get(key.id()).is_some_and(|check| check == key.check())
+    }
+}
+
+fn ids_alone<S: Serializer>(checks: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(checks.keys())
+}
+
+/// The ring's keys, as their check values by their ids.
+pub fn key_checks(ring: &KeyRing) -> BTreeMap<String, String> {
+    ring.keys().iter().map(|key| (key.id().to_owned(), key.check().to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(id: &str) -> KeyRing {
+        KeyRing::parse(KeyRing::generate(id).expose_secret()).unwrap()
+    }
+
+    fn canary(ring: &KeyRing) -> Canary {
+        let key = &ring.keys()[0];
+        Canary { key_id: key.id().to_owned(), sealed: Some(Canary::sealed_by(key)), in_use_since: None }
+    }
+
+    #[test]
+    fn a_canary_tells_the_right_key_from_a_missing_one_and_from_another_of_its_id() {
+        let right = ring("k1");
+        let canary = canary(&right);
+        assert_eq!(canary.fit(&right), Fit::Opens);
+        assert_eq!(canary.fit(&ring("k1")), Fit::OtherKey);
+        assert_eq!(canary.fit(&ring("k2")), Fit::Missing);
+        let unproven = Canary { sealed: None, ..canary };
+        assert_eq!(unproven.fit(&right), Fit::Unproven);
+        assert_eq!(unproven.fit(&ring("k2")), Fit::Missing);
+    }
+
+    #[test]
+    fn a_ciphertext_of_something_else_is_no_canary() {
+        let right = ring("k1");
+        let forged = right.seal(&"tokenkeeper".into(), "token_entry/1").bytes;
+        assert_eq!(Canary { sealed: Some(forged), ..canary(&right) }.fit(&right), Fit::OtherKey);
+    }
+
+    #[test]
+    fn a_wrong_ring_is_named_by_the_ids_of_its_keys_and_by_what_to_do() {
+        assert_eq!(problem_with_ring(&[], &[]), None);
+        let missing = problem_with_ring(&["a", "b"], &[]).unwrap().to_string();
+        assert!(missing.contains("lack `a`, `b`") && missing.contains("keys rotate"), "{missing}");
+        let other = problem_with_ring(&[], &["a"]).unwrap().to_string();
+        assert!(other.contains("`a`") && other.contains("the same id"), "{other}");
+        let both = problem_with_ring(&["a"], &["b"]).unwrap().to_string();
+        assert!(both.contains("lack `a`, and `b`"), "{both}");
+    }
+
+    #[test]
+    fn a_worker_holds_a_key_only_if_id_and_bytes_are_the_same() {
+        let mine = ring("k1");
+        let worker = KnownWorker {
+            id: "w".to_owned(),
+            command: "worker".to_owned(),
+            version: "1".to_owned(),
+            key_checks: key_checks(&mine),
+            seals_with: None,
+            started_at: Timestamp::from_millis(0),
+            last_seen_at: Timestamp::from_millis(0),
+            is_living: true,
+        };
+        assert!(worker.holds(&mine.keys()[0]));
+        assert!(!worker.holds(&ring("k1").keys()[0]));
+        assert!(!worker.holds(&ring("k2").keys()[0]));
+    }
+}

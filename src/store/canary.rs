@@ -1,0 +1,109 @@
+//! The canaries: which keys rows may be sealed with (`domain/key_use.rs`).
+
+use sea_orm::ActiveValue::Set;
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use tokenkeeper_entity::key_canary::{ActiveModel, Column, Entity as KeyCanary, Model};
+use tokenkeeper_entity::{auth_provider, token_entry};
+
+use super::entry::Entry;
+use super::login::is_duplicate;
+use super::{Guarded, Store, StoreError};
+use crate::domain::clock::Timestamp;
+use crate::domain::key_use::Canary;
+use crate::domain::secret::{KeyRing, RingKey};
+
+/// So many rows are tried to prove a key: one of them may be damaged.
+const SAMPLES: u64 = 5;
+
+impl Store {
+    pub const fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Every canary, by the key's id.
+    pub async fn canaries(&self) -> Result<Vec<Canary>, StoreError> {
+        let rows = KeyCanary::find().order_by_asc(Column::KeyId).all(&self.urgent).await;
+        let rows = rows.map_err(StoreError::database("look at the keys in use"))?;
+        Ok(rows.into_iter().map(canary).collect())
+    }
+
+    pub async fn canary(&self, key_id: &str) -> Result<Option<Canary>, StoreError> {
+        let row = KeyCanary::find_by_id(key_id).one(&self.urgent).await;
+        Ok(row.map_err(StoreError::database("look at a key in use"))?.map(canary))
+    }
+
+    /// Writes the key's canary. `Moved`: there is one already.
+    pub async fn announce_key(&self, key: &RingKey) -> Result<Guarded, StoreError> {
+        let row = ActiveModel {
+            key_id: Set(key.id().to_owned()),
+            sealed: Set(Some(Canary::sealed_by(key))),
+            in_use_since: Set(None),
+        };
+        match KeyCanary::insert(row).exec_without_returning(&self.urgent).await {
+            Ok(_) => Ok(Guarded::Done),
+            Err(error) if is_duplicate(&error) => Ok(Guarded::Moved),
+            Err(source) => Err(StoreError::Database { action: "announce a key", source }),
+        }
+    }
+
+    /// Says that rows may be sealed with the key from here on. `Moved`: that is known, or the canary is gone.
+    pub async fn put_key_into_use(&self, key_id: &str) -> Result<Guarded, StoreError> {
+        let updated = KeyCanary::update_many()
+            .col_expr(Column::InUseSince, self.database_time())
+            .filter(Column::KeyId.eq(key_id))
+            .filter(Column::InUseSince.is_null())
+            .exec(&self.urgent)
+            .await
+            .map_err(StoreError::database("put a key into use"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Removes the canary of a key that no row needs any more.
+    pub async fn retire_key(&self, key_id: &str) -> Result<(), StoreError> {
+        let removed = KeyCanary::delete_by_id(key_id).exec(&self.db).await;
+        removed.map(drop).map_err(StoreError::database("retire a key"))
+    }
+
+    /// Whether the key of this id in the ring is the one that rows are sealed with, judged by a few of them. If it is, or if no
+    /// row is sealed with it, its canary gets the key's ciphertext.
+    pub async fn prove_key(&self, key: &RingKey) -> Result<bool, StoreError> {
+        let failed = StoreError::database;
+        let entries = token_entry::Entity::find()
+            .filter(token_entry::Column::KeyId.eq(key.id()))
+            .limit(SAMPLES)
+            .all(&self.db)
+            .await
+            .map_err(failed("load tokens to prove a key"))?;
+        let providers = auth_provider::Entity::find()
+            .filter(auth_provider::Column::KeyId.eq(key.id()))
+            .limit(SAMPLES)
+            .all(&self.db)
+            .await
+            .map_err(failed("load providers to prove a key"))?;
+        let is_unused = entries.is_empty() && providers.is_empty();
+        let opens_entry = entries
+            .into_iter()
+            .any(|row| Entry::from_row(row).and_then(|entry| self.open_access_token(&entry)).is_ok());
+        let is_proven =
+            is_unused || opens_entry || providers.into_iter().any(|row| self.read_provider(row).is_ok());
+        if is_proven {
+            KeyCanary::update_many()
+                .col_expr(Column::Sealed, Expr::value(Canary::sealed_by(key)))
+                .filter(Column::KeyId.eq(key.id()))
+                .filter(Column::Sealed.is_null())
+                .exec(&self.db)
+                .await
+                .map_err(failed("write a key's canary"))?;
+        }
+        Ok(is_proven)
+    }
+}
+
+fn canary(row: Model) -> Canary {
+    Canary {
+        key_id: row.key_id,
+        sealed: row.sealed,
+        in_use_since: row.in_use_since.map(Timestamp::from_millis),
+    }
+}

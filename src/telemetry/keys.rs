@@ -1,0 +1,27 @@
+//! Events of encryption keys, and of a process among the others.
+
+use std::fmt::Display;
+
+/// The process begins to seal with this key: at its start, or because everybody holds it now.
+pub fn sealing_begins(key: &str) {
+    tracing::info!(key, "what is stored from here on is encrypted with this key");
+}
+
+/// Told once for each key. `workers` do not hold it.
+pub fn sealing_waits(key: &str, workers: &str) {
+    tracing::info!(
+        key,
+        workers,
+        "a newer encryption key waits until these workers have it too; an older one encrypts meanwhile"
+    );
+}
+
+/// The worker stops.
+pub fn keys_unusable(problem: &dyn Display) {
+    tracing::error!(%problem, "this worker cannot read what the others store; it stops");
+}
+
+/// It is tried again in a moment. Where the database is away, that is told elsewhere.
+pub fn worker_not_kept(error: &dyn Display) {
+    tracing::debug!(%error, "cannot tell the other workers that this one lives, or ends");
+}
