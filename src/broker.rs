@@ -9,6 +9,7 @@ mod connection;
 pub mod dead_letters;
 pub mod events;
 mod outgoing;
+mod parked;
 mod publisher;
 mod replies;
 mod topology;
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 
 pub use self::connection::{connect, take_leave};
 pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};
+pub use self::parked::ParkedQueue;
 pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
 pub use self::replies::{Aside, Patience, Replies, Told, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};

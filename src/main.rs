@@ -85,8 +85,8 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
-        // These work without settings.
-        Command::Keys(arguments) => cli::keys::run(arguments),
+        Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
+        // It works without settings.
         Command::Schema(arguments) => cli::schema::run(&arguments),
     }
 }

@@ -5,6 +5,7 @@
 //! the pair is encrypted, and is stored by the usual guarded UPDATE.
 
 mod spool;
+pub mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,13 +1,18 @@
 //! `tokenkeeper keys`
 
-use anyhow::anyhow;
-use tokenkeeper::domain::secret::{ExposeSecret, KeyRing};
-use uuid::Uuid;
+mod generate;
+mod rotate;
+mod status;
 
-use super::output::{Output, note};
+use tokenkeeper::settings::Settings;
+
 use super::{Ending, Failure};
 
-/// Generates encryption keys
+/// Makes encryption keys, shows which ones are in use, and re-encrypts with a new one
+///
+/// Tokens and client secrets are encrypted before they go into the database. To change the key: put a new one in front of
+/// the others and restart the workers one after the other; they begin to encrypt with it once all of them have it. Then
+/// run `tokenkeeper keys rotate`, and take the old key away, again one worker after the other.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -16,39 +21,19 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    Generate(Generate),
+    Generate(generate::Arguments),
+    Status(status::Arguments),
+    Rotate(rotate::Arguments),
 }
 
-/// Generates a key and prints it as id:base64
-///
-/// Tokens and client secrets are encrypted with it before they go into the database. Put the line into
-/// `TOKENKEEPER_KEYS` of every worker, or into the file of the setting `encryption.keys_file`. Several keys are separated
-/// by commas: the first one encrypts, and each of them decrypts. To change keys, put a new one in front.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)
-  # A new key that encrypts from now on; the old one still decrypts:
-  export TOKENKEEPER_KEYS=$(tokenkeeper keys generate),$TOKENKEEPER_KEYS")]
-struct Generate {
-    /// Names the key: 1 to 64 letters, digits, `-`, `_` or `.` [default: k- and 6 random hex digits]
-    #[arg(long, value_name = "ID")]
-    id: Option<String>,
-}
-
-pub(crate) fn run(arguments: Arguments) -> Result<Ending, Failure> {
-    let Command::Generate(Generate { id }) = arguments.command;
-    let key = KeyRing::generate(&id.unwrap_or_else(random_id));
-    KeyRing::parse(key.expose_secret())
-        .map_err(|_| Failure::Usage(anyhow!("--id must be 1 to 64 letters, digits, `-`, `_` or `.`")))?;
-    Output::new().line(key.expose_secret())?;
-    note(
-        "Put this line into TOKENKEEPER_KEYS of every worker. Keep a copy: without the key its data is lost.",
-    );
-    note("Of several keys (id:base64,id:base64) the first one encrypts, and each of them decrypts.");
-    Ok(Ending::Good)
-}
-
-fn random_id() -> String {
-    let random = Uuid::new_v4().simple().to_string();
-    format!("k-{}", &random[..6])
+/// Only `generate` works without settings.
+pub(crate) async fn run(
+    load: impl FnOnce() -> Result<Settings, Failure>,
+    arguments: Arguments,
+) -> Result<Ending, Failure> {
+    match arguments.command {
+        Command::Generate(arguments) => generate::run(arguments),
+        Command::Status(arguments) => status::run(&load()?, &arguments).await,
+        Command::Rotate(arguments) => rotate::run(&load()?, &arguments).await,
+    }
 }

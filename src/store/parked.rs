@@ -74,6 +74,11 @@ impl ParkedPair {
         serde_json::from_slice(json)
     }
 
+    /// The key that sealed it.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
     fn bound_to(&self) -> String {
         format!("parked_pair/{}/{}/{}", self.entry_id, self.identity_id, self.generation)
     }

@@ -1,10 +1,15 @@
 //! Encryption keys: who may start with which ones, and how they are changed while workers run.
 
+mod rolling;
+mod rotating;
+
+use std::sync::Arc;
+
 use sea_orm::ConnectionTrait;
 use secrecy::ExposeSecret;
 use tokenkeeper::domain::key_use::{Canary, Fit};
 use tokenkeeper::domain::secret::KeyRing;
-use tokenkeeper::store::{Guarded, Store, database};
+use tokenkeeper::store::{Entry, Found, Guarded, Store, database};
 use tokenkeeper_migration::{Migrator, MigratorTrait};
 
 use crate::cli::{Cli, Ended};
@@ -18,6 +23,15 @@ fn new_key(id: &str) -> String {
 /// A store with these keys on the world's database.
 async fn store_with(world: &World, keys: &str) -> Store {
     Store::new(world.connection().await, KeyRing::parse(keys).unwrap())
+}
+
+/// The entry of a user, found by a store with other keys than the world's.
+async fn entry(store: &Store, world: &World, user: &str) -> Entry {
+    let provider = store.provider(&world.scm.host()).await.unwrap().expect("the provider is there");
+    match store.find(user, provider.id).await.unwrap() {
+        Found::Entry(entry) => Arc::unwrap_or_clone(entry),
+        other => panic!("{user} has no token: {other:?}"),
+    }
 }
 
 /// A worker with these keys, which must not start.

@@ -123,6 +123,11 @@ impl Letter {
         seal::open(keys, self.routing_key(), self.properties(), self.body())
     }
 
+    /// The key that opens it, by its headers. None: its body is in clear.
+    pub fn key_id(&self) -> Option<String> {
+        seal::key_id(self.properties())
+    }
+
     /// Seals the letter if its body is in clear and may hold a secret. A publisher's forged seal does not count.
     pub(super) fn sealed(&self, keys: &KeyRing) -> Option<Sealed> {
         let in_clear = !seal::is_sealed(self.properties())

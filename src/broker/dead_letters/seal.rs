@@ -90,6 +90,11 @@ pub(super) fn is_sealed(properties: &BasicProperties) -> bool {
     note_of(properties).is_some()
 }
 
+/// The key that it is sealed with, by its headers. None: it is in clear.
+pub(super) fn key_id(properties: &BasicProperties) -> Option<String> {
+    note_of(properties).map(|(key_id, _)| key_id)
+}
+
 /// The original body of a dead letter, sealed or not.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 22] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -27,6 +27,8 @@ const COMMANDS: [&[&str]; 20] = [
     &["dead", "drop"],
     &["housekeeping"],
     &["keys", "generate"],
+    &["keys", "status"],
+    &["keys", "rotate"],
     &["schema"],
 ];
 

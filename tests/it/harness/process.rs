@@ -41,6 +41,11 @@ impl WorkerProcess {
         Self::launch_by(world, |_| {}).await
     }
 
+    /// Starts it in this world with these encryption keys, and waits until it is ready.
+    pub(crate) async fn spawn_with_keys(world: &World, keys: &str) -> Self {
+        Self::spawn_by(world, |program| program.set("TOKENKEEPER_KEYS", keys)).await
+    }
+
     /// Starts it in this world with these limits of open files, and waits until it is ready.
     pub(crate) async fn spawn_with_open_files(world: &World, soft: u32, hard: u32) -> Self {
         Self::spawn_by(world, |program| program.limit_open_files(soft, hard)).await
