@@ -31,7 +31,8 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     match arguments.command {
         Command::Import(arguments) => {
             let store = open_store(&settings).await?;
-            Presence::during(&store, "token import", import::run(store.clone(), &arguments)).await
+            let import = Box::pin(import::run(store.clone(), &arguments));
+            Presence::during(&store, "token import", import).await
         }
         Command::List(arguments) => list::run(&open_listing(&settings).await?, arguments).await,
         Command::Show(arguments) => show::run(&open_listing(&settings).await?, arguments).await,

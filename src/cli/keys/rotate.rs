@@ -41,28 +41,32 @@ pub(super) async fn run(settings: &Settings, _: &Arguments) -> Result<Ending, Fa
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let store = open_store(settings).await?;
     let mut presence = Presence::of_command(&store, "keys rotate").await?;
-    let refused = refused(&presence, &store);
+    let usable = first_key_is_usable(&presence, &store);
     let rotation = Rotation { settings, store: &store, own_id: presence.id().to_owned(), bar: bar() };
-    let ended = match refused {
-        Some(problem) => Err(anyhow::Error::from(problem)),
-        None => tokio::select! {
-            ended = presence.keep_during(rotation.run()) => ended,
-            () = signals.next() => {
-                let done = rotation.bar.position();
-                Err(anyhow!("interrupted; {done} rows are re-encrypted; run it again: it goes on where it stopped"))
-            }
-        },
+    let work = async {
+        usable?;
+        rotation.run().await
+    };
+    let ended = tokio::select! {
+        ended = presence.keep_during(work) => ended,
+        () = signals.next() => {
+            let done = rotation.bar.position();
+            Err(anyhow!("interrupted; {done} rows are re-encrypted; run it again: it goes on where it stopped"))
+        }
     };
     rotation.bar.finish_and_clear();
     presence.end().await;
     Ok(ended?)
 }
 
-/// The first key cannot be used yet.
-fn refused(presence: &Presence, store: &Store) -> Option<Problem> {
-    let first = store.keys().keys().first().filter(|first| first.id() != store.keys().sealing_key().id())?;
+/// Others must have the first key, too.
+fn first_key_is_usable(presence: &Presence, store: &Store) -> Result<(), Problem> {
+    let first = store.keys().keys().first();
+    let Some(first) = first.filter(|first| first.id() != store.keys().sealing_key().id()) else {
+        return Ok(());
+    };
     let lacking = presence.waits().map(|waits| names(&waits.lacking)).unwrap_or_default();
-    Some(Problem::new(
+    Err(Problem::new(
         format!("key `{}` cannot be used yet", first.id()),
         format!("it is not among the encryption keys of {lacking}"),
         "put it in front of the keys of every worker, restart them one after the other, and run this again",

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokenkeeper::broker::dead_letters::{DeadLetters, DeadLettersError};
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::domain::key_use::{Canary, Fit, KnownWorker};
-use tokenkeeper::domain::secret::KeyRing;
+use tokenkeeper::domain::secret::{KeyRing, RingKey};
 use tokenkeeper::parking::{Spool, waiting};
 use tokenkeeper::settings::{Broker, Settings};
 use tokenkeeper::store::{KeyRows, Store};
@@ -137,7 +137,7 @@ fn status(
     workers: Vec<KnownWorker>,
 ) -> Status {
     let living: Vec<&KnownWorker> = workers.iter().filter(|worker| worker.is_living).collect();
-    let of_ring = ring.keys().iter().map(|key| key.id());
+    let of_ring = ring.keys().iter().map(RingKey::id);
     let mut others: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
     others.extend(canaries.iter().map(|canary| canary.key_id.as_str()));
     others
@@ -159,8 +159,7 @@ fn status(
             Some(place) => worker.holds(&ring.keys()[place]),
             None => worker.key_checks.contains_key(id),
         };
-        let (read_by, not_read_by): (Vec<&KnownWorker>, Vec<&KnownWorker>) =
-            living.iter().partition(|worker| holds(&worker));
+        let (read_by, not_read_by): (Vec<&KnownWorker>, Vec<&KnownWorker>) = living.iter().partition(holds);
         let names = |workers: Vec<&KnownWorker>| workers.iter().map(|worker| worker.id.clone()).collect();
         let counted = |by_key: fn(&Outside) -> &BTreeMap<String, u64>| {
             outside.map(|outside| by_key(outside).get(id).copied().unwrap_or_default())
