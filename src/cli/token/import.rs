@@ -78,11 +78,15 @@ async fn run_until(
     arguments: &Arguments,
 ) -> Result<Ending, Failure> {
     let file = &arguments.file;
-    let (lines, size) = if file == Path::new("-") {
+    let (mut lines, size) = if file == Path::new("-") {
         (Lines::of_stdin().context("cannot read standard input")?, None)
     } else {
         Lines::of_file(file).await.with_context(|| format!("cannot read {}", file.display()))?
     };
+    let name = file.display().to_string();
+    if let Some(problem) = lines.mistake(&name).await.with_context(|| format!("cannot read {name}"))? {
+        return Err(problem.into());
+    }
     let tally = Arc::new(Tally::new(size));
     let read = import(stop, lines, store, arguments, &tally).await;
     tally.bar.finish_and_clear();

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use tokenkeeper::contract::MAX_BODY_BYTES;
+use tokenkeeper::domain::problem::Problem;
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use zeroize::Zeroizing;
@@ -43,6 +44,15 @@ impl Lines<BufReader<File>> {
 }
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
+    /// Looks at the beginning before the first line is read: skips a byte-order mark, and says what is wrong if this is another
+    /// kind of file. `name` is the file's.
+    pub(super) async fn mistake(&mut self, name: &str) -> io::Result<Option<Problem>> {
+        if self.reader.fill_buf().await?.starts_with(UTF_8_MARK) {
+            self.reader.consume(UTF_8_MARK.len());
+        }
+        Ok(mistake(self.reader.fill_buf().await?, name))
+    }
+
     const fn new(reader: R) -> Self {
         Self { reader, number: 0 }
     }
@@ -80,6 +90,33 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
     }
 }
 
+/// The byte-order mark that some editors write.
+const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What kind of file this is, if it is none with an object on each line.
+fn mistake(begin: &[u8], name: &str) -> Option<Problem> {
+    let problem = |what: &str, next: String| {
+        let cause = "an import takes one JSON object on each line";
+        Some(Problem::new(format!("{name} is {what}"), cause, next))
+    };
+    if begin.starts_with(b"\xff\xfe") || begin.starts_with(b"\xfe\xff") {
+        return problem("UTF-16", format!("iconv -f UTF-16 -t UTF-8 {name} | tokenkeeper token import -"));
+    }
+    let text = begin.trim_ascii_start();
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    match (text.first(), line.last()) {
+        (Some(b'['), _) => {
+            problem("one JSON array", format!("jq -c '.[]' {name} | tokenkeeper token import -"))
+        }
+        // A line that was cut off elsewhere is told by its number.
+        (Some(b'{'), Some(b'{' | b'[' | b',')) if line.len() < text.len() => problem(
+            "JSON with an object over several lines",
+            format!("jq -c . {name} | tokenkeeper token import -"),
+        ),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +128,29 @@ mod tests {
             read.push((line.number, line.text.len(), line.size));
         }
         read
+    }
+
+    #[tokio::test]
+    async fn a_byte_order_mark_is_skipped() {
+        let mut lines = Lines::new(BufReader::new(&b"\xef\xbb\xbf{}\n"[..]));
+        assert_eq!(lines.mistake("f").await.unwrap(), None);
+        assert_eq!(&**lines.next().await.unwrap().unwrap().text, b"{}");
+    }
+
+    #[test]
+    fn another_kind_of_file_is_told_with_how_to_turn_it_into_lines() {
+        let next = |text: &[u8]| mistake(text, "t.json").map(|problem| problem.next);
+        for array in [&b"[]"[..], b"\n [\n  {\"user_id\": \"u\"}\n]"] {
+            assert_eq!(next(array).as_deref(), Some("jq -c '.[]' t.json | tokenkeeper token import -"));
+        }
+        for pretty in [&b"{\n  \"user_id\": \"u\"\n}"[..], b"{ \"user_id\": \"u\",\r\n  \"host\": \"h\" }"] {
+            assert_eq!(next(pretty).as_deref(), Some("jq -c . t.json | tokenkeeper token import -"));
+        }
+        let utf_16 = next(b"\xff\xfe{\0");
+        assert_eq!(utf_16.as_deref(), Some("iconv -f UTF-16 -t UTF-8 t.json | tokenkeeper token import -"));
+        for lines in [&b"{\"a\":1}\n{"[..], b"", b"\n\n{\"a\":", b"{\"a\": {\"b\"", b"x"] {
+            assert_eq!(next(lines), None, "{}", String::from_utf8_lossy(lines));
+        }
     }
 
     #[tokio::test]
