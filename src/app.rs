@@ -2,6 +2,8 @@
 //! place among the others.
 
 pub mod admin;
+pub mod checks;
+pub mod database;
 pub mod lifecycle;
 pub mod open_files;
 pub mod presence;

@@ -21,6 +21,7 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
+pub use self::confirmed::may_publish;
 pub use self::connection::{connect, take_leave};
 pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};
 pub use self::parked::ParkedQueue;

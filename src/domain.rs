@@ -5,6 +5,8 @@
 pub mod clock;
 pub mod decide;
 pub mod escape;
+pub mod expected;
+pub mod finding;
 pub mod key_use;
 pub mod problem;
 pub mod provider;

@@ -26,6 +26,8 @@ use flag_set::FlagSet;
 use parking_lot::RwLock;
 pub use reload::{FlagsEvent, Reloader};
 
+use crate::domain::problem::Problem;
+
 /// Whether a still valid token may be refreshed while nobody holds it. Boolean, on by default.
 pub const OPPORTUNISTIC_TOKEN_REFRESH: &str = "opportunistic_token_refresh";
 
@@ -57,15 +59,16 @@ pub struct Flags {
     current: Arc<RwLock<Arc<FlagSet>>>,
 }
 
-/// Why a flag file was not loaded.
+/// Why a flag file was not loaded. It is told as a [`Problem`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.problem())]
 pub enum FlagsError {
-    #[error("the flag file {} does not exist; create it, or set `flags.file` to another", .0.display())]
     Missing(PathBuf),
-    #[error("cannot read the flag file {}: {reason}", file.display())]
-    Unreadable { file: PathBuf, reason: String },
+    Unreadable {
+        file: PathBuf,
+        reason: String,
+    },
     /// The file is not in flagd's format.
-    #[error("the flag file {} is invalid at {place}: {reason}", file.display())]
     Definition {
         file: PathBuf,
         /// Line and column, the path of the wrong key, or both.
@@ -73,12 +76,37 @@ pub enum FlagsError {
         reason: String,
     },
     /// The file is valid, but the provider did not start.
-    #[error(
-        "cannot load the flag file {}: {reason}; the flagd provider needs a writable temporary folder \
-         (TMPDIR) and a free inotify instance (fs.inotify.max_user_instances)",
-        file.display()
-    )]
-    Provider { file: PathBuf, reason: String },
+    Provider {
+        file: PathBuf,
+        reason: String,
+    },
+}
+
+impl FlagsError {
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Missing(file) => Problem::new(
+                format!("there is no flag file {} (flags.file)", file.display()),
+                "",
+                "create it, or correct flags.file",
+            ),
+            Self::Unreadable { file, reason } => Problem::new(
+                format!("cannot read the flag file {} (flags.file)", file.display()),
+                reason,
+                format!("ls -l {}, and let the user that runs tokenkeeper read it", file.display()),
+            ),
+            Self::Definition { file, place, reason } => Problem::new(
+                format!("the flag file {} is wrong at {place} (flags.file)", file.display()),
+                reason,
+                "correct it there; flags.example.json is a good one",
+            ),
+            Self::Provider { file, reason } => Problem::new(
+                format!("cannot load the flag file {} (flags.file)", file.display()),
+                reason,
+                "a writable temporary folder (TMPDIR), and free inotify instances (sysctl fs.inotify.max_user_instances)",
+            ),
+        }
+    }
 }
 
 impl Flags {
@@ -123,7 +151,7 @@ impl Flags {
 }
 
 impl FlagFile {
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         match self {
             Self::Required(path) | Self::Optional(path) => path,
         }

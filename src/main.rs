@@ -37,6 +37,7 @@ From nothing to a token:
   export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)   # keep a copy of it
   tokenkeeper provider apply providers.toml   # which source-code hosts there are
   tokenkeeper token import tokens.jsonl       # tokens of users who have logged in
+  tokenkeeper doctor                          # says what a worker would lack
   tokenkeeper worker                          # answers until it is stopped
   tokenkeeper request --user u-1 --host bitbucket.example.org
 
@@ -57,6 +58,7 @@ enum Command {
     Provider(cli::provider::Arguments),
     Token(cli::token::Arguments),
     Dead(cli::dead::Arguments),
+    Doctor(cli::doctor::Arguments),
     Housekeeping(cli::housekeeping::Arguments),
     Keys(cli::keys::Arguments),
     Request(cli::request::Arguments),
@@ -81,6 +83,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
+        Command::Doctor(arguments) => in_runtime(cli::doctor::run(load()?, arguments)),
         Command::Dead(arguments) => in_runtime(cli::dead::run(load()?, arguments)),
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),

@@ -29,6 +29,7 @@ mod requests;
 mod seldom;
 mod statements;
 mod suspects;
+mod told;
 
 pub use self::admin::{admin_crowded, admin_not_accepted};
 pub use self::database::*;

@@ -31,10 +31,11 @@ use self::ready::tell_when_ready;
 use self::restore::Restorer;
 use self::settle::Settler;
 use self::suspects::Tier;
-use crate::app::admin::{Endpoint, Health, Metrics};
+use crate::app::admin::{Endpoint, Health, Metrics, Readiness};
+use crate::app::database::wait_for_store;
 use crate::app::lifecycle::Stop;
 use crate::app::presence::Presence;
-use crate::app::refreshing::{Refreshing, open_store};
+use crate::app::refreshing::Refreshing;
 use crate::app::services::Services;
 use crate::broker::dead_letters::Sealer;
 use crate::broker::{Aside, Names, Publisher};
@@ -84,21 +85,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Opens the database, and starts consuming as soon as the broker is there.
+    /// Starts consuming as soon as database and broker are there. None: the worker was told to stop before it had a database.
     ///
     /// # Errors
-    /// The worker cannot start: missing or wrong keys, no database, pending migrations, a clock that is far off, broken flags,
-    /// or a taken port. A broker that is away is not an error: the worker waits for it.
+    /// The worker cannot start: missing or wrong keys, an unusable database file, a clock that is far off, broken flags, or a taken
+    /// port. A server that is away, or that does not let the worker do its job yet, is not an error: the worker waits for it.
     pub async fn start(
         settings: Settings,
         time: TimeSource,
         metrics: Option<metrics_exporter_prometheus::PrometheusHandle>,
         stop: Stop,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
         let (services, closed) = (Services::default(), CancellationToken::new());
         let started = Self::wire(settings, time, metrics, &stop, &services, &closed).await;
-        if started.is_err() {
-            // The tasks that were started before the failure must end.
+        if !matches!(started, Ok(Some(_))) {
+            // The tasks that were started so far must end.
             stop.soft.cancel();
             stop.hard.cancel();
             closed.cancel();
@@ -115,29 +116,37 @@ impl Worker {
         stop: &Stop,
         services: &Services,
         closed: &CancellationToken,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
         let keys = Arc::new(settings.key_ring()?);
-        let store = open_store(&settings, &keys).await?;
+        let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
+        let readiness = Arc::new(Readiness::default());
+        let endpoint = Endpoint::open(&settings.admin).await?;
+        let address = endpoint.address()?;
+        tracing::info!(%address, "admin endpoint is up");
+        let metrics = metrics.map(|handle| Arc::new(Metrics::new(handle)));
+        let serve = endpoint.serve(Arc::clone(&readiness), metrics.clone(), stop.hard.clone());
+        services.spawn("the admin endpoint", serve);
+        let Some(store) = wait_for_store(&settings, &keys, &readiness, stop).await? else { return Ok(None) };
         // Shown in the broker's list of connections, in its consumer tags, and among the workers.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
         let presence = Presence::begin(&store, instance.clone(), "worker").await?;
         let unreadable = keep_presence(presence, settings.worker.grace_period, services, stop, closed);
-        let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
 
         let messages = TaskTracker::new();
         let clock = time.open(&settings, &store, services, stop).await?;
-        let (database, look_at_database) = Availability::watch(store.clone());
+        let (database, look_at_database) = Availability::watch(store.clone(), settings.database.clone());
         services.spawn_until("looking at the database", stop.hard.clone(), look_at_database);
 
         let broker = Arc::new(settings.broker.clone());
         let name = format!("{instance} publish");
         let (refreshing, keep_publishing) =
-            Refreshing::open(&settings, &keys, &store, &clock, name, stop, closed).await?;
+            Refreshing::open(&settings, &keys, &store, &clock, name, stop, closed)?;
         services.spawn("the publishing connection", keep_publishing);
         let publisher = refreshing.publisher.clone();
         seal_dead_letters(&broker, &keys, &publisher, services, stop);
         let spool = refreshing.spool.clone();
-        let pick_up = parking::pick_up(spool, store.clone(), Arc::clone(&clock), stop.hard.clone());
+        services.spawn_until("checking the spool folder", stop.hard.clone(), spool.clone().keep_checking());
+        let pick_up = parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone());
         services.spawn("the spool folder", pick_up);
         let handler = Handler {
             providers: Providers::new(store.clone()),
@@ -156,17 +165,16 @@ impl Worker {
             match reload_flags.run(|event| telemetry::flags_reloaded(*event == FlagsEvent::InForce)).await {}
         });
 
-        let health = Health::new(database.clone(), publisher.clone(), services.clone(), broker.partitions);
+        let health =
+            Health::new(database.clone(), publisher.clone(), services.clone(), spool, broker.partitions);
         let health = Arc::new(health);
-        let endpoint = open_admin(&settings, &health).await?;
-        let metrics = metrics.map(|handle| {
-            let refresher = Arc::clone(&refreshing.refresher);
-            Arc::new(Metrics::new(handle, refresher, store.clone(), database.clone()))
-        });
+        health.set_address(address);
+        readiness.has_started(&health);
+        if let Some(metrics) = metrics {
+            metrics.has_started(Arc::clone(&refreshing.refresher), store.clone(), database.clone());
+        }
         let tell = tell_when_ready(settings.clone(), Arc::clone(&health), store.clone());
         services.spawn_until("telling when it is ready", stop.soft.clone(), tell);
-        let serve = endpoint.serve(Arc::clone(&health), metrics, stop.hard.clone());
-        services.spawn("the admin endpoint", serve);
 
         let restorer = Arc::new(Restorer {
             store,
@@ -200,7 +208,7 @@ impl Worker {
         let consumers =
             Tier::ALL.map(|tier| tokio::spawn(Consumers { tier, common: common.clone() }.run())).into();
         let (services, closed, stop) = (services.clone(), closed.clone(), stop.clone());
-        Ok(Self {
+        Ok(Some(Self {
             settings,
             stop,
             health,
@@ -211,7 +219,7 @@ impl Worker {
             services,
             closed,
             unreadable,
-        })
+        }))
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -249,14 +257,6 @@ impl Worker {
         tracing::info!("stopped");
         self.unreadable.get().map_or(Ok(()), |problem| Err(problem.clone().into()))
     }
-}
-
-async fn open_admin(settings: &Settings, health: &Health) -> anyhow::Result<Endpoint> {
-    let endpoint = Endpoint::open(&settings.admin).await?;
-    let address = endpoint.address()?;
-    health.set_address(address);
-    tracing::info!(%address, "admin endpoint is up");
-    Ok(endpoint)
 }
 
 impl TimeSource {

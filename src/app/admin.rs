@@ -2,6 +2,7 @@
 
 mod connections;
 mod progress;
+mod readiness;
 mod scrape;
 mod serve;
 mod tls;
@@ -15,11 +16,13 @@ use tokio::time::Instant;
 
 pub(crate) use self::progress::Progress;
 use self::progress::Watched;
+pub use self::readiness::Readiness;
 pub use self::scrape::Metrics;
 pub use self::serve::Endpoint;
 use crate::app::services::Services;
 use crate::broker::Feed;
 use crate::broker::Publisher;
+use crate::parking::Spool;
 use crate::store::database::Availability;
 
 /// What keeps this worker from doing its job.
@@ -32,6 +35,7 @@ pub struct Health {
     /// Whether messages in hand are being settled.
     watched: Watched,
     services: Services,
+    spool: Spool,
     /// Whether the broker blocks the connection for requests and replies.
     blocked: Arc<AtomicBool>,
     /// The number of consumed partition queues.
@@ -42,7 +46,13 @@ pub struct Health {
 }
 
 impl Health {
-    pub fn new(database: Availability, publisher: Publisher, services: Services, partitions: u16) -> Self {
+    pub fn new(
+        database: Availability,
+        publisher: Publisher,
+        services: Services,
+        spool: Spool,
+        partitions: u16,
+    ) -> Self {
         let partitions_due = Feed::partitions(partitions).count();
         let (consuming, watched, blocked, partitions, address) = Default::default();
         Self {
@@ -51,6 +61,7 @@ impl Health {
             consuming,
             watched,
             services,
+            spool,
             blocked,
             partitions,
             partitions_due,
@@ -97,6 +108,7 @@ impl Health {
         if let Some(problem) = self.database.problem() {
             problems.push(format!("database: {problem}"));
         }
+        problems.extend(self.spool.problem().map(|problem| format!("worker: {problem}")));
         if !self.publisher.is_ready() {
             problems.push("broker: the publishing connection is down".to_owned());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use sea_orm::DatabaseConnection;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +20,7 @@ use crate::parking::{Parking, Spool};
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::database;
-use crate::telemetry;
+use crate::store::database::{self, Unable};
 
 /// A refresher, and what keeps its pairs and events from being lost.
 pub struct Refreshing {
@@ -41,10 +41,18 @@ impl fmt::Debug for Refreshing {
     }
 }
 
-/// The store, with separate connections for statements that must not wait behind requests. Fails without a database, or
-/// if migrations are pending.
-pub async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<Store> {
+/// The store. Fails without a database, or if migrations are pending.
+pub async fn open_store(settings: &Settings, keys: &KeyRing) -> Result<Store, Unable> {
     let db = database::open_migrated(&settings.database).await?;
+    store_over(settings, keys, db).await
+}
+
+/// The store over a pool, with separate connections for statements that must not wait behind requests.
+pub(super) async fn store_over(
+    settings: &Settings,
+    keys: &KeyRing,
+    db: DatabaseConnection,
+) -> Result<Store, Unable> {
     let urgent = database::open_urgent(&settings.database, &db).await?;
     let grouped = database::open_grouped(&settings.database, &db).await?;
     Ok(Store::new(db, keys.clone()).with_urgent(urgent).with_grouped(grouped))
@@ -53,7 +61,7 @@ pub async fn open_store(settings: &Settings, keys: &KeyRing) -> anyhow::Result<S
 impl Refreshing {
     /// `name` is the broker's name for the publishing connection. The caller must run the returned future, which keeps
     /// that connection up until `closed` fires.
-    pub async fn open(
+    pub fn open(
         settings: &Settings,
         keys: &Arc<KeyRing>,
         store: &Store,
@@ -68,7 +76,7 @@ impl Refreshing {
         let (events, outbox) = events::queue();
         let (flights, no_more_events) = (TaskTracker::new(), CancellationToken::new());
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), no_more_events.clone()));
-        let spool = open_spool(settings).await;
+        let spool = Spool::new(&settings.worker.spool_dir);
         let client = TokenClient::new(
             settings.refresh.connect_timeout,
             settings.refresh.total_timeout,
@@ -101,13 +109,4 @@ impl Refreshing {
         };
         published.context("the task that publishes events ended unexpectedly")
     }
-}
-
-/// Reports an unusable spool folder at start, while there is time to repair it.
-async fn open_spool(settings: &Settings) -> Spool {
-    let spool = Spool::new(&settings.worker.spool_dir);
-    if let Err(error) = spool.check().await {
-        telemetry::spool_unusable(spool.folder(), &error);
-    }
-    spool
 }

@@ -3,8 +3,11 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use sea_orm::DbErr;
 use tokenkeeper::domain::escape;
+use tokenkeeper::domain::problem::without_number;
 use tokenkeeper::settings::SettingsError;
+use tokenkeeper::store::database::in_words;
 
 use super::output::colours_wanted;
 
@@ -14,6 +17,8 @@ pub(crate) enum Ending {
     Good,
     /// Exit code 1. The error is in the output already.
     Bad,
+    /// Exit code 2. Something could not be looked at.
+    NotLooked,
 }
 
 impl From<Ending> for ExitCode {
@@ -21,6 +26,7 @@ impl From<Ending> for ExitCode {
         match ending {
             Ending::Good => Self::SUCCESS,
             Ending::Bad => Self::FAILURE,
+            Ending::NotLooked => Self::from(2),
         }
     }
 }
@@ -86,14 +92,20 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// The error and its causes in one line. A cause is left out if the text contains it already.
+/// The error and its causes in one line. A cause is left out if the text contains it already. What the database's driver
+/// says is told in plain words.
 pub(super) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain() {
+        let of_driver = cause.downcast_ref::<DbErr>();
+        let told = of_driver.map_or_else(|| without_number(&cause.to_string()), in_words);
         if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
+            text = told;
+        } else if !text.contains(&told) {
+            text = format!("{text}: {told}");
+        }
+        if of_driver.is_some() {
+            break;
         }
     }
     text

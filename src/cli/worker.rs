@@ -72,7 +72,12 @@ async fn work(settings: Settings) -> Result<Ending, Failure> {
     open_files::raise_limit();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
     let time = TimeSource::Database { own: Arc::new(SystemClock) };
-    let work = async { Worker::start(settings, time, Some(metrics), stop).await?.join().await };
+    let work = async {
+        match Worker::start(settings, time, Some(metrics), stop).await? {
+            Some(worker) => worker.join().await,
+            None => Ok(()),
+        }
+    };
     tokio::select! {
         ended = work => {
             ended?;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::request::{MessageKind, NoStatus, Request};
 use super::unknown_field::UnknownFields;
+use crate::domain::expected::must_be;
 use crate::domain::text::{Host, UserId, WorkspaceId};
 use crate::domain::token::MAX_TOKEN_LEN;
 
@@ -167,15 +168,10 @@ fn place_of_error<T: DeserializeOwned>(body: &str) -> String {
     }
 }
 
-/// Cuts the input out of a serde message ("invalid type: string \"…\", expected u64"): it may be a misplaced token.
+/// A serde message without what the publisher sent: it may be a misplaced token.
 fn without_values(message: &str) -> String {
     let (text, _position) = message.rsplit_once(" at line ").unwrap_or((message, ""));
-    let repeats_input = text.starts_with("invalid type:") || text.starts_with("invalid value:");
-    match text.rsplit_once(", expected ") {
-        Some((_, expected)) if repeats_input => format!("must be {expected}"),
-        _ if repeats_input => "has a wrong type or value".to_owned(),
-        _ => text.to_owned(),
-    }
+    must_be(text).unwrap_or_else(|| text.to_owned())
 }
 
 fn not_json(error: &serde_json::Error) -> String {

@@ -30,7 +30,7 @@ impl<'de> Deserialize<'de> for LifetimeSecs {
             type Value = LifetimeSecs;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a whole number")
+                formatter.write_str("a whole number from 1 to 86400")
             }
 
             fn visit_u64<E: de::Error>(self, secs: u64) -> Result<LifetimeSecs, E> {
@@ -59,7 +59,7 @@ impl TryFrom<u64> for LifetimeSecs {
     fn try_from(secs: u64) -> Result<Self, Self::Error> {
         match u32::try_from(secs) {
             Ok(secs @ 1..=Self::MAX) => Ok(Self(secs)),
-            _ => Err("must be 1 to 86400 seconds"),
+            _ => Err("must be a whole number from 1 to 86400"),
         }
     }
 }

@@ -7,13 +7,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{FlagsError, OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME};
+use crate::domain::expected::must_be;
 
 /// A flag file that a provider will accept.
 pub(super) struct Checked {
     pub(super) defined: Vec<&'static str>,
     /// Those whose answer for a user never changes, because their rules do not mention the time.
     pub(super) cacheable: Vec<&'static str>,
-    /// Variants of our flags that are out of range, and what replaces them.
+    /// Variants of our flags that are out of range, and what replaces them. Flags that nobody here knows.
     pub(super) warnings: Vec<String>,
 }
 
@@ -56,11 +57,13 @@ pub(super) fn check(file: &Path, text: &str) -> Result<Checked, FlagsError> {
         flag.check(name).map_err(|(key, reason)| wrong(format!("flags.{name}.{key}"), reason))?;
     }
     let ours = [OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME];
+    let mut warnings = flags.get(WORKSPACE_START_LIFETIME).map(out_of_range).unwrap_or_default();
+    warnings.extend(unknown_flags(flags.keys().map(String::as_str), &ours));
     let is_cacheable = |flag: &Definition| ![&flag.targeting, &evaluators].into_iter().any(mentions_time);
     Ok(Checked {
         defined: ours.into_iter().filter(|&flag| flags.contains_key(flag)).collect(),
         cacheable: ours.into_iter().filter(|&flag| flags.get(flag).is_some_and(is_cacheable)).collect(),
-        warnings: flags.get(WORKSPACE_START_LIFETIME).map(out_of_range).unwrap_or_default(),
+        warnings,
     })
 }
 
@@ -89,7 +92,46 @@ fn place_and_reason(error: &serde_json::Error, path: Option<&str>) -> (String, S
         Some(path) if error.is_data() => format!("{path} ({position})"),
         Some(_) | None => position,
     };
-    (place, reason.to_owned())
+    (place, in_plain_words(reason))
+}
+
+/// What the parser says, without its own words for what JSON is made of.
+fn in_plain_words(reason: &str) -> String {
+    if reason.starts_with("EOF") {
+        return "the file ends too soon".to_owned();
+    }
+    must_be(reason).unwrap_or_else(|| reason.to_owned())
+}
+
+/// How many flags of other programs a warning names.
+const NAMED: usize = 5;
+
+/// Above it, a name is most likely one of ours misspelt (Jaro-Winkler similarity).
+const SIMILAR: f64 = 0.85;
+
+/// A line for each flag that looks like one of ours, and one for all the others: a file may be shared with other programs.
+fn unknown_flags<'a>(names: impl Iterator<Item = &'a str>, ours: &[&str]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut foreign = Vec::new();
+    for name in names.filter(|name| !ours.contains(name)) {
+        let nearest = ours.iter().find(|known| strsim::jaro_winkler(name, known) > SIMILAR);
+        match nearest {
+            Some(known) => {
+                warnings.push(format!("flags.{name} is no flag of tokenkeeper; did you mean `{known}`?"));
+            }
+            None => foreign.push(name),
+        }
+    }
+    if !foreign.is_empty() {
+        let more = if foreign.len() > NAMED { ", …" } else { "" };
+        let first = foreign[..foreign.len().min(NAMED)].join(", ");
+        let known = ours.join(" and ");
+        warnings.push(format!(
+            "{} flags are none of tokenkeeper's, which are {known}: {first}{more}",
+            foreign.len()
+        ));
+    }
+    warnings
 }
 
 impl Definition {
@@ -124,4 +166,28 @@ fn out_of_range(lifetime: &Definition) -> Vec<String> {
             )
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_flag_is_told_with_the_one_that_was_meant() {
+        let ours = [OPPORTUNISTIC_TOKEN_REFRESH, WORKSPACE_START_LIFETIME];
+        let told = |names: &[&str]| unknown_flags(names.iter().copied(), &ours);
+        assert_eq!(told(&ours), Vec::<String>::new());
+        assert_eq!(
+            told(&["oportunistic_token_refresh"]),
+            [
+                "flags.oportunistic_token_refresh is no flag of tokenkeeper; did you mean `opportunistic_token_refresh`?"
+            ]
+        );
+        let others = told(&["a", "b", "c", "d", "e", "f"]);
+        assert_eq!(others.len(), 1);
+        assert!(
+            others[0].starts_with("6 flags are none of tokenkeeper's")
+                && others[0].ends_with("a, b, c, d, e, …")
+        );
+    }
 }

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::definition::check;
 use super::flag_set::FlagSet;
 use super::{FlagFile, Flags, FlagsError};
+use crate::domain::problem::of_system;
 
 #[must_use = "flags are reloaded only while it runs"]
 pub struct Reloader {
@@ -16,6 +17,8 @@ pub struct Reloader {
     file: FlagFile,
     /// The text of the flags in force.
     in_force: Option<String>,
+    /// What in this text does not hold.
+    warnings: Vec<String>,
     /// The error of the last poll.
     last_error: Option<FlagsError>,
     /// The error that was reported, until it is resolved.
@@ -37,10 +40,21 @@ const POLL_EVERY: Duration = Duration::from_millis(500);
 
 impl Reloader {
     pub(super) async fn start(flags: Flags, file: &FlagFile) -> Result<Self, FlagsError> {
-        let mut reloader =
-            Self { flags, file: file.clone(), in_force: None, last_error: None, reported: None };
+        let mut reloader = Self {
+            flags,
+            file: file.clone(),
+            in_force: None,
+            warnings: Vec::new(),
+            last_error: None,
+            reported: None,
+        };
         reloader.load().await?;
         Ok(reloader)
+    }
+
+    /// What in the file does not hold. None: there is no file.
+    pub fn warnings(&self) -> Option<&[String]> {
+        self.in_force.as_ref().map(|_| &*self.warnings)
     }
 
     /// Runs until it is dropped. A change is in force within half a second; an error is reported within one.
@@ -96,7 +110,7 @@ impl Reloader {
                 };
             }
             Err(error) => {
-                return Err(FlagsError::Unreadable { file: path.to_owned(), reason: error.to_string() });
+                return Err(FlagsError::Unreadable { file: path.to_owned(), reason: of_system(&error) });
             }
         };
         if self.in_force.as_ref() == Some(&text) {
@@ -106,9 +120,10 @@ impl Reloader {
         self.flags.put_in_force(FlagSet::load(path, &text, &checked).await?);
         self.in_force = Some(text);
         tracing::info!(file = %path.display(), flags = checked.defined.join(", "), "feature flags are in force");
-        for warning in checked.warnings {
+        for warning in &checked.warnings {
             tracing::warn!(file = %path.display(), "{warning}");
         }
+        self.warnings = checked.warnings;
         Ok(true)
     }
 

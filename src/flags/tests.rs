@@ -145,15 +145,15 @@ async fn a_broken_file_is_refused_at_start_with_the_place_of_the_error() {
     };
     let path = |rest: &str| format!("flags.{OPPORTUNISTIC_TOKEN_REFRESH}{rest}");
     let cases = [
-        (String::new(), "line 1, column 0".to_owned(), "EOF"),
+        (String::new(), "line 1, column 0".to_owned(), "ends too soon"),
         ("{\n  \"flags\": {,\n}".to_owned(), "line 2, column 13".to_owned(), "key must be a string"),
         ("{\"flags\": {}} x".to_owned(), "line 1, column 15".to_owned(), "trailing characters"),
         ("{}".to_owned(), "line 1, column 2".to_owned(), "missing field `flags`"),
-        ("{\"flags\": []}".to_owned(), "flags (line 1,".to_owned(), "expected a map"),
+        ("{\"flags\": []}".to_owned(), "flags (line 1,".to_owned(), "must be an object"),
         (refresh_without("state"), path(" (line 1,"), "missing field `state`"),
         (refresh_without("defaultVariant"), path(" (line 1,"), "missing field `defaultVariant`"),
-        (refresh_with("state", json!("ON")), path(".state"), "expected `ENABLED` or `DISABLED`"),
-        (refresh_with("variants", json!([])), path(".variants"), "expected a map"),
+        (refresh_with("state", json!("ON")), path(".state"), "`ENABLED` or `DISABLED`"),
+        (refresh_with("variants", json!([])), path(".variants"), "must be an object"),
         (refresh_with("variants", json!({"on": "yes"})), path(".variants.on"), "must be true or false"),
         (
             refresh_with("defaultVariant", json!("up")),
@@ -192,4 +192,27 @@ fn flagd_variables_of_another_program_are_ignored() {
         .unwrap();
     let told = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+fn what_an_operator_reads_of_a_flag_file_stands_in_the_documentation() {
+    let file = || PathBuf::from("/etc/tokenkeeper/flags.json");
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    for (event, error) in [
+        ("flags file missing", FlagsError::Missing(file())),
+        (
+            "flags file not readable",
+            FlagsError::Unreadable { file: file(), reason: crate::domain::problem::of_system(&denied) },
+        ),
+        (
+            "flags file broken",
+            FlagsError::Definition {
+                file: file(),
+                place: "line 2, column 13".to_owned(),
+                reason: "key must be a string".to_owned(),
+            },
+        ),
+    ] {
+        crate::domain::problem::documented(event, &error.problem());
+    }
 }

@@ -46,7 +46,7 @@ async fn pass_with(
     let closed = CancellationToken::new();
     let name = "tokenkeeper housekeeping".to_owned();
     let (refreshing, keep_publishing) =
-        Refreshing::open(settings, keys, &store, &clock, name, stop, &closed).await?;
+        Refreshing::open(settings, keys, &store, &clock, name, stop, &closed)?;
     let publishing = tokio::spawn(keep_publishing);
     let refresher = Arc::clone(&refreshing.refresher);
     let housekeeper = Housekeeper { store, refresher, clock, settings: settings.housekeeping.clone() };

@@ -5,35 +5,90 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use crate::domain::problem::{Problem, of_system};
 use crate::store::ParkedPair;
+use crate::telemetry::SpoolTrouble;
 
 /// Of a finished file. A file that is being written has another name.
 const EXTENSION: &str = "parked";
 
+/// How often the folder is checked.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// What the last check found.
+#[derive(Debug, Default)]
+enum Found {
+    #[default]
+    NotChecked,
+    Good,
+    Wrong(Problem),
+}
+
+/// Clones share what was found out.
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: Arc<Path>,
+    found: Arc<Mutex<Found>>,
 }
 
 impl Spool {
     /// The folder is created when it is needed.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), found: Arc::default() }
     }
 
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Checks at start whether a file can be written here, while there is time to repair the folder.
-    pub async fn check(&self) -> io::Result<()> {
+    /// Why no file can be written here, as the last check found it.
+    pub fn problem(&self) -> Option<Problem> {
+        match &*self.found.lock() {
+            Found::Wrong(problem) => Some(problem.clone()),
+            Found::NotChecked | Found::Good => None,
+        }
+    }
+
+    /// Checks whether a file can be written here, while there is time to repair the folder.
+    pub async fn check(&self) -> Option<Problem> {
+        let was_good = matches!(*self.found.lock(), Found::Good);
+        let found = match self.try_out(was_good).await {
+            Ok(()) => Found::Good,
+            Err(error) => Found::Wrong(not_writable(&self.folder, &error)),
+        };
+        *self.found.lock() = found;
+        self.problem()
+    }
+
+    /// Checks now and then, for as long as the process lives.
+    pub async fn keep_checking(self) {
+        let mut trouble: Option<SpoolTrouble> = None;
+        loop {
+            if let Some(problem) = self.check().await {
+                trouble.get_or_insert_with(SpoolTrouble::begin).because(&problem);
+            } else if let Some(trouble) = trouble.take() {
+                trouble.end();
+            }
+            sleep(CHECK_EVERY).await;
+        }
+    }
+
+    /// Makes the folder and a file in it, and removes both again. A folder that is not there was tried out before, if `was_good`:
+    /// it is left alone, because a pair may be about to be written there.
+    async fn try_out(&self, was_good: bool) -> io::Result<()> {
         let folder = Arc::clone(&self.folder);
         blocking(move || {
             let existed = folder.try_exists()?;
+            if !existed && was_good {
+                return Ok(());
+            }
             create(&folder)?;
             tempfile::NamedTempFile::new_in(&folder)?.close()?;
             // Most workers never need the folder, so do not leave an empty one behind.
@@ -95,6 +150,15 @@ impl Spool {
     }
 }
 
+fn not_writable(folder: &Path, error: &io::Error) -> Problem {
+    let folder = folder.display();
+    Problem::new(
+        format!("the spool folder {folder} cannot be written (worker.spool_dir)"),
+        of_system(error),
+        format!("ls -ld {folder}, and give it to the user that runs tokenkeeper, or name another folder"),
+    )
+}
+
 fn create(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
@@ -108,6 +172,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::domain::problem::documented;
 
     #[tokio::test]
     async fn checking_a_folder_leaves_the_file_system_unchanged() {
@@ -115,11 +180,20 @@ mod tests {
         let (new, old) = (parent.path().join("new/spool"), parent.path().join("old"));
         std::fs::create_dir(&old).unwrap();
         for folder in [&new, &old] {
-            Spool::new(folder).check().await.unwrap();
+            assert_eq!(Spool::new(folder).check().await, None);
         }
         assert!(!new.exists() && old.exists());
         std::fs::write(&new, "a file in its place").unwrap();
-        assert!(Spool::new(&new).check().await.is_err());
+        let spool = Spool::new(&new);
+        assert!(spool.check().await.is_some() && spool.problem().is_some());
+        std::fs::remove_file(&new).unwrap();
+        assert!(spool.check().await.is_none() && spool.problem().is_none(), "somebody repaired it");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_told_as_it_is_documented() {
+        let error = ErrorKind::PermissionDenied.into();
+        documented("spool not writable", &not_writable(Path::new("/var/lib/tokenkeeper/spool"), &error));
     }
 
     #[tokio::test]

@@ -2,12 +2,14 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::domain::problem::of_system;
+
 /// Why the settings are unusable. Never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error(
-        "cannot read the settings file {}: {error}; name another with --config or TOKENKEEPER_CONFIG",
-        path.display()
+        "cannot read the settings file {}: {}; name another with --config or TOKENKEEPER_CONFIG",
+        path.display(), of_system(error)
     )]
     Unreadable { path: PathBuf, error: io::Error },
     #[error("{}, {error}", path.display())]

@@ -14,6 +14,8 @@ use serde_json::Value;
 use super::error::{Problem, SettingsError, Source};
 use super::sources::{Sources, variable_of};
 use super::url::ConnectionUrl;
+use crate::domain::expected::must_be;
+use crate::domain::problem::of_system;
 use crate::domain::secret::{KeyRing, SecretString};
 
 /// Keys and values that an operator wrote.
@@ -275,7 +277,7 @@ impl Reader<Sources> {
         let path = self.path(key)?;
         let ring = match fs::read_to_string(&path) {
             Ok(text) => KeyRing::parse(&text).map_err(|error| error.to_string()),
-            Err(error) => Err(format!("cannot be read: {error}")),
+            Err(error) => Err(format!("cannot be read: {}", of_system(&error))),
         };
         let told = |text| self.problem(key, format!("names {}, which is wrong: {text}", path.display()));
         ring.map_err(told).ok()
@@ -289,8 +291,9 @@ impl Reader<Sources> {
         };
         let list = value.and_then(|value| {
             serde_path_to_error::deserialize(value).map_err(|error| {
-                let path = error.path().to_string();
-                format!("is wrong at `{key}{}`: {}", path.trim_start_matches('.'), error.into_inner())
+                let (path, told) = (error.path().to_string(), error.into_inner().to_string());
+                let told = must_be(&told).unwrap_or(told);
+                format!("is wrong at `{key}{}`: {told}", path.trim_start_matches('.'))
             })
         });
         list.map_err(|text| self.problem(key, text)).ok()

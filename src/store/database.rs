@@ -1,20 +1,26 @@
 //! Opening the database: what each kind needs to be opened with, and its migrations.
 
+pub mod able;
 mod availability;
 pub mod clock_sync;
+mod fault;
 mod migrating;
+mod place;
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use futures_util::future::join_all;
-use sea_orm::sqlx::Executor;
+use sea_orm::sqlx::{self, Connection, Executor, MySqlConnection, PgConnection};
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
+use tokio::time::timeout;
 
+use self::able::{Newer, failed};
 pub use self::availability::Availability;
+pub use self::fault::{Fault, in_words};
 pub use self::migrating::{Migrating, migrate};
+pub use self::place::{Place, Unable};
 use crate::settings;
 
 /// Connections only for leases and refreshed pairs.
@@ -46,9 +52,42 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens the pool. A missing SQLite file is created.
 ///
 /// # Errors
-/// Says which database could not be opened, without its password.
-pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
+/// [`Unable`]: what is wrong with the database, without its password, and the next command.
+pub async fn open(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    knock(settings, settings.acquire_timeout).await?;
     open_pool(settings, Pool::Requests).await
+}
+
+/// Connects once, and hangs up. A pool asks a server that does not answer again and again, and then does not say why.
+///
+/// # Errors
+/// As [`open`].
+pub async fn knock(settings: &settings::Database, patience: Duration) -> Result<(), Unable> {
+    let (place, url) = (Place::new(settings), settings.url.expose_secret());
+    let connected = timeout(patience, async {
+        match place.backend() {
+            DatabaseBackend::Postgres => PgConnection::connect(url).await?.close().await,
+            DatabaseBackend::MySql => MySqlConnection::connect(url).await?.close().await,
+            // Opening the pool opens the file.
+            _ => Ok(()),
+        }
+    });
+    match connected.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(refused(&place, error)),
+        Err(_) => Err(place.unable(Fault::NoAnswer, "")),
+    }
+}
+
+/// Why a connection was refused.
+fn refused(place: &Place, error: sqlx::Error) -> Unable {
+    let fault = match Fault::of_driver(&error) {
+        // PostgreSQL has one code for a right on a table and one on the database.
+        Fault::Denied => Fault::DatabaseDenied,
+        fault => fault,
+    };
+    let error = DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into()));
+    place.unable(fault, &in_words(&error))
 }
 
 /// Opens a small pool that stays connected, for statements that must not wait behind requests. It connects in the background,
@@ -59,7 +98,7 @@ pub async fn open(settings: &settings::Database) -> anyhow::Result<DatabaseConne
 pub async fn open_urgent(
     settings: &settings::Database,
     db: &DatabaseConnection,
-) -> anyhow::Result<DatabaseConnection> {
+) -> Result<DatabaseConnection, Unable> {
     if settings.url.is_in_memory() {
         // Another connection would be to another database.
         return Ok(db.clone());
@@ -77,11 +116,20 @@ pub async fn open_urgent(
 pub async fn open_grouped(
     settings: &settings::Database,
     db: &DatabaseConnection,
-) -> anyhow::Result<DatabaseConnection> {
+) -> Result<DatabaseConnection, Unable> {
     match db.get_database_backend() {
         DatabaseBackend::Postgres => open_pool(settings, Pool::Grouped).await,
         _ => Ok(db.clone()),
     }
+}
+
+/// The most connections that one worker opens.
+pub fn connections_of_a_worker(settings: &settings::Database) -> u32 {
+    let grouped = match Place::new(settings).backend() {
+        DatabaseBackend::Postgres => GROUPED_CONNECTIONS,
+        _ => 0,
+    };
+    settings.max_connections + URGENT_CONNECTIONS + grouped
 }
 
 /// What the connections of a pool are for.
@@ -100,7 +148,7 @@ async fn connect_all(urgent: DatabaseConnection) {
     join_all((0..URGENT_CONNECTIONS).map(|_| urgent.ping())).await;
 }
 
-async fn open_pool(settings: &settings::Database, pool: Pool) -> anyhow::Result<DatabaseConnection> {
+async fn open_pool(settings: &settings::Database, pool: Pool) -> Result<DatabaseConnection, Unable> {
     let (min_connections, max_connections, connect_lazily) = match pool {
         Pool::Requests => (0, settings.max_connections, false),
         Pool::Urgent => (URGENT_CONNECTIONS, URGENT_CONNECTIONS, true),
@@ -126,7 +174,7 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> anyhow::Result<
             // FULL), since a rotated pair that a power cut took back would be lost for good.
             sqlite
                 .create_if_missing(true)
-                .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
                 .busy_timeout(SQLITE_BUSY_TIMEOUT)
         });
     if pool == Pool::Grouped {
@@ -134,34 +182,41 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> anyhow::Result<
             pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
         });
     }
-    Database::connect(connect)
-        .await
-        .with_context(|| format!("cannot open the database {}", settings.display_url()))
+    let place = Place::new(settings);
+    Database::connect(connect).await.map_err(|error| match Fault::of(&error) {
+        Fault::CannotOpen if !place.folder().is_dir() => place.unable(Fault::NoFolder, ""),
+        _ => failed(&place, &error),
+    })
 }
 
-/// Opens the database. Migrates its tables if the settings say so, and otherwise refuses outdated tables.
+/// Opens a database that a worker can do its job on. Migrates its tables if the settings say so.
 ///
 /// # Errors
-/// As [`open`]. If migrations are pending, the error names them and says how to apply them.
-pub async fn open_migrated(settings: &settings::Database) -> anyhow::Result<DatabaseConnection> {
-    let db = open(settings).await?;
-    if settings.migrate_at_start {
-        migrate(&db).await.context("cannot migrate the database")?;
-    }
-    let pending = pending_migrations(&db).await.context("cannot read the state of migrations")?;
-    if !pending.is_empty() {
-        bail!("the database lacks migrations ({}): run `tokenkeeper migrate up`", pending.join(", "));
-    }
+/// As [`open`], and what [`able::prove`] finds.
+pub async fn open_able(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    let (db, place) = (open_and_migrate(settings).await?, Place::new(settings));
+    // A migration that another process runs may lock the tables for minutes.
+    let proved = timeout(settings.acquire_timeout, able::prove(&db, &place, Newer::Refused)).await;
+    proved.unwrap_or_else(|_| Err(place.unable(Fault::NoAnswer, "")))?;
     Ok(db)
 }
 
-pub fn product(db: &DatabaseConnection) -> &'static str {
-    match db.get_database_backend() {
-        DatabaseBackend::Sqlite => "SQLite",
-        DatabaseBackend::Postgres => "PostgreSQL",
-        DatabaseBackend::MySql => "MariaDB/MySQL",
-        _ => "database",
+/// Opens the database for a command. Migrates its tables if the settings say so, and otherwise refuses outdated tables.
+///
+/// # Errors
+/// As [`open`]. If migrations are pending, the error counts them and says how to apply them.
+pub async fn open_migrated(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    let db = open_and_migrate(settings).await?;
+    able::is_migrated(&db, &Place::new(settings), Newer::Refused).await?;
+    Ok(db)
+}
+
+async fn open_and_migrate(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    let db = open(settings).await?;
+    if settings.migrate_at_start {
+        migrate(&db).await.map_err(|error| failed(&Place::new(settings), &error))?;
     }
+    Ok(db)
 }
 
 /// Only reads: a worker's database user need not be allowed to create tables.

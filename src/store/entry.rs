@@ -93,7 +93,8 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    const ALL: [Self; 4] = [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
+    pub(super) const ALL: [Self; 4] =
+        [Self::Refused, Self::Interrupted, Self::Misconfigured, Self::Unavailable];
 
     pub const fn name(self) -> &'static str {
         match self {

@@ -4,13 +4,14 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
+use super::database::in_words;
 use crate::domain::secret::OpenError;
 
 /// A failed operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The statement failed.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {}", in_words(source))]
     Database { action: &'static str, source: DbErr },
     /// The database did not answer in time. Worth another try.
     #[error("the database does not answer in time")]

@@ -3,22 +3,44 @@
 use std::fmt::Display;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use tokio::time::Instant;
 
+use super::told::Told;
 use crate::domain::clock::Offset;
+use crate::domain::problem::Problem;
 
 const AWAY: &str = "tokenkeeper_database_away_total";
 const REACHABLE: &str = "tokenkeeper_database_reachable";
 const CLOCK_OFFSET: &str = "tokenkeeper_clock_offset_seconds";
 
-pub fn database_lost(error: &dyn Display) {
-    counter!(AWAY).increment(1);
-    gauge!(REACHABLE).set(0.0);
-    tracing::error!(%error, "the database does not answer; no messages are taken until it does");
+/// A time without a database. It is logged when it begins, once a minute, and when it is over.
+#[derive(Debug)]
+pub struct DatabaseAway {
+    since: Instant,
+    told: Told,
 }
 
-pub fn database_back() {
-    gauge!(REACHABLE).set(1.0);
-    tracing::info!("the database answers again");
+impl DatabaseAway {
+    /// The database went away, or is not there yet.
+    pub fn begin() -> Self {
+        counter!(AWAY).increment(1);
+        gauge!(REACHABLE).set(0.0);
+        Self { since: Instant::now(), told: Told::default() }
+    }
+
+    /// Logs why, unless it was logged within the last minute. A new cause is logged at once.
+    pub fn because(&mut self, problem: &Problem) {
+        if self.told.is_due(problem, Instant::now()) {
+            let away_secs = self.since.elapsed().as_secs();
+            tracing::error!(error = %problem, away_secs, "waiting for the database; no messages are taken until it is usable");
+        }
+    }
+
+    /// The database can be used.
+    pub fn end(self) {
+        gauge!(REACHABLE).set(1.0);
+        tracing::info!(away_secs = self.since.elapsed().as_secs(), "the database is usable again");
+    }
 }
 
 pub fn clock_measured(offset: Offset) {

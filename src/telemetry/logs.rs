@@ -89,6 +89,8 @@ fn filter(level: LevelFilter, is_audited: bool) -> Targets {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("tokenkeeper", level)
         .with_target(audit::TARGET, if is_audited { LevelFilter::INFO } else { LevelFilter::OFF })
+        // It repeats, in the driver's words, what we say of the database.
+        .with_target("sqlx_core::pool", LevelFilter::OFF)
         // At `warn` it prints the whole body of an unroutable reply.
         .with_target("lapin::returned_messages", LevelFilter::OFF)
 }
@@ -212,6 +214,7 @@ mod tests {
         assert!(!filter.would_enable("sqlx::query", &Level::INFO));
         assert!(!filter.would_enable("lapin::returned_messages", &Level::ERROR));
         assert!(!filter.would_enable("audit", &Level::INFO), "there is no audit log");
+        assert!(!filter.would_enable("sqlx_core::pool::inner", &Level::ERROR));
     }
 
     #[test]

@@ -6,8 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use metrics::{counter, describe_counter};
+use tokio::time::Instant;
 
+use super::told::Told;
 use super::{label, millis};
+use crate::domain::problem::Problem;
 
 const PARKED: &str = "tokenkeeper_parked_pairs_total";
 
@@ -75,7 +78,29 @@ pub fn parked_pair_unreadable(host: &str, error: &dyn Display) {
 
 pub fn spool_unusable(path: &Path, error: &dyn Error) {
     let path = path.display();
-    tracing::error!(%path, %error, "cannot use the spool folder; check the setting worker.spool_dir and the folder's permissions");
+    tracing::error!(%path, %error, "cannot read what is in the spool folder; check the folder's permissions");
+}
+
+/// A time in which nothing can be written to the spool folder. It is logged when it begins, once a minute, and when it is over.
+#[derive(Debug)]
+pub struct SpoolTrouble(Told);
+
+impl SpoolTrouble {
+    pub fn begin() -> Self {
+        Self(Told::default())
+    }
+
+    /// Logs why, unless it was logged within the last minute.
+    pub fn because(&mut self, problem: &Problem) {
+        if self.0.is_due(problem, Instant::now()) {
+            tracing::error!(error = %problem, "a pair that neither the database nor the broker takes would be lost");
+        }
+    }
+
+    /// Files can be written there.
+    pub fn end(self) {
+        tracing::info!("the spool folder can be written again");
+    }
 }
 
 pub(super) fn describe() {

@@ -1,7 +1,7 @@
 //! `/metrics`. Some gauges change with time or by what others do, so they are computed when somebody asks.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -26,11 +26,16 @@ const DATABASE_WITHIN: Duration = Duration::from_secs(1);
 pub struct Metrics {
     handle: PrometheusHandle,
     process: Collector,
+    started: OnceLock<Started>,
+    /// Locked while metrics are rendered: a client that asks all the time must not slow down the worker.
+    looked_at: Mutex<LookedAt>,
+}
+
+/// What a worker has once it has a database.
+struct Started {
     refresher: Arc<Refresher>,
     store: Store,
     database: Availability,
-    /// Locked while metrics are rendered: a client that asks all the time must not slow down the worker.
-    looked_at: Mutex<LookedAt>,
 }
 
 /// What the database was asked for.
@@ -42,22 +47,25 @@ struct LookedAt {
 }
 
 impl Metrics {
-    pub fn new(
-        handle: PrometheusHandle,
-        refresher: Arc<Refresher>,
-        store: Store,
-        database: Availability,
-    ) -> Self {
+    pub fn new(handle: PrometheusHandle) -> Self {
         let process = Collector::default();
         process.describe();
-        Self { handle, process, refresher, store, database, looked_at: Mutex::default() }
+        Self { handle, process, started: OnceLock::new(), looked_at: Mutex::default() }
+    }
+
+    /// From here on there are circuits and a database to look at.
+    pub fn has_started(&self, refresher: Arc<Refresher>, store: Store, database: Availability) {
+        // It starts once.
+        let _ = self.started.set(Started { refresher, store, database });
     }
 
     /// Everything in Prometheus' text format.
     pub(super) async fn render(&self) -> Result<String, JoinError> {
         let mut looked_at = self.looked_at.lock().await;
-        self.look_at_database(&mut looked_at).await;
-        self.refresher.note_circuits();
+        if let Some(Started { refresher, store, database }) = self.started.get() {
+            look_at_database(store, database, &mut looked_at).await;
+            refresher.note_circuits();
+        }
         let (handle, process) = (self.handle.clone(), self.process.clone());
         // It reads files and builds a long text.
         let rendered = spawn_blocking(move || {
@@ -71,27 +79,27 @@ impl Metrics {
     pub(super) fn keep_up(&self) {
         self.handle.run_upkeep();
     }
+}
 
-    /// Without an answer the gauges stay as they are.
-    async fn look_at_database(&self, looked_at: &mut LookedAt) {
-        let now = Instant::now();
-        let is_due = looked_at.last.is_none_or(|last| now >= last + DATABASE_EVERY);
-        if !is_due || self.database.problem().is_some() {
-            return;
-        }
-        looked_at.last = Some(now);
-        let standings = timeout(DATABASE_WITHIN, self.store.standings()).await;
-        let standings = match standings.unwrap_or(Err(StoreError::NoAnswer)) {
-            Ok(standings) => standings,
-            Err(error) => return telemetry::providers_not_looked_at(&error),
-        };
-        let hosts = standings.iter().map(|standing| standing.host.clone()).collect();
-        for removed in std::mem::replace(&mut looked_at.hosts, hosts).difference(&looked_at.hosts) {
-            telemetry::provider_is(removed, false, 0);
-        }
-        for Standing { host, is_refusing, must_log_in } in &standings {
-            telemetry::provider_is(host, *is_refusing, *must_log_in);
-        }
+/// Without an answer the gauges stay as they are.
+async fn look_at_database(store: &Store, database: &Availability, looked_at: &mut LookedAt) {
+    let now = Instant::now();
+    let is_due = looked_at.last.is_none_or(|last| now >= last + DATABASE_EVERY);
+    if !is_due || database.problem().is_some() {
+        return;
+    }
+    looked_at.last = Some(now);
+    let standings = timeout(DATABASE_WITHIN, store.standings()).await;
+    let standings = match standings.unwrap_or(Err(StoreError::NoAnswer)) {
+        Ok(standings) => standings,
+        Err(error) => return telemetry::providers_not_looked_at(&error),
+    };
+    let hosts = standings.iter().map(|standing| standing.host.clone()).collect();
+    for removed in std::mem::replace(&mut looked_at.hosts, hosts).difference(&looked_at.hosts) {
+        telemetry::provider_is(removed, false, 0);
+    }
+    for Standing { host, is_refusing, must_log_in } in &standings {
+        telemetry::provider_is(host, *is_refusing, *must_log_in);
     }
 }
 

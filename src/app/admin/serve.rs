@@ -1,9 +1,10 @@
 //! Serves the admin endpoint: paths, access and TLS.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
@@ -20,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use super::connections::{Connections, LastActive, PATIENCE, converse};
 use super::tls;
 use super::token::BearerToken;
-use super::{Health, Metrics};
+use super::{Metrics, Readiness};
 use crate::domain::escape;
+use crate::domain::problem::{Problem, of_system};
 use crate::settings;
 use crate::telemetry;
 use crate::telemetry::recorder::UPKEEP_INTERVAL;
@@ -47,18 +49,22 @@ impl Endpoint {
     pub async fn open(settings: &settings::Admin) -> anyhow::Result<Self> {
         let token = settings.token.as_ref().map(BearerToken::read).transpose()?.map(Arc::new);
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-        let listener = TcpListener::bind(settings.listen)
-            .await
-            .with_context(|| format!("cannot listen on {} (setting admin.listen)", settings.listen))?;
+        let listener =
+            TcpListener::bind(settings.listen).await.map_err(|error| not_opened(settings.listen, &error))?;
         Ok(Self { listener, token, tls })
     }
 
-    pub fn address(&self) -> anyhow::Result<std::net::SocketAddr> {
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    pub async fn serve(self, health: Arc<Health>, metrics: Option<Arc<Metrics>>, stop: CancellationToken) {
-        let router = router(health, metrics.clone(), self.token.clone());
+    pub async fn serve(
+        self,
+        readiness: Arc<Readiness>,
+        metrics: Option<Arc<Metrics>>,
+        stop: CancellationToken,
+    ) {
+        let router = router(readiness, metrics.clone(), self.token.clone());
         tokio::select! {
             () = self.accept(router, &stop) => {}
             () = keep_up(metrics) => {}
@@ -95,6 +101,29 @@ impl Endpoint {
     }
 }
 
+fn not_opened(address: SocketAddr, error: &io::Error) -> Problem {
+    let what = format!("cannot listen on {address} (admin.listen)");
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Problem::new(
+            what,
+            "another program, or another worker, listens there",
+            format!("ss -ltnp 'sport = {port}', or another port in admin.listen"),
+        ),
+        io::ErrorKind::AddrNotAvailable => Problem::new(
+            what,
+            "this machine does not have that address",
+            "an address of this machine, or 0.0.0.0, in admin.listen",
+        ),
+        io::ErrorKind::PermissionDenied => Problem::new(
+            what,
+            "this user may not open a port below 1024",
+            "a port from 1024 on in admin.listen",
+        ),
+        _ => Problem::new(what, of_system(error), "another address in admin.listen"),
+    }
+}
+
 async fn serve_connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
@@ -112,7 +141,11 @@ async fn serve_connection(
     }
 }
 
-fn router(health: Arc<Health>, metrics: Option<Arc<Metrics>>, token: Option<Arc<BearerToken>>) -> Router {
+fn router(
+    readiness: Arc<Readiness>,
+    metrics: Option<Arc<Metrics>>,
+    token: Option<Arc<BearerToken>>,
+) -> Router {
     let render = move || async move {
         let Some(metrics) = metrics else { return Ok(String::new()) };
         metrics.render().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
@@ -121,7 +154,7 @@ fn router(health: Arc<Health>, metrics: Option<Arc<Metrics>>, token: Option<Arc<
         .route("/metrics", get(render))
         .route(LIVENESS, get(async || "alive\n"))
         .route("/readyz", get(readyz))
-        .with_state(health)
+        .with_state(readiness)
         .layer(from_fn_with_state(token, guard))
 }
 
@@ -140,8 +173,8 @@ async fn guard(State(token): State<Option<Arc<BearerToken>>>, request: Request, 
     (StatusCode::UNAUTHORIZED, how, "send the bearer token of the setting admin.token\n").into_response()
 }
 
-async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    let problems = health.problems();
+async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
+    let problems = readiness.problems();
     if problems.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -167,6 +200,19 @@ async fn keep_up(metrics: Option<Arc<Metrics>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::problem::documented;
+
+    #[test]
+    fn a_port_that_cannot_be_opened_is_told_as_it_is_documented() {
+        let listen: SocketAddr = "127.0.0.1:9464".parse().unwrap();
+        for (event, kind) in [
+            ("admin port in use", io::ErrorKind::AddrInUse),
+            ("admin address of another machine", io::ErrorKind::AddrNotAvailable),
+            ("admin port below 1024", io::ErrorKind::PermissionDenied),
+        ] {
+            documented(event, &not_opened(listen, &kind.into()));
+        }
+    }
 
     #[test]
     fn a_problem_is_one_line_whatever_it_quotes() {

@@ -72,32 +72,32 @@ fn the_reason_names_the_field_and_what_would_be_right() {
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":0}"#,
-            "requested_lifetime_secs: must be 1 to 86400 seconds",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":86401}"#,
-            "requested_lifetime_secs: must be 1 to 86400 seconds",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":-1}"#,
-            "requested_lifetime_secs: must be 1 to 86400 seconds",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":"5m"}"#,
-            "requested_lifetime_secs: must be a whole number",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":300.5}"#,
-            "requested_lifetime_secs: must be a whole number",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (
             TokenRequest,
             r#"{"user_id":"u","host":"h","requested_lifetime_secs":1e300}"#,
-            "requested_lifetime_secs: must be 1 to 86400 seconds",
+            "requested_lifetime_secs: must be a whole number from 1 to 86400",
         ),
         (TokenRequest, r#"{"user_id":"u","host":"h","user_id":"v"}"#, "duplicate field `user_id`"),
         (
@@ -123,6 +123,9 @@ fn the_reason_names_the_field_and_what_would_be_right() {
     ] {
         assert_eq!(reason(kind, body), expected, "{body}");
     }
+    let documented =
+        "| lifetime as text or fraction | requested_lifetime_secs: must be a whole number from 1 to 86400 |";
+    assert!(include_str!("../../../docs/operating.md").contains(documented));
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn access_rules_come_from_the_file_or_as_json_from_a_variable() {
 fn an_access_rule_that_can_never_match_is_an_error() {
     let cases = [
         ("login", "must be a JSON array"),
-        ("{}", "is wrong at `access.rules`: invalid type: map, expected a sequence"),
+        ("{}", "is wrong at `access.rules`: must be a list"),
         ("[{\"publisher\": \"p\"}]", "is wrong at `access.rules[0]`: missing field `hosts`"),
         (
             r#"[{"publisher": "p", "hosts": ["*"], "messages": ["token.get"]}]"#,

@@ -1,14 +1,18 @@
-//! Whether the database is there: looked at now and then, and at once when a statement fails.
+//! Whether the database is there and can be worked with: looked at now and then, and at once when a statement fails.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::{DatabaseBackend, DatabaseConnection};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::able::{self, Newer};
+use super::{Fault, Place, Unable, knock};
 use crate::retry::Backoff;
-use crate::store::{Store, StoreError};
-use crate::telemetry;
+use crate::settings;
+use crate::store::Store;
+use crate::telemetry::DatabaseAway;
 
 /// How often the database is pinged.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -28,15 +32,19 @@ pub struct Availability {
 }
 
 impl Availability {
-    /// Begins with a reachable database. Returns the task that keeps pinging it, too.
-    pub fn watch(store: Store) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    /// Begins with a reachable database. Returns the task that keeps looking at it, too.
+    pub fn watch(
+        store: Store,
+        settings: settings::Database,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (found, away) = watch::channel(None);
         let suspicion = Arc::new(Notify::new());
-        let looking = look(store, found, Arc::clone(&suspicion));
+        let look = Look { place: Place::new(&settings), store, settings };
+        let looking = look.keep_looking(found, Arc::clone(&suspicion));
         (Self { away, suspicion }, looking)
     }
 
-    /// A statement failed: ping now.
+    /// A statement failed: look now.
     pub fn suspect(&self) {
         self.suspicion.notify_one();
     }
@@ -62,22 +70,100 @@ impl Availability {
     }
 }
 
-async fn look(store: Store, found: watch::Sender<Option<Arc<str>>>, suspicion: Arc<Notify>) {
-    loop {
-        drop(timeout(LOOK_EVERY, suspicion.notified()).await);
-        let Err(error) = ping(&store).await else { continue };
-        telemetry::database_lost(&error);
-        found.send_replace(Some(error.to_string().into()));
-        let mut delays = LOOK_AGAIN.delays();
-        delays.wait().await;
-        while ping(&store).await.is_err() {
-            delays.wait().await;
+struct Look {
+    store: Store,
+    settings: settings::Database,
+    place: Place,
+}
+
+impl Look {
+    async fn keep_looking(self, found: watch::Sender<Option<Arc<str>>>, suspicion: Arc<Notify>) {
+        loop {
+            let suspected = timeout(LOOK_EVERY, suspicion.notified()).await.is_ok();
+            let Err(unable) = self.is_there(suspected).await else { continue };
+            found.send_replace(Some(unable.to_string().into()));
+            let mut away = DatabaseAway::begin();
+            let mut delays = LOOK_AGAIN.delays();
+            let mut unable = self.name(unable).await;
+            loop {
+                away.because(&unable.problem);
+                found.send_replace(Some(unable.to_string().into()));
+                delays.wait().await;
+                match self.is_able().await {
+                    Ok(()) => break,
+                    Err(again) => unable = self.name(again).await,
+                }
+                if unable.fault == Fault::ReadOnly {
+                    self.renew_connections().await;
+                }
+            }
+            away.end();
+            found.send_replace(None);
         }
-        telemetry::database_back();
-        found.send_replace(None);
+    }
+
+    /// Whether it answers, and after a failed statement also whether it takes writes.
+    async fn is_there(&self, suspected: bool) -> Result<(), Unable> {
+        self.ping().await?;
+        if !suspected {
+            return Ok(());
+        }
+        let written = timeout(PATIENCE, able::may_be_written(&self.store.urgent, &self.place)).await;
+        match written {
+            Ok(Err(unable)) if unable.fault == Fault::ReadOnly => Err(unable),
+            // The database answers, so the statement failed for another reason.
+            _ => Ok(()),
+        }
+    }
+
+    /// What a worker proves at its start.
+    async fn is_able(&self) -> Result<(), Unable> {
+        self.ping().await?;
+        let proved = timeout(PATIENCE, able::prove(&self.store.urgent, &self.place, Newer::Fine)).await;
+        proved.unwrap_or_else(|_| Err(self.place.unable(Fault::NoAnswer, "")))
+    }
+
+    async fn ping(&self) -> Result<(), Unable> {
+        match timeout(PATIENCE, self.store.urgent.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(able::failed(&self.place, &error)),
+            Err(_) => Err(self.place.unable(Fault::NoAnswer, "")),
+        }
+    }
+
+    /// After a failover the name of the database may stand for another server, which only new connections find.
+    async fn renew_connections(&self) {
+        let Store { db, urgent, grouped, .. } = &self.store;
+        for pool in [db, urgent, grouped] {
+            close_idle(pool).await;
+        }
+    }
+
+    /// A pool does not say why it has no connection. A connection of its own does.
+    async fn name(&self, unable: Unable) -> Unable {
+        match unable.fault {
+            Fault::NoAnswer | Fault::Unreachable => {
+                knock(&self.settings, PATIENCE).await.err().unwrap_or(unable)
+            }
+            _ => unable,
+        }
     }
 }
 
-async fn ping(store: &Store) -> Result<(), StoreError> {
-    timeout(PATIENCE, store.ping()).await.unwrap_or(Err(StoreError::NoAnswer))
+/// Closes the connections that nobody uses.
+async fn close_idle(db: &DatabaseConnection) {
+    // One that does not close well is gone, too.
+    match db.get_database_backend() {
+        DatabaseBackend::Postgres => {
+            while let Some(idle) = db.get_postgres_connection_pool().try_acquire() {
+                drop(idle.close().await);
+            }
+        }
+        DatabaseBackend::MySql => {
+            while let Some(idle) = db.get_mysql_connection_pool().try_acquire() {
+                drop(idle.close().await);
+            }
+        }
+        _ => {}
+    }
 }

@@ -134,7 +134,7 @@ async fn a_command_that_waits_for_another_migration_says_so_and_can_be_interrupt
 #[tokio::test]
 async fn work_on_old_tables_is_refused_where_migrating_is_an_operators_step() {
     let (_database, cli) = empty(Kind::Postgres).await;
-    cli.run(&["token", "list"]).await.with_code(1).says("run `tokenkeeper migrate up`");
+    cli.run(&["token", "list"]).await.with_code(1).says("next: tokenkeeper migrate up");
     let cli = cli.set("TOKENKEEPER__DATABASE__MIGRATE_AT_START", "true");
     cli.run(&["token", "list"]).await.good();
 }

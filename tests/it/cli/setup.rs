@@ -7,7 +7,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use super::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
-const COMMANDS: [&[&str]; 22] = [
+const COMMANDS: [&[&str]; 23] = [
     &["worker"],
     &["migrate"],
     &["migrate", "up"],
@@ -25,6 +25,7 @@ const COMMANDS: [&[&str]; 22] = [
     &["dead", "show"],
     &["dead", "replay"],
     &["dead", "drop"],
+    &["doctor"],
     &["housekeeping"],
     &["keys", "generate"],
     &["keys", "status"],

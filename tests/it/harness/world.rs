@@ -267,7 +267,8 @@ impl World {
     pub(crate) async fn try_start_worker_in(&self, time: TimeSource) -> anyhow::Result<InProcessWorker> {
         let stop = Stop::default();
         let worker = Worker::start(self.settings(), time, None, stop.clone()).await?;
-        Ok(InProcessWorker { worker: Some(worker), stop })
+        assert!(worker.is_some(), "nobody told it to stop");
+        Ok(InProcessWorker { worker, stop })
     }
 
     /// Starts the real binary, and waits until it is ready.

@@ -1,0 +1,39 @@
+//! Spool folder and flag file.
+
+use crate::domain::finding::Finding;
+use crate::domain::problem::Problem;
+use crate::flags::Flags;
+use crate::parking::Spool;
+use crate::settings::Settings;
+
+pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
+    vec![spool(settings).await, flags(settings).await]
+}
+
+async fn spool(settings: &Settings) -> Finding {
+    let folder = &settings.worker.spool_dir;
+    match Spool::new(folder).check().await {
+        None => Finding::good("spool folder", format!("{} can be written", folder.display())),
+        Some(problem) => Finding::wrong("spool folder", problem),
+    }
+}
+
+async fn flags(settings: &Settings) -> Finding {
+    const CHECK: &str = "flags";
+    let file = settings.flags.file.path().display();
+    match Flags::open(&settings.flags.file).await {
+        Err(error) => Finding::wrong(CHECK, error.problem()),
+        Ok((_, reloader)) => match reloader.warnings() {
+            None => Finding::good(CHECK, format!("there is no file {file}: the defaults hold")),
+            Some([]) => Finding::good(CHECK, format!("{file} is in force")),
+            Some(warnings) => Finding::warning(
+                CHECK,
+                Problem::new(
+                    format!("{file} says what does not hold (flags.file)"),
+                    warnings.join("; "),
+                    "correct it there",
+                ),
+            ),
+        },
+    }
+}

@@ -1,0 +1,280 @@
+//! What an error of the database means to an operator. It is told by the error's kind and code, and not by the server's words,
+//! which may be in any language.
+
+use std::io;
+
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::sqlx::mysql::MySqlDatabaseError;
+use sea_orm::sqlx::sqlite::SqliteError;
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
+
+use crate::domain::escape;
+
+/// The kinds of error that have a name of their own. [`Place::problem`](super::place::Place::problem) says what to do about each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    NothingListens,
+    UnknownHost,
+    /// The network refuses or cuts the connection.
+    Unreachable,
+    NoAnswer,
+    /// The server starts, stops, or is no part of its cluster at the moment.
+    NotTaking,
+    TooManyConnections,
+    Password,
+    /// The server does not know the user, or not from this machine.
+    Login,
+    NoDatabase,
+    /// The user may not use the database at all.
+    DatabaseDenied,
+    /// The user may not do what the statement does.
+    Denied,
+    ReadOnly,
+    /// A table or a column is missing.
+    NoTable,
+    DiskFull,
+    /// The folder of an `SQLite` file does not exist.
+    NoFolder,
+    /// An `SQLite` file cannot be opened or made.
+    CannotOpen,
+    /// A file that is no `SQLite` database, or a damaged one.
+    NotSqlite,
+    /// Another process holds the lock that the statement needs.
+    Locked,
+    Tls,
+    /// What answers speaks another protocol.
+    OtherProtocol,
+    /// The URL has a parameter that the driver does not take.
+    Url,
+    /// Anything else.
+    Unexpected,
+}
+
+impl Fault {
+    pub fn of(error: &DbErr) -> Self {
+        match error {
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => Self::of_driver(error),
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => Self::NoAnswer,
+            _ => Self::Unexpected,
+        }
+    }
+
+    pub fn of_driver(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => Self::of_server(&**error),
+            sqlx::Error::Io(error) => Self::of_io(error),
+            sqlx::Error::Tls(_) => Self::Tls,
+            sqlx::Error::Protocol(_) => Self::OtherProtocol,
+            sqlx::Error::PoolTimedOut => Self::NoAnswer,
+            sqlx::Error::Configuration(_) => Self::Url,
+            _ => Self::Unexpected,
+        }
+    }
+
+    fn of_server(error: &dyn DatabaseError) -> Self {
+        if let Some(error) = error.try_downcast_ref::<MySqlDatabaseError>() {
+            return Self::of_mysql(error.number());
+        }
+        let code = error.code().unwrap_or_default();
+        match error.try_downcast_ref::<SqliteError>() {
+            Some(error) => Self::of_sqlite(code.parse().unwrap_or_default(), error.message()),
+            None => Self::of_postgres(&code),
+        }
+    }
+
+    /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+    fn of_postgres(code: &str) -> Self {
+        match code {
+            "28P01" => Self::Password,
+            "28000" => Self::Login,
+            "3D000" => Self::NoDatabase,
+            "42501" => Self::Denied,
+            "25006" => Self::ReadOnly,
+            "42P01" | "42703" | "3F000" => Self::NoTable,
+            "53100" => Self::DiskFull,
+            "53300" => Self::TooManyConnections,
+            "57P01" | "57P02" | "57P03" => Self::NotTaking,
+            "55P03" => Self::Locked,
+            _ => Self::Unexpected,
+        }
+    }
+
+    /// By number, because many of them share a SQLSTATE: <https://mariadb.com/kb/en/mariadb-error-code-reference/>
+    const fn of_mysql(number: u16) -> Self {
+        match number {
+            1045 => Self::Password,
+            1129 | 1130 | 1698 | 1862 => Self::Login,
+            1049 => Self::NoDatabase,
+            1044 => Self::DatabaseDenied,
+            1142 | 1143 | 1227 | 1370 => Self::Denied,
+            1290 | 1792 | 1836 => Self::ReadOnly,
+            1054 | 1146 => Self::NoTable,
+            1021 | 1114 => Self::DiskFull,
+            1040 | 1203 | 1226 => Self::TooManyConnections,
+            1047 | 1053 => Self::NotTaking,
+            1205 => Self::Locked,
+            _ => Self::Unexpected,
+        }
+    }
+
+    /// By result code: <https://www.sqlite.org/rescode.html>. Its lowest byte is the kind. `SQLITE_ERROR` says more in words alone,
+    /// which are the library's own and always English.
+    fn of_sqlite(code: i32, message: &str) -> Self {
+        const SHARED_MEMORY_SIZE: i32 = 4874;
+        match code & 0xff {
+            3 | 23 => Self::Denied,
+            5 | 6 => Self::Locked,
+            8 => Self::ReadOnly,
+            13 => Self::DiskFull,
+            _ if code == SHARED_MEMORY_SIZE => Self::DiskFull,
+            14 => Self::CannotOpen,
+            11 | 26 => Self::NotSqlite,
+            1 if message.starts_with("no such table") || message.starts_with("no such column") => {
+                Self::NoTable
+            }
+            _ => Self::Unexpected,
+        }
+    }
+
+    fn of_io(error: &io::Error) -> Self {
+        use io::ErrorKind::{ConnectionRefused, NotFound, TimedOut};
+        match error.kind() {
+            // NotFound: the socket of a server on this machine.
+            ConnectionRefused | NotFound => Self::NothingListens,
+            TimedOut => Self::NoAnswer,
+            // The standard library has no kind for a failed name lookup.
+            _ if error.to_string().contains("failed to lookup address") => Self::UnknownHost,
+            _ => Self::Unreachable,
+        }
+    }
+
+    /// In a few words, for the end of a sentence: `cannot store a token: …`.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::NothingListens => "the database does not run",
+            Self::UnknownHost => "the database's host is unknown",
+            Self::Unreachable => "the connection to the database broke",
+            Self::NoAnswer => "the database does not answer in time",
+            Self::NotTaking => "the database is starting or stopping",
+            Self::TooManyConnections => "the database's limit of connections is reached",
+            Self::Password => "the database refuses the password",
+            Self::Login => "the database refuses the user",
+            Self::NoDatabase => "there is no such database",
+            Self::DatabaseDenied => "the user may not use the database",
+            Self::Denied => "the database's user lacks a right; `tokenkeeper doctor` names the GRANT",
+            Self::ReadOnly => "the database is read-only",
+            Self::NoTable => "a table or column is missing; run `tokenkeeper migrate up`",
+            Self::DiskFull => "the database's disk is full",
+            Self::NoFolder => "the folder of the database file does not exist",
+            Self::CannotOpen => "the database file cannot be opened",
+            Self::NotSqlite => "the database file is damaged, or no SQLite database",
+            Self::Locked => "another process locks the row or the database",
+            Self::Tls => "the database and this machine do not agree on TLS",
+            Self::OtherProtocol => "what answers is not this kind of database",
+            Self::Url => "database.url has a wrong parameter",
+            Self::Unexpected => "an unexpected error",
+        }
+    }
+}
+
+/// What an error says in plain words. An error that has no name of its own is told in the server's words, escaped.
+pub fn in_words(error: &DbErr) -> String {
+    match (Fault::of(error), error) {
+        (
+            Fault::Unexpected,
+            DbErr::Conn(RuntimeErr::SqlxError(driver))
+            | DbErr::Exec(RuntimeErr::SqlxError(driver))
+            | DbErr::Query(RuntimeErr::SqlxError(driver)),
+        ) => match &**driver {
+            sqlx::Error::Database(server) => escape::line(server.message()).into_owned(),
+            other => escape::line(&other.to_string()).into_owned(),
+        },
+        (Fault::Unexpected, other) => escape::line(&other.to_string()).into_owned(),
+        (fault, _) => fault.words().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postgresql_is_understood_by_its_sqlstate() {
+        for (code, fault) in [
+            ("28P01", Fault::Password),
+            ("28000", Fault::Login),
+            ("3D000", Fault::NoDatabase),
+            ("42501", Fault::Denied),
+            ("25006", Fault::ReadOnly),
+            ("42P01", Fault::NoTable),
+            ("53100", Fault::DiskFull),
+            ("53300", Fault::TooManyConnections),
+            ("57P03", Fault::NotTaking),
+            ("57P01", Fault::NotTaking),
+            ("55P03", Fault::Locked),
+            ("XX000", Fault::Unexpected),
+        ] {
+            assert_eq!(Fault::of_postgres(code), fault, "{code}");
+        }
+    }
+
+    #[test]
+    fn mariadb_is_understood_by_its_numbers() {
+        for (number, fault) in [
+            (1045, Fault::Password),
+            (1698, Fault::Login),
+            (1049, Fault::NoDatabase),
+            (1044, Fault::DatabaseDenied),
+            (1142, Fault::Denied),
+            (1290, Fault::ReadOnly),
+            (1792, Fault::ReadOnly),
+            (1836, Fault::ReadOnly),
+            (1146, Fault::NoTable),
+            (1021, Fault::DiskFull),
+            (1040, Fault::TooManyConnections),
+            (1047, Fault::NotTaking),
+            (1205, Fault::Locked),
+            (1064, Fault::Unexpected),
+        ] {
+            assert_eq!(Fault::of_mysql(number), fault, "{number}");
+        }
+    }
+
+    #[test]
+    fn sqlite_is_understood_by_the_lowest_byte_of_its_codes() {
+        for (code, message, fault) in [
+            (14, "unable to open database file", Fault::CannotOpen),
+            (8, "attempt to write a readonly database", Fault::ReadOnly),
+            (1032, "attempt to write a readonly database", Fault::ReadOnly),
+            (13, "database or disk is full", Fault::DiskFull),
+            (4874, "disk I/O error", Fault::DiskFull),
+            (5, "database is locked", Fault::Locked),
+            (26, "file is not a database", Fault::NotSqlite),
+            (1, "no such table: token_entry", Fault::NoTable),
+            (1, "near \"SELEC\": syntax error", Fault::Unexpected),
+        ] {
+            assert_eq!(Fault::of_sqlite(code, message), fault, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn the_way_to_the_server_is_understood_by_the_kind_of_error() {
+        let io = |kind| Fault::of_driver(&sqlx::Error::Io(io::Error::from(kind)));
+        assert_eq!(io(io::ErrorKind::ConnectionRefused), Fault::NothingListens);
+        assert_eq!(io(io::ErrorKind::ConnectionReset), Fault::Unreachable);
+        assert_eq!(io(io::ErrorKind::UnexpectedEof), Fault::Unreachable);
+        assert_eq!(Fault::of_driver(&sqlx::Error::PoolTimedOut), Fault::NoAnswer);
+        let protocol = sqlx::Error::Protocol("unexpected response from SSLRequest: 0x64".to_owned());
+        assert_eq!(Fault::of_driver(&protocol), Fault::OtherProtocol);
+        let told = in_words(&DbErr::Conn(RuntimeErr::SqlxError(protocol.into())));
+        assert_eq!(told, "what answers is not this kind of database");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_no_name_service_knows_is_unknown() {
+        let error = tokio::net::lookup_host("no-such-host.invalid:1").await.map(drop).unwrap_err();
+        assert_eq!(Fault::of_driver(&sqlx::Error::Io(error)), Fault::UnknownHost);
+    }
+}

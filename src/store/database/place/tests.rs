@@ -1,0 +1,55 @@
+use super::*;
+use crate::domain::problem::documented;
+
+const POSTGRES: &str = "postgres://tk:***@db.example.org/tokens";
+const MARIADB: &str = "mysql://tk:***@db.example.org/tokens";
+const SQLITE: &str = "sqlite:///var/lib/tk/tokens.db";
+
+fn told(url: &str, fault: Fault) -> Problem {
+    Place::of_url(url).unable(fault, "").problem
+}
+
+#[test]
+fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
+    let both = [("PostgreSQL", POSTGRES), ("MariaDB", MARIADB)];
+    for (product, url) in both {
+        for (event, fault) in [
+            ("does not run", Fault::NothingListens),
+            ("cannot be reached", Fault::Unreachable),
+            ("does not answer", Fault::NoAnswer),
+            ("is starting", Fault::NotTaking),
+            ("has no connection left", Fault::TooManyConnections),
+            ("refuses the password", Fault::Password),
+            ("refuses the user", Fault::Login),
+            ("has no such database", Fault::NoDatabase),
+            ("does not let the user in", Fault::DatabaseDenied),
+            ("refuses a statement", Fault::Denied),
+            ("is read-only", Fault::ReadOnly),
+            ("has a full disk", Fault::DiskFull),
+            ("offers no TLS", Fault::Tls),
+            ("is another program", Fault::OtherProtocol),
+        ] {
+            documented(&format!("{product} {event}"), &told(url, fault));
+        }
+    }
+    documented("host unknown", &told(POSTGRES, Fault::UnknownHost));
+    documented("wrong parameter in the URL", &told(POSTGRES, Fault::Url));
+    for (event, fault) in [
+        ("folder missing", Fault::NoFolder),
+        ("file or folder not writable", Fault::CannotOpen),
+        ("file read-only", Fault::ReadOnly),
+        ("disk full", Fault::DiskFull),
+        ("another kind of file", Fault::NotSqlite),
+        ("locked", Fault::Locked),
+    ] {
+        documented(&format!("SQLite {event}"), &told(SQLITE, fault));
+    }
+}
+
+#[test]
+fn the_folder_of_a_file_is_where_it_is_or_would_be() {
+    let folder = |url| Place::of_url(url).folder().to_owned();
+    assert_eq!(folder(SQLITE), Path::new("/var/lib/tk"));
+    assert_eq!(folder("sqlite://tokenkeeper.db"), Path::new("."));
+    assert_eq!(folder("sqlite:data/tokenkeeper.db"), Path::new("data"));
+}

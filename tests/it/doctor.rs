@@ -1,0 +1,141 @@
+//! `tokenkeeper doctor`: what a worker needs, looked at without one.
+
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
+use tokio::net::TcpListener;
+
+use crate::cli::{Cli, Ended};
+use crate::harness::{
+    Dialect, Kind, PATIENCE, ScmOptions, SimulatedScm, World, eventually, on_every_database,
+};
+
+/// The line of a check.
+fn line<'a>(ended: &'a Ended, check: &str) -> &'a str {
+    let of_check = |line: &&str| line.chars().skip(2).collect::<String>().starts_with(check);
+    ended.stdout.lines().find(of_check).unwrap_or_else(|| panic!("no {check} in {ended:?}"))
+}
+
+on_every_database! {
+    async fn where_all_is_well_every_check_is_good_and_no_token_is_spent(kind: Kind) {
+        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let worker = world.start_worker().await;
+        world.user_with_token("jdoe").await;
+
+        let ended = Cli::of(&world).run(&["doctor"]).await.good().keeps_secrets_of(&world);
+
+        assert!(ended.stdout.lines().all(|line| line.starts_with("✓ ")), "{}", ended.stdout);
+        for (check, told) in [
+            ("database ", "answers in"),
+            ("database writes", "takes them"),
+            ("database rights", "all that a worker needs"),
+            ("migrations", "all are applied"),
+            ("clock", "beside the database's"),
+            ("connections", ""),
+            ("provider ", "its token endpoint answers"),
+            ("users", "nobody must log in again"),
+            ("broker", "is reached"),
+            ("replies", "may be published"),
+            ("dead letters", "there are none"),
+            ("spool folder", "can be written"),
+            ("flags", "the defaults hold"),
+        ] {
+            assert!(line(&ended, check).contains(told), "{}", ended.stdout);
+        }
+        assert_eq!(world.scm.refreshes("jdoe"), 0);
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_hangs_or_refuses_us_stops_no_other_check() {
+    let mut world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let silent_url = format!("http://{}/token", silent.local_addr().unwrap());
+    let other = SimulatedScm::start(ScmOptions::new(Dialect::GitHub)).await;
+    world
+        .apply(&other, |provider| {
+            provider.host = "silent.example.org".to_owned();
+            provider.token_url = Some(silent_url.parse().unwrap());
+        })
+        .await;
+    world.apply(&other, |provider| provider.client_secret = "wrong".into()).await;
+    world.set("refresh.total_timeout_secs", 1).set("refresh.connect_timeout_secs", 1);
+
+    let ended = Cli::of(&world).run(&["doctor"]).await.with_code(1).keeps_secrets_of(&world);
+
+    let silent = line(&ended, "provider silent.example.org");
+    assert!(
+        silent.starts_with("✗") && silent.contains("no answer within 1s") && silent.contains("curl -v"),
+        "{silent}"
+    );
+    let refused = line(&ended, &format!("provider {}", other.host()));
+    assert!(refused.contains("refuses our client_id or client_secret"), "{refused}");
+    assert!(line(&ended, &format!("provider {}", world.scm.host())).starts_with("✓"), "{}", ended.stdout);
+    assert!(line(&ended, "flags").starts_with("✓"), "{}", ended.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_depends_on_a_database_that_is_away_was_not_looked_at() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let cli = Cli::of(&world).set("DATABASE_URL", "postgres://tk:s3cret@127.0.0.1:1/x");
+
+    let ended = cli.run(&["doctor", "--json"]).await.with_code(1);
+
+    assert!(!ended.stdout.contains("s3cret"), "{ended:?}");
+    let findings = ended.json();
+    let of = |check: &str| -> Value {
+        let findings = findings.as_array().unwrap();
+        findings.iter().find(|finding| finding["check"] == check).cloned().unwrap_or_default()
+    };
+    assert_eq!(of("database")["verdict"], "problem");
+    assert_eq!(of("database")["cause"], "nothing listens there");
+    assert_eq!(of("database")["next"], "start PostgreSQL there, or correct database.url");
+    assert_eq!(of("providers")["verdict"], "not_looked");
+    assert_eq!(of("broker")["verdict"], "good");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_keys_the_providers_cannot_be_looked_at_which_is_no_problem_of_theirs() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let ended = Cli::of(&world).unset("TOKENKEEPER_KEYS").run(&["doctor"]).await.with_code(2);
+    assert!(line(&ended, "providers").starts_with("? "), "{}", ended.stdout);
+    assert!(line(&ended, "providers").contains("tokenkeeper keys generate"), "{}", ended.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_and_users_who_must_log_in_again_are_counted() {
+    let world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
+    let worker = world.start_worker().await;
+    world.user_with_expired_token("jdoe").await;
+    world.scm.revoke("jdoe");
+    assert_eq!(world.request("jdoe").await["status"], "error");
+    world.broker.publish(TOKEN_REQUEST, "no JSON".to_owned(), BasicProperties::default()).await;
+    eventually("the dead letter", PATIENCE, async || {
+        (world.broker.queue_depth("dead-letters").await == 1).then_some(())
+    })
+    .await;
+
+    let ended = Cli::of(&world).run(&["doctor"]).await.good().keeps_secrets_of(&world);
+
+    let letters = line(&ended, "dead letters");
+    assert!(letters.starts_with("! ") && letters.contains("1 dead letters: 1 invalid_request"), "{letters}");
+    assert_eq!(world.broker.queue_depth("dead-letters").await, 1, "it is still there");
+    let users = line(&ended, "users");
+    assert!(users.contains(&format!("1 at {}", world.scm.host())), "{users}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_makes_no_database_file() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let cli = Cli::of(&world).set("DATABASE_URL", "sqlite://tokenkeeper.db");
+    let ended = cli.run(&["doctor"]).await.with_code(2);
+    assert!(
+        line(&ended, "database").contains("there is no database file tokenkeeper.db yet"),
+        "{}",
+        ended.stdout
+    );
+    assert!(!cli.folder.path().join("tokenkeeper.db").exists());
+}
