@@ -4,15 +4,18 @@
 //! letters, parked pairs and events, so that their errors cost no request its connection. `lapin`'s own recovery is off, because
 //! it turns some channel errors into a consumer that hangs for ever. The user of a connection watches it and opens a new one.
 
+pub mod checks;
 mod confirmed;
 mod connection;
 pub mod dead_letters;
+mod diagnosis;
 pub mod events;
 mod outgoing;
 mod parked;
 mod publisher;
 mod replies;
 mod topology;
+mod troubles;
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,26 +26,30 @@ use tokio::time::timeout;
 
 pub use self::confirmed::may_publish;
 pub use self::connection::{connect, take_leave};
+pub use self::diagnosis::{Diagnosis, Difference, Login, Permission, Permissions};
 pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};
 pub use self::parked::ParkedQueue;
 pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
 pub use self::replies::{Aside, Patience, Replies, Told, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};
+pub use self::troubles::{Source, Troubles};
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
 pub const AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
 
+/// The same where the broker refuses what an operator must mend.
+const AFTER_A_REFUSAL: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(15));
+
 /// What can go wrong between us and the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The broker or the connection failed.
-    #[error("cannot {action}: {source}")]
-    Amqp {
-        action: String,
-        #[source]
-        source: lapin::Error,
-    },
+    /// No connection came about.
+    #[error("{}", diagnosis.problem(login))]
+    Connect { diagnosis: Box<Diagnosis>, login: Box<Login> },
+    /// The broker or the connection failed. The library's error is no `source`: its words are not for operators.
+    #[error("cannot {action}: {}", diagnosis::plainly(error))]
+    Amqp { action: String, error: lapin::Error },
     /// There was no answer.
     #[error("cannot {action}: no answer within {} s", after.as_secs())]
     Timeout { action: String, after: Duration },
@@ -54,11 +61,7 @@ pub enum BrokerError {
         reason: String,
     },
     /// The broker does not know the type of exchange that spreads messages over partitions.
-    #[error(
-        "cannot declare exchange {exchange}: the broker has no exchanges of the type x-consistent-hash, which \
-         `broker.partitions` needs; run `rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its \
-         nodes, or set `broker.partitions` to 0"
-    )]
+    #[error("cannot declare exchange {exchange}: the broker has no exchanges of the type x-consistent-hash")]
     NoHashExchange { exchange: String },
     /// A name is longer than AMQP can carry.
     #[error("{what} is longer than 255 bytes")]
@@ -66,6 +69,9 @@ pub enum BrokerError {
     /// The stream of deliveries ended: the broker cancelled the consumer.
     #[error("the broker cancelled the consumer of {queue}")]
     Cancelled { queue: String },
+    /// The connection, or a channel of it, is closed.
+    #[error("the connection or a channel is closed")]
+    Closed,
     /// Acks do not reach the broker.
     #[error("the task that acks what comes from {queue} ended")]
     NoAcks { queue: String },
@@ -98,8 +104,8 @@ impl BrokerError {
     }
 
     fn protocol_error(&self) -> Option<&AMQPErrorKind> {
-        let Self::Amqp { source, .. } = self else { return None };
-        let ErrorKind::ProtocolError(error) = source.kind() else { return None };
+        let Self::Amqp { error, .. } = self else { return None };
+        let ErrorKind::ProtocolError(error) = error.kind() else { return None };
         Some(error.kind())
     }
 }
@@ -112,7 +118,7 @@ pub async fn within<T>(
 ) -> Result<T, BrokerError> {
     match timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(BrokerError::Amqp { action: action(), source }),
+        Ok(Err(error)) => Err(BrokerError::Amqp { action: action(), error }),
         Err(_) => Err(BrokerError::Timeout { action: action(), after: limit }),
     }
 }

@@ -145,31 +145,29 @@ where
     }
 }
 
-/// Calls `operation` until it gives a result. After each error this tells `notify` the error and the wait, and waits.
+/// Calls `operation` until it gives a result. After each error `notify` says which waits follow, and the next of them does.
 /// None: `cancel` fired during a wait or before the first call. A call is never cut short.
 ///
 /// A call that lasted longer than the longest wait had gone well for a while, so the waits begin anew after it.
 pub async fn retry_until_cancelled<T, E, F>(
-    backoff: Backoff,
     cancel: &CancellationToken,
-    mut notify: impl FnMut(&E, Duration),
+    mut notify: impl FnMut(&E) -> Backoff,
     mut operation: impl FnMut() -> F,
 ) -> Option<T>
 where
     F: Future<Output = Result<T, E>>,
 {
-    let mut delays = backoff.delays();
+    let mut delays: Option<Delays> = None;
     while !cancel.is_cancelled() {
         let begin = Instant::now();
         let error = match operation().await {
             Ok(result) => return Some(result),
             Err(error) => error,
         };
-        if begin.elapsed() > backoff.max_interval {
-            delays.reset();
-        }
-        let delay = delays.next_delay();
-        notify(&error, delay);
+        let (lasted, backoff) = (begin.elapsed(), notify(&error));
+        let as_before =
+            delays.take().filter(|before| before.backoff == backoff && lasted <= backoff.max_interval);
+        let delay = delays.insert(as_before.unwrap_or(backoff.delays())).next_delay();
         cancel.run_until_cancelled(sleep(delay)).await;
     }
     None

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::contract::{ErrorCode, MessageKind};
+use crate::domain::problem::Problem;
 
 mod admin;
 pub mod audit;
@@ -240,17 +241,24 @@ pub fn acks_lost(messages: usize) {
 }
 
 pub fn broker_connected(link: Link, broker: &str) {
-    tracing::info!(connection = link.name(), broker, "connected to the broker");
+    tracing::debug!(connection = link.name(), broker, "connected to the broker");
 }
 
-pub fn broker_lost(link: Link, error: &dyn Display, wait: Duration) {
+/// A connection, or a consumer of it, is made anew.
+pub fn broker_lost(link: Link) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
-    tracing::warn!(connection = link.name(), %error, wait_ms = millis(wait), "broker connection lost; reconnecting");
 }
 
-pub fn consumer_lost(link: Link, feed: &dyn Display, error: &dyn Display, wait: Duration) {
-    counter!(RECONNECTS, "connection" => link.name()).increment(1);
-    tracing::warn!(queue = %feed, %error, wait_ms = millis(wait), "consumer lost; subscribing again");
+pub fn broker_problem(problem: &Problem) {
+    tracing::warn!("broker: {problem}");
+}
+
+pub fn broker_problem_lasts(problem: &Problem, lasting: Duration) {
+    tracing::warn!(lasting_secs = lasting.as_secs(), "broker, still: {problem}");
+}
+
+pub fn broker_problem_over(problem: &Problem, lasted: Duration) {
+    tracing::info!(lasted_secs = lasted.as_secs(), "broker, over: {}", problem.what);
 }
 
 /// The broker blocked or unblocked a connection (memory or disk alarm).

@@ -201,6 +201,7 @@ impl Worker {
             restorer,
             database,
             aside: Arc::clone(&aside),
+            troubles: refreshing.publisher.troubles().clone(),
             messages: messages.clone(),
             health: Arc::clone(&health),
             stop: stop.clone(),

@@ -109,6 +109,8 @@ impl Health {
             problems.push(format!("database: {problem}"));
         }
         problems.extend(self.spool.problem().map(|problem| format!("worker: {problem}")));
+        let troubles = self.publisher.troubles().problems();
+        problems.extend(troubles.into_iter().map(|problem| format!("broker: {problem}")));
         if !self.publisher.is_ready() {
             problems.push("broker: the publishing connection is down".to_owned());
         }

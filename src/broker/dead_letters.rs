@@ -137,8 +137,8 @@ impl DeadLetters {
                 self.seen += 1;
                 Ok(Some(Letter::new(delivery, &self.names)))
             }
-            Ok(Some(Err(source))) => {
-                Err(BrokerError::Amqp { action: format!("read queue {}", self.queue), source }.into())
+            Ok(Some(Err(error))) => {
+                Err(BrokerError::Amqp { action: format!("read queue {}", self.queue), error }.into())
             }
             Ok(None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }.into()),
             // Somebody purged the queue, or took letters by other means.

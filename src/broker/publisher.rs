@@ -4,32 +4,31 @@
 //! count as safe.
 
 mod events;
+mod supervised;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Connection, Event};
+use lapin::{BasicProperties, Channel, Connection};
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::events::EventFate;
+use self::supervised::Supervised;
 use super::confirmed::{Publish, confirmed, confirming_channel};
 use super::dead_letters::Sealed;
 use super::outgoing::PERSISTENT;
-use super::{
-    AGAIN, BrokerError, DeadLetter, Feed, MovedMessage, MovedTo, Names, connect, take_leave, within,
-};
+use super::{AGAIN, BrokerError, DeadLetter, Feed, MovedMessage, MovedTo, Names, Troubles, connect, within};
 use crate::contract::PARKED_PAIR_TYPE;
 use crate::domain::secret::KeyRing;
 use crate::retry::retry_forever;
 use crate::settings::Broker;
-use crate::telemetry::{self, Link};
+use crate::telemetry;
 
 /// Publishes dead letters, parked pairs, suspects and events. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,6 +40,8 @@ pub struct Publisher {
     wire: watch::Receiver<Option<Arc<Wire>>>,
     /// Tells the supervisor to check the connection, because a publish failed.
     suspicion: Arc<Notify>,
+    /// The worker's, its other connections included.
+    troubles: Troubles,
     hard_stop: CancellationToken,
 }
 
@@ -83,10 +84,22 @@ impl Publisher {
         closed: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (up, wire) = watch::channel(None);
-        let suspicion = Arc::new(Notify::new());
-        let supervisor = supervise(Arc::clone(&settings), name, up, Arc::clone(&suspicion), closed);
+        let (suspicion, troubles) = (Arc::new(Notify::new()), Troubles::new(&settings));
+        let supervised = Supervised {
+            settings: Arc::clone(&settings),
+            name,
+            up,
+            suspicion: Arc::clone(&suspicion),
+            troubles: troubles.clone(),
+        };
         let dead_letters = Names::new(&settings.prefix).dead_letters().into();
-        (Self { settings, keys, dead_letters, wire, suspicion, hard_stop }, supervisor)
+        let publisher = Self { settings, keys, dead_letters, wire, suspicion, troubles, hard_stop };
+        (publisher, supervised.keep_up(closed))
+    }
+
+    /// What keeps the worker from its broker.
+    pub const fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Whether the connection is up and not blocked.
@@ -320,67 +333,4 @@ fn is_same(now: Option<&Arc<Wire>>, before: &Arc<Wire>) -> bool {
 /// One of our names as an AMQP short string.
 fn short_name(name: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(name).map_err(|_| BrokerError::TooLong { what: format!("the name {name}") })
-}
-
-/// Keeps a wire up: connects, watches, connects again.
-async fn supervise(
-    settings: Arc<Broker>,
-    name: String,
-    up: watch::Sender<Option<Arc<Wire>>>,
-    suspicion: Arc<Notify>,
-    closed: CancellationToken,
-) {
-    let keep_up = async {
-        let mut delays = AGAIN.delays();
-        loop {
-            let delay = delays.next_delay();
-            match Wire::open(&settings, &name).await {
-                Ok(wire) => {
-                    delays.reset();
-                    telemetry::broker_connected(Link::Publish, settings.display_url());
-                    let wire = Arc::new(wire);
-                    up.send_replace(Some(Arc::clone(&wire)));
-                    let reason = until_broken(&wire, &suspicion).await;
-                    up.send_replace(None);
-                    telemetry::broker_lost(Link::Publish, &reason, delay);
-                    // The rest of it must not keep a connection open at the broker.
-                    let close = wire.connection.close(320, "made anew".into());
-                    drop(within(settings.operation_timeout, String::new, close).await);
-                }
-                Err(error) => telemetry::broker_lost(Link::Publish, &error, delay),
-            }
-            sleep(delay).await;
-        }
-    };
-    tokio::select! {
-        () = closed.cancelled() => {}
-        () = keep_up => {}
-    }
-    let last = up.send_replace(None);
-    if let Some(wire) = last {
-        take_leave(&wire.connection).await;
-    }
-}
-
-/// Waits until the connection or one of its channels is closed, and says why.
-async fn until_broken(wire: &Wire, suspicion: &Notify) -> String {
-    let mut events = Box::pin(wire.connection.events_listener());
-    loop {
-        if !wire.is_open() {
-            return "the connection or a channel is closed".to_owned();
-        }
-        tokio::select! {
-            event = events.next() => match event {
-                // An error of one channel. The check above finds a closed channel of ours, at the latest after a
-                // failed publish. The channel of events reopens by itself.
-                Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
-                Some(Event::Error(error)) => return error.to_string(),
-                Some(Event::ConnectionBlocked(reason)) => telemetry::broker_blocked(Link::Publish, Some(&reason)),
-                Some(Event::ConnectionUnblocked) => telemetry::broker_blocked(Link::Publish, None),
-                Some(_) => {}
-                None => return "the connection is gone".to_owned(),
-            },
-            () = suspicion.notified() => {}
-        }
-    }
 }

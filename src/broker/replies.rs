@@ -14,7 +14,7 @@
 mod aside;
 mod line;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lapin::{Channel, Connection};
 use parking_lot::{Mutex, MutexGuard};
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::aside::Aside;
 use self::line::{Line, Tried};
 use super::confirmed::confirming_channel;
-use super::{AGAIN, BrokerError, OutgoingReply, Stopped, within};
+use super::{AGAIN, BrokerError, Diagnosis, OutgoingReply, Stopped, within};
 use crate::retry::Delays;
 use crate::settings::Broker;
 use crate::telemetry::{self, ReplyGivenUp};
@@ -38,8 +38,11 @@ pub struct Replies {
     channel: Mutex<Arc<Channel>>,
     /// When the other end last gave a sign of life. The lock admits one task that checks the channel or the connection.
     care: tokio::sync::Mutex<Instant>,
-    /// The other end is silent, and otherwise only the heartbeat would find out.
-    silent: CancellationToken,
+    /// The connection is of no use: the other end is silent, and otherwise only the heartbeat would find out, or it lets nobody
+    /// reply.
+    useless: CancellationToken,
+    /// How the broker refused to take any reply, if it did.
+    refusal: OnceLock<lapin::Error>,
     hard_stop: CancellationToken,
     aside: Arc<Aside>,
 }
@@ -106,7 +109,8 @@ impl Replies {
             connection,
             channel: Mutex::new(Arc::new(channel)),
             care: tokio::sync::Mutex::new(Instant::now()),
-            silent: CancellationToken::new(),
+            useless: CancellationToken::new(),
+            refusal: OnceLock::new(),
             hard_stop,
             aside,
         })
@@ -134,10 +138,14 @@ impl Replies {
         }
     }
 
-    /// Waits until the other end is known to be silent.
-    pub async fn gone_silent(&self) -> BrokerError {
-        self.silent.cancelled().await;
-        BrokerError::Timeout { action: "publish a reply".into(), after: self.settings.operation_timeout }
+    /// Waits until the connection is known to be of no use although it is open.
+    pub async fn useless(&self) -> BrokerError {
+        self.useless.cancelled().await;
+        let action = "publish a reply".to_owned();
+        match self.refusal.get() {
+            Some(error) => BrokerError::Amqp { action, error: error.clone() },
+            None => BrokerError::Timeout { action, after: self.settings.operation_timeout },
+        }
     }
 
     async fn try_until_settled(
@@ -166,6 +174,13 @@ impl Replies {
                 // Another reply on the channel may have caused it.
                 Tried::Returned => return Ok(if way == Way::Alone { Told::No } else { Told::Yes }),
                 Tried::GivenUp(reason) => Some(reason),
+                // No reply's fault: this user may not publish to the default exchange any more. The next connection finds that out
+                // before it takes a message.
+                Tried::Broken(BrokerError::Amqp { error, .. }) if is_refused_to_all(&error) => {
+                    self.refusal.get_or_init(|| error);
+                    self.useless.cancel();
+                    return Err(Unanswered::ConnectionGone);
+                }
                 Tried::Broken(error) => {
                     telemetry::reply_tried_again(&error);
                     let alone_before = way == Way::Alone;
@@ -230,7 +245,7 @@ impl Replies {
     }
 
     fn is_alive(&self) -> bool {
-        self.connection.status().connected() && !self.silent.is_cancelled()
+        self.connection.status().connected() && !self.useless.is_cancelled()
     }
 
     /// Checks a connection over which nothing came for long. A missing confirm may be the fault of the reply's queue. But if
@@ -242,13 +257,13 @@ impl Replies {
         let limit = self.settings.operation_timeout;
         let mut alive_at = self.care.lock().await;
         // One of many waiting tasks checks.
-        if alive_at.elapsed() < limit || self.silent.is_cancelled() || self.connection.status().blocked() {
+        if alive_at.elapsed() < limit || self.useless.is_cancelled() || self.connection.status().blocked() {
             return;
         }
         match within(limit, || "open a channel".to_owned(), self.connection.create_channel()).await {
             Ok(_) => *alive_at = Instant::now(),
             Err(_) if self.connection.status().blocked() => {}
-            Err(_) => self.silent.cancel(),
+            Err(_) => self.useless.cancel(),
         }
     }
 
@@ -256,6 +271,11 @@ impl Replies {
         // No code under the lock panics.
         self.channel.lock()
     }
+}
+
+fn is_refused_to_all(error: &lapin::Error) -> bool {
+    let diagnosis = Diagnosis::of_call("publish a reply", error);
+    matches!(diagnosis, Diagnosis::Forbidden { object, .. } if object == "exchange amq.default")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 
@@ -132,11 +133,7 @@ impl Names {
 /// [`BrokerError`] with the name of the exchange or queue. Other arguments than ours are an error, too. Then the operator
 /// migrates the queue, or sets `broker.topology` to `passive`.
 pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
-    with_declarer(connection, settings, async |declarer| {
-        declarer.contract().await?;
-        declarer.partitions(settings.partitions).await
-    })
-    .await
+    work(connection, settings, Mode::of(settings), None).await
 }
 
 /// The same for one subscription. If a broker loses hundreds of partitions at once, each consumer declares only its own.
@@ -144,48 +141,88 @@ pub async fn declare(connection: &Connection, settings: &Broker) -> Result<(), B
 /// # Errors
 /// As [`declare`].
 pub async fn declare_for(connection: &Connection, settings: &Broker, feed: Feed) -> Result<(), BrokerError> {
-    with_declarer(connection, settings, async |declarer| match feed {
-        Feed::Messages(_) | Feed::ParkedPairs | Feed::Suspects | Feed::Isolated => declarer.contract().await,
-        Feed::Partition(kind, index) => declarer.partition(kind, index).await,
-    })
-    .await
+    work(connection, settings, Mode::of(settings), Some(feed)).await
 }
 
-async fn with_declarer(
+/// Looks at what is there, and declares nothing new: with [`Topology::Declare`], whether what is there is as [`declare`]
+/// would want it.
+///
+/// # Errors
+/// As [`declare`].
+pub(super) async fn compare(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
+    let mode = match Mode::of(settings) {
+        Some(Mode::Declare) => Some(Mode::Compare(connection)),
+        mode => mode,
+    };
+    work(connection, settings, mode, None).await
+}
+
+/// For everything, or for one subscription.
+async fn work(
     connection: &Connection,
     settings: &Broker,
-    work: impl AsyncFnOnce(&Declarer) -> Result<(), BrokerError>,
+    mode: Option<Mode<'_>>,
+    feed: Option<Feed>,
 ) -> Result<(), BrokerError> {
-    let passive = match settings.topology {
-        Topology::Declare => false,
-        Topology::Passive => true,
-        Topology::None => return Ok(()),
-    };
+    let Some(mode) = mode else { return Ok(()) };
     let limit = settings.operation_timeout;
     // A channel of its own: a missing or different queue closes it.
-    let channel =
-        within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await?;
+    let channel = open_channel(connection, limit).await?;
     let delivery_limit = i64::from(settings.delivery_limit);
     let names = Names::new(&settings.prefix);
     let dead_letters = dead_letter_arguments(settings);
     let retry_delay = settings.retry_delay;
-    let declarer = Declarer { channel, limit, passive, names, delivery_limit, dead_letters, retry_delay };
-    work(&declarer).await?;
+    let declarer = Declarer { channel, limit, mode, names, delivery_limit, dead_letters, retry_delay };
+    match feed {
+        None => {
+            declarer.contract().await?;
+            declarer.partitions(settings.partitions).await?;
+        }
+        Some(Feed::Messages(_) | Feed::ParkedPairs | Feed::Suspects | Feed::Isolated) => {
+            declarer.contract().await?;
+        }
+        Some(Feed::Partition(kind, index)) => declarer.partition(kind, index).await?,
+    }
     let close = declarer.channel.close(200, "topology is there".into());
     within(limit, || "close the channel of the topology".to_owned(), close).await
 }
 
-struct Declarer {
+/// What is done about each exchange and queue.
+#[derive(Debug, Clone, Copy)]
+enum Mode<'a> {
+    Declare,
+    /// It must be there.
+    Find,
+    /// If it is there, it must be as [`Mode::Declare`] wants it. Looked for over channels of their own.
+    Compare(&'a Connection),
+}
+
+impl Mode<'_> {
+    /// None: nothing is done.
+    const fn of(settings: &Broker) -> Option<Self> {
+        match settings.topology {
+            Topology::Declare => Some(Self::Declare),
+            Topology::Passive => Some(Self::Find),
+            Topology::None => None,
+        }
+    }
+}
+
+async fn open_channel(connection: &Connection, limit: Duration) -> Result<Channel, BrokerError> {
+    within(limit, || "open a channel for the topology".to_owned(), connection.create_channel()).await
+}
+
+struct Declarer<'a> {
     channel: Channel,
     limit: Duration,
-    passive: bool,
+    mode: Mode<'a>,
     names: Names,
     delivery_limit: i64,
     dead_letters: FieldTable,
     retry_delay: Duration,
 }
 
-impl Declarer {
+impl Declarer<'_> {
     /// What the contract names, the parked pairs and the suspects.
     async fn contract(&self) -> Result<(), BrokerError> {
         let dead_letters = self.names.dead_letters();
@@ -214,26 +251,54 @@ impl Declarer {
     }
 
     async fn exchange(&self, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            passive: self.passive,
-            ..ExchangeDeclareOptions::default()
-        };
-        let call = self.channel.exchange_declare(short(name)?, kind, options, FieldTable::default());
-        within(self.limit, || format!("{} exchange {name}", self.verb()), call).await
+        if let Mode::Compare(connection) = self.mode {
+            let apart = open_channel(connection, self.limit).await?;
+            if is_missing(self.exchange_over(&apart, name, kind.clone(), true).await)? {
+                return Ok(());
+            }
+        }
+        self.exchange_over(&self.channel, name, kind, matches!(self.mode, Mode::Find)).await
+    }
+
+    async fn exchange_over(
+        &self,
+        channel: &Channel,
+        name: &str,
+        kind: ExchangeKind,
+        passive: bool,
+    ) -> Result<(), BrokerError> {
+        let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
+        let call = channel.exchange_declare(short(name)?, kind, options, FieldTable::default());
+        within(self.limit, || format!("{} exchange {name}", verb(passive)), call).await
     }
 
     async fn queue(&self, name: &str, arguments: FieldTable) -> Result<(), BrokerError> {
-        let options =
-            QueueDeclareOptions { durable: true, passive: self.passive, ..QueueDeclareOptions::default() };
-        let call = self.channel.queue_declare(short(name)?, options, arguments);
-        within(self.limit, || format!("{} queue {name}", self.verb()), call).await.map(drop)
+        if let Mode::Compare(connection) = self.mode {
+            let apart = open_channel(connection, self.limit).await?;
+            if is_missing(self.queue_over(&apart, name, arguments.clone(), true).await)? {
+                return Ok(());
+            }
+        }
+        self.queue_over(&self.channel, name, arguments, matches!(self.mode, Mode::Find)).await
+    }
+
+    async fn queue_over(
+        &self,
+        channel: &Channel,
+        name: &str,
+        arguments: FieldTable,
+        passive: bool,
+    ) -> Result<(), BrokerError> {
+        let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+        let call = channel.queue_declare(short(name)?, options, arguments);
+        within(self.limit, || format!("{} queue {name}", verb(passive)), call).await.map(drop)
     }
 
     /// AMQP has no passive bind: with `passive` the operator vouches for the bindings.
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<(), BrokerError> {
-        if self.passive {
-            return Ok(());
+        match self.mode {
+            Mode::Declare => {}
+            Mode::Find | Mode::Compare(_) => return Ok(()),
         }
         let call = self.channel.queue_bind(
             short(queue)?,
@@ -255,10 +320,18 @@ impl Declarer {
         arguments.insert("x-overflow".into(), text("reject-publish"));
         arguments
     }
+}
 
-    const fn verb(&self) -> &'static str {
-        if self.passive { "find" } else { "declare" }
+fn is_missing(found: Result<(), BrokerError>) -> Result<bool, BrokerError> {
+    match found {
+        Ok(()) => Ok(false),
+        Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Ok(true),
+        Err(error) => Err(error),
     }
+}
+
+const fn verb(passive: bool) -> &'static str {
+    if passive { "find" } else { "declare" }
 }
 
 fn keeping_arguments() -> FieldTable {

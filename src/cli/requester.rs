@@ -146,7 +146,7 @@ impl Requester<'_> {
 async fn await_reply(mut replies: Consumer, correlation_id: &str) -> Result<Vec<u8>, BrokerError> {
     while let Some(reply) = replies.next().await {
         let reply =
-            reply.map_err(|source| BrokerError::Amqp { action: "wait for the reply".to_owned(), source })?;
+            reply.map_err(|error| BrokerError::Amqp { action: "wait for the reply".to_owned(), error })?;
         let answers = reply.properties.correlation_id().as_ref().map(ShortString::as_str);
         if answers == Some(correlation_id) {
             return Ok(reply.data);

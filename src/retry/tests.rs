@@ -196,14 +196,19 @@ async fn a_wait_that_would_end_too_late_does_not_begin() {
 
 #[tokio::test(start_paused = true)]
 async fn the_waits_begin_anew_after_a_call_that_went_well_for_a_while() {
-    let waits = RefCell::new(Vec::new());
+    let (waits, ended) = (RefCell::new(Vec::new()), Cell::new(Instant::now()));
     let (calls, cancel) = (Cell::new(0), CancellationToken::new());
     let done = retry_until_cancelled(
-        POLICY.backoff,
         &cancel,
-        |_: &&str, wait| waits.borrow_mut().push(wait),
+        |_: &&str| {
+            ended.set(Instant::now());
+            POLICY.backoff
+        },
         || async {
             calls.set(calls.get() + 1);
+            if calls.get() > 1 {
+                waits.borrow_mut().push(ended.get().elapsed());
+            }
             match calls.get() {
                 10 => sleep(Duration::from_secs(3)).await,
                 11 => return Ok("done"),
@@ -219,13 +224,37 @@ async fn the_waits_begin_anew_after_a_call_that_went_well_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_kind_of_error_begins_other_waits() {
+    let rarely =
+        Backoff { jitter: 0.0, ..Backoff::doubling(Duration::from_secs(10), Duration::from_secs(80)) };
+    let (begin, calls, cancel) = (Instant::now(), Cell::new(0), CancellationToken::new());
+    let done = retry_until_cancelled(
+        &cancel,
+        |error: &&str| if *error == "refused" { rarely } else { POLICY.backoff },
+        || async {
+            calls.set(calls.get() + 1);
+            match calls.get() {
+                1 | 2 | 4 => Err("refused"),
+                3 => Err("lost"),
+                _ => Ok("done"),
+            }
+        },
+    );
+    assert_eq!(done.await, Some("done"));
+    let waited = begin.elapsed();
+    assert!(
+        waited >= Duration::from_secs(40) && waited < Duration::from_secs(41),
+        "10 + 20 + 0.1 + 10: {waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_tried_until_it_is_cancelled_ends_during_a_wait_and_never_during_a_call() {
     let cancel = CancellationToken::new();
     let begin = Instant::now();
     let cancelled = retry_until_cancelled(
-        POLICY.backoff,
         &cancel,
-        |(): &(), _| {},
+        |(): &()| POLICY.backoff,
         || async {
             cancel.cancel();
             sleep(Duration::from_secs(5)).await;

@@ -91,8 +91,12 @@ fn filter(level: LevelFilter, is_audited: bool) -> Targets {
         .with_target(audit::TARGET, if is_audited { LevelFilter::INFO } else { LevelFilter::OFF })
         // It repeats, in the driver's words, what we say of the database.
         .with_target("sqlx_core::pool", LevelFilter::OFF)
-        // At `warn` it prints the whole body of an unroutable reply.
-        .with_target("lapin::returned_messages", LevelFilter::OFF)
+        // Their errors come to us as values, and are told once. They would tell each of them too, and lapin the whole body
+        // of an unroutable reply.
+        .with_target("lapin", LevelFilter::OFF)
+        .with_target("rustls_platform_verifier", LevelFilter::OFF)
+        // A bug in lapin, which comes to nobody as a value.
+        .with_target("lapin::thread", level.min(LevelFilter::ERROR))
 }
 
 #[cfg(test)]
@@ -208,8 +212,10 @@ mod tests {
     fn other_crates_log_warnings_only_whatever_the_level() {
         let filter = filter(LevelFilter::TRACE, false);
         assert!(filter.would_enable("tokenkeeper::requests", &Level::TRACE));
-        assert!(filter.would_enable("lapin::io_loop", &Level::WARN));
-        assert!(!filter.would_enable("lapin::io_loop", &Level::INFO));
+        assert!(filter.would_enable("rustls::client", &Level::WARN));
+        assert!(!filter.would_enable("rustls::client", &Level::INFO));
+        assert!(filter.would_enable("lapin::thread", &Level::ERROR));
+        assert!(!filter.would_enable("lapin::io_loop", &Level::ERROR));
         assert!(!filter.would_enable("hyper_util::client", &Level::DEBUG));
         assert!(!filter.would_enable("sqlx::query", &Level::INFO));
         assert!(!filter.would_enable("lapin::returned_messages", &Level::ERROR));
@@ -221,7 +227,7 @@ mod tests {
     fn a_level_below_warn_applies_to_other_crates_too() {
         let filter = filter(LevelFilter::ERROR, true);
         assert!(!filter.would_enable("tokenkeeper::requests", &Level::WARN));
-        assert!(!filter.would_enable("lapin::io_loop", &Level::WARN));
+        assert!(!filter.would_enable("rustls::client", &Level::WARN));
         assert!(filter.would_enable("audit", &Level::INFO), "the audit log has no levels");
     }
 }

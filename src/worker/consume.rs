@@ -25,7 +25,8 @@ use super::suspects::{Next, Origin, Tier, ends};
 use crate::app::admin::Health;
 use crate::app::lifecycle::Stop;
 use crate::broker::{
-    AGAIN, Aside, BrokerError, Feed, Replies, connect, declare, declare_for, take_leave, within,
+    Aside, BrokerError, Feed, Replies, Source, Troubles, checks, connect, declare, declare_for, take_leave,
+    within,
 };
 use crate::retry::retry_until_cancelled;
 use crate::settings::{Broker, WorkerSettings};
@@ -50,6 +51,7 @@ pub(super) struct Common {
     /// While it is away nothing new is taken.
     pub(super) database: Availability,
     pub(super) aside: Arc<Aside>,
+    pub(super) troubles: Troubles,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
     pub(super) stop: Stop,
@@ -68,8 +70,11 @@ impl Consumers {
     /// hand is acked on it.
     pub(super) async fn run(self) -> Option<Drained> {
         let (link, consumers) = (self.tier.link(), Arc::new(self));
-        let lost = |error: &BrokerError, delay| telemetry::broker_lost(link, error, delay);
-        let consumed = retry_until_cancelled(AGAIN, &consumers.stop.soft, lost, async || {
+        let lost = |error: &BrokerError| {
+            telemetry::broker_lost(link);
+            consumers.troubles.met(Source::Connection(link), error)
+        };
+        let consumed = retry_until_cancelled(&consumers.stop.soft, lost, async || {
             let replies = consumers.open().await?;
             let channels = consumers.consume(&replies).await?;
             Ok(Drained { replies, _channels: channels })
@@ -87,9 +92,11 @@ impl Consumers {
             Tier::Suspects => declare_for(&connection, &self.settings, Feed::Suspects).await?,
             Tier::Isolated => declare_for(&connection, &self.settings, Feed::Isolated).await?,
         }
+        checks::may_publish(&connection, &self.settings).await?;
         let (settings, aside) = (Arc::clone(&self.settings), Arc::clone(&self.aside));
         let replies = Replies::open(connection, settings, aside, self.stop.hard.clone()).await?;
         telemetry::broker_connected(link, self.settings.display_url());
+        self.troubles.over(Source::Connection(link));
         Ok(Arc::new(replies))
     }
 
@@ -126,7 +133,7 @@ impl Consumers {
     async fn watch(&self, replies: &Replies) -> BrokerError {
         let blocked = async {
             let mut events = replies.connection().events_listener();
-            let mut mark = None;
+            let mut mark = replies.connection().status().blocked().then(|| self.health.blocked());
             while let Some(event) = events.next().await {
                 match event {
                     Event::ConnectionBlocked(reason) => {
@@ -145,7 +152,7 @@ impl Consumers {
             pending::<Infallible>().await
         };
         tokio::select! {
-            error = replies.gone_silent() => error,
+            error = replies.useless() => error,
             never = blocked => match never {},
         }
     }
@@ -158,11 +165,12 @@ impl Consumers {
         feed: Feed,
     ) -> Result<Option<Arc<Channel>>, BrokerError> {
         let connection = replies.connection();
-        let lost = |error: &BrokerError, delay| {
-            telemetry::consumer_lost(self.tier.link(), &feed, error, delay);
+        let lost = |error: &BrokerError| {
+            telemetry::broker_lost(self.tier.link());
+            self.troubles.met(Source::Consumer(feed), error)
         };
         let mut is_first = true;
-        let consumed = retry_until_cancelled(AGAIN, &self.stop.soft, lost, || {
+        let consumed = retry_until_cancelled(&self.stop.soft, lost, || {
             let was_first = mem::replace(&mut is_first, false);
             async move {
                 let consumed = async {
@@ -193,6 +201,7 @@ impl Consumers {
                 () = self.database.there() => {}
             }
             let subscription = self.subscribe(replies, feed).await?;
+            self.troubles.over(Source::Consumer(feed));
             match self.pump(subscription, feed).await? {
                 Pumped::Stopped(channel) => return Ok(Some(channel)),
                 Pumped::TurnOver => {}

@@ -99,8 +99,8 @@ impl Subscription {
                     self.waiting.push_back(Arrival::now(delivery));
                     continue;
                 }
-                Some(Err(source)) => {
-                    BrokerError::Amqp { action: format!("consume queue {}", self.queue), source }
+                Some(Err(error)) => {
+                    BrokerError::Amqp { action: format!("consume queue {}", self.queue), error }
                 }
                 None => BrokerError::Cancelled { queue: self.queue.clone() },
             };

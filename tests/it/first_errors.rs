@@ -1,6 +1,7 @@
 //! What an operator meets first when something is wrong: one line that says what, where, why, and the next command. A server is
 //! waited for, whatever is wrong there; a file is not.
 
+mod broker;
 mod database;
 mod files;
 mod rights;

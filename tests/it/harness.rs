@@ -1,5 +1,6 @@
 //! What every test stands on: a world of its own (database, queues, SCM), and workers in it.
 
+pub(crate) mod accounts;
 pub(crate) mod events;
 pub(crate) mod json_lines;
 pub(crate) mod links;

@@ -97,10 +97,12 @@ impl Publisher {
 /// The broker is there and does not want it: no exchange of events, no right to publish to it.
 fn is_refusal(error: &BrokerError) -> bool {
     match error {
-        BrokerError::Amqp { source, .. } => source.is_amqp_soft_error(),
+        BrokerError::Amqp { error, .. } => error.is_amqp_soft_error(),
         BrokerError::TooLong { .. } => true,
-        BrokerError::Timeout { .. }
+        BrokerError::Connect { .. }
+        | BrokerError::Timeout { .. }
         | BrokerError::Url { .. }
+        | BrokerError::Closed
         | BrokerError::Cancelled { .. }
         | BrokerError::NoAcks { .. }
         | BrokerError::NoDeadLetters { .. }

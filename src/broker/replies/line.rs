@@ -81,8 +81,8 @@ impl Line<'_> {
                     Tried::Returned
                 }
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Tried::Refused,
-                Err(source) => {
-                    Tried::Broken(BrokerError::Amqp { action: "publish a reply".to_owned(), source })
+                Err(error) => {
+                    Tried::Broken(BrokerError::Amqp { action: "publish a reply".to_owned(), error })
                 }
             };
         }

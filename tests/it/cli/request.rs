@@ -130,11 +130,8 @@ async fn where_no_reply_comes_it_exits_with_2_and_says_what_to_look_at() {
     assert!(ended.stderr.contains(&world.broker.name("token-requests")), "{ended:?}");
 
     let away = Cli::of(&world).set("AMQP_URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
-    let ended = away
-        .run(&request)
-        .await
-        .with_code(2)
-        .says("cannot connect to the broker at amqp://me:***@127.0.0.1:1/%2f");
+    let ended =
+        away.run(&request).await.with_code(2).says("error: nothing listens at 127.0.0.1:1 (broker.url): ");
     assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
 }
 

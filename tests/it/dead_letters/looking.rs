@@ -173,6 +173,6 @@ async fn a_missing_letter_or_queue_is_named_in_plain_words() {
         ended.says(&format!("there is no queue {queue} at amqp://")).says("`broker.prefix`");
     }
     let away = Cli::of(&world).set("AMQP_URL", "amqp://guest:s3cret@127.0.0.1:1/%2f");
-    let ended = away.run(&["dead", "list"]).await.with_code(1).says("cannot connect to the broker at");
+    let ended = away.run(&["dead", "list"]).await.with_code(1).says("(broker.url): ");
     assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
 }

@@ -46,6 +46,16 @@ impl WorkerProcess {
         Self::spawn_by(world, |program| program.set("TOKENKEEPER_KEYS", keys)).await
     }
 
+    /// The same with these environment variables besides.
+    pub(crate) async fn launch_with(world: &World, settings: &[(&'static str, String)]) -> Self {
+        Self::launch_by(world, |program| {
+            for (variable, value) in settings {
+                program.set(*variable, value);
+            }
+        })
+        .await
+    }
+
     /// Starts it in this world with these limits of open files, and waits until it is ready.
     pub(crate) async fn spawn_with_open_files(world: &World, soft: u32, hard: u32) -> Self {
         Self::spawn_by(world, |program| program.limit_open_files(soft, hard)).await

@@ -1,0 +1,72 @@
+//! Where the broker is, as whom we log in there, and what that user must be allowed.
+
+use lapin::uri::AMQPUri;
+use secrecy::ExposeSecret;
+
+use crate::settings::{Broker, Topology};
+
+/// What `broker.url` and `broker.prefix` say, without the password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    pub vhost: String,
+    pub(super) prefix: String,
+    pub(super) topology: Topology,
+}
+
+/// RabbitMQ's three permissions of a user in a virtual host: regular expressions over the names of exchanges and queues
+/// (<https://www.rabbitmq.com/docs/access-control>).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
+impl Login {
+    pub fn of(settings: &Broker) -> Self {
+        // The settings were checked with the same parser.
+        let uri: AMQPUri = settings.url.expose_secret().parse().unwrap_or_default();
+        Self {
+            host: uri.authority.host,
+            port: uri.authority.port,
+            user: uri.authority.userinfo.username,
+            vhost: uri.vhost,
+            prefix: settings.prefix.clone(),
+            topology: settings.topology,
+        }
+    }
+
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// What a worker needs. Replies go through the default exchange, which permissions call `amq.default`.
+    pub fn permissions(&self) -> Permissions {
+        let ours = format!("{}(\\..*)?", self.prefix.replace('.', "\\."));
+        let configure = match self.topology {
+            Topology::Declare => format!("^{ours}$"),
+            Topology::Passive | Topology::None => "^$".to_owned(),
+        };
+        Permissions { configure, write: format!("^(amq\\.default|{ours})$"), read: format!("^{ours}$") }
+    }
+
+    /// The command that gives a worker what it needs.
+    pub fn grant(&self) -> String {
+        let Permissions { configure, write, read } = self.permissions();
+        let (vhost, user) = (word(&self.vhost), word(&self.user));
+        format!("rabbitmqctl set_permissions -p {vhost} {user} '{configure}' '{write}' '{read}'")
+    }
+}
+
+/// One word of a POSIX shell.
+pub(super) fn word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@%+,=".contains(&byte);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
