@@ -5,6 +5,7 @@ mod interrupted;
 mod looking;
 mod replaying;
 mod sealed;
+mod unroutable;
 
 use std::collections::BTreeSet;
 

@@ -28,7 +28,12 @@ pub struct Letter {
     destination: Option<Destination>,
     /// Whether the broker moved it here. Then our headers in it are a publisher's.
     is_brokers: bool,
+    /// Whether it came straight from the exchange for requests, by a policy.
+    is_unroutable: bool,
 }
+
+/// The reason of a message that no queue wanted, and that a policy (`alternate-exchange`) brought here.
+pub(super) const UNROUTABLE: &str = "unroutable";
 
 /// Where a letter came from, and goes on replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +48,14 @@ impl Letter {
     pub(super) fn new(delivery: Delivery, names: &Names) -> Self {
         let is_brokers = is_brokers(&delivery, names);
         let destination = destination(&delivery, names, is_brokers);
-        Self { delivery, destination, is_brokers }
+        // Whoever gives up a message publishes it to the exchange of dead letters. An alternate exchange leaves the name.
+        let is_unroutable = delivery.exchange.as_str() == names.exchange();
+        Self { delivery, destination, is_brokers, is_unroutable }
+    }
+
+    /// Whether it came straight from the exchange for requests.
+    pub(super) fn is_unroutable(&self) -> bool {
+        self.is_unroutable
     }
 
     /// Its `message_id`, if that can be typed, else a fingerprint. Two letters with the same `message_id` have the same name.
@@ -53,6 +65,9 @@ impl Letter {
 
     /// Why it is here, in a word: the broker's (`delivery_limit`, `expired`, …), or ours.
     pub fn reason(&self) -> String {
+        if self.is_unroutable {
+            return UNROUTABLE.to_owned();
+        }
         let reason = match self.death() {
             Some(death) => text_in(death, "reason"),
             None => self.text(REASON_HEADER),
@@ -62,7 +77,7 @@ impl Letter {
 
     /// Why it is here, in a sentence. None if the broker moved it.
     pub fn detail(&self) -> Option<String> {
-        self.text(DETAIL_HEADER).filter(|_| !self.is_brokers)
+        self.text(DETAIL_HEADER).filter(|_| !self.is_brokers && !self.is_unroutable)
     }
 
     pub fn died_at(&self) -> Option<Timestamp> {

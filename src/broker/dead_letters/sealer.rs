@@ -13,12 +13,12 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 use tokio::time::sleep;
 
-use super::letter::{Letter, is_ours};
+use super::letter::{Letter, UNROUTABLE, is_ours};
 use super::seal::{Sealed, without_seal};
 use super::{DeadLetters, DeadLettersError};
 use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
-use crate::broker::outgoing::{carried_on_with_time, fits};
-use crate::broker::topology::short;
+use crate::broker::outgoing::{REASON_HEADER, carried_on_with_time, fits};
+use crate::broker::topology::{short, text};
 use crate::broker::{BrokerError, Publisher, within};
 use crate::domain::secret::KeyRing;
 use crate::settings::Broker;
@@ -154,10 +154,13 @@ impl DeadLetters {
     }
 }
 
-/// Keeps the broker's headers, which tell why and where the message died. If the seal does not fit beside the publisher's
+/// Keeps the broker's headers, which tell why and where the message died, and adds a reason that only the letter's way told. If the seal does not fit beside the publisher's
 /// headers, those are dropped.
 fn properties(letter: &Letter, sealed: &Sealed, frame_max: u32) -> BasicProperties {
-    let headers = without_seal(letter.properties().headers().clone().unwrap_or_default());
+    let mut headers = without_seal(letter.properties().headers().clone().unwrap_or_default());
+    if letter.is_unroutable() {
+        headers.insert(REASON_HEADER.into(), text(UNROUTABLE));
+    }
     let whole = sealed.mark(carried_on_with_time(letter.properties(), headers.clone()));
     if fits(&whole, frame_max) {
         return whole;

@@ -1,9 +1,9 @@
-//! What only the broker's administrator can make: users with permissions of their own.
+//! What only the broker's administrator can make: users with permissions of their own, and policies.
 
 use std::process::Stdio;
 
 use lapin::{Connection, ConnectionProperties};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokenkeeper::broker::Login;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -79,6 +79,38 @@ impl Drop for Accounts {
             names.join(",")
         );
         take_away(&["eval", &delete]);
+    }
+}
+
+/// A policy of one exchange, taken away when this is dropped.
+pub(crate) struct Policy {
+    vhost: String,
+    name: String,
+}
+
+impl Policy {
+    pub(crate) async fn for_exchange(world: &World, exchange: &str, definition: &Value) -> Self {
+        let vhost = Login::of(&world.settings().broker).vhost;
+        let policy = Self { vhost, name: exchange.to_owned() };
+        let (pattern, definition) = (format!("^{exchange}$"), definition.to_string());
+        let set = [
+            "set_policy",
+            "-p",
+            &policy.vhost,
+            "--apply-to",
+            "exchanges",
+            &policy.name,
+            &pattern,
+            &definition,
+        ];
+        control(&set, "").await;
+        policy
+    }
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        take_away(&["clear_policy", "-p", &self.vhost, &self.name]);
     }
 }
 
