@@ -42,7 +42,7 @@ async fn pass_with(
     store: Store,
     clock: Arc<dyn Clock>,
     stop: &Stop,
-) -> anyhow::Result<Option<Pass>> {
+) -> anyhow::Result<Passed> {
     let closed = CancellationToken::new();
     let name = "tokenkeeper housekeeping".to_owned();
     let (refreshing, keep_publishing) =

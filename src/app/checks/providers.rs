@@ -12,7 +12,7 @@ use crate::domain::clock::SystemClock;
 use crate::domain::finding::Finding;
 use crate::domain::problem::Problem;
 use crate::domain::provider::Provider;
-use crate::oauth::{RefreshError, TokenClient};
+use crate::oauth::{ClientRefusal, RefreshError, TokenClient};
 use crate::settings::Settings;
 use crate::store::database::Place;
 use crate::store::{Listing, Store};
@@ -106,12 +106,15 @@ async fn ask(client: &TokenClient, provider: &Provider, check: &str) -> Finding 
                 Problem::new(what, "this is no real provider", "correct token_url"),
             );
         }
-        Err(RefreshError::Misconfigured { client_refused: true, detail }) => Problem::new(
+        Err(RefreshError::Misconfigured {
+            client: ClientRefusal::Certain | ClientRefusal::Perhaps,
+            detail,
+        }) => Problem::new(
             format!("{host} refuses our client_id or client_secret"),
             detail,
             "correct them: tokenkeeper provider apply FILE",
         ),
-        Err(RefreshError::Misconfigured { client_refused: false, detail }) => Problem::new(
+        Err(RefreshError::Misconfigured { client: ClientRefusal::No, detail }) => Problem::new(
             format!("{host} does not refresh tokens at token_url"),
             detail,
             "correct the provider: tokenkeeper provider apply FILE",
