@@ -24,7 +24,6 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use tokio::time::timeout;
 
-pub use self::confirmed::may_publish;
 pub use self::connection::{connect, take_leave};
 pub use self::diagnosis::{Diagnosis, Difference, Login, Permission, Permissions};
 pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};

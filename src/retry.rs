@@ -145,7 +145,7 @@ where
     }
 }
 
-/// Calls `operation` until it gives a result. After each error `notify` says which waits follow, and the next of them does.
+/// Calls `operation` until it gives a result. After each error it asks `notify` for the backoff, and waits for its next delay.
 /// None: `cancel` fired during a wait or before the first call. A call is never cut short.
 ///
 /// A call that lasted longer than the longest wait had gone well for a while, so the waits begin anew after it.

@@ -47,7 +47,7 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
-pub use self::keys::{keys_unusable, sealing_begins, sealing_waits, worker_not_kept};
+pub use self::keys::{keys_dropped, keys_unusable, sealing_begins, sealing_waits, worker_not_kept};
 pub(crate) use self::label::label;
 pub use self::messages::{InFlight, message_refused, message_settled, put_off};
 pub use self::panics::{Panicking, log_panics, panicked, service_ended};

@@ -32,7 +32,7 @@ use self::restore::Restorer;
 use self::settle::Settler;
 use self::suspects::Tier;
 use crate::app::admin::{Endpoint, Health, Metrics, Readiness};
-use crate::app::database::wait_for_store;
+use crate::app::database::{join_workers, wait_for_store};
 use crate::app::lifecycle::Stop;
 use crate::app::presence::Presence;
 use crate::app::refreshing::Refreshing;
@@ -129,7 +129,9 @@ impl Worker {
         let Some(store) = wait_for_store(&settings, &keys, &readiness, stop).await? else { return Ok(None) };
         // Shown in the broker's list of connections, in its consumer tags, and among the workers.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
-        let presence = Presence::begin(&store, instance.clone(), "worker").await?;
+        let Some(presence) = join_workers(&store, &instance, &readiness, stop).await? else {
+            return Ok(None);
+        };
         let unreadable = keep_presence(presence, settings.worker.grace_period, services, stop, closed);
 
         let messages = TaskTracker::new();

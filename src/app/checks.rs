@@ -6,6 +6,7 @@ mod broker;
 mod database;
 mod files;
 mod providers;
+mod workers;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub async fn run(settings: &Settings) -> Vec<Finding> {
     let of_database = async {
         let Looked { mut findings, db } = database::look(&settings.database, LIMIT).await;
+        findings.extend(within("workers", LIMIT, workers::look(settings, db.clone())).await);
         findings.extend(providers::look(settings, db, LIMIT).await);
         findings
     };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use super::admin::Readiness;
 use super::lifecycle::Stop;
+use super::presence::Presence;
 use super::refreshing::store_over;
 use crate::domain::secret::KeyRing;
 use crate::retry::Backoff;
 use crate::settings::Settings;
-use crate::store::Store;
 use crate::store::database::{self, Fault, Place, Unable};
+use crate::store::{Store, StoreError};
 use crate::telemetry::DatabaseAway;
 
 const LOOK_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
@@ -52,6 +53,33 @@ pub async fn wait_for_store(
         tokio::select! {
             () = delays.wait() => {}
             () = stop.soft.cancelled() => return Ok(None),
+        }
+    }
+}
+
+/// Joins the workers. A database that goes away meanwhile is waited for. None: the worker was told to stop before.
+///
+/// # Errors
+/// A [`Problem`](crate::domain::problem::Problem) with the encryption keys.
+pub async fn join_workers(
+    store: &Store,
+    instance: &str,
+    readiness: &Readiness,
+    stop: &Stop,
+) -> anyhow::Result<Option<Presence>> {
+    let mut delays = LOOK_AGAIN.delays();
+    loop {
+        let joined = tokio::select! {
+            joined = Presence::begin(store, instance.to_owned(), "worker") => joined,
+            () = stop.soft.cancelled() => return Ok(None),
+        };
+        match joined {
+            Ok(presence) => return Ok(Some(presence)),
+            Err(error) if error.downcast_ref().is_some_and(StoreError::is_transient) => {
+                readiness.waits_for(format!("database: {error:#}"));
+                delays.wait().await;
+            }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -97,10 +97,11 @@ impl Presence {
     pub async fn keep(&mut self) -> Problem {
         loop {
             sleep(BEAT).await;
-            match self.beat().await {
-                Ok(None) => {}
-                Ok(Some(problem)) => return problem,
-                Err(error) => telemetry::worker_not_kept(&error),
+            match timeout(BEAT, self.beat()).await {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(problem))) => return problem,
+                Ok(Err(error)) => telemetry::worker_not_kept(&error),
+                Err(_) => telemetry::worker_not_kept(&StoreError::NoAnswer),
             }
         }
     }
@@ -166,10 +167,13 @@ impl Presence {
     async fn problem(&self, canaries: &[Canary]) -> Result<Option<Problem>, StoreError> {
         let ring = self.store.keys();
         let (mut missing, mut other) = (Vec::new(), Vec::new());
+        // A key that somebody dropped before there were canaries: rows that nobody missed may be left of it.
+        let mut dropped = Vec::new();
         for canary in canaries {
             let id = canary.key_id.as_str();
             match canary.fit(ring) {
                 Fit::Opens => {}
+                Fit::Missing if canary.sealed.is_none() => dropped.push(id),
                 Fit::Missing => missing.push(id),
                 Fit::OtherKey => other.push(id),
                 Fit::Unproven => {
@@ -181,6 +185,12 @@ impl Presence {
                     }
                 }
             }
+        }
+        if missing.len() + other.len() + dropped.len() == canaries.len() {
+            missing.append(&mut dropped);
+        }
+        if !dropped.is_empty() {
+            telemetry::keys_dropped(&dropped.join(", "));
         }
         Ok(problem_with_ring(&missing, &other))
     }
@@ -233,22 +243,24 @@ impl Presence {
             return Ok(Permission::Lacking(lacking));
         }
         let _ = self.store.put_key_into_use(key.id()).await?;
-        Ok(Permission::Granted)
+        // Somebody may have retired it meanwhile.
+        let is_in_use = self.store.canary(key.id()).await?.as_ref().is_some_and(Canary::is_in_use);
+        Ok(if is_in_use { Permission::Granted } else { Permission::Lacking(lacking) })
     }
 
-    /// Who lives and does not hold the key.
+    /// Who may live and does not hold the key.
     async fn lacking(&self, key: &RingKey) -> Result<Vec<KnownWorker>, StoreError> {
         let mut workers = self.store.workers().await?;
-        workers.retain(|worker| worker.is_living && worker.id != self.id && !worker.holds(key));
+        workers.retain(|worker| worker.is_waited_for && worker.id != self.id && !worker.holds(key));
         Ok(workers)
     }
 
     fn nobody_could_read(&self) -> Problem {
         let lacking = self.waits.as_ref().map(|waits| names(&waits.lacking)).unwrap_or_default();
         Problem::new(
-            "other workers have none of these encryption keys (`encryption.keys`, TOKENKEEPER_KEYS)",
-            format!("they are {lacking}"),
-            "give all the same keys; a worker that was killed counts for a minute: `tokenkeeper keys status` shows it",
+            "no encryption key here (`encryption.keys`, TOKENKEEPER_KEYS) is known to all other workers",
+            format!("a key that others lack cannot be used yet, as by {lacking}"),
+            "give all the same keys; a worker that was killed counts for ten minutes: `tokenkeeper keys status` shows it",
         )
     }
 }

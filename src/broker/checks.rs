@@ -6,7 +6,7 @@ use std::pin::pin;
 
 use futures_util::StreamExt;
 use futures_util::future::ready;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ErrorKind, Event};
@@ -28,7 +28,6 @@ pub(crate) async fn may_publish(connection: &Connection, settings: &Broker) -> R
     let mut exchanges = vec![String::new(), names.dead_letters()];
     // With `none` the others need not be there.
     if settings.topology != Topology::None {
-        exchanges.push(names.exchange().to_owned());
         exchanges.extend((!settings.retry_delay.is_zero()).then(|| names.again()));
     }
     for exchange in exchanges {
@@ -120,6 +119,46 @@ fn forgiven_if_missing(settings: &Broker, proven: Result<(), BrokerError>) -> Re
         }
         proven => proven,
     }
+}
+
+/// A queue that a worker consumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueState {
+    pub name: String,
+    /// Messages that are ready.
+    pub messages: u32,
+    pub consumers: u32,
+}
+
+/// The queues that are there, of those that a worker consumes.
+///
+/// # Errors
+/// [`BrokerError`]: the broker does not let us look.
+pub async fn queues(settings: &Broker) -> Result<Vec<QueueState>, BrokerError> {
+    let connection = connect(settings, "tokenkeeper checks").await?;
+    let names = Names::new(&settings.prefix);
+    let mut queues = Vec::new();
+    for feed in Feed::ALL.into_iter().chain(Feed::partitions(settings.partitions)) {
+        match state(&connection, settings, names.queue(feed)).await {
+            Ok(queue) => queues.push(queue),
+            Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    take_leave(&connection).await;
+    Ok(queues)
+}
+
+async fn state(connection: &Connection, settings: &Broker, name: String) -> Result<QueueState, BrokerError> {
+    let limit = settings.operation_timeout;
+    // One for each queue: the broker closes it if there is no such queue.
+    let channel =
+        within(limit, || "open a channel for a check".to_owned(), connection.create_channel()).await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let look = channel.queue_declare(short(&name)?, passive, FieldTable::default());
+    let queue = within(limit, || format!("look at queue {name}"), look).await?;
+    within(limit, || "close a channel".to_owned(), channel.close(200, "looked".into())).await?;
+    Ok(QueueState { name, messages: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 /// Consumes with an argument that the broker refuses: it looks at the permission first. So nothing is delivered.

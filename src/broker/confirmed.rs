@@ -1,6 +1,6 @@
 //! One publish and its confirm.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
@@ -69,21 +69,4 @@ pub(super) async fn confirming_channel(
     let select = channel.confirm_select(ConfirmSelectOptions::default());
     within(limit, || "ask for publisher confirms".to_owned(), select).await?;
     Ok(channel)
-}
-
-/// Whether this connection's user may publish replies. The message has no queue, so the broker gives it back.
-///
-/// # Errors
-/// The broker refuses it, or does not answer.
-pub async fn may_publish(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
-    const NO_QUEUE: &str = "tokenkeeper-doctor.no-queue";
-    let channel = confirming_channel(connection, settings).await?;
-    let publish = Publish {
-        exchange: ShortString::default(),
-        routing_key: NO_QUEUE.into(),
-        mandatory: true,
-        properties: BasicProperties::default(),
-    };
-    let publishing = pin!(publish.over(&channel, b""));
-    confirmed(connection, publishing, "a message without a queue", settings.operation_timeout).await.map(drop)
 }

@@ -172,8 +172,8 @@ impl Diagnosis {
         }
     }
 
-    /// How long to wait before the next try. What an operator must mend is not asked for every second: each login that fails
-    /// is a line in the broker's log.
+    /// How long to wait before the next try. What an operator must mend is not tried every second: each login that
+    /// fails is a line in the broker's log.
     pub const fn again(&self) -> Backoff {
         match self {
             Self::NotRunning

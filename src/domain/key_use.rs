@@ -19,8 +19,12 @@ use super::clock::Timestamp;
 use super::problem::Problem;
 use super::secret::{ExposeSecret, KeyRing, OpenError, RingKey, SecretString};
 
-/// Whoever was silent for longer does not count any more. It may be gone, or frozen, or have no database.
+/// Whoever was silent for longer is shown as gone. It may be frozen, or have no database.
 pub const LIVING_FOR: Duration = Duration::from_secs(60);
+
+/// For so long a new key waits for somebody who is silent and lacks it. While the database is away everybody is silent, so this
+/// is longer than most outages.
+pub const WAITED_FOR: Duration = Duration::from_mins(10);
 
 /// What a canary says.
 const SONG: &str = "tokenkeeper";
@@ -80,7 +84,7 @@ pub fn problem_with_ring(missing: &[&str], other: &[&str]) -> Option<Problem> {
         ([], []) => None,
         (missing, []) => Some(Problem::new(
             format!("the encryption keys ({settings}) lack {}", quoted(missing)),
-            "rows of the database are encrypted with it, or will be in a moment",
+            "rows of the database are encrypted with that, or soon will be",
             "add it, as the other workers have it; `tokenkeeper keys rotate` says when a key is not needed any more",
         )),
         ([], other) => Some(Problem::new(
@@ -121,8 +125,11 @@ pub struct KnownWorker {
     pub seals_with: Option<String>,
     pub started_at: Timestamp,
     pub last_seen_at: Timestamp,
-    /// Whether it counts ([`LIVING_FOR`]).
+    /// Whether it is heard of ([`LIVING_FOR`]).
     pub is_living: bool,
+    /// Whether a new key waits for it ([`WAITED_FOR`]).
+    #[serde(skip)]
+    pub is_waited_for: bool,
 }
 
 impl KnownWorker {
@@ -195,6 +202,7 @@ mod tests {
             started_at: Timestamp::from_millis(0),
             last_seen_at: Timestamp::from_millis(0),
             is_living: true,
+            is_waited_for: true,
         };
         assert!(worker.holds(&mine.keys()[0]));
         assert!(!worker.holds(&ring("k1").keys()[0]));

@@ -1,5 +1,6 @@
 //! A pass outside a worker. It refreshes, so it needs everything that keeps a rotated pair from being lost.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -31,7 +32,15 @@ pub async fn pass_alone(settings: &Settings, own: Arc<dyn Clock>, stop: &Stop) -
     clock_sync::set(&clock, &store, settings.database.max_clock_offset).await?;
 
     let mut presence = Presence::of_command(&store, "housekeeping").await?;
-    let passed = presence.keep_during(pass_with(settings, &keys, store, clock, stop)).await;
+    let mut pass = pin!(pass_with(settings, &keys, store, clock, stop));
+    let passed = tokio::select! {
+        passed = &mut pass => passed,
+        problem = presence.keep() => {
+            // A pair that the provider has issued is stored or parked first.
+            stop.soft.cancel();
+            pass.await.and(Err(problem.into()))
+        }
+    };
     presence.end().await;
     passed
 }

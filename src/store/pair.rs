@@ -47,7 +47,7 @@ impl NewPair {
         }
     }
 
-    /// Of both tokens. A host may answer another login with a refresh token, or an access token, that it issued before.
+    /// Covers both tokens, because a host may return one of them unchanged in another login.
     fn fingerprint(&self) -> String {
         let Some(refresh_token) = &self.refresh_token else { return fingerprint(&self.access_token) };
         // A line break is in no token that a login may store.
@@ -59,7 +59,7 @@ impl NewPair {
     /// may be; or it was issued or stored after this pair was issued. A repeated login with nothing new is older, too.
     pub(super) fn is_older_than(&self, stored: &Entry) -> bool {
         let is_repeated = self.is_of_the_login_of(stored)
-            && (stored.refreshed_at.is_some() || stored.is_in_doubt() || self.says_the_same_as(stored));
+            && (stored.refreshed_at.is_some() || stored.is_in_doubt() || self.brings_nothing_to(stored));
         is_repeated
             || self.source.issued_at().is_some_and(|at| stored.issued_at.unwrap_or(stored.updated_at) > at)
     }
@@ -72,9 +72,11 @@ impl NewPair {
         *login == self.fingerprint() || as_before
     }
 
-    /// What stands beside the tokens.
-    fn says_the_same_as(&self, stored: &Entry) -> bool {
-        self.username == stored.username
+    /// What stands beside the tokens is the same, and there is no failure or report that the login would clear.
+    fn brings_nothing_to(&self, stored: &Entry) -> bool {
+        stored.failure.is_none()
+            && stored.reported_at.is_none()
+            && self.username == stored.username
             && self.scopes == stored.scopes
             && self.expires_at == stored.state.expires_at
             && self.refresh_token_expires_at == stored.refresh_token_expires_at

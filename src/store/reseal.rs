@@ -14,6 +14,7 @@ use sea_orm::{
 };
 use tokenkeeper_entity::{auth_provider, token_entry};
 
+use super::database::Fault;
 use super::entry::PairColumn;
 use super::provider::SecretColumn;
 use super::{Store, StoreError};
@@ -235,7 +236,7 @@ fn outcome(updated: Result<u64, StoreError>) -> Result<Outcome, StoreError> {
     match updated {
         Ok(0) => Ok(Outcome::Moved),
         Ok(_) => Ok(Outcome::Done),
-        Err(error) if error.is_transient() && !error.is_of_no_row() => Ok(Outcome::Moved),
+        Err(StoreError::Database { source, .. }) if Fault::of(&source) == Fault::Locked => Ok(Outcome::Moved),
         Err(error) => Err(error),
     }
 }

@@ -9,7 +9,7 @@ use tokenkeeper_entity::worker::{ActiveModel, Column, Entity as Worker, Model};
 
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::key_use::{KnownWorker, LIVING_FOR, key_checks};
+use crate::domain::key_use::{KnownWorker, LIVING_FOR, WAITED_FOR, key_checks};
 
 /// The row of a process that did not remove it is shown for so long.
 const KEPT_FOR: Duration = Duration::from_hours(24);
@@ -82,5 +82,6 @@ fn known(row: Model, now: Timestamp) -> KnownWorker {
         started_at: Timestamp::from_millis(row.started_at),
         last_seen_at,
         is_living: now.since(last_seen_at) < LIVING_FOR,
+        is_waited_for: now.since(last_seen_at) < WAITED_FOR,
     }
 }

@@ -38,7 +38,7 @@ impl CircuitState {
     }
 }
 
-/// A refresh at this host is thought of for the first time. Sets its series to zero, so that a rate over them has a start.
+/// The first refresh at this host is considered. Sets its series to zero, so that a rate over them has a start.
 /// `held_back_by`: the possible labels of the metric.
 pub fn host_known(host: &str, held_back_by: &[&'static str]) {
     for name in [REFRESH_RETRIES, LEASE_WAITS, LEASE_WATCHES] {

@@ -1,6 +1,7 @@
 //! Events of encryption keys, and of a process among the others.
 
 use std::fmt::Display;
+use std::sync::Once;
 
 /// The process begins to seal with this key: at its start, or because everybody holds it now.
 pub fn sealing_begins(key: &str) {
@@ -14,6 +15,17 @@ pub fn sealing_waits(key: &str, workers: &str) {
         workers,
         "a newer encryption key waits until these workers have it too; an older one encrypts meanwhile"
     );
+}
+
+/// Their rows are answered as before there were canaries: with an error each.
+pub fn keys_dropped(keys: &str) {
+    static LINES: Once = Once::new();
+    LINES.call_once(|| {
+        tracing::warn!(
+            keys,
+            "rows are left of encryption keys that are not here; their users must log in again, or the keys come back"
+        );
+    });
 }
 
 /// The worker stops.

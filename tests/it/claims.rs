@@ -37,7 +37,7 @@ pub(crate) async fn put_token(world: &World, user: &str, expires_at: Timestamp) 
         refresh_token_expires_at: None,
         source: PairSource::Login,
     };
-    world.store.put_login(user, provider.id, &account, &pair, false, minutes(0)).await.unwrap();
+    world.store.put_login(user, provider.id, &account, &pair, true, minutes(0)).await.unwrap();
 }
 
 /// Users with a pair each, which expires an hour after noon.

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use sea_orm::ConnectionTrait;
 use serde_json::Value;
+use tokenkeeper::domain::secret::{ExposeSecret, KeyRing};
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
 use tokio::net::TcpListener;
 
@@ -35,8 +37,10 @@ on_every_database! {
             ("connections", ""),
             ("provider ", "its token endpoint answers"),
             ("users", "nobody must log in again"),
-            ("broker", "is reached"),
-            ("replies", "may be published"),
+            ("keys", "all that rows are encrypted with"),
+            ("workers", "1: tokenkeeper-"),
+            ("broker", "lets a worker publish, declare and consume"),
+            ("queues", "0 messages wait"),
             ("dead letters", "there are none"),
             ("spool folder", "can be written"),
             ("flags", "the defaults hold"),
@@ -125,6 +129,32 @@ async fn dead_letters_and_users_who_must_log_in_again_are_counted() {
     let users = line(&ended, "users");
     assert!(users.contains(&format!("1 at {}", world.scm.host())), "{users}");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_nobody_takes_and_a_worker_that_was_killed_are_told() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.spawn_worker().await;
+    worker.signal("KILL").await;
+    let long_ago = "UPDATE worker SET last_seen_at = last_seen_at - 120000";
+    world.connection().await.execute_unprepared(long_ago).await.unwrap();
+    let body = r#"{"user_id":"jdoe","host":"git.example.org"}"#.to_owned();
+    world.broker.publish(TOKEN_REQUEST, body, BasicProperties::default()).await;
+    let other_key = KeyRing::generate("other");
+    let cli = Cli::of(&world).set("TOKENKEEPER_KEYS", other_key.expose_secret());
+
+    // The broker needs a moment to notice that the worker is gone.
+    let ended = eventually("a queue that nobody consumes", PATIENCE, async || {
+        let ended = cli.run(&["doctor"]).await.with_code(1).keeps_secrets_of(&world);
+        line(&ended, "queues").starts_with("! ").then_some(ended)
+    })
+    .await;
+
+    assert!(line(&ended, "queues").contains("1 in "), "{}", ended.stdout);
+    let workers = line(&ended, "workers");
+    assert!(workers.starts_with("! ") && workers.contains("said nothing for over a minute"), "{workers}");
+    let keys = line(&ended, "keys");
+    assert!(keys.starts_with("✗ ") && keys.contains("lack `test`"), "{keys}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

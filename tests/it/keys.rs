@@ -81,6 +81,20 @@ on_every_database! {
         assert!(only_the_worlds_key_is_in_use(&world).await);
     }
 
+    async fn rows_that_were_left_of_a_key_before_there_were_canaries_stop_no_worker(kind: Kind) {
+        let world = World::new(kind, Dialect::GitHub).await;
+        world.start_worker().await.stop().await;
+        let db = world.connection().await;
+        db.execute_unprepared("INSERT INTO key_canary (key_id, in_use_since) VALUES ('dropped', 1)").await.unwrap();
+
+        let worker = world.spawn_worker().await;
+
+        worker.wait_for_log("rows are left of encryption keys that are not here", 1).await;
+        world.user_with_token("jdoe").await;
+        assert_eq!(world.request("jdoe").await["status"], "ok");
+        worker.stop(&world).await;
+    }
+
     async fn a_key_that_is_announced_is_asked_of_whoever_starts(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
         let running = world.start_worker().await;

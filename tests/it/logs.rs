@@ -30,7 +30,7 @@ async fn the_last_line_of_a_failing_start_is_json_and_says_why() {
     let taken = Cli::of(&world);
     // Then nothing says in which format to log.
     let no_settings = Cli::of(&world).set("TOKENKEEPER__BROKER__PREFIXX", "x");
-    for (cli, code, cause) in [(taken, 1, "(setting admin.listen)"), (no_settings, 2, "is not a setting")] {
+    for (cli, code, cause) in [(taken, 1, "(admin.listen)"), (no_settings, 2, "is not a setting")] {
         let ended = cli.run(&["worker"]).await.with_code(code);
         assert_json_lines(&ended.stderr, "a worker that does not start");
         let last: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();

@@ -198,8 +198,10 @@ async fn accounts_that_were_refused_and_go_on_asking_do_not_keep_the_probes() {
     assert!(is_refusing(&world).await);
     world.user_with_expired_token("alice").await;
     eventually("the worker to know", PATIENCE, async || {
-        world.request(&dead[0]).await;
-        (series(&worker, &world, "tokenkeeper_provider_refusing", "").await == 1).then_some(())
+        let asked = world.scm.log().len();
+        let reply = world.request(&dead[0]).await;
+        let told = reply["error"]["code"] == "provider_misconfigured";
+        (told && world.scm.log().len() == asked).then_some(())
     })
     .await;
     let asked = world.scm.log().len();

@@ -111,12 +111,19 @@ async fn a_reported_token_without_refresh_token_is_withdrawn() {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let worker = world.start_worker().await;
     let body = json!({"user_id": "jdoe", "host": world.scm.host(), "token": {"value": "for-ever"}});
-    assert_eq!(world.broker.request("token.store", body).await.body, json!({"status": "ok"}));
+    let log_in = async || world.broker.request("token.store", body.clone()).await.body;
+    assert_eq!(log_in().await, json!({"status": "ok"}));
 
     assert_eq!(report(&world, "jdoe", "for-ever").await, ok("withdrawn"));
 
     let message = world.request("jdoe").await;
     assert!(error_message(&message, "not_refreshable").contains("reported"));
+    assert_eq!(log_in().await, json!({"status": "ok"}));
+    assert_eq!(
+        world.request("jdoe").await["status"],
+        "ok",
+        "whoever logs in with it again says that it works"
+    );
     worker.stop().await;
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::broker::checks;
 use crate::broker::dead_letters::{DeadLetters, DeadLettersError};
-use crate::broker::{connect, may_publish, take_leave};
 use crate::domain::finding::Finding;
 use crate::domain::problem::Problem;
 use crate::settings::Broker;
@@ -15,28 +15,33 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Above it the letters are only counted: to read them takes them out of the queue for a moment.
 const READ_AT_MOST: u32 = 10_000;
 
-/// Whether a worker can connect, and publish its replies.
+/// Whether a worker could do its job there, and whether anybody does.
 pub(super) async fn look(settings: &Broker) -> Vec<Finding> {
-    let connection = match connect(settings, "tokenkeeper doctor").await {
-        Ok(connection) => connection,
-        Err(error) => {
-            let what = format!("the broker at {} cannot be used (broker.url)", settings.display_url());
-            let next = "rabbitmq-diagnostics check_running on the broker, or correct broker.url";
-            return vec![Finding::wrong("broker", Problem::new(what, error.to_string(), next))];
-        }
+    let problems = checks::check(settings).await;
+    if !problems.is_empty() {
+        return problems.into_iter().map(|problem| Finding::wrong("broker", problem)).collect();
+    }
+    let how = format!("{} lets a worker publish, declare and consume", settings.display_url());
+    vec![Finding::good("broker", how), queues(settings).await]
+}
+
+async fn queues(settings: &Broker) -> Finding {
+    const CHECK: &str = "queues";
+    let queues = match checks::queues(settings).await {
+        Ok(queues) => queues,
+        Err(error) => return Finding::not_looked(CHECK, error.to_string()),
     };
-    let published = may_publish(&connection, settings).await;
-    take_leave(&connection).await;
-    let reached = Finding::good("broker", format!("{} is reached", settings.display_url()));
-    let published = match published {
-        Ok(()) => Finding::good("replies", "may be published to the default exchange"),
-        Err(error) => {
-            let next = "rabbitmqctl set_permissions, with write for `amq.default`";
-            let what = "replies cannot be published to the default exchange (broker.url)";
-            Finding::wrong("replies", Problem::new(what, error.to_string(), next))
-        }
-    };
-    vec![reached, published]
+    let left: Vec<String> = queues
+        .iter()
+        .filter(|queue| queue.messages > 0 && queue.consumers == 0)
+        .map(|queue| format!("{} in {}", queue.messages, queue.name))
+        .collect();
+    if left.is_empty() {
+        let waiting: u32 = queues.iter().map(|queue| queue.messages).sum();
+        return Finding::good(CHECK, format!("{} of them, {waiting} messages wait", queues.len()));
+    }
+    let what = format!("messages wait that nobody takes: {}", left.join(", "));
+    Finding::warning(CHECK, Problem::new(what, "no worker consumes these queues", "tokenkeeper worker"))
 }
 
 /// How many there are, by reason.

@@ -46,10 +46,10 @@ pub enum Destination {
 
 impl Letter {
     pub(super) fn new(delivery: Delivery, names: &Names) -> Self {
-        let is_brokers = is_brokers(&delivery, names);
-        let destination = destination(&delivery, names, is_brokers);
         // Whoever gives up a message publishes it to the exchange of dead letters. An alternate exchange leaves the name.
         let is_unroutable = delivery.exchange.as_str() == names.exchange();
+        let is_brokers = !is_unroutable && is_brokers(&delivery, names);
+        let destination = destination(&delivery, names, is_brokers);
         Self { delivery, destination, is_brokers, is_unroutable }
     }
 

@@ -154,8 +154,8 @@ impl DeadLetters {
     }
 }
 
-/// Keeps the broker's headers, which tell why and where the message died, and adds a reason that only the letter's way told. If the seal does not fit beside the publisher's
-/// headers, those are dropped.
+/// Keeps the broker's headers, which tell why and where the message died, and adds the reason where only the exchange that
+/// it came through tells it. If the seal does not fit beside the publisher's headers, those are dropped.
 fn properties(letter: &Letter, sealed: &Sealed, frame_max: u32) -> BasicProperties {
     let mut headers = without_seal(letter.properties().headers().clone().unwrap_or_default());
     if letter.is_unroutable() {

@@ -11,8 +11,8 @@ use crate::cli::{Ending, Failure};
 ///
 /// Tokens and client secrets are encrypted with it before they go into the database. Put the line into
 /// `TOKENKEEPER_KEYS` of every worker, or into the file of the setting `encryption.keys_file`. Several keys are separated
-/// by commas: the first one encrypts, and each of them decrypts. To change keys, put a new one in front (see `tokenkeeper
-/// keys --help`).
+/// by commas: the first one that all workers have encrypts, and each of them decrypts. To change keys, put a new one in
+/// front (see `tokenkeeper keys --help`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   export TOKENKEEPER_KEYS=$(tokenkeeper keys generate)
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Ending, Failure> {
     note(
         "Put this line into TOKENKEEPER_KEYS of every worker. Keep a copy: without the key its data is lost.",
     );
-    note("Of several keys (id:base64,id:base64) the first one encrypts, and each of them decrypts.");
+    note("Of several keys (id:base64,id:base64) the first one that all workers have encrypts.");
     Ok(Ending::Good)
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Replaces newer pairs, too. The users whose pair is a spent one then must log in again
+    /// Also replaces newer pairs. Users whose imported pair has been used up must then log in again
     #[arg(long)]
     replace: bool,
     /// Only shows what an import would do. Each line is compared with what is stored, and not with the lines before it

@@ -119,7 +119,9 @@ impl Look {
     /// What a worker proves at its start.
     async fn is_able(&self) -> Result<(), Unable> {
         self.ping().await?;
-        let proved = timeout(PATIENCE, able::prove(&self.store.urgent, &self.place, Newer::Fine)).await;
+        // Some twenty statements, on a server that may be cold.
+        let limit = PATIENCE.max(self.settings.acquire_timeout);
+        let proved = timeout(limit, able::prove(&self.store.urgent, &self.place, Newer::Fine)).await;
         proved.unwrap_or_else(|_| Err(self.place.unable(Fault::NoAnswer, "")))
     }
 

@@ -56,7 +56,7 @@ impl<'a> Migrating<'a> {
     /// Applies the next migrations that are pending: this many, or all of them.
     ///
     /// # Errors
-    /// A migration failed; those before it are applied. On SQLite all of this call are taken back.
+    /// A migration failed; those before it are applied. On SQLite all migrations of this call are rolled back.
     pub async fn up(&self, steps: Option<u32>) -> Result<(), DbErr> {
         match self.transaction().await? {
             Some(transaction) => {

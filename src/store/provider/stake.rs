@@ -34,7 +34,7 @@ impl Store {
         }
     }
 
-    /// What these records would move, if they were applied, away from refresh tokens that are stored.
+    /// The changes in these records that could make stored refresh tokens useless.
     pub async fn moves(&self, records: &[ProviderRecord]) -> Result<Vec<Move>, StoreError> {
         let mut moves = Vec::new();
         for record in records {

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::not_renamed;
@@ -21,7 +21,11 @@ pub(super) struct RotatedFile {
 
 impl RotatedFile {
     pub(super) fn open(settings: &AuditFile) -> io::Result<Self> {
-        let file = open(&settings.path)?;
+        let mut file = open(&settings.path)?;
+        // A process that was killed may have left half a line.
+        if !ends_a_line(&settings.path)? {
+            file.write_all(b"\n")?;
+        }
         let len = file.metadata()?.len();
         Ok(Self { settings: settings.clone(), file, len, at_line_end: true })
     }
@@ -72,6 +76,21 @@ fn open(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
+/// Whether the file is empty or its last byte ends a line. Anything but a file counts as ended.
+fn ends_a_line(path: &Path) -> io::Result<bool> {
+    if !fs::metadata(path)?.is_file() {
+        return Ok(true);
+    }
+    let mut file = File::open(path)?;
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
 fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(format!(".{number}"));
@@ -99,6 +118,16 @@ mod tests {
         assert_eq!(read(&numbered(&path, 1)), "longer than the bound\n");
         assert_eq!(read(&numbered(&path, 2)), "third\n4\n");
         assert!(!numbered(&path, 3).exists());
+    }
+
+    #[test]
+    fn half_a_line_of_a_process_that_was_killed_spoils_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        fs::write(&path, "whole\nhal").unwrap();
+        let settings = AuditFile { path: path.clone(), max_bytes: 1_000, kept: 1 };
+        RotatedFile::open(&settings).unwrap().write_all(b"next\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole\nhal\nnext\n");
     }
 
     #[test]

@@ -37,7 +37,12 @@ async fn what_expires_while_the_database_is_away_is_counted_apart_and_dropped_by
     worker.wait_until_ready().await;
 
     token(&world.request("jdoe").await);
-    assert_eq!(worker.count(r#"tokenkeeper_dead_letters_total{type="token.request"}"#).await, 1);
+    assert_eq!(
+        worker
+            .count(r#"tokenkeeper_dead_letters_total{type="token.request",reason="invalid_request"}"#)
+            .await,
+        1
+    );
     let summary = cli.run(&["dead", "summary", "--json"]).await.good().json();
     let counts: Vec<_> = summary
         .as_array()

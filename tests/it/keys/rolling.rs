@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
+use sea_orm::ConnectionTrait;
 use tokenkeeper_testkit::queues::TOKEN_STORE;
 
 use super::*;
@@ -90,8 +91,14 @@ on_every_database! {
         let world = World::new(kind, Dialect::GitHub).await;
         let frozen = WorkerProcess::spawn(&world).await;
         frozen.signal("STOP").await;
-        silence_all(&world).await;
         let both = format!("{},{}", new_key("new"), world.keys);
+        // As after two minutes without a database.
+        let silent = "UPDATE worker SET last_seen_at = last_seen_at - 120000";
+        world.connection().await.execute_unprepared(silent).await.unwrap();
+        let early = WorkerProcess::spawn_with_keys(&world, &both).await;
+        early.wait_for_log(WAITS, 1).await;
+        early.stop(&world).await;
+        silence_all(&world).await;
         let other = WorkerProcess::spawn_with_keys(&world, &both).await;
         assert!(!other.log().contains(WAITS), "nobody waits for one that is gone");
 

@@ -4,8 +4,8 @@ use serde_json::json;
 use tokenkeeper::domain::clock::Timestamp;
 
 use super::{
-    MISCONFIGURED, REAUTHORIZE, assert_not_condemned, expired_users, refusing_since, stop, wait_until_served,
-    world_and_workers,
+    MISCONFIGURED, REAUTHORIZE, assert_not_condemned, expired_users, refusing_since, stop,
+    wait_until_all_know, wait_until_served, world_and_workers,
 };
 use crate::cli::Cli;
 use crate::harness::events::Listener;
@@ -41,6 +41,7 @@ on_every_database! {
         let served = world.request("jdoe").await;
         assert_eq!(token(&served)["value"], valid.access_token.as_str());
 
+        wait_until_all_know(&world, &users).await;
         world.scm.heal();
         for user in &users {
             wait_until_served(&world, user).await;
