@@ -8,6 +8,9 @@ scripts/services.sh
 # shellcheck source=/dev/null  # written by services.sh
 source target/services.env
 
+# Tests wait most of the time: for a broker, for a lease to end. Two of them a core leave no processor idle.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc 2>/dev/null || sysctl -n hw.ncpu) * 2))}
+
 echo
 echo "cargo test --workspace --locked${*:+ $*}"
 exec cargo test --workspace --locked "$@"

@@ -119,10 +119,13 @@ impl Health {
                 "broker: it blocks the connection for replies; check its memory and disk alarms".to_owned(),
             );
         }
-        for feed in Feed::ALL {
-            if self.flag(feed).is_some_and(|flag| !flag.load(Ordering::Relaxed)) {
-                problems.push(format!("broker: {feed} is not consumed"));
-            }
+        let paused: Vec<String> = Feed::ALL
+            .into_iter()
+            .filter(|feed| self.flag(*feed).is_some_and(|flag| !flag.load(Ordering::Relaxed)))
+            .map(|feed| feed.to_string())
+            .collect();
+        if !paused.is_empty() {
+            problems.push(format!("worker: it does not consume {}", paused.join(", ")));
         }
         let (consumed, due) = (self.partitions.load(Ordering::Relaxed), self.partitions_due);
         if consumed < due {

@@ -14,7 +14,7 @@ use futures_util::future::join;
 use tokio::time::timeout;
 
 use self::database::Looked;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, Verdict};
 use crate::settings::Settings;
 
 /// How long one check may take.
@@ -30,7 +30,11 @@ pub async fn run(settings: &Settings) -> Vec<Finding> {
     };
     let of_broker = async {
         let mut findings = within("broker", LIMIT, broker::look(&settings.broker)).await;
-        findings.extend(within("dead letters", LIMIT, broker::dead_letters(&settings.broker)).await);
+        if findings.iter().all(|finding| matches!(finding.verdict, Verdict::Good(_) | Verdict::Warning(_))) {
+            findings.extend(within("dead letters", LIMIT, broker::dead_letters(&settings.broker)).await);
+        } else {
+            findings.push(Finding::not_looked("dead letters", "the broker cannot be used"));
+        }
         findings
     };
     let (mut findings, of_broker) = join(Box::pin(of_database), Box::pin(of_broker)).await;
@@ -52,7 +56,6 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::domain::finding::Verdict;
 
     #[tokio::test(start_paused = true)]
     async fn a_check_that_hangs_is_told_and_ends() {

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -126,7 +125,7 @@ impl Presence {
 
     async fn join(&mut self) -> anyhow::Result<()> {
         // Before the look at the canaries: whoever announces a key after that look sees this row.
-        self.say().await.context("cannot join the workers")?;
+        self.say().await?;
         let canaries = self.store.canaries().await?;
         if let Some(problem) = self.problem(&canaries).await? {
             return Err(problem.into());

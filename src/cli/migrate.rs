@@ -4,9 +4,10 @@ mod losses;
 
 use anyhow::{Context, anyhow};
 use clap::value_parser;
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
+use tokenkeeper::domain::problem::Problem;
 use tokenkeeper::settings::{self, Settings};
-use tokenkeeper::store::database::{self, Migrating};
+use tokenkeeper::store::database::{self, Fault, Migrating, in_words};
 use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait, dropped_by};
 use tokio_util::sync::CancellationToken;
 
@@ -78,10 +79,21 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
             Command::Down { steps, .. } => down(&db, steps, &stop, &mut output).await,
             Command::Fresh { .. } => fresh(&db, &stop, &mut output).await,
         };
-        done.with_context(failed)?;
+        done.map_err(|error| denied(&name, &error).unwrap_or_else(|| error.context(failed())))?;
         Ok(Ending::Good)
     })
     .await
+}
+
+/// Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
+fn denied(name: &str, error: &anyhow::Error) -> Option<anyhow::Error> {
+    let error = error.downcast_ref::<DbErr>().filter(|error| Fault::of(error) == Fault::Denied)?;
+    let problem = Problem::new(
+        format!("cannot migrate the database {name} (database.url)"),
+        in_words(error),
+        "migrate as the owner of the tables; on PostgreSQL a new owner needs GRANT CREATE ON SCHEMA public",
+    );
+    Some(problem.into())
 }
 
 /// Waits for a process that migrates the same database.

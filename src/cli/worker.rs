@@ -75,7 +75,10 @@ async fn work(settings: Settings) -> Result<Ending, Failure> {
     let work = async {
         match Worker::start(settings, time, Some(metrics), stop).await? {
             Some(worker) => worker.join().await,
-            None => Ok(()),
+            None => {
+                tracing::info!("stopped");
+                Ok(())
+            }
         }
     };
     tokio::select! {

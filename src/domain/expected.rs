@@ -22,6 +22,8 @@ fn in_plain_words(expected: &str) -> &str {
         "bool" | "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "an object",
+        // A type of ours, which a list of its fields could stand for.
+        _ if expected.starts_with("struct ") => "an object",
         _ => expected,
     }
 }
@@ -39,6 +41,7 @@ mod tests {
             ),
             ("invalid type: sequence, expected a map", "must be an object"),
             ("invalid type: integer `7`, expected a string", "must be a string"),
+            ("invalid length 0, expected struct Definitions with 2 elements", "must be an object"),
             ("invalid value: s3cret", "has a wrong type or value"),
         ] {
             assert_eq!(must_be(message).as_deref(), Some(told));

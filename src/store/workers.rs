@@ -29,7 +29,7 @@ impl Store {
             .filter(Column::Id.eq(id))
             .exec(&self.urgent)
             .await
-            .map_err(StoreError::database("say that this worker lives"))?;
+            .map_err(StoreError::database("join the workers"))?;
         if updated.rows_affected > 0 {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Store {
             last_seen_at: Set(now),
         };
         let added = Worker::insert(row).exec_without_returning(&self.urgent).await;
-        added.map(drop).map_err(StoreError::database("add this worker to the workers"))
+        added.map(drop).map_err(StoreError::database("join the workers"))
     }
 
     /// Every process that has a row, the oldest first.

@@ -98,7 +98,7 @@ async fn a_queue_with_other_arguments_is_reported_and_consumed_once_it_is_correc
     .await;
     worker.wait_for_log("exists with another x-", 1).await;
     let (status, problems) = worker.get("readyz").await;
-    assert!(status == 503 && problems.contains("token.request is not consumed"), "{problems}");
+    assert!(status == 503 && problems.contains("does not consume"), "{problems}");
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
 
     worker.wait_until_ready().await;

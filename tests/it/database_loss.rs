@@ -38,7 +38,7 @@ async fn wait_until_paused(worker: &WorkerProcess) {
     // The broker goes on counting a consumer that is cancelled while it has something in hand.
     eventually("the worker to stop taking messages", PATIENCE, async || {
         let (status, problems) = worker.get("readyz").await;
-        let paused = problems.contains("database:") && problems.contains("token.request is not consumed");
+        let paused = problems.contains("database:") && problems.contains("does not consume");
         (status == 503 && paused).then_some(())
     })
     .await;

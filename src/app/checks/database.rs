@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, State
 use tokio::time::{Instant, timeout};
 
 use crate::domain::clock::{DatabaseClock, SystemClock};
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, Verdict};
 use crate::domain::problem::Problem;
 use crate::domain::secret::{ExposeSecret, KeyRing};
 use crate::settings;
@@ -41,7 +41,10 @@ pub(super) async fn look(settings: &settings::Database, limit: Duration) -> Look
             proved("database rights", "all that a worker needs", able::may_be_used(&db, &place).await);
         let migrated = able::is_migrated(&db, &place, able::Newer::Refused).await;
         let is_readable = migrated.is_ok();
-        let migrated = proved("migrations", "all are applied", migrated);
+        let migrated = match &rights.verdict {
+            Verdict::Wrong(_) if !is_readable => Finding::not_looked("migrations", "the rights come first"),
+            _ => proved("migrations", "all are applied", migrated),
+        };
         let serves = serves(&db, &place).await;
         let findings = vec![
             serves,

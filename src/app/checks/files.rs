@@ -1,5 +1,6 @@
 //! Spool folder and flag file.
 
+use crate::app::admin::Endpoint;
 use crate::domain::finding::Finding;
 use crate::domain::problem::Problem;
 use crate::flags::Flags;
@@ -7,7 +8,19 @@ use crate::parking::Spool;
 use crate::settings::Settings;
 
 pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
-    vec![spool(settings).await, flags(settings).await]
+    vec![spool(settings).await, flags(settings).await, admin(settings).await]
+}
+
+/// Another worker of this machine may have the port, which is no problem.
+async fn admin(settings: &Settings) -> Finding {
+    const CHECK: &str = "admin endpoint";
+    match Endpoint::open(&settings.admin).await {
+        Ok(_) => Finding::good(CHECK, format!("{} is free", settings.admin.listen)),
+        Err(error) => match error.downcast::<Problem>() {
+            Ok(problem) => Finding::warning(CHECK, problem),
+            Err(error) => Finding::not_looked(CHECK, error.to_string()),
+        },
+    }
 }
 
 async fn spool(settings: &Settings) -> Finding {

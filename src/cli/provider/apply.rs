@@ -49,7 +49,7 @@ use crate::cli::{Ending, Failure};
   unstated_lifetime_secs = 3600      # an access token's lifetime if the provider does not say
   kills_old_token = true             # false: the same as old_token_grace_secs = \"unlimited\"
   refresh_parameters = { audience = \"api\" }   # sent with every refresh; not for secrets
-  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled until it accepts a new token")]
+  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled with a new token")]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sea_orm::{DatabaseBackend, DatabaseConnection};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::able::{self, Newer};
 use super::{Fault, Place, Unable, knock};
@@ -19,6 +19,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a ping may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often failed statements lead to a closer look, at most.
+const PROVE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often it is pinged while it is away, so that its return is noticed soon.
 const LOOK_AGAIN: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(1));
@@ -78,9 +81,15 @@ struct Look {
 
 impl Look {
     async fn keep_looking(self, found: watch::Sender<Option<Arc<str>>>, suspicion: Arc<Notify>) {
+        let mut proved_at: Option<Instant> = None;
         loop {
             let suspected = timeout(LOOK_EVERY, suspicion.notified()).await.is_ok();
-            let Err(unable) = self.is_there(suspected).await else { continue };
+            // A row that fails again and again must not keep the database busy.
+            let prove = suspected && proved_at.is_none_or(|at| at.elapsed() >= PROVE_EVERY);
+            if prove {
+                proved_at = Some(Instant::now());
+            }
+            let Err(unable) = self.is_there(prove).await else { continue };
             found.send_replace(Some(unable.to_string().into()));
             let mut away = DatabaseAway::begin();
             let mut delays = LOOK_AGAIN.delays();
@@ -102,15 +111,16 @@ impl Look {
         }
     }
 
-    /// Whether it answers, and after a failed statement also whether it takes writes.
-    async fn is_there(&self, suspected: bool) -> Result<(), Unable> {
+    /// Whether it answers, and after a failed statement also whether it can still be worked with.
+    async fn is_there(&self, prove: bool) -> Result<(), Unable> {
         self.ping().await?;
-        if !suspected {
+        if !prove {
             return Ok(());
         }
-        let written = timeout(PATIENCE, able::may_be_written(&self.store.urgent, &self.place)).await;
-        match written {
-            Ok(Err(unable)) if unable.fault == Fault::ReadOnly => Err(unable),
+        match self.is_able().await {
+            Err(unable) if matches!(unable.fault, Fault::ReadOnly | Fault::Denied | Fault::NoTable) => {
+                Err(unable)
+            }
             // The database answers, so the statement failed for another reason.
             _ => Ok(()),
         }

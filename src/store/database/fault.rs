@@ -96,7 +96,8 @@ impl Fault {
             "53100" => Self::DiskFull,
             "53300" => Self::TooManyConnections,
             "57P01" | "57P02" | "57P03" => Self::NotTaking,
-            "55P03" => Self::Locked,
+            // A lock that was not had in time, a deadlock, and a conflict of transactions.
+            "55P03" | "40P01" | "40001" => Self::Locked,
             _ => Self::Unexpected,
         }
     }
@@ -114,7 +115,8 @@ impl Fault {
             1021 | 1114 => Self::DiskFull,
             1040 | 1203 | 1226 => Self::TooManyConnections,
             1047 | 1053 => Self::NotTaking,
-            1205 => Self::Locked,
+            // A lock that was not had in time, and a deadlock.
+            1205 | 1213 => Self::Locked,
             _ => Self::Unexpected,
         }
     }
@@ -163,7 +165,7 @@ impl Fault {
             Self::Login => "the database refuses the user",
             Self::NoDatabase => "there is no such database",
             Self::DatabaseDenied => "the user may not use the database",
-            Self::Denied => "the database's user lacks a right; `tokenkeeper doctor` names the GRANT",
+            Self::Denied => "the database's user lacks a right",
             Self::ReadOnly => "the database is read-only",
             Self::NoTable => "a table or column is missing; run `tokenkeeper migrate up`",
             Self::DiskFull => "the database's disk is full",

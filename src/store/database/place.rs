@@ -176,6 +176,11 @@ impl Place {
                 format!("the folder {folder} does not exist"),
                 format!("mkdir -p {folder}, or correct database.url"),
             ),
+            Fault::CannotOpen if self.file().is_some_and(Path::is_dir) => (
+                format!("the database file {name} cannot be opened"),
+                "it is a folder".to_owned(),
+                "name a file in database.url".to_owned(),
+            ),
             Fault::CannotOpen => (
                 format!("the database file {name} cannot be opened"),
                 "this user may not write the file or its folder".to_owned(),

@@ -16,7 +16,7 @@ async fn what_expires_while_the_database_is_away_is_counted_apart_and_dropped_by
     world.broker.send(TOKEN_REQUEST, "{}", BasicProperties::default()).await.reply().await;
     go_away(&proxy);
     eventually("the worker to stop taking messages", PATIENCE, async || {
-        worker.get("readyz").await.1.contains("token.request is not consumed").then_some(())
+        worker.get("readyz").await.1.contains("does not consume").then_some(())
     })
     .await;
     let mut forged = FieldTable::default();

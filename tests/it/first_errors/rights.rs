@@ -68,6 +68,14 @@ async fn a_postgresql_user_is_told_the_grants_and_they_are_enough() {
     assert_told_once(&worker);
     login.run(next(&line)).await;
     worker.wait_until_ready().await;
+
+    // A right that is lost while it runs keeps messages in their queues.
+    login.run(&format!("REVOKE SELECT ON auth_provider FROM {}", login.name)).await;
+    let waiting = world.send("jdoe").await;
+    let line = not_ready_because(&worker, "it lacks rights on auth_provider").await;
+    login.run(next(&line)).await;
+    worker.wait_until_ready().await;
+    assert_eq!(waiting.reply().await.body["error"]["code"], "unknown_host", "it was answered after all");
     worker.stop(&world).await;
 
     login.run("REVOKE USAGE ON SCHEMA public FROM PUBLIC").await;
