@@ -15,6 +15,7 @@ mod settlement;
 mod subscription;
 mod suspects;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -97,7 +98,8 @@ impl Worker {
         stop: Stop,
     ) -> anyhow::Result<Option<Self>> {
         let (services, closed) = (Services::default(), CancellationToken::new());
-        let started = Self::wire(settings, time, metrics, &stop, &services, &closed).await;
+        // Boxed: it is large, and everybody who starts a worker would carry its size.
+        let started = Box::pin(Self::wire(settings, time, metrics, &stop, &services, &closed)).await;
         if !matches!(started, Ok(Some(_))) {
             // The tasks that were started so far must end.
             stop.soft.cancel();
@@ -120,12 +122,8 @@ impl Worker {
         let keys = Arc::new(settings.key_ring()?);
         let (flags, reload_flags) = Flags::open(&settings.flags.file).await?;
         let readiness = Arc::new(Readiness::default());
-        let endpoint = Endpoint::open(&settings.admin).await?;
-        let address = endpoint.address()?;
-        tracing::info!(%address, "admin endpoint is up");
         let metrics = metrics.map(|handle| Arc::new(Metrics::new(handle)));
-        let serve = endpoint.serve(Arc::clone(&readiness), metrics.clone(), stop.hard.clone());
-        services.spawn("the admin endpoint", serve);
+        let address = serve_admin(&settings, &readiness, metrics.clone(), services, stop).await?;
         let Some(store) = wait_for_store(&settings, &keys, &readiness, stop).await? else { return Ok(None) };
         // Shown in the broker's list of connections, in its consumer tags, and among the workers.
         let instance = format!("tokenkeeper-{}", Uuid::new_v4().simple());
@@ -282,6 +280,22 @@ impl TimeSource {
             }
         }
     }
+}
+
+/// Opens the admin endpoint, and serves it until the hard stop.
+async fn serve_admin(
+    settings: &Settings,
+    readiness: &Arc<Readiness>,
+    metrics: Option<Arc<Metrics>>,
+    services: &Services,
+    stop: &Stop,
+) -> anyhow::Result<SocketAddr> {
+    let endpoint = Endpoint::open(&settings.admin).await?;
+    let address = endpoint.address()?;
+    tracing::info!(%address, "admin endpoint is up");
+    let serve = endpoint.serve(Arc::clone(readiness), metrics, stop.hard.clone());
+    services.spawn("the admin endpoint", serve);
+    Ok(address)
 }
 
 /// Keeps the worker's row until `closed`. If the worker cannot read what others store, stops it and returns why.

@@ -79,7 +79,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
             Command::Down { steps, .. } => down(&db, steps, &stop, &mut output).await,
             Command::Fresh { .. } => fresh(&db, &stop, &mut output).await,
         };
-        done.map_err(|error| denied(&name, &error).unwrap_or_else(|| error.context(failed())))?;
+        done.map_err(|error| denied(name, &error).unwrap_or_else(|| error.context(failed())))?;
         Ok(Ending::Good)
     })
     .await

@@ -73,13 +73,11 @@ async fn work(settings: Settings) -> Result<Ending, Failure> {
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
     let time = TimeSource::Database { own: Arc::new(SystemClock) };
     let work = async {
-        match Worker::start(settings, time, Some(metrics), stop).await? {
-            Some(worker) => worker.join().await,
-            None => {
-                tracing::info!("stopped");
-                Ok(())
-            }
-        }
+        let Some(worker) = Worker::start(settings, time, Some(metrics), stop).await? else {
+            tracing::info!("stopped");
+            return Ok(());
+        };
+        worker.join().await
     };
     tokio::select! {
         ended = work => {

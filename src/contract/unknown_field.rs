@@ -34,7 +34,7 @@ impl UnknownField {
     }
 }
 
-/// The unknown fields of a message, at most [`MOST`] of them, each once.
+/// The unknown fields of a message, at most `MOST` of them, each once.
 #[derive(Debug, Default)]
 pub struct UnknownFields(Vec<UnknownField>);
 

@@ -1,6 +1,6 @@
 //! The audit log: one JSON line for each token that is handed out, stored or reported, each refusal and each refresh.
 //!
-//! The lines are events with the target [`TARGET`]. Where there is no audit log, they cost next to nothing. No line holds a
+//! The lines are events with the target `audit`. Where there is no audit log, they cost next to nothing. No line holds a
 //! secret, and what others wrote in it is escaped. A line is written when the worker has decided, before its reply is
 //! published: a token whose reply never arrives counts as handed out.
 

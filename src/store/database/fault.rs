@@ -10,7 +10,7 @@ use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
 use crate::domain::escape;
 
-/// The kinds of error that have a name of their own. [`Place::problem`](super::place::Place::problem) says what to do about each.
+/// The kinds of error that have a name of their own. `place.rs` says what to do about each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     NothingListens,

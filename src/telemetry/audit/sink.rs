@@ -71,7 +71,7 @@ impl AuditSink {
         }
     }
 
-    /// Waits until all lines are written, but not longer than [`LAST_LINES`].
+    /// Waits until all lines are written, but not longer than `LAST_LINES`.
     pub fn flush(&self) {
         const PAUSE: Duration = Duration::from_millis(10);
         let (done, written) = sync_channel(0);
