@@ -8,8 +8,8 @@ scripts/services.sh
 # shellcheck source=/dev/null  # written by services.sh
 source target/services.env
 
-# Tests wait most of the time: for a broker, for a lease to end. Two of them a core leave no processor idle.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc 2>/dev/null || sysctl -n hw.ncpu) * 2))}
+# Tests wait most of the time: for a broker, for a lease to end. With one more than there are cores, no processor is idle.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc 2>/dev/null || sysctl -n hw.ncpu) + 1))}
 
 echo
 echo "cargo test --workspace --locked${*:+ $*}"

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::domain::problem::{Problem, of_system};
+use crate::domain::problem::Problem;
 use crate::store::ParkedPair;
 use crate::telemetry::SpoolTrouble;
 
@@ -151,10 +151,14 @@ impl Spool {
 }
 
 fn not_writable(folder: &Path, error: &io::Error) -> Problem {
+    let cause = match error.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "a file is in its place".to_owned(),
+        kind => kind.to_string(),
+    };
     let folder = folder.display();
     Problem::new(
         format!("the spool folder {folder} cannot be written (worker.spool_dir)"),
-        of_system(error),
+        cause,
         format!("ls -ld {folder}, and give it to the user that runs tokenkeeper, or name another folder"),
     )
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::message::Delivery;
 use tokio::time::Instant;
@@ -21,10 +22,13 @@ use crate::contract::{
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::KeyRing;
-use crate::limits::bulkhead::{Bulkhead, Queue, Resource, STALLED_AFTER, WaitSlot, Waiter};
+use crate::limits::bulkhead::{Bulkhead, Queue, Resource, WaitSlot, Waiter};
 use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
 use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
+
+/// How long the reply to a request whose time is over may take. A broker that syncs its disk needs some seconds at times.
+const LATE_REPLY: Duration = Duration::from_secs(5);
 
 pub(super) struct Settler {
     pub(super) handler: Handler,
@@ -130,8 +134,7 @@ impl Received {
         // The message is kept if nobody hears that it failed.
         let exact = !self.kind.needs_reply_to() && reply.error().is_some();
         let outgoing = OutgoingReply { reply_to, reply_type, envelope: &self.envelope, exact };
-        // The answer to a request whose time is over still gets a moment.
-        let until = time.give_up_at().max(Instant::now() + STALLED_AFTER);
+        let until = time.give_up_at().max(Instant::now() + LATE_REPLY);
         let mut slot: Option<WaitSlot> = None;
         let next_check = |now: Instant| {
             if slot.is_none() {

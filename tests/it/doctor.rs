@@ -124,7 +124,7 @@ async fn dead_letters_and_users_who_must_log_in_again_are_counted() {
     let ended = Cli::of(&world).run(&["doctor"]).await.good().keeps_secrets_of(&world);
 
     let letters = line(&ended, "dead letters");
-    assert!(letters.starts_with("! ") && letters.contains("1 dead letters: 1 invalid_request"), "{letters}");
+    assert!(letters.starts_with("! ") && letters.contains("1 dead letter: 1 invalid_request"), "{letters}");
     assert_eq!(world.broker.queue_depth("dead-letters").await, 1, "it is still there");
     let users = line(&ended, "users");
     assert!(users.contains(&format!("1 at {}", world.scm.host())), "{users}");

@@ -53,7 +53,8 @@ pub(super) async fn dead_letters(settings: &Broker) -> Vec<Finding> {
             let all: u32 = reasons.values().sum();
             let by_reason: Vec<String> =
                 reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            let what = format!("{all} dead letters: {}", by_reason.join(", "));
+            let letters = if all == 1 { "letter" } else { "letters" };
+            let what = format!("{all} dead {letters}: {}", by_reason.join(", "));
             Finding::warning(CHECK, Problem::new(what, "nobody could answer them", "tokenkeeper dead list"))
         }
         Err(DeadLettersError::NoQueue { queue, .. }) => {

@@ -148,6 +148,9 @@ impl Fault {
             TimedOut => Self::NoAnswer,
             // The standard library has no kind for a failed name lookup.
             _ if error.to_string().contains("failed to lookup address") => Self::UnknownHost,
+            _ if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() => {
+                Self::Tls
+            }
             _ => Self::Unreachable,
         }
     }

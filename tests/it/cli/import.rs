@@ -71,7 +71,7 @@ on_every_database! {
         assert_eq!(imported(&cli, &[older]).await, "imported 0, kept 1, failed 0\n");
         assert_eq!(access_token(&world, "jdoe").await, "stored-now-access");
         let newer = line(&world, "jdoe", "newer", Some(hours_from_now(1)));
-        assert_eq!(imported(&cli, &[newer]).await, "imported 1, kept 0, failed 0\n");
+        assert_eq!(imported(&cli, &[newer]).await, "imported 1 (1 in place of a stored pair), kept 0, failed 0\n");
         assert_eq!(access_token(&world, "jdoe").await, "newer-access");
 
         let [first, second] = [("first", -2), ("second", -1)]
@@ -85,7 +85,7 @@ on_every_database! {
             assert_eq!(access_token(&world, user).await, "second-access", "{user}: by when they were issued");
         }
         let undated = line(&world, "backwards", "undated", None);
-        assert_eq!(imported(&cli, &[undated]).await, "imported 1, kept 0, failed 0\n", "another login, as ever");
+        assert_eq!(imported(&cli, &[undated]).await, "imported 1 (1 in place of a stored pair), kept 0, failed 0\n", "another login, as ever");
     }
 
     async fn an_interrupted_import_says_how_far_it_came_and_goes_on_from_there(kind: Kind) {
@@ -125,7 +125,7 @@ async fn a_date_of_issue_that_is_none_is_told_by_its_line() {
     let unset = line(&world, "jdoe", "b", Some(Timestamp::from_millis(0)));
     assert_eq!(
         imported(&Cli::of(&world), &[unset]).await,
-        "imported 1, kept 0, failed 0\n",
+        "imported 1 (1 in place of a stored pair), kept 0, failed 0\n",
         "it counts as left out"
     );
 }

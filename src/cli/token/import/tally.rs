@@ -36,6 +36,10 @@ impl Counts {
             format!(
                 "would import {imported} ({replaced} in place of a stored pair), would keep {kept}, failed {failed}"
             )
+        } else if replaced > 0 {
+            format!(
+                "imported {imported} ({replaced} in place of a stored pair), kept {kept}, failed {failed}"
+            )
         } else {
             format!("imported {imported}, kept {kept}, failed {failed}")
         }
