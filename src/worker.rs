@@ -54,8 +54,8 @@ use crate::store::database::{Availability, clock_sync};
 use crate::store::provider_cache::Providers;
 use crate::telemetry;
 
-/// How long a worker that is otherwise done tries to publish its last events.
-const EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a worker that is otherwise done tries to publish its last events. Longer than a broker's disk keeps it waiting at times.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Where a worker gets the time from.
 #[derive(Debug)]
