@@ -22,8 +22,8 @@ impl Handler {
         let login = Login::from(request);
         let stored = self.in_time(time, || self.try_store(&login, asker)).await;
         match stored {
-            Ok(()) => {
-                audit::stored(asker, &login.user_id, &login.host);
+            Ok(effect) => {
+                audit::stored(asker, &login.user_id, &login.host, effect.name());
                 StoreReply::Ok { warnings: Vec::new() }
             }
             Err(error) => {
@@ -33,15 +33,16 @@ impl Handler {
         }
     }
 
-    async fn try_store(&self, login: &Login, asker: Asker<'_>) -> Result<(), Refusal> {
+    async fn try_store(&self, login: &Login, asker: Asker<'_>) -> Result<LoginEffect, Refusal> {
         let provider = self.allowed_provider(asker, &login.host).await?;
         let now = self.clock.now();
         let Login { user_id, account, pair, .. } = login;
-        match self.store.put_login(user_id, provider.id, account, pair, false, now).await? {
+        let effect = self.store.put_login(user_id, provider.id, account, pair, false, now).await?;
+        match effect {
             LoginEffect::Created | LoginEffect::Replaced => tracing::info!("token pair stored"),
             LoginEffect::Kept => tracing::info!("the login is repeated: the stored token pair stays"),
         }
-        Ok(())
+        Ok(effect)
     }
 }
 

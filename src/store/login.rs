@@ -29,6 +29,15 @@ pub enum LoginEffect {
 }
 
 impl LoginEffect {
+    /// The word in the audit log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Replaced => "replaced",
+            Self::Kept => "kept",
+        }
+    }
+
     fn on(stored: Option<&Entry>, pair: &NewPair, replace: bool) -> Self {
         match stored {
             None => Self::Created,

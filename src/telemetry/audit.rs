@@ -86,10 +86,11 @@ pub fn handed_out(
     );
 }
 
-pub fn stored(asker: Asker<'_>, user: &str, host: &str) {
+/// `effect`: what the login did to the stored pair.
+pub fn stored(asker: Asker<'_>, user: &str, host: &str, effect: &'static str) {
     let Asker { kind, publisher, request_id } = asker;
     let kind = kind.routing_key();
-    tracing::info!(target: TARGET, event = "token_stored", outcome = "ok", kind, publisher, user, host, request_id);
+    tracing::info!(target: TARGET, event = "token_stored", outcome = effect, kind, publisher, user, host, request_id);
 }
 
 /// `result` is the word of the reply.

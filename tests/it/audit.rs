@@ -87,7 +87,7 @@ async fn who_was_given_stored_or_refused_what_is_told_in_a_line_each() {
         let mut line = stored.next().expect("a line for each login");
         line.as_object_mut().unwrap().remove("request_id");
         let expected = json!({
-            "event": "token_stored", "outcome": "ok", "kind": "token.store", "user": user, "host": host,
+            "event": "token_stored", "outcome": "created", "kind": "token.store", "user": user, "host": host,
         });
         assert_eq!(line, expected);
     }
@@ -148,4 +148,17 @@ async fn a_worker_whose_audit_log_cannot_be_opened_does_not_start() {
     let ended = Cli::of(&world).run(&["worker"]).await.with_code(1);
     assert_json_lines(&ended.stderr, "a worker that does not start");
     ended.says("cannot write the audit log /no/such/folder/audit.jsonl (audit.file)").says("next: ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_is_repeated_and_changes_nothing_is_not_told_as_stored() {
+    let (world, _folder, file) = audited_world().await;
+    let worker = world.spawn_worker().await;
+    let first = world.user_with_token("jdoe").await;
+    world.store_pair(&first).await;
+    world.user_with_token("jdoe").await;
+    worker.stop(&world).await;
+
+    let outcomes: Vec<Value> = lines(&file).into_iter().map(|line| line["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["created", "kept", "replaced"]);
 }
