@@ -55,7 +55,7 @@ pub use self::provider::{Move, ProviderChange, RemoveProvider, Stake};
 pub use self::refusal::Judgement;
 pub use self::reseal::{KeyRows, Resealed};
 use self::reserve::Reservation;
-pub use self::standing::Standing;
+pub use self::standing::{Standing, standings};
 use self::store_refreshed::Succession;
 use self::take_lease::WantedLease;
 use crate::domain::clock::Timestamp;

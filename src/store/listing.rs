@@ -11,7 +11,6 @@ use serde::Serialize;
 use tokenkeeper_entity::{auth_provider, identity, token_entry};
 
 use super::StoreError;
-use super::entry::FailureKind;
 use crate::domain::clock::Timestamp;
 
 /// The identities of one database, as lists show them.
@@ -102,24 +101,6 @@ impl Listing {
     /// The listing of this database.
     pub const fn new(db: DatabaseConnection) -> Self {
         Self { db }
-    }
-
-    /// How many tokens each host refuses to refresh, so that their users must log in again.
-    pub async fn condemned(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let codes = FailureKind::ALL.into_iter().filter(|kind| kind.condemns_refresh_token());
-        token_entry::Entity::find()
-            .select_only()
-            .column(auth_provider::Column::Host)
-            .column_as(token_entry::Column::Id.count(), "tokens")
-            .join(JoinType::InnerJoin, token_entry::Relation::Identity.def())
-            .join(JoinType::InnerJoin, identity::Relation::AuthProvider.def())
-            .filter(token_entry::Column::FailureCode.is_in(codes.map(FailureKind::name)))
-            .group_by(auth_provider::Column::Host)
-            .order_by_asc(auth_provider::Column::Host)
-            .into_tuple()
-            .all(&self.db)
-            .await
-            .map_err(StoreError::database("count who must log in again"))
     }
 
     /// The identities behind `after` (a row id; 0: from the first one on), at most `limit` of them. A list of any

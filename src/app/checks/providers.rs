@@ -15,7 +15,7 @@ use crate::domain::provider::Provider;
 use crate::oauth::{ClientRefusal, RefreshError, TokenClient};
 use crate::settings::Settings;
 use crate::store::database::Place;
-use crate::store::{Listing, Store};
+use crate::store::{Store, standings};
 
 /// A refresh token that no provider has issued.
 const NOBODYS_TOKEN: &str = "tokenkeeper-doctor-asks-with-no-token";
@@ -148,13 +148,17 @@ fn shown(provider: &Provider) -> String {
 /// Who must log in again, by host.
 async fn users(db: DatabaseConnection) -> Vec<Finding> {
     const CHECK: &str = "users";
-    let finding = match Listing::new(db).condemned().await {
+    let hosts = standings(&db).await.map(|mut hosts| {
+        hosts.retain(|host| host.must_log_in > 0);
+        hosts
+    });
+    let finding = match hosts {
         Err(error) => Finding::not_looked(CHECK, error.to_string()),
         Ok(hosts) if hosts.is_empty() => Finding::good(CHECK, "nobody must log in again"),
         Ok(hosts) => {
-            let all: i64 = hosts.iter().map(|(_, count)| count).sum();
+            let all: u32 = hosts.iter().map(|host| host.must_log_in).sum();
             let by_host: Vec<String> =
-                hosts.iter().map(|(host, count)| format!("{count} at {host}")).collect();
+                hosts.iter().map(|host| format!("{} at {}", host.must_log_in, host.host)).collect();
             let what = format!("{all} tokens wait for their users to log in again: {}", by_host.join(", "));
             let cause = "their providers refuse the refresh tokens";
             Finding::warning(
