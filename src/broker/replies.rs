@@ -174,8 +174,8 @@ impl Replies {
                 // Another reply on the channel may have caused it.
                 Tried::Returned => return Ok(if way == Way::Alone { Told::No } else { Told::Yes }),
                 Tried::GivenUp(reason) => Some(reason),
-                // No reply's fault: this user may not publish to the default exchange any more. The next connection finds that out
-                // before it takes a message.
+                // The reply is not at fault: this user may not publish to the default exchange any more. The next connection
+                // proves that before it takes a message.
                 Tried::Broken(BrokerError::Amqp { error, .. }) if is_refused_to_all(&error) => {
                     self.refusal.get_or_init(|| error);
                     self.useless.cancel();

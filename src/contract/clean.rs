@@ -19,7 +19,7 @@ use crate::domain::text::{Host, UserId, WorkspaceId};
 pub fn holds_no_secret(kind: Option<MessageKind>, body: &[u8]) -> bool {
     match kind {
         Some(MessageKind::TokenStore | MessageKind::TokenReport) => false,
-        // Nothing is not worth a seal.
+        // An empty body needs no seal.
         _ if body.is_empty() => true,
         Some(MessageKind::TokenRequest | MessageKind::WorkspaceStart) => {
             serde_json::from_slice::<CleanRequest>(body).is_ok()

@@ -21,7 +21,7 @@ pub struct Stored {
     pub left: Vec<String>,
 }
 
-/// The key of a message that may be a parked pair. None: it is none.
+/// The key that sealed a parked pair. None: the message is no parked pair.
 pub fn key_of(body: &[u8]) -> Option<String> {
     let pair = ParkedPair::decode(body).ok()?;
     is_key_id(pair.key_id()).then(|| pair.key_id().to_owned())

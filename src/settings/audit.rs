@@ -7,7 +7,7 @@ use super::reader::Reader;
 /// Where the audit log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditSettings {
-    /// There is none.
+    /// No audit log is written.
     Off,
     Stdout,
     File(AuditFile),

@@ -93,7 +93,7 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 /// The byte-order mark that some editors write.
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What kind of file this is, if it is none with an object on each line.
+/// What is wrong with a file that does not have an object on each line.
 fn mistake(begin: &[u8], name: &str) -> Option<Problem> {
     let problem = |what: &str, next: String| {
         let cause = "an import takes one JSON object on each line";
