@@ -38,6 +38,10 @@ const HELD_PER_CHANNEL: u16 = 500;
 /// The pause between two checks whether returned letters are ready. The first check usually comes just too early.
 const READY_POLL: Duration = Duration::from_millis(10);
 
+/// How long to wait for letters that a broken connection held. A consumer that stays longer is none of ours: nobody else may
+/// read the letters meanwhile.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
+
 /// The pause between two tries to get in. The broker logs each refusal.
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
@@ -111,7 +115,7 @@ impl DeadLetters {
         // Before the lock, so that an operator with a wrong prefix learns it at once.
         letters.existing().await?;
         letters.lock(patience, on_wait).await?;
-        letters.waiting = letters.existing().await?;
+        letters.waiting = letters.all_back().await?;
         Ok(letters)
     }
 
@@ -242,8 +246,21 @@ impl DeadLetters {
         Ok(Current { channel, consumer, held: 0 })
     }
 
-    async fn existing(&self) -> Result<u32, DeadLettersError> {
-        self.ready().await?.ok_or_else(|| DeadLettersError::NoQueue {
+    /// How many letters are ready once the broker has taken back those of a command whose connection broke. The broker lets
+    /// us in a moment before that.
+    async fn all_back(&self) -> Result<u32, DeadLettersError> {
+        let give_up_at = Instant::now() + LEFT_BEHIND;
+        loop {
+            let queue = self.existing().await?;
+            if queue.consumer_count() == 0 || Instant::now() >= give_up_at {
+                return Ok(queue.message_count());
+            }
+            sleep(READY_POLL).await;
+        }
+    }
+
+    async fn existing(&self) -> Result<Queue, DeadLettersError> {
+        self.look().await?.ok_or_else(|| DeadLettersError::NoQueue {
             queue: self.queue.clone(),
             broker: self.settings.display_url().to_owned(),
         })
@@ -251,9 +268,14 @@ impl DeadLetters {
 
     /// How many letters are ready in the queue. None: there is no such queue.
     async fn ready(&self) -> Result<Option<u32>, BrokerError> {
+        Ok(self.look().await?.map(|queue| queue.message_count()))
+    }
+
+    /// The queue as it is. None: there is no such queue.
+    async fn look(&self) -> Result<Option<Queue>, BrokerError> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         match self.declare(&self.queue, passive, FieldTable::default()).await {
-            Ok(queue) => Ok(Some(queue.message_count())),
+            Ok(queue) => Ok(Some(queue)),
             Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Ok(None),
             Err(error) => Err(error),
         }

@@ -315,8 +315,10 @@ impl Watching<'_> {
         if found.times == 0 {
             return None;
         }
-        if found.then == Then::Mute {
-            self.wire.client_muted.cancel();
+        match found.then {
+            Then::Mute => self.wire.client_muted.cancel(),
+            Then::Freeze => self.network.mode.send_modify(|mode| mode.frozen = true),
+            Then::Cut => {}
         }
         Some(found)
     }
@@ -325,7 +327,7 @@ impl Watching<'_> {
     fn passed_on(&self, found: Found) {
         self.network.marked.send_modify(|marked| *marked += found.times);
         match found.then {
-            Then::Mute => {}
+            Then::Mute | Then::Freeze => {}
             Then::Cut => self.wire.cut.cancel(),
         }
     }

@@ -11,6 +11,8 @@ pub struct Marker {
 pub enum Then {
     /// It ends the connection that the marker came over.
     Cut,
+    /// It holds every byte of all connections, as [`FaultProxy::freeze`](super::FaultProxy::freeze) does.
+    Freeze,
     /// Nothing that the client sends over that connection from then on arrives: whoever is killed for the marker has
     /// not acked it.
     Mute,
