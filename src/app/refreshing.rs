@@ -41,9 +41,9 @@ impl fmt::Debug for Refreshing {
     }
 }
 
-/// The store. Fails without a database, or if migrations are pending.
+/// The store. Fails without a database, if it is read-only, or if migrations are pending.
 pub async fn open_store(settings: &Settings, keys: &KeyRing) -> Result<Store, Unable> {
-    let db = database::open_migrated(&settings.database).await?;
+    let db = database::open_to_write(&settings.database).await?;
     store_over(settings, keys, db).await
 }
 

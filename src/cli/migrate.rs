@@ -7,7 +7,7 @@ use clap::value_parser;
 use sea_orm::{DatabaseConnection, DbErr};
 use tokenkeeper::domain::problem::Problem;
 use tokenkeeper::settings::{self, Settings};
-use tokenkeeper::store::database::{self, Fault, Migrating, in_words};
+use tokenkeeper::store::database::{self, Fault, Migrating, Place, able, in_words};
 use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait, dropped_by};
 use tokio_util::sync::CancellationToken;
 
@@ -60,7 +60,14 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         return Ok(Ending::Bad);
     }
     // Only one connection: on SQLite `fresh` disables foreign keys for its own connection only.
-    let db = database::open(&settings::Database { max_connections: 1, ..settings.database.clone() }).await?;
+    let on_one = settings::Database { max_connections: 1, ..settings.database.clone() };
+    let db = match arguments.command {
+        Command::Up | Command::Fresh { .. } => database::open(&on_one).await?,
+        Command::Down { .. } | Command::Status => database::open_existing(&on_one).await?,
+    };
+    if !matches!(arguments.command, Command::Fresh { .. }) {
+        able::is_no_newer(&db, &Place::new(&settings.database)).await?;
+    }
     let failed = || format!("cannot migrate the database {name}");
     if let Command::Down { steps, confirmation } = arguments.command {
         let losses = losses::losses(&db, &newest_applied(&db, steps).await?).await.with_context(failed)?;

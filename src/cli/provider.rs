@@ -29,11 +29,16 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         // It opens the database itself, after it has read the file: an invalid file must not create a database.
         Command::Apply(arguments) => apply::run(&settings, &arguments).await,
         Command::List(arguments) => list::run(&open_store(&settings).await?, &arguments).await,
-        Command::Remove(arguments) => remove::run(&open_store(&settings).await?, &arguments).await,
+        Command::Remove(arguments) => remove::run(&open_store_to_write(&settings).await?, &arguments).await,
     }
 }
 
 pub(super) async fn open_store(settings: &Settings) -> Result<Store, Failure> {
     let keys = settings.key_ring()?;
     Ok(Store::new(database::open_migrated(&settings.database).await?, keys))
+}
+
+pub(super) async fn open_store_to_write(settings: &Settings) -> Result<Store, Failure> {
+    let keys = settings.key_ring()?;
+    Ok(Store::new(database::open_to_write(&settings.database).await?, keys))
 }

@@ -10,7 +10,7 @@ use tokenkeeper::settings::Settings;
 use tokenkeeper::store::Listing;
 use tokenkeeper::store::database;
 
-use super::provider::open_store;
+use super::provider::open_store_to_write;
 use super::{Ending, Failure};
 
 /// Imports users' tokens and shows their state, never the tokens themselves
@@ -30,7 +30,7 @@ enum Command {
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     match arguments.command {
         Command::Import(arguments) => {
-            let store = open_store(&settings).await?;
+            let store = open_store_to_write(&settings).await?;
             let import = Box::pin(import::run(store.clone(), &arguments));
             Presence::during(&store, "token import", import).await
         }

@@ -4,12 +4,14 @@ pub mod able;
 mod availability;
 pub mod clock_sync;
 mod fault;
+mod greeting;
 mod migrating;
 mod place;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::sqlx::{self, Connection, Executor, MySqlConnection, PgConnection};
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
@@ -19,6 +21,7 @@ use tokio::time::timeout;
 use self::able::{Newer, failed};
 pub use self::availability::Availability;
 pub use self::fault::{Fault, in_words};
+use self::greeting::kind_of_server;
 pub use self::migrating::{Migrating, migrate};
 pub use self::place::{Place, Unable};
 use crate::settings;
@@ -58,6 +61,29 @@ pub async fn open(settings: &settings::Database) -> Result<DatabaseConnection, U
     open_pool(settings, Pool::Requests).await
 }
 
+/// Opens the pool where there is a database already. A missing SQLite file is an error, and is not created.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_existing(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    match missing_file(settings) {
+        Some(unable) => Err(unable),
+        None => open(settings).await,
+    }
+}
+
+/// That there is no SQLite file, if that is so.
+pub fn missing_file(settings: &settings::Database) -> Option<Unable> {
+    let place = Place::new(settings);
+    if !place.is_file() || settings.url.is_in_memory() {
+        return None;
+    }
+    // The driver decodes the name of the file. Opening tells what is wrong with another URL.
+    let options: SqliteConnectOptions = settings.url.expose_secret().parse().ok()?;
+    let is_there = options.get_filename().try_exists().unwrap_or(true);
+    (!is_there).then(|| place.unable(Fault::NoFile, ""))
+}
+
 /// Connects once, and hangs up. A pool asks a server that does not answer again and again, and then does not say why.
 ///
 /// # Errors
@@ -72,11 +98,20 @@ pub async fn knock(settings: &settings::Database, patience: Duration) -> Result<
             _ => Ok(()),
         }
     });
-    match connected.await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(refused(&place, error)),
-        Err(_) => Err(place.unable(Fault::NoAnswer, "")),
+    let unable = match connected.await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => refused(&place, error),
+        Err(_) => place.unable(Fault::NoAnswer, ""),
+    };
+    // PostgreSQL waits for the first word, and so does a client of MariaDB: both would wait for ever.
+    if matches!(unable.fault, Fault::NoAnswer | Fault::OtherProtocol)
+        && let Some((host, port)) = place.server()
+        && let Some(kind) = kind_of_server(host, port).await
+        && kind != place.backend()
+    {
+        return Err(place.unable(Fault::OtherKind, ""));
     }
+    Err(unable)
 }
 
 /// Why a connection was refused.
@@ -201,20 +236,47 @@ pub async fn open_able(settings: &settings::Database) -> Result<DatabaseConnecti
     Ok(db)
 }
 
-/// Opens the database for a command. Migrates its tables if the settings say so, and otherwise refuses outdated tables.
+/// Opens the database for a command that needs one. Migrates its tables if the settings say so, and otherwise refuses outdated
+/// tables.
 ///
 /// # Errors
-/// As [`open`]. If migrations are pending, the error counts them and says how to apply them.
+/// As [`open_existing`]. If migrations are pending, the error counts them and says how to apply them.
 pub async fn open_migrated(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    if let Some(unable) = missing_file(settings) {
+        return Err(unable);
+    }
     let db = open_and_migrate(settings).await?;
     able::is_migrated(&db, &Place::new(settings), Newer::Refused).await?;
     Ok(db)
 }
 
+/// As [`open_migrated`], for a command that writes.
+///
+/// # Errors
+/// As [`open_migrated`], and that the database is read-only.
+pub async fn open_to_write(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    match missing_file(settings) {
+        Some(unable) => Err(unable),
+        None => open_or_create(settings).await,
+    }
+}
+
+/// As [`open_to_write`], and creates a missing SQLite file.
+///
+/// # Errors
+/// As [`open`], pending migrations, and that the database is read-only.
+pub async fn open_or_create(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+    let (db, place) = (open_and_migrate(settings).await?, Place::new(settings));
+    able::is_migrated(&db, &place, Newer::Refused).await?;
+    able::may_be_written(&db, &place).await?;
+    Ok(db)
+}
+
 async fn open_and_migrate(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
-    let db = open(settings).await?;
+    let (db, place) = (open(settings).await?, Place::new(settings));
     if settings.migrate_at_start {
-        migrate(&db).await.map_err(|error| failed(&Place::new(settings), &error))?;
+        able::is_no_newer(&db, &place).await?;
+        migrate(&db).await.map_err(|error| failed(&place, &error))?;
     }
     Ok(db)
 }

@@ -2,6 +2,7 @@
 
 mod import;
 mod migrate;
+mod other_databases;
 mod provider;
 mod request;
 mod setup;
@@ -70,6 +71,22 @@ impl Cli {
         command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(plain.get_current_dir().expect("it has a folder of its own"));
         run(command, &format!("{typed}\n"), &arguments.join(" ")).await
+    }
+
+    /// Runs a script of the shell in which `$TOKENKEEPER` is the program, with a folder `disk` that is a disk of its own of this
+    /// size, as `4m`. Nobody else sees it.
+    pub(crate) async fn run_on_a_small_disk(&self, size: &str, script: &str) -> Ended {
+        let plain = self.command(&[]);
+        let plain = plain.as_std();
+        std::fs::create_dir(self.folder.path().join("disk")).expect("a folder to mount on");
+        let script = format!("mount -t tmpfs -o size={size} tmpfs disk\n{script}");
+        // Of util-linux. Without rights of the system: the mount is in a namespace of its own.
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-ec", &script]).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("TOKENKEEPER", plain.get_program()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.current_dir(plain.get_current_dir().expect("it has a folder of its own"));
+        run(command, "", "sh").await
     }
 
     /// Runs a command without anything on its standard input.

@@ -4,6 +4,7 @@
 mod broker;
 mod database;
 mod files;
+mod read_only;
 mod rights;
 
 use tokenkeeper_testkit::database::TestDatabase;

@@ -25,7 +25,10 @@ pub(super) struct Looked {
 
 pub(super) async fn look(settings: &settings::Database, limit: Duration) -> Looked {
     let place = Place::new(settings);
-    if let Some(problem) = no_file_yet(&place, settings) {
+    // A look must not make the file.
+    if let Some(Unable { problem, .. }) = database::missing_file(settings)
+        && place.folder().is_dir()
+    {
         return Looked { findings: vec![Finding::warning("database", problem)], db: None };
     }
     let opened = timeout(limit, database::open(settings)).await;
@@ -61,21 +64,6 @@ pub(super) async fn look(settings: &settings::Database, limit: Duration) -> Look
     }
     let why = format!("no answer within {} s", limit.as_secs());
     Looked { findings: vec![Finding::not_looked("database", why)], db: None }
-}
-
-/// A look must not make the file.
-fn no_file_yet(place: &Place, settings: &settings::Database) -> Option<Problem> {
-    let file = place.file()?;
-    let is_there = settings.url.is_in_memory() || file.try_exists().unwrap_or(true);
-    if is_there || !place.folder().is_dir() {
-        return None;
-    }
-    let what = format!("there is no database file {} yet (database.url)", file.display());
-    Some(Problem::new(
-        what,
-        "no worker has run here",
-        "tokenkeeper migrate up, or start a worker, which makes it",
-    ))
 }
 
 fn proved(check: &str, how: &str, proof: Result<(), Unable>) -> Finding {

@@ -16,8 +16,9 @@ use tokenkeeper::store::{Resealed, Store};
 use tokio::time::{Instant, sleep};
 
 use super::status::outside;
+use crate::cli::ending::Interrupted;
 use crate::cli::output::{Output, note};
-use crate::cli::provider::open_store;
+use crate::cli::provider::open_store_to_write;
 use crate::cli::{Ending, Failure};
 
 /// Between two looks at what changed meanwhile.
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {}
 
 pub(super) async fn run(settings: &Settings, _: &Arguments) -> Result<Ending, Failure> {
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-    let store = open_store(settings).await?;
+    let store = open_store_to_write(settings).await?;
     let mut presence = Presence::of_command(&store, "keys rotate").await?;
     let usable = first_key_is_usable(&presence, &store);
     let rotation = Rotation { settings, store: &store, own_id: presence.id().to_owned(), bar: bar() };
@@ -51,7 +52,8 @@ pub(super) async fn run(settings: &Settings, _: &Arguments) -> Result<Ending, Fa
         ended = presence.keep_during(work) => ended,
         () = signals.next() => {
             let done = rotation.bar.position();
-            Err(anyhow!("interrupted; {done} rows are re-encrypted; run it again: it goes on where it stopped"))
+            Err(anyhow!(Interrupted)
+                .context(format!("{done} rows are re-encrypted; run it again: it goes on where it stopped")))
         }
     };
     rotation.bar.finish_and_clear();

@@ -10,9 +10,9 @@ use tokenkeeper::app::presence::Presence;
 use tokenkeeper::domain::provider::ProviderRecord;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::settings::provider_file::{SecretSource, parse};
+use tokenkeeper::store::database;
 use tokenkeeper::store::{Move, ProviderChange, Store};
 
-use super::open_store;
 use crate::cli::confirm::Confirmation;
 use crate::cli::output::{NOTHING, Output, cell, note, table, verdict};
 use crate::cli::{Ending, Failure};
@@ -60,7 +60,8 @@ pub(crate) struct Arguments {
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
     let records = read(&arguments.file)?;
-    let store = open_store(settings).await?;
+    let keys = settings.key_ring()?;
+    let store = Store::new(database::open_or_create(&settings.database).await?, keys);
     let taken = store.taken_hosts(&records).await?;
     if !taken.is_empty() {
         let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();

@@ -1,11 +1,13 @@
 //! Proves that a worker can do its job on a database: it may read and write every table it needs, the database is not
 //! read-only, and it is migrated. No proof changes a row.
 
+mod migrated;
+
 use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, Statement};
-use tokenkeeper_migration::{Migrator, MigratorTrait};
 
+pub use self::migrated::{Newer, is_migrated, is_no_newer};
 use super::fault::{Fault, in_words};
 use super::place::{Place, Unable};
 use crate::domain::problem::Problem;
@@ -31,15 +33,6 @@ static NEEDS: [Need; 7] = [
     Need { table: "key_canary", rights: &["SELECT", "INSERT", "UPDATE", "DELETE"], column: "in_use_since" },
     Need { table: MIGRATIONS, rights: &["SELECT"], column: "version" },
 ];
-
-/// What to think of migrations that this version does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Newer {
-    /// At start: this version is the wrong one.
-    Refused,
-    /// Later: workers go on running while the tables are migrated for the next version.
-    Fine,
-}
 
 /// All proofs, in the order in which their causes hide one another.
 ///
@@ -93,6 +86,18 @@ pub async fn may_be_used(db: &DatabaseConnection, place: &Place) -> Result<(), U
     Err(Unable { fault: Fault::Denied, problem: lacks_rights(place, &user, &denied) })
 }
 
+/// Whether the user may use the schemas that have our tables.
+async fn may_use_schemas(db: &DatabaseConnection, place: &Place) -> Result<(), Unable> {
+    if db.get_database_backend() != DatabaseBackend::Postgres {
+        return Ok(());
+    }
+    let (user, denied) = postgres_denied(db, place).await?;
+    if denied.schemas.is_empty() {
+        return Ok(());
+    }
+    Err(Unable { fault: Fault::Denied, problem: lacks_rights(place, &user, &denied) })
+}
+
 fn lacks_rights(place: &Place, user: &str, denied: &Denied) -> Problem {
     Problem::new(
         format!(
@@ -103,52 +108,6 @@ fn lacks_rights(place: &Place, user: &str, denied: &Denied) -> Problem {
         format!("it lacks rights on {}", denied.names().join(", ")),
         denied.grants(user).join("; "),
     )
-}
-
-/// Whether the tables are those of this version. Only reads: a worker's user need not be allowed to make tables.
-///
-/// # Errors
-/// Migrations are missing, or newer ones are there and `newer` refuses them.
-pub async fn is_migrated(db: &DatabaseConnection, place: &Place, newer: Newer) -> Result<(), Unable> {
-    let ours: BTreeSet<String> =
-        Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
-    let applied = applied_migrations(db).await.map_err(|error| failed(place, &error))?;
-    let (missing, unknown) = (ours.difference(&applied).count(), applied.difference(&ours).count());
-    let url = place.url();
-    let problem = if missing > 0 {
-        lacks_migrations(url, missing, ours.len())
-    } else if unknown > 0 && newer == Newer::Refused {
-        Problem::new(
-            format!(
-                "the database {url} has {unknown} migrations that this version does not know (database.url)"
-            ),
-            "a newer tokenkeeper migrated it",
-            "run the newer version, or take them back with it: tokenkeeper migrate down",
-        )
-    } else {
-        return Ok(());
-    };
-    Err(Unable { fault: Fault::NoTable, problem })
-}
-
-fn lacks_migrations(url: &str, missing: usize, of: usize) -> Problem {
-    let cause = if missing == of {
-        "it has no tables of tokenkeeper yet"
-    } else {
-        "this version of tokenkeeper is newer than its tables"
-    };
-    let what = format!("the database {url} lacks {missing} of {of} migrations (database.url)");
-    Problem::new(what, cause, "tokenkeeper migrate up")
-}
-
-async fn applied_migrations(db: &DatabaseConnection) -> Result<BTreeSet<String>, DbErr> {
-    let question =
-        Statement::from_string(db.get_database_backend(), format!("SELECT version FROM {MIGRATIONS}"));
-    match db.query_all_raw(question).await {
-        Ok(rows) => rows.iter().map(|row| row.try_get("", "version")).collect(),
-        Err(error) if Fault::of(&error) == Fault::NoTable => Ok(BTreeSet::new()),
-        Err(error) => Err(error),
-    }
 }
 
 /// What the user may not use.
@@ -311,30 +270,9 @@ mod tests {
         prove(&db, &place, Newer::Refused).await.unwrap();
     }
 
-    #[tokio::test]
-    async fn missing_and_unknown_migrations_are_counted() {
-        let (_folder, db, place) = empty().await;
-        let told = |unable: Unable| unable.problem.to_string();
-        let missing = told(prove(&db, &place, Newer::Fine).await.unwrap_err());
-        let all = Migrator::migrations().len();
-        assert!(missing.contains(&format!("lacks {all} of {all} migrations")), "{missing}");
-        assert!(
-            missing.ends_with("it has no tables of tokenkeeper yet; next: tokenkeeper migrate up"),
-            "{missing}"
-        );
-        database::migrate(&db).await.unwrap();
-        let newer = format!("INSERT INTO {MIGRATIONS} (version, applied_at) VALUES ('m2099_later', 1)");
-        db.execute_unprepared(&newer).await.unwrap();
-        let unknown = told(prove(&db, &place, Newer::Refused).await.unwrap_err());
-        assert!(unknown.contains("has 1 migrations that this version does not know"), "{unknown}");
-        prove(&db, &place, Newer::Fine).await.unwrap();
-    }
-
     #[test]
-    fn what_an_operator_reads_of_tables_and_rights_stands_in_the_documentation() {
+    fn what_an_operator_reads_of_rights_stands_in_the_documentation() {
         let place = Place::of_url("postgres://tk:***@db.example.org/tokens");
-        documented("database not migrated", &lacks_migrations(place.url(), 18, 18));
-        documented("database of an older version", &lacks_migrations(place.url(), 2, 18));
         let mut denied = Denied::default();
         denied.tables.push((&NEEDS[3], "public.duty".to_owned()));
         documented("user without rights on a table", &lacks_rights(&place, "tk", &denied));

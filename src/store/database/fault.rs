@@ -5,6 +5,7 @@ use std::io;
 
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::mysql::MySqlDatabaseError;
+use sea_orm::sqlx::postgres::PgDatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
@@ -21,9 +22,15 @@ pub enum Fault {
     /// The server starts, stops, or is no part of its cluster at the moment.
     NotTaking,
     TooManyConnections,
+    /// The user has as many connections as it may.
+    UserLimit,
+    /// The database has as many connections as it may.
+    DatabaseLimit,
     Password,
-    /// The server does not know the user, or not from this machine.
+    /// The server does not let the user in from this machine.
     Login,
+    /// The server does not know the user, or the user may not log in at all.
+    NoLogin,
     NoDatabase,
     /// The user may not use the database at all.
     DatabaseDenied,
@@ -33,6 +40,8 @@ pub enum Fault {
     /// A table or a column is missing.
     NoTable,
     DiskFull,
+    /// There is no `SQLite` file, and the command does not make one.
+    NoFile,
     /// The folder of an `SQLite` file does not exist.
     NoFolder,
     /// An `SQLite` file cannot be opened or made.
@@ -44,6 +53,8 @@ pub enum Fault {
     Tls,
     /// What answers speaks another protocol.
     OtherProtocol,
+    /// What answers is the other kind of database server.
+    OtherKind,
     /// The URL has a parameter that the driver does not take.
     Url,
     /// Anything else.
@@ -80,20 +91,27 @@ impl Fault {
         let code = error.code().unwrap_or_default();
         match error.try_downcast_ref::<SqliteError>() {
             Some(error) => Self::of_sqlite(code.parse().unwrap_or_default(), error.message()),
-            None => Self::of_postgres(&code),
+            None => {
+                let error = error.try_downcast_ref::<PgDatabaseError>();
+                Self::of_postgres(&code, error.and_then(PgDatabaseError::routine).unwrap_or_default())
+            }
         }
     }
 
-    /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-    fn of_postgres(code: &str) -> Self {
+    /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Where one has several meanings, also by the
+    /// routine of the server that reports it.
+    fn of_postgres(code: &str, routine: &str) -> Self {
         match code {
             "28P01" => Self::Password,
+            "28000" if routine == "InitializeSessionUserId" => Self::NoLogin,
             "28000" => Self::Login,
             "3D000" => Self::NoDatabase,
             "42501" => Self::Denied,
             "25006" => Self::ReadOnly,
             "42P01" | "42703" | "3F000" => Self::NoTable,
             "53100" => Self::DiskFull,
+            "53300" if routine == "InitializeSessionUserId" => Self::UserLimit,
+            "53300" if routine == "CheckMyDatabase" => Self::DatabaseLimit,
             "53300" => Self::TooManyConnections,
             "57P01" | "57P02" | "57P03" => Self::NotTaking,
             // A lock that was not had in time, a deadlock, and a conflict of transactions.
@@ -107,13 +125,16 @@ impl Fault {
         match number {
             1045 => Self::Password,
             1129 | 1130 | 1698 | 1862 => Self::Login,
+            // The account is locked: of MySQL, and of MariaDB.
+            3118 | 4151 => Self::NoLogin,
             1049 => Self::NoDatabase,
             1044 => Self::DatabaseDenied,
             1142 | 1143 | 1227 | 1370 => Self::Denied,
             1290 | 1792 | 1836 => Self::ReadOnly,
             1054 | 1146 => Self::NoTable,
             1021 | 1114 => Self::DiskFull,
-            1040 | 1203 | 1226 => Self::TooManyConnections,
+            1040 => Self::TooManyConnections,
+            1203 | 1226 => Self::UserLimit,
             1047 | 1053 => Self::NotTaking,
             // A lock that was not had in time, and a deadlock.
             1205 | 1213 => Self::Locked,
@@ -164,20 +185,23 @@ impl Fault {
             Self::NoAnswer => "the database does not answer in time",
             Self::NotTaking => "the database is starting or stopping",
             Self::TooManyConnections => "the database's limit of connections is reached",
+            Self::UserLimit => "the database takes no more connections of this user",
+            Self::DatabaseLimit => "the database has as many connections as it may",
             Self::Password => "the database refuses the password",
-            Self::Login => "the database refuses the user",
+            Self::Login | Self::NoLogin => "the database refuses the user",
             Self::NoDatabase => "there is no such database",
             Self::DatabaseDenied => "the user may not use the database",
             Self::Denied => "the database's user lacks a right",
-            Self::ReadOnly => "the database is read-only",
+            Self::ReadOnly => "the database is read-only; `tokenkeeper doctor` says why",
             Self::NoTable => "a table or column is missing; run `tokenkeeper migrate up`",
-            Self::DiskFull => "the database's disk is full",
+            Self::DiskFull => "the database's disk is full; make room there (df -h)",
+            Self::NoFile => "there is no database file",
             Self::NoFolder => "the folder of the database file does not exist",
             Self::CannotOpen => "the database file cannot be opened",
             Self::NotSqlite => "the database file is damaged, or no SQLite database",
             Self::Locked => "another process locks the row or the database",
             Self::Tls => "the database and this machine do not agree on TLS",
-            Self::OtherProtocol => "what answers is not this kind of database",
+            Self::OtherProtocol | Self::OtherKind => "what answers is not this kind of database",
             Self::Url => "database.url has a wrong parameter",
             Self::Unexpected => "an unexpected error",
         }
@@ -221,7 +245,16 @@ mod tests {
             ("55P03", Fault::Locked),
             ("XX000", Fault::Unexpected),
         ] {
-            assert_eq!(Fault::of_postgres(code), fault, "{code}");
+            assert_eq!(Fault::of_postgres(code, ""), fault, "{code}");
+        }
+        for (code, routine, fault) in [
+            ("28000", "ClientAuthentication", Fault::Login),
+            ("28000", "InitializeSessionUserId", Fault::NoLogin),
+            ("53300", "InitializeSessionUserId", Fault::UserLimit),
+            ("53300", "CheckMyDatabase", Fault::DatabaseLimit),
+            ("53300", "InitPostgres", Fault::TooManyConnections),
+        ] {
+            assert_eq!(Fault::of_postgres(code, routine), fault, "{code} {routine}");
         }
     }
 
@@ -239,6 +272,8 @@ mod tests {
             (1146, Fault::NoTable),
             (1021, Fault::DiskFull),
             (1040, Fault::TooManyConnections),
+            (1226, Fault::UserLimit),
+            (4151, Fault::NoLogin),
             (1047, Fault::NotTaking),
             (1205, Fault::Locked),
             (1064, Fault::Unexpected),

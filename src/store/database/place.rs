@@ -24,6 +24,7 @@ pub struct Place {
     /// Without password and parameters.
     url: String,
     host: String,
+    port: Option<u16>,
     user: String,
     /// The database's name, or the path of an `SQLite` file.
     name: String,
@@ -48,7 +49,8 @@ impl Place {
             _ => part(|url| url.path().strip_prefix('/')),
         };
         let (host, user) = (part(Url::host_str), part(|url| Some(url.username())));
-        Self { backend, url: url.to_owned(), host, user, name }
+        let port = parsed.as_ref().and_then(Url::port);
+        Self { backend, url: url.to_owned(), host, port, user, name }
     }
 
     pub const fn backend(&self) -> DatabaseBackend {
@@ -66,6 +68,16 @@ impl Place {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Host and port of a server. None: a file, or a socket of this machine.
+    pub(super) fn server(&self) -> Option<(&str, u16)> {
+        let default_port = match self.backend {
+            DatabaseBackend::Postgres => 5432,
+            DatabaseBackend::MySql => 3306,
+            _ => return None,
+        };
+        (!self.host.is_empty()).then_some((self.host.as_str(), self.port.unwrap_or(default_port)))
     }
 
     /// The folder of an `SQLite` file.
@@ -126,6 +138,23 @@ impl Place {
                 "its limit of connections is reached".to_owned(),
                 "raise max_connections there, or lower database.max_connections here".to_owned(),
             ),
+            Fault::UserLimit => (
+                format!("{at} takes no more connections of {user}"),
+                match self.backend {
+                    DatabaseBackend::Postgres => "the CONNECTION LIMIT of the role is reached",
+                    _ => "the MAX_USER_CONNECTIONS of the user, or another limit of it, is reached",
+                }
+                .to_owned(),
+                match self.backend {
+                    DatabaseBackend::Postgres => format!("ALTER ROLE {user} CONNECTION LIMIT -1"),
+                    _ => format!("ALTER USER {user} WITH MAX_USER_CONNECTIONS 100"),
+                } + ", or lower database.max_connections here",
+            ),
+            Fault::DatabaseLimit => (
+                format!("{at} takes no more connections to the database {name}"),
+                "the CONNECTION LIMIT of the database is reached".to_owned(),
+                format!("ALTER DATABASE {name} CONNECTION LIMIT -1, or lower database.max_connections here"),
+            ),
             Fault::Password => (
                 format!("{at} refuses the login of {user}"),
                 "the password is wrong, or there is no such user".to_owned(),
@@ -134,13 +163,30 @@ impl Place {
             Fault::Login => (
                 format!("{at} refuses the user {user}"),
                 match self.backend {
-                    DatabaseBackend::Postgres => {
-                        "there is no such role, or pg_hba.conf does not let it in from this machine"
-                    }
+                    DatabaseBackend::Postgres => "pg_hba.conf does not let it in from this machine",
                     _ => "there is no such user, or it may not log in from this machine",
                 }
                 .to_owned(),
-                self.create_user(),
+                match self.backend {
+                    DatabaseBackend::Postgres => {
+                        format!("add a line for {user} to pg_hba.conf, and then SELECT pg_reload_conf()")
+                    }
+                    _ => format!("CREATE USER {user} IDENTIFIED BY '…'"),
+                },
+            ),
+            Fault::NoLogin => (
+                format!("{at} does not let {user} log in"),
+                match self.backend {
+                    DatabaseBackend::Postgres => "there is no such role, or it may not log in (NOLOGIN)",
+                    _ => "the account is locked",
+                }
+                .to_owned(),
+                match self.backend {
+                    DatabaseBackend::Postgres => {
+                        format!("CREATE ROLE {user} LOGIN PASSWORD '…', or ALTER ROLE {user} LOGIN")
+                    }
+                    _ => format!("ALTER USER {user} ACCOUNT UNLOCK"),
+                },
             ),
             Fault::NoDatabase => (
                 format!("{at} has no database {name}"),
@@ -170,6 +216,11 @@ impl Place {
                 format!("the disk of the database {url} is full"),
                 String::new(),
                 "make room there: df -h".to_owned(),
+            ),
+            Fault::NoFile => (
+                format!("there is no database file {name}"),
+                "nobody has made it yet, or its name is misspelt".to_owned(),
+                "tokenkeeper migrate up, which makes it, or correct database.url".to_owned(),
             ),
             Fault::NoFolder => (
                 format!("the database file {name} cannot be made"),
@@ -210,6 +261,17 @@ impl Place {
                 "another program listens on that port".to_owned(),
                 "correct host and port in database.url".to_owned(),
             ),
+            Fault::OtherKind => {
+                let (other, scheme) = match self.backend {
+                    DatabaseBackend::Postgres => ("MariaDB or MySQL", "mysql://"),
+                    _ => ("PostgreSQL", "postgres://"),
+                };
+                (
+                    format!("what answers at {url} is {other}, and not {product}"),
+                    "the URL begins for another kind of server, or has its port".to_owned(),
+                    format!("let database.url begin with {scheme}, or correct its host and port"),
+                )
+            }
             Fault::Url => (
                 format!("the database {url} cannot be opened"),
                 "a parameter behind the ? is not one that the driver takes".to_owned(),
@@ -255,15 +317,6 @@ impl Place {
         match self.backend {
             DatabaseBackend::Postgres => format!("ALTER ROLE {} PASSWORD '…'", self.user),
             _ => format!("ALTER USER {} IDENTIFIED BY '…'", self.user),
-        }
-    }
-
-    fn create_user(&self) -> String {
-        match self.backend {
-            DatabaseBackend::Postgres => {
-                format!("CREATE ROLE {} LOGIN PASSWORD '…', or correct pg_hba.conf", self.user)
-            }
-            _ => format!("CREATE USER {} IDENTIFIED BY '…'", self.user),
         }
     }
 }

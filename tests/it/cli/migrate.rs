@@ -13,6 +13,10 @@ use crate::migrations::since_the_tokens;
 
 async fn empty(kind: Kind) -> (TestDatabase, Cli) {
     let database = TestDatabase::create(kind).await;
+    if let Some(file) = database.url().strip_prefix("sqlite://") {
+        // A file without a byte is an empty database.
+        std::fs::write(file.split('?').next().unwrap(), "").unwrap();
+    }
     let cli = Cli::with([("DATABASE_URL".to_owned(), database.url().to_owned())]);
     (database, cli)
 }

@@ -110,3 +110,23 @@ async fn an_import_says_what_kind_of_file_it_was_given_and_skips_a_byte_order_ma
     assert!(ended.stdout.starts_with("imported 1, "), "{ended:?}");
     assert_eq!(world.entry("u-1").await.generation, 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_by_every_command_and_ends_the_worker() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let cli = cli_of(&world, "DATABASE_URL", "sqlite://disk/t.db");
+    cli.write("empty.jsonl", "");
+    let script = r#"
+        "$TOKENKEEPER" migrate up > /dev/null
+        dd if=/dev/zero of=disk/filler bs=4k 2> /dev/null || true
+        "$TOKENKEEPER" token import empty.jsonl || echo "exit code $?"
+        "$TOKENKEEPER" token list || echo "exit code $?"
+        "$TOKENKEEPER" worker || echo "exit code $?"
+    "#;
+    let ended = cli.run_on_a_small_disk("16m", script).await.with_code(0);
+    assert_eq!(ended.stdout, "exit code 1\nexit code 1\nexit code 1\n", "{ended:?}");
+    let told =
+        "the disk of the database sqlite://disk/t.db is full (database.url); next: make room there: df -h";
+    assert_eq!(ended.stderr.matches(told).count(), 3, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("os error"), "{}", ended.stderr);
+}

@@ -111,3 +111,66 @@ async fn a_mariadb_user_is_told_the_grants_and_they_are_enough() {
     worker.stop(&world).await;
     login.drop_it().await;
 }
+
+/// What a command says of a database that it cannot use, in one line.
+async fn told_by_a_command(url: &str) -> String {
+    let cli = Cli::with([("DATABASE_URL".to_owned(), url.to_owned())])
+        .set("TOKENKEEPER__DATABASE__ACQUIRE_TIMEOUT_SECS", "1");
+    let ended = cli.run(&["token", "list"]).await.with_code(1);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    ended.stderr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_role_that_may_not_log_in_or_has_no_connection_left_is_told_how_to_let_it() {
+    let database = migrated(Kind::Postgres).await;
+    let login = Login::create(Kind::Postgres, &database).await;
+    let (role, url) = (&login.name, as_user(&database, &login.name, "pw"));
+    login.run(&format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    let name = url.rsplit('/').next().unwrap();
+    for (of, limit, told) in [
+        (format!("ROLE {role}"), "NOLOGIN", format!("does not let {role} log in")),
+        (format!("ROLE {role}"), "CONNECTION LIMIT 0", format!("takes no more connections of {role}")),
+        (
+            format!("DATABASE {name}"),
+            "CONNECTION LIMIT 0",
+            format!("takes no more connections to the database {name}"),
+        ),
+    ] {
+        login.run(&format!("ALTER {of} {limit}")).await;
+        let line = told_by_a_command(&url).await;
+        assert!(line.contains(&told), "{line}");
+        let (_, mending) = next(line.trim_end()).split_once("ALTER ").expect("a statement");
+        login.run(&format!("ALTER {}", mending.split(',').next().unwrap())).await;
+        let cli = Cli::with([("DATABASE_URL".to_owned(), url.clone())]);
+        cli.run(&["token", "list"]).await.good();
+    }
+    login.drop_it().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_that_the_role_may_not_use_is_told_to_a_command_and_it_need_not_migrate() {
+    let database = migrated(Kind::Postgres).await;
+    let login = Login::create(Kind::Postgres, &database).await;
+    login.run("REVOKE USAGE ON SCHEMA public FROM PUBLIC").await;
+    let line = told_by_a_command(&as_user(&database, &login.name, "pw")).await;
+    assert!(line.contains("it lacks rights on schema public") && !line.contains("migrate"), "{line}");
+    login.run(next(line.trim_end())).await;
+    let cli = Cli::with([("DATABASE_URL".to_owned(), as_user(&database, &login.name, "pw"))]);
+    cli.run(&["token", "list"]).await.good();
+    login.drop_it().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_url_of_the_other_kind_of_server_is_told_what_answers() {
+    let servers = [TestDatabase::create(Kind::Postgres).await, TestDatabase::create(Kind::MariaDb).await];
+    let [postgres, mariadb] = servers.each_ref().map(|server| {
+        let url = url::Url::parse(server.url()).unwrap();
+        let default = if url.scheme() == "mysql" { 3306 } else { 5432 };
+        format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(default))
+    });
+    let line = told_by_a_command(&format!("mysql://tk:pw@{postgres}/x")).await;
+    assert!(line.contains("is PostgreSQL, and not MariaDB (database.url)"), "{line}");
+    let line = told_by_a_command(&format!("postgres://tk:pw@{mariadb}/x")).await;
+    assert!(line.contains("is MariaDB or MySQL, and not PostgreSQL (database.url)"), "{line}");
+}

@@ -19,8 +19,10 @@ fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
             ("does not answer", Fault::NoAnswer),
             ("is starting", Fault::NotTaking),
             ("has no connection left", Fault::TooManyConnections),
+            ("takes no more of the user", Fault::UserLimit),
             ("refuses the password", Fault::Password),
             ("refuses the user", Fault::Login),
+            ("does not let the user log in", Fault::NoLogin),
             ("has no such database", Fault::NoDatabase),
             ("does not let the user in", Fault::DatabaseDenied),
             ("refuses a statement", Fault::Denied),
@@ -28,13 +30,16 @@ fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
             ("has a full disk", Fault::DiskFull),
             ("offers no TLS", Fault::Tls),
             ("is another program", Fault::OtherProtocol),
+            ("is another kind of server", Fault::OtherKind),
         ] {
             documented(&format!("{product} {event}"), &told(url, fault));
         }
     }
+    documented("PostgreSQL takes no more to the database", &told(POSTGRES, Fault::DatabaseLimit));
     documented("host unknown", &told(POSTGRES, Fault::UnknownHost));
     documented("wrong parameter in the URL", &told(POSTGRES, Fault::Url));
     for (event, fault) in [
+        ("file missing", Fault::NoFile),
         ("folder missing", Fault::NoFolder),
         ("file or folder not writable", Fault::CannotOpen),
         ("file read-only", Fault::ReadOnly),
