@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use tokio::time::Instant;
 
 use crate::contract::{ErrorCode, MessageKind};
 use crate::domain::problem::Problem;
@@ -25,6 +26,7 @@ mod messages;
 mod panics;
 mod parking;
 pub mod recorder;
+mod repeated;
 mod replies;
 mod requests;
 mod seldom;
@@ -52,6 +54,7 @@ pub(crate) use self::label::label;
 pub use self::messages::{InFlight, message_refused, message_settled, put_off};
 pub use self::panics::{Panicking, log_panics, panicked, service_ended};
 pub use self::parking::*;
+use self::repeated::Repeated;
 pub use self::replies::{
     ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
 };
@@ -180,7 +183,10 @@ pub fn lost_compare_and_set(statement: Statement) {
 }
 
 pub fn lease_not_kept(error: &dyn Display) {
-    tracing::warn!(%error, "cannot renew or release a refresh lease");
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(error, Instant::now()) {
+        tracing::warn!(%error, kept_back, "cannot renew or release a refresh lease");
+    }
 }
 
 /// The provider did not say how long its new token lives, and no setting does.
@@ -199,7 +205,10 @@ pub fn token_not_accepted(host: &str) {
 
 /// The request is tried again or answered with an error.
 pub fn store_failed(error: &dyn Display) {
-    tracing::error!(%error, "a database statement failed");
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(error, Instant::now()) {
+        tracing::error!(%error, kept_back, "a database statement failed");
+    }
 }
 
 /// `reason` is a word and `detail` the sentence. `id` is the name that `tokenkeeper dead show` knows it by.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter};
 use tokio::time::Instant;
 
+use super::repeated::Repeated;
 use super::told::Told;
 use super::{label, millis};
 use crate::domain::problem::Problem;
@@ -36,7 +37,10 @@ impl Step {
 
 /// Storing is tried again for as long as the process lives.
 pub fn pair_not_stored(host: &str, error: &dyn Display, wait: Duration) {
-    tracing::error!(host, %error, wait_ms = millis(wait), "cannot store a refreshed pair; it will be retried");
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(&format_args!("{host}: {error}"), Instant::now()) {
+        tracing::error!(host, %error, wait_ms = millis(wait), kept_back, "cannot store a refreshed pair; it will be retried");
+    }
 }
 
 /// The worker stops, and the database does not accept the pair.
@@ -68,7 +72,10 @@ pub fn parked_pair_superseded(host: &str) {
 }
 
 pub fn parked_pair_waits(host: &str, error: &dyn Display, wait: Duration) {
-    tracing::warn!(host, %error, wait_ms = millis(wait), "cannot store a parked pair; it will be retried");
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(&format_args!("{host}: {error}"), Instant::now()) {
+        tracing::warn!(host, %error, wait_ms = millis(wait), kept_back, "cannot store a parked pair; it will be retried");
+    }
 }
 
 pub fn parked_pair_unreadable(host: &str, error: &dyn Display) {

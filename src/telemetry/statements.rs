@@ -3,8 +3,10 @@
 use std::fmt::Display;
 
 use metrics::{counter, describe_counter};
+use tokio::time::Instant;
 
 use super::label;
+use super::repeated::Repeated;
 
 const STATEMENTS: &str = "tokenkeeper_database_statements_total";
 const ROWS: &str = "tokenkeeper_database_statement_rows_total";
@@ -31,7 +33,13 @@ pub fn grouped_statement(statement: GroupedStatement, rows: usize) {
 /// A statement for many rows failed and is repeated for each row.
 pub fn group_split(statement: GroupedStatement, rows: usize, error: &dyn Display) {
     counter!(SPLIT, "statement" => statement.name()).increment(1);
-    tracing::warn!(statement = statement.name(), rows, %error, "a statement for many rows failed; it is repeated for each row");
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(error, Instant::now()) {
+        tracing::warn!(
+            statement = statement.name(), rows, %error, kept_back,
+            "a statement for many rows failed; it is repeated for each row"
+        );
+    }
 }
 
 pub(super) fn describe() {

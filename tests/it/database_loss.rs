@@ -2,6 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, TransactionTrait};
 use secrecy::ExposeSecret;
+use serde_json::Value;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_STORE};
 
@@ -90,6 +91,32 @@ async fn a_request_whose_time_runs_out_while_the_database_is_away_is_told_so() {
     })
     .await;
     assert_eq!(world.scm.refresh_requests("in-hand"), 1, "the first pair is the one that is served");
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_is_away_the_log_repeats_no_line_with_every_try() {
+    let (mut world, proxy) = world_behind_a_proxy().await;
+    world.set("worker.request_budget_secs", 4).set("refresh.wait_secs", 1);
+    let worker = world.spawn_worker().await;
+
+    // Its pair is stored again and again meanwhile, and its row is looked up.
+    let in_hand = in_hand_when_it_goes(&world, &proxy).await;
+    error_message(&in_hand.reply().await.body, "deadline_exceeded");
+
+    let log = worker.log();
+    let alarming = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut told: Vec<_> = alarming
+        .filter(|line| line["level"] == "ERROR" || line["level"] == "WARN")
+        .map(|line| (line["message"].to_string(), line["error"].to_string()))
+        .collect();
+    assert!(told.iter().any(|(message, _)| message.contains("cannot store a refreshed pair")), "{told:#?}");
+    let lines = told.len();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), lines, "{log}");
+    proxy.accept();
+    worker.wait_until_ready().await;
     worker.stop(&world).await;
 }
 
