@@ -1,7 +1,8 @@
 //! Encryption keys: who may start with which ones, and how they are changed while workers run.
 
 mod rolling;
-mod rotating;
+pub(crate) mod rotating;
+mod status;
 
 use std::sync::Arc;
 

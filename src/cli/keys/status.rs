@@ -7,12 +7,14 @@ use comfy_table::Table;
 use serde::Serialize;
 use tokenkeeper::broker::dead_letters::{DeadLetters, DeadLettersError};
 use tokenkeeper::domain::clock::Timestamp;
-use tokenkeeper::domain::key_use::{Canary, Fit, KnownWorker};
+use tokenkeeper::domain::key_use::{Canary, Fit, KnownWorker, problem_with_ring};
+use tokenkeeper::domain::problem::{Problem, of_system};
 use tokenkeeper::domain::secret::{KeyRing, RingKey};
 use tokenkeeper::parking::{Spool, waiting};
 use tokenkeeper::settings::{Broker, Settings};
 use tokenkeeper::store::{KeyRows, Store};
 
+use crate::cli::ending::chain;
 use crate::cli::output::{Output, cell, note, or_nothing, table, verdict};
 use crate::cli::provider::open_store;
 use crate::cli::relative::distance;
@@ -24,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Shows what is encrypted with which key, and which worker has which keys
 ///
 /// Counts every token and every provider. Parked pairs are those on the broker's queue and in this machine's spool folder.
-/// The exit code is 1 if something is encrypted with a key that is not among the configured encryption keys.
+/// The exit code is 1 if something is encrypted with a key that is not among the configured encryption keys; the error names
+/// it. What cannot be looked at is left out, and said.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper keys status
@@ -48,8 +51,10 @@ struct KeyStatus {
     in_use_since: Option<Timestamp>,
     tokens: u64,
     providers: u64,
-    /// None: the broker did not say.
+    /// On the broker's queue and in this machine's spool folder. None: one of the two could not be looked at.
     parked_pairs: Option<u64>,
+    /// Those of the spool folder. None: it could not be read.
+    spooled_pairs: Option<u64>,
     /// None: the broker did not say.
     dead_letters: Option<u64>,
     /// Living workers and commands that have it.
@@ -75,36 +80,70 @@ pub(super) struct Outside {
     pub(super) letters: BTreeMap<String, u64>,
 }
 
+/// The same, as far as it could be looked at.
+#[derive(Default)]
+struct Seen {
+    on_the_queue: Option<waiting::PairsByKey>,
+    spooled: Option<waiting::PairsByKey>,
+    letters: Option<BTreeMap<String, u64>>,
+}
+
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
     let store = open_store(settings).await?;
     let (rows, canaries, workers) =
         (store.rows_by_key().await?, store.canaries().await?, store.workers().await?);
-    let mut outside = match outside(&settings.broker).await {
-        Ok(outside) => Some(outside),
-        Err(error) => {
-            note(format_args!("The broker was not asked for parked pairs and dead letters: {error:#}"));
-            None
-        }
-    };
-    for (key_id, pairs) in in_the_folder(settings).await? {
-        if let Some(outside) = &mut outside {
-            *outside.parked.entry(key_id).or_default() += pairs;
-        }
-    }
-    let status = status(store.keys(), &rows, &canaries, outside.as_ref(), workers);
-    let is_readable = status.keys.iter().all(KeyStatus::is_readable);
+    let seen = look_outside(settings).await;
+    let status = status(store.keys(), &rows, &canaries, &seen, workers);
     let mut output = Output::new();
     if arguments.json {
         output.json(&status)?;
     } else {
         print(&status, &store, &mut output).await?;
     }
-    Ok(if is_readable { Ending::Good } else { Ending::Bad })
+    match unreadable(&status) {
+        None => Ok(Ending::Good),
+        Some(problem) => Err(problem.into()),
+    }
 }
 
-/// Pairs in the spool folder of this machine, by their keys.
-async fn in_the_folder(settings: &Settings) -> anyhow::Result<waiting::PairsByKey> {
-    Ok(waiting::in_the_folder(&Spool::new(&settings.worker.spool_dir)).await?)
+/// Says what could not be looked at.
+async fn look_outside(settings: &Settings) -> Seen {
+    let spool = Spool::new(&settings.worker.spool_dir);
+    let spooled = waiting::in_the_folder(&spool).await;
+    if let Err(error) = &spooled {
+        let folder = spool.folder().display();
+        note(format_args!("The spool folder {folder} was not looked at: {}.", of_system(error)));
+    }
+    let (on_the_queue, letters) = match waiting::on_the_queue(&settings.broker).await {
+        Ok(pairs) => (Some(pairs), letters(&settings.broker).await.map_err(anyhow::Error::from)),
+        Err(error) => (None, Err(error.into())),
+    };
+    if let Err(error) = &letters {
+        let (what, seen) = match on_the_queue {
+            Some(_) => ("dead letters", ""),
+            None => ("parked pairs and dead letters", " PARKED shows the pairs of the spool folder alone."),
+        };
+        note(format_args!("The broker was not asked for {what}: {}.{seen}", chain(error)));
+    }
+    Seen { on_the_queue, spooled: spooled.ok(), letters: letters.ok() }
+}
+
+/// That something is encrypted with a key that is not here.
+fn unreadable(status: &Status) -> Option<Problem> {
+    let lost = |place: Place| status.keys.iter().filter(move |key| !key.is_readable() && key.ring == place);
+    let missing: Vec<&KeyStatus> = lost(Place::Missing).collect();
+    let other: Vec<&str> = lost(Place::OtherKey).map(|key| key.id.as_str()).collect();
+    if missing.is_empty() || !other.is_empty() {
+        let missing: Vec<&str> = missing.iter().map(|key| key.id.as_str()).collect();
+        return problem_with_ring(&missing, &other);
+    }
+    let missing: Vec<String> =
+        missing.iter().map(|key| format!("`{}` ({})", key.id, key.what_it_encrypts())).collect();
+    Some(Problem::new(
+        format!("the encryption keys (`encryption.keys`, TOKENKEEPER_KEYS) lack {}", missing.join(", ")),
+        "what these encrypt cannot be read",
+        "add them, as the other workers have them, or run `tokenkeeper keys rotate` where they are",
+    ))
 }
 
 /// What lies on the broker.
@@ -133,15 +172,15 @@ fn status(
     ring: &KeyRing,
     rows: &BTreeMap<String, KeyRows>,
     canaries: &[Canary],
-    outside: Option<&Outside>,
+    seen: &Seen,
     workers: Vec<KnownWorker>,
 ) -> Status {
     let living: Vec<&KnownWorker> = workers.iter().filter(|worker| worker.is_living).collect();
     let of_ring = ring.keys().iter().map(RingKey::id);
     let mut others: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
     others.extend(canaries.iter().map(|canary| canary.key_id.as_str()));
-    others
-        .extend(outside.iter().flat_map(|it| it.parked.keys().chain(it.letters.keys())).map(String::as_str));
+    let outside = [&seen.on_the_queue, &seen.spooled, &seen.letters];
+    others.extend(outside.into_iter().flatten().flat_map(BTreeMap::keys).map(String::as_str));
     others.extend(living.iter().flat_map(|worker| worker.key_checks.keys()).map(String::as_str));
     for id in of_ring.clone() {
         others.remove(id);
@@ -161,9 +200,10 @@ fn status(
         };
         let (read_by, not_read_by): (Vec<&KnownWorker>, Vec<&KnownWorker>) = living.iter().partition(holds);
         let names = |workers: Vec<&KnownWorker>| workers.iter().map(|worker| worker.id.clone()).collect();
-        let counted = |by_key: fn(&Outside) -> &BTreeMap<String, u64>| {
-            outside.map(|outside| by_key(outside).get(id).copied().unwrap_or_default())
+        let counted = |by_key: &Option<BTreeMap<String, u64>>| {
+            by_key.as_ref().map(|by_key| by_key.get(id).copied().unwrap_or_default())
         };
+        let (on_the_queue, spooled_pairs) = (counted(&seen.on_the_queue), counted(&seen.spooled));
         let KeyRows { tokens, providers } = rows.get(id).copied().unwrap_or_default();
         KeyStatus {
             id: id.to_owned(),
@@ -171,8 +211,9 @@ fn status(
             in_use_since: canary.and_then(|canary| canary.in_use_since),
             tokens,
             providers,
-            parked_pairs: counted(|outside| &outside.parked),
-            dead_letters: counted(|outside| &outside.letters),
+            parked_pairs: on_the_queue.zip(spooled_pairs).map(|(queued, spooled)| queued + spooled),
+            spooled_pairs,
+            dead_letters: counted(&seen.letters),
             read_by: names(read_by),
             not_read_by: names(not_read_by),
         }
@@ -182,9 +223,26 @@ fn status(
 }
 
 impl KeyStatus {
+    /// As `2 tokens, 1 parked pair`.
+    fn what_it_encrypts(&self) -> String {
+        let parked = self.parked_pairs.or(self.spooled_pairs).unwrap_or_default();
+        let counts = [
+            (self.tokens, "token"),
+            (self.providers, "provider"),
+            (parked, "parked pair"),
+            (self.dead_letters.unwrap_or_default(), "dead letter"),
+        ];
+        let told = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| match count {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        });
+        told.collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether this ring opens all that is sealed with it.
     fn is_readable(&self) -> bool {
-        let sealed = self.tokens + self.providers + self.parked_pairs.unwrap_or_default();
+        let parked = self.parked_pairs.or(self.spooled_pairs).unwrap_or_default();
+        let sealed = self.tokens + self.providers + parked;
         match self.ring {
             Place::First | Place::Behind => true,
             Place::Missing => sealed + self.dead_letters.unwrap_or_default() == 0,
@@ -232,7 +290,7 @@ fn key_rows(status: &Status) -> Table {
             cell(or_nothing(key.in_use_since)),
             cell(key.tokens),
             cell(key.providers),
-            cell(or_nothing(key.parked_pairs)),
+            cell(or_nothing(key.parked_pairs.or(key.spooled_pairs))),
             cell(or_nothing(key.dead_letters)),
             verdict(key.not_read_by.is_empty(), format_args!("{} of {living}", key.read_by.len())),
         ]

@@ -1,13 +1,15 @@
 //! `tokenkeeper keys rotate` and `tokenkeeper keys status`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokenkeeper::domain::clock::{Clock, SystemClock};
 use tokenkeeper::store::{AccountNames, KeyRows, NewPair, Origin, PairSource, Resealed};
-use tokenkeeper_testkit::queues::BasicProperties;
+use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
 
 use super::*;
+use crate::harness::WorkerProcess;
 
 fn login(token: &str) -> NewPair {
     NewPair {
@@ -136,8 +138,42 @@ on_every_database! {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_never_stops_keeps_no_rotation_from_its_end() {
+    let world = World::new(Kind::Postgres, Dialect::GitHub).await;
+    for number in 0..300 {
+        put(&world.store, &world, &format!("u-{number}"), "old pair").await;
+    }
+    let both = format!("{},{}", new_key("new"), world.keys);
+    let worker = WorkerProcess::spawn_with_keys(&world, &both).await;
+    // Logins of the same users, and messages that become dead letters, for as long as it takes.
+    let ended = AtomicBool::new(false);
+    let flood = async {
+        let mut number = 0;
+        while !ended.load(Ordering::SeqCst) {
+            let pair = world.scm.authorize(&format!("u-{}", number % 300));
+            let login = world.scm.token_store_body(&pair).to_string();
+            let publish = |key, body: String| world.broker.publish(key, body, BasicProperties::default());
+            tokio::join!(publish(TOKEN_STORE, login), publish(TOKEN_REQUEST, format!("no JSON {number}")));
+            number += 1;
+        }
+    };
+    let rotate = async {
+        let rotated = Cli::of(&world).set("TOKENKEEPER_KEYS", &both).run(&["keys", "rotate"]).await;
+        ended.store(true, Ordering::SeqCst);
+        rotated.good()
+    };
+
+    let (rotated, ()) = tokio::join!(rotate, flood);
+
+    assert!(rotated.stdout.contains("rows re-encrypted with key `new`"), "{rotated:?}");
+    let rows = world.store.rows_by_key().await.unwrap();
+    assert!(!rows.contains_key("test"), "{rows:?}");
+    worker.stop(&world).await;
+}
+
 /// A pair that followed the user's present one, as a worker parks it.
-async fn parked(world: &World, user: &str) -> Vec<u8> {
+pub(crate) async fn parked(world: &World, user: &str) -> Vec<u8> {
     let (entry, now) = (world.entry(user).await, SystemClock.now());
     let source = PairSource::Refresh {
         granted_lifetime: Some(Duration::from_secs(3600)),
