@@ -1,14 +1,17 @@
 //! What the commands that send a request to a worker share: options, and the exchange itself.
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use serde_json::{Map, Value};
+use tokenkeeper::app::lifecycle::StopSignals;
 use tokenkeeper::contract::{LifetimeSecs, MessageKind, decode};
 use tokenkeeper::settings::Settings;
 
 use super::Failure;
-use super::requester::{Question, ask};
+use super::ending::Interrupted;
+use super::requester::{Question, Sent, ask};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -39,7 +42,26 @@ pub(super) async fn exchange(
     // A worker would refuse it too, and the message would end up in the dead letters.
     decode(kind, body.as_bytes()).map_err(|invalid| Failure::Usage(anyhow!(invalid.reason)))?;
     let question = Question { kind, user: &user, body: body.as_bytes(), timeout };
-    ask(&settings.broker, &question).await.map_err(|error| Failure::NoReply(error.into()))
+    let mut signals = StopSignals::listen().context("cannot listen for signals")?;
+    let sent = Cell::new(Sent::No);
+    tokio::select! {
+        reply = ask(&settings.broker, &question, &sent) => {
+            reply.map_err(|error| Failure::NoReply(error.into()))
+        }
+        () = signals.next() => Err(anyhow!(Interrupted).context(left_behind(sent.get())).into()),
+    }
+}
+
+/// What becomes of a request that nobody waits for any more.
+const fn left_behind(sent: Sent) -> &'static str {
+    match sent {
+        Sent::No => "no request was published",
+        Sent::Perhaps => "the request may have been published; its reply is not waited for",
+        Sent::Yes => {
+            "the request was published, and its reply is not waited for; a worker still handles it, unless its \
+             time is over before"
+        }
+    }
 }
 
 /// Parses how long to wait for a reply.

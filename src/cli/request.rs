@@ -24,9 +24,10 @@ use super::{Ending, Failure};
     jq -r .token.value
 
 Exit codes:
-  0  the reply is ok
-  1  the reply is an error
-  2  wrong usage or settings, or no reply came")]
+    0  the reply is ok
+    1  the reply is an error
+    2  wrong usage or settings, or no reply came
+  130  interrupted: the error says whether the request was published")]
 pub(crate) struct Arguments {
     /// The platform's user
     #[arg(long, value_name = "USER")]

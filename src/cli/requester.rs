@@ -1,5 +1,6 @@
 //! The requester's side: publishes one request and waits for its reply.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
-use tokenkeeper::broker::{BrokerError, Feed, Names, connect, within};
+use tokenkeeper::broker::{BrokerError, Diagnosis, Feed, Login, Names, connect, within};
 use tokenkeeper::contract::{DIRECT_REPLY_TO, MessageKind};
+use tokenkeeper::domain::problem::Problem;
 use tokenkeeper::domain::secret::ExposeSecret;
 use tokenkeeper::settings::Broker;
 use tokio::time::timeout;
@@ -27,10 +29,22 @@ pub(super) struct Question<'a> {
     pub(super) timeout: Duration,
 }
 
+/// How far a request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    No,
+    /// The broker has not confirmed it yet.
+    Perhaps,
+    Yes,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoReply {
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Broker(BrokerError),
+    /// The broker does not let the user do what a publisher does.
+    #[error(transparent)]
+    Refused(Problem),
     #[error("no queue takes {kind} under the prefix `{prefix}` at {broker}; start a worker")]
     Unroutable { kind: MessageKind, prefix: String, broker: String },
     #[error(
@@ -40,10 +54,27 @@ pub(super) enum NoReply {
     InTime { after: Duration, queue: String, broker: String },
 }
 
-/// Publishes a request and returns the body of its reply.
-pub(super) async fn ask(settings: &Broker, question: &Question<'_>) -> Result<Vec<u8>, NoReply> {
-    let connection = connect(settings, "tokenkeeper request").await?;
-    let reply = Requester { settings, connection: &connection }.ask(question).await;
+impl NoReply {
+    /// Says what a publisher needs, where that is missing.
+    fn of(error: BrokerError, settings: &Broker) -> Self {
+        match Diagnosis::of(&error) {
+            diagnosis @ (Diagnosis::Forbidden { .. } | Diagnosis::NoAccess | Diagnosis::NoVhost) => {
+                Self::Refused(diagnosis.problem(&Login::of_publisher(settings)))
+            }
+            _ => Self::Broker(error),
+        }
+    }
+}
+
+/// Publishes a request and returns the body of its reply. Keeps in `sent` how far it came.
+pub(super) async fn ask(
+    settings: &Broker,
+    question: &Question<'_>,
+    sent: &Cell<Sent>,
+) -> Result<Vec<u8>, NoReply> {
+    let connection = connect(settings, "tokenkeeper request").await;
+    let connection = connection.map_err(|error| NoReply::of(error, settings))?;
+    let reply = Requester { settings, connection: &connection, sent }.ask(question).await;
     let close = connection.close(200, "done".into());
     // An error while closing does not matter.
     drop(within(settings.operation_timeout, || "close the connection".to_owned(), close).await);
@@ -53,22 +84,25 @@ pub(super) async fn ask(settings: &Broker, question: &Question<'_>) -> Result<Ve
 struct Requester<'a> {
     settings: &'a Broker,
     connection: &'a Connection,
+    sent: &'a Cell<Sent>,
 }
 
 impl Requester<'_> {
     async fn ask(&self, question: &Question<'_>) -> Result<Vec<u8>, NoReply> {
-        let channel = self.within("open a channel", self.connection.create_channel()).await?;
+        let broker = |error| NoReply::of(error, self.settings);
+        let channel =
+            self.within("open a channel", self.connection.create_channel()).await.map_err(broker)?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        self.within("ask for publisher confirms", confirms).await?;
+        self.within("ask for publisher confirms", confirms).await.map_err(broker)?;
         // Direct reply-to needs no queue for the reply. The consumer must come first, on the channel that publishes.
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consume =
             channel.basic_consume(DIRECT_REPLY_TO.into(), "".into(), options, FieldTable::default());
-        let replies = self.within("consume the reply", consume).await?;
+        let replies = self.within("consume the reply", consume).await.map_err(broker)?;
         let correlation_id = Uuid::new_v4().simple().to_string();
         self.publish(&channel, question, &correlation_id).await?;
         match timeout(question.timeout + LAST_WORD, await_reply(replies, &correlation_id)).await {
-            Ok(reply) => Ok(reply?),
+            Ok(reply) => reply.map_err(NoReply::Broker),
             Err(_) => Err(NoReply::InTime {
                 after: question.timeout,
                 queue: Names::new(&self.settings.prefix).queue(Feed::Messages(question.kind)),
@@ -84,19 +118,23 @@ impl Requester<'_> {
         correlation_id: &str,
     ) -> Result<(), NoReply> {
         let Question { kind, body, .. } = *question;
-        let (exchange, routing_key) = self.route(question)?;
+        let (exchange, routing_key) = self.route(question).map_err(NoReply::Broker)?;
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = self.properties(question, correlation_id)?;
+        let properties = self.properties(question, correlation_id).map_err(NoReply::Broker)?;
+        self.sent.set(Sent::Perhaps);
         let published =
             async { channel.basic_publish(exchange, routing_key, options, body, properties).await?.await };
         match self.within("publish the request", published).await {
-            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(None)) => {
+                self.sent.set(Sent::Yes);
+                Ok(())
+            }
             Ok(Confirmation::Ack(Some(_))) => Err(self.unroutable(kind)),
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => {
-                Err(BrokerError::Refused { what: "the request" }.into())
+                Err(NoReply::Broker(BrokerError::Refused { what: "the request" }))
             }
             Err(error) if error.soft_error() == Some(&AMQPSoftError::NOTFOUND) => Err(self.unroutable(kind)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(NoReply::of(error, self.settings)),
         }
     }
 

@@ -29,9 +29,10 @@ use super::{Ending, Failure};
     git@github.com:owner/repo.git | jq -r '.tokens[] | [.host, .token.value] | @tsv'
 
 Exit codes:
-  0  there is a token for every host
-  1  a host has no token
-  2  wrong usage or settings, or no reply came")]
+    0  there is a token for every host
+    1  a host has no token
+    2  wrong usage or settings, or no reply came
+  130  interrupted: the error says whether the request was published")]
 pub(crate) struct Arguments {
     /// The platform's user
     #[arg(long, value_name = "USER")]

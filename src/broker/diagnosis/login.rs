@@ -14,6 +14,17 @@ pub struct Login {
     pub vhost: String,
     pub(super) prefix: String,
     pub(super) topology: Topology,
+    pub(super) role: Role,
+}
+
+/// What the user does at the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Worker,
+    Publisher {
+        /// It publishes to partitions.
+        to_partitions: bool,
+    },
 }
 
 /// RabbitMQ's three permissions of a user in a virtual host: regular expressions over the names of exchanges and queues
@@ -36,16 +47,30 @@ impl Login {
             vhost: uri.vhost,
             prefix: settings.prefix.clone(),
             topology: settings.topology,
+            role: Role::Worker,
         }
+    }
+
+    /// The same for a publisher that gets its replies by direct reply-to.
+    pub fn of_publisher(settings: &Broker) -> Self {
+        Self { role: Role::Publisher { to_partitions: settings.partitions > 0 }, ..Self::of(settings) }
     }
 
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// What a worker needs. Replies go through the default exchange, which permissions call `amq.default`.
+    /// What the user needs. A worker's replies go through the default exchange, which permissions call `amq.default`.
     pub fn permissions(&self) -> Permissions {
-        let ours = format!("{}(\\..*)?", self.prefix.replace('.', "\\."));
+        let prefix = self.prefix.replace('.', "\\.");
+        if let Role::Publisher { to_partitions } = self.role {
+            let partitions =
+                if to_partitions { r"(\.(token-requests|workspace-starts|token-stores))?" } else { "" };
+            let nothing = "^$".to_owned();
+            let write = format!("^{prefix}{partitions}$");
+            return Permissions { configure: nothing.clone(), write, read: nothing };
+        }
+        let ours = format!("{prefix}(\\..*)?");
         let configure = match self.topology {
             Topology::Declare => format!("^{ours}$"),
             Topology::Passive | Topology::None => "^$".to_owned(),
@@ -53,7 +78,7 @@ impl Login {
         Permissions { configure, write: format!("^(amq\\.default|{ours})$"), read: format!("^{ours}$") }
     }
 
-    /// The command that gives a worker what it needs.
+    /// The command that gives the user what it needs.
     pub fn grant(&self) -> String {
         let Permissions { configure, write, read } = self.permissions();
         let (vhost, user) = (word(&self.vhost), word(&self.user));

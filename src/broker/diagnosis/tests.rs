@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lapin::protocol::AMQPError;
 
+use super::login::Role;
 use super::*;
 
 const DOCUMENT: &str = include_str!("../../../docs/operating.md");
@@ -16,6 +17,7 @@ fn login() -> Login {
         vhost: "VHOST".to_owned(),
         prefix: "tokenkeeper".to_owned(),
         topology: Topology::Declare,
+        role: Role::Worker,
     }
 }
 
@@ -96,7 +98,12 @@ fn the_document_lists_the_words_of_every_first_error() {
     });
     let rows: Vec<String> = rows.collect();
     assert!(DOCUMENT.contains(&rows.join("\n")), "docs/operating.md should have:\n{}", rows.join("\n"));
-    for grant in [login().grant(), passive.grant()] {
+    let publisher = |to_partitions| Login {
+        user: "PUBLISHER".to_owned(),
+        role: Role::Publisher { to_partitions },
+        ..login()
+    };
+    for grant in [login().grant(), passive.grant(), publisher(false).grant(), publisher(true).grant()] {
         assert!(DOCUMENT.contains(&grant), "docs/operating.md should have:\n{grant}");
     }
 }

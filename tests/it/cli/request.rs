@@ -1,10 +1,14 @@
 //! `tokenkeeper request` and `tokenkeeper workspace-start`
 
+use std::net::Ipv4Addr;
+
 use lapin::options::ExchangeDeleteOptions;
 use tokenkeeper_testkit::scm::git_clone;
+use tokio::net::TcpListener;
 
-use super::Cli;
-use crate::harness::{Dialect, Kind, World};
+use super::{Cli, ended, signal};
+use crate::harness::accounts::Accounts;
+use crate::harness::{Dialect, Kind, PATIENCE, World, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_git_clone_with_the_token_of_a_request_works() {
@@ -168,6 +172,63 @@ async fn access_rules_apply_to_the_command_line_by_its_user_at_the_broker() {
         let worker = world.set("access.rules", rule(publisher)).start_worker().await;
         let ended = Cli::of(&world).run(&request).await.with_code(1);
         assert_eq!(ended.value("error"), code, "rule for {publisher}");
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_request_says_whether_it_was_published_and_exits_with_130() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    // It declares the queues, and leaves them.
+    world.start_worker().await.stop().await;
+    let request = ["request", "--user", "jdoe", "--host", "git.example.org"];
+    let child = Cli::of(&world).start(&request);
+    eventually("the request to be in its queue", PATIENCE, async || {
+        (world.broker.queue_depth("token-requests").await == 1).then_some(())
+    })
+    .await;
+    signal(&child, "INT").await;
+    // The confirm may be on its way.
+    let told = ended(child).await.with_code(130).says("published").says("its reply is not waited for");
+    assert_eq!((told.stdout.as_str(), told.stderr.lines().count()), ("", 1), "{told:?}");
+
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("amqp://{}", silent.local_addr().unwrap());
+    let start = ["workspace-start", "--user", "jdoe", "--workspace", "ws-1", "git@git.example.org:o/r.git"];
+    let child = Cli::with([]).set("AMQP_URL", &url).start(&start);
+    let _connected = silent.accept().await.unwrap();
+    signal(&child, "TERM").await;
+    drop(ended(child).await.with_code(130).says("error: no request was published: interrupted"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_without_permissions_is_told_which_it_needs_and_they_are_enough() {
+    for partitions in [0, 2] {
+        let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+        world.set("broker.partitions", partitions);
+        let worker = world.start_worker().await;
+        world.user_with_token("jdoe").await;
+        let nothing = || ["^$".to_owned(), "^$".to_owned(), "^$".to_owned()];
+        let users = [("stranger", None), ("publisher", Some(nothing()))];
+        let accounts = Accounts::create(&world, &users).await;
+        let host = world.scm.host();
+        let request = ["request", "--user", "jdoe", "--host", &host];
+
+        let cli = Cli::of(&world).set("AMQP_URL", &accounts.url("stranger"));
+        let stranger =
+            cli.run(&request).await.with_code(2).says("it has no permissions there; next: `rabbitmqctl");
+        let cli = Cli::of(&world).set("AMQP_URL", &accounts.url("publisher"));
+        let refused = cli.run(&request).await.with_code(2).says("has no write permission for exchange ");
+        for ended in [stranger, refused] {
+            assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+            assert!(!ended.stderr.contains("ACCESS_REFUSED"), "{}", ended.stderr);
+            let (_, grant) = ended.stderr.split_once("rabbitmqctl set_permissions ").expect("a command");
+            let patterns: Vec<String> = grant.split('\'').skip(1).step_by(2).map(str::to_owned).collect();
+            accounts.grant("publisher", &patterns.try_into().expect("three patterns")).await;
+            // The broker remembers for a moment what a connection may do; this is a new one.
+            cli.run(&request).await.good();
+            accounts.grant("publisher", &nothing()).await;
+        }
         worker.stop().await;
     }
 }
