@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -77,9 +77,10 @@ fn main() -> ExitCode {
 }
 
 fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> {
-    let load = || load_settings(config);
+    let file = config.filter(|file| !file.as_os_str().is_empty());
+    let load = || load_settings(file.as_deref());
     match command {
-        Command::Worker(_) => in_runtime(cli::worker::run(load())),
+        Command::Worker(_) => in_runtime(cli::worker::run(load(), || Settings::log_alone(file.as_deref()))),
         Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
@@ -94,9 +95,8 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
     }
 }
 
-fn load_settings(config: Option<PathBuf>) -> Result<Settings, Failure> {
-    let file = config.filter(|file| !file.as_os_str().is_empty());
-    Ok(Settings::load(file.as_deref())?)
+fn load_settings(file: Option<&Path>) -> Result<Settings, Failure> {
+    Ok(Settings::load(file)?)
 }
 
 fn in_runtime(command: impl Future<Output = Result<Ending, Failure>>) -> Result<Ending, Failure> {

@@ -189,6 +189,16 @@ impl Settings {
         Ok(settings)
     }
 
+    /// How to log that other settings are wrong: as these settings say, where that can be read.
+    pub fn log_alone(file: Option<&Path>) -> Log {
+        let default = Path::new(DEFAULT_FILE);
+        let file = file.or_else(|| default.exists().then_some(default));
+        let environment = process_environment().unwrap_or_default();
+        // The environment holds even beside a file that is no TOML.
+        let sources = Sources::read(file, environment.clone()).or_else(|_| Sources::read(None, environment));
+        sources.map_or(Log::DEFAULT, |sources| Log::read(&mut Reader::new(sources)))
+    }
+
     /// The encryption keys, for a command that needs them.
     ///
     /// # Errors
@@ -307,6 +317,8 @@ impl FlagSettings {
 }
 
 impl Log {
+    const DEFAULT: Self = Self { level: LevelFilter::INFO, format: LogFormat::Auto };
+
     fn read(from: &mut Reader) -> Self {
         Self {
             level: from.choice(
@@ -318,12 +330,12 @@ impl Log {
                     ("warn", LevelFilter::WARN),
                     ("error", LevelFilter::ERROR),
                 ],
-                LevelFilter::INFO,
+                Self::DEFAULT.level,
             ),
             format: from.choice(
                 "log.format",
                 &[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)],
-                LogFormat::Auto,
+                Self::DEFAULT.format,
             ),
         }
     }

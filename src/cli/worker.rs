@@ -7,11 +7,10 @@ use anyhow::Context;
 use tokenkeeper::app::lifecycle::{Stop, StopSignals};
 use tokenkeeper::app::open_files;
 use tokenkeeper::domain::clock::SystemClock;
-use tokenkeeper::settings::{LogFormat, Settings};
+use tokenkeeper::settings::{Log, LogFormat, Settings};
 use tokenkeeper::telemetry::audit::AuditSink;
 use tokenkeeper::telemetry::{self, logs, recorder};
 use tokenkeeper::worker::{TimeSource, Worker};
-use tracing::level_filters::LevelFilter;
 
 use super::{Ending, Failure};
 
@@ -31,18 +30,19 @@ use super::{Ending, Failure};
 pub(crate) struct Arguments {}
 
 /// Settings that are wrong are told as any other failure of the start: in the format of the log.
-pub(crate) async fn run(settings: Result<Settings, Failure>) -> Result<Ending, Failure> {
+pub(crate) async fn run(
+    settings: Result<Settings, Failure>,
+    log_alone: impl FnOnce() -> Log,
+) -> Result<Ending, Failure> {
     let audit = settings.as_ref().map_or(Ok(None), |settings| AuditSink::open(&settings.audit));
+    let log = settings.as_ref().map_or_else(|_| log_alone(), |settings| settings.log);
     let (audit, started) = match audit {
         Ok(audit) => (audit, settings),
         Err(problem) => (None, Err(problem.into())),
     };
-    // Without settings, these are the defaults.
-    let (level, log_format) =
-        started.as_ref().map_or((LevelFilter::INFO, LogFormat::Auto), |it| (it.log.level, it.log.format));
-    let format = format(log_format);
+    let format = format(log.format);
     // Only a worker logs. The other commands use their output and their error.
-    logs::install(level, format, io::stderr, audit.clone())?;
+    logs::install(log.level, format, io::stderr, audit.clone())?;
     telemetry::log_panics();
     let ended = match started {
         Ok(settings) => work(settings).await,

@@ -130,7 +130,7 @@ impl Connector {
         let outcome = match timeout_at(deadline, lookup).await {
             Ok(Ok(Ok(addresses))) if !addresses.is_empty() => return Ok(addresses),
             Ok(Ok(Ok(_))) => "no addresses".to_owned(),
-            Ok(Ok(Err(error))) => root_cause(&error),
+            Ok(Ok(Err(error))) => without_prefix(&root_cause(&error)).to_owned(),
             Ok(Err(_)) => "the lookup task ended".to_owned(),
             Err(_) => "the resolver did not answer in time".to_owned(),
         };
@@ -254,6 +254,11 @@ async fn one_by_one(addresses: &[&SocketAddr], deadline: Instant) -> io::Result<
         failed = if index == 0 { error } else { telling(failed, error) };
     }
     Err(failed)
+}
+
+/// What the resolver says, without what the standard library puts before it.
+fn without_prefix(text: &str) -> &str {
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(text)
 }
 
 /// Prefers the error that is the host's. On a machine without IPv6, that address family always fails locally, even if the

@@ -28,7 +28,6 @@ async fn the_last_line_of_a_failing_start_is_json_and_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     world.set("admin.listen", taken.local_addr().unwrap());
     let taken = Cli::of(&world);
-    // Then nothing says in which format to log.
     let no_settings = Cli::of(&world).set("TOKENKEEPER__BROKER__PREFIXX", "x");
     for (cli, code, cause) in [(taken, 1, "(admin.listen)"), (no_settings, 2, "is not a setting")] {
         let ended = cli.run(&["worker"]).await.with_code(code);
@@ -47,6 +46,35 @@ async fn whoever_reads_for_people_gets_a_failing_start_as_from_any_command() {
     let ended = Cli::of(&world).run(&["worker"]).await.with_code(1);
     let last = ended.stderr.lines().last().unwrap();
     assert!(last.starts_with("error: ") && last.contains("admin.listen"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_are_wrong_are_told_in_the_format_that_they_name() {
+    let cli = |format: &str| {
+        let cli = Cli::with([]).set("TOKENKEEPER__BROKER__PREFIXX", "x");
+        cli.write("tokenkeeper.toml", &format!("[log]\nformat = \"{format}\"\n"));
+        cli
+    };
+    let broken = |format: &str| {
+        let cli = Cli::with([]).set("TOKENKEEPER__LOG__FORMAT", format);
+        cli.write("tokenkeeper.toml", "[log\n");
+        cli
+    };
+    for (cli, is_human) in [
+        (cli("human"), true),
+        (cli("json"), false),
+        // As for a program, which reads this.
+        (cli("no such format"), false),
+        (broken("human"), true),
+        (broken("json"), false),
+    ] {
+        let ended = cli.run(&["worker"]).await.with_code(2);
+        if is_human {
+            assert!(ended.stderr.starts_with("error: "), "{ended:?}");
+        } else {
+            assert_json_lines(&ended.stderr, "a worker that does not start");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,13 +78,13 @@ async fn run_until(
     arguments: &Arguments,
 ) -> Result<Ending, Failure> {
     let file = &arguments.file;
-    let (mut lines, size) = if file == Path::new("-") {
-        (Lines::of_stdin().context("cannot read standard input")?, None)
-    } else {
-        Lines::of_file(file).await.with_context(|| format!("cannot read {}", file.display()))?
+    let name = (file != Path::new("-")).then(|| file.display().to_string());
+    let unreadable = || format!("cannot read {}", name.as_deref().unwrap_or("standard input"));
+    let (mut lines, size) = match &name {
+        None => (Lines::of_stdin().with_context(unreadable)?, None),
+        Some(_) => Lines::of_file(file).await.with_context(unreadable)?,
     };
-    let name = file.display().to_string();
-    if let Some(problem) = lines.mistake(&name).await.with_context(|| format!("cannot read {name}"))? {
+    if let Some(problem) = lines.mistake(name.as_deref()).await.with_context(unreadable)? {
         return Err(problem.into());
     }
     let tally = Arc::new(Tally::new(size));

@@ -45,12 +45,12 @@ impl Lines<BufReader<File>> {
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     /// Looks at the beginning before the first line is read: skips a byte-order mark, and says what is wrong if this is another
-    /// kind of file. `name` is the file's.
-    pub(super) async fn mistake(&mut self, name: &str) -> io::Result<Option<Problem>> {
+    /// kind of file. `file` is its name; None: standard input.
+    pub(super) async fn mistake(&mut self, file: Option<&str>) -> io::Result<Option<Problem>> {
         if self.reader.fill_buf().await?.starts_with(UTF_8_MARK) {
             self.reader.consume(UTF_8_MARK.len());
         }
-        Ok(mistake(self.reader.fill_buf().await?, name))
+        Ok(mistake(self.reader.fill_buf().await?, file))
     }
 
     const fn new(reader: R) -> Self {
@@ -94,25 +94,26 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What is wrong with a file that does not have an object on each line.
-fn mistake(begin: &[u8], name: &str) -> Option<Problem> {
-    let problem = |what: &str, next: String| {
+fn mistake(begin: &[u8], file: Option<&str>) -> Option<Problem> {
+    let problem = |what: &str, filter: &str| {
         let cause = "an import takes one JSON object on each line";
-        Some(Problem::new(format!("{name} is {what}"), cause, next))
+        let next = match file {
+            Some(name) => format!("{filter} {name} | tokenkeeper token import -"),
+            None => format!("put a filter before it: … | {filter} | tokenkeeper token import -"),
+        };
+        Some(Problem::new(format!("{} is {what}", file.unwrap_or("standard input")), cause, next))
     };
     if begin.starts_with(b"\xff\xfe") || begin.starts_with(b"\xfe\xff") {
-        return problem("UTF-16", format!("iconv -f UTF-16 -t UTF-8 {name} | tokenkeeper token import -"));
+        return problem("UTF-16", "iconv -f UTF-16 -t UTF-8");
     }
     let text = begin.trim_ascii_start();
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     match (text.first(), line.last()) {
-        (Some(b'['), _) => {
-            problem("one JSON array", format!("jq -c '.[]' {name} | tokenkeeper token import -"))
-        }
+        (Some(b'['), _) => problem("one JSON array", "jq -c '.[]'"),
         // A line that was cut off elsewhere is told by its number.
-        (Some(b'{'), Some(b'{' | b'[' | b',')) if line.len() < text.len() => problem(
-            "JSON with an object over several lines",
-            format!("jq -c . {name} | tokenkeeper token import -"),
-        ),
+        (Some(b'{'), Some(b'{' | b'[' | b',')) if line.len() < text.len() => {
+            problem("JSON with an object over several lines", "jq -c .")
+        }
         _ => None,
     }
 }
@@ -133,19 +134,27 @@ mod tests {
     #[tokio::test]
     async fn a_byte_order_mark_is_skipped() {
         let mut lines = Lines::new(BufReader::new(&b"\xef\xbb\xbf{}\n"[..]));
-        assert_eq!(lines.mistake("f").await.unwrap(), None);
+        assert_eq!(lines.mistake(Some("f")).await.unwrap(), None);
         assert_eq!(&**lines.next().await.unwrap().unwrap().text, b"{}");
     }
 
     #[test]
     fn another_kind_of_file_is_told_with_how_to_turn_it_into_lines() {
-        let next = |text: &[u8]| mistake(text, "t.json").map(|problem| problem.next);
+        let next = |text: &[u8]| mistake(text, Some("t.json")).map(|problem| problem.next);
         for array in [&b"[]"[..], b"\n [\n  {\"user_id\": \"u\"}\n]"] {
             assert_eq!(next(array).as_deref(), Some("jq -c '.[]' t.json | tokenkeeper token import -"));
         }
         for pretty in [&b"{\n  \"user_id\": \"u\"\n}"[..], b"{ \"user_id\": \"u\",\r\n  \"host\": \"h\" }"] {
             assert_eq!(next(pretty).as_deref(), Some("jq -c . t.json | tokenkeeper token import -"));
         }
+        let array = mistake(b"[]", None).map(|problem| problem.to_string());
+        assert_eq!(
+            array.as_deref(),
+            Some(
+                "standard input is one JSON array: an import takes one JSON object on each line; next: put a filter before it: … \
+                 | jq -c '.[]' | tokenkeeper token import -"
+            )
+        );
         let utf_16 = next(b"\xff\xfe{\0");
         assert_eq!(utf_16.as_deref(), Some("iconv -f UTF-16 -t UTF-8 t.json | tokenkeeper token import -"));
         for lines in [&b"{\"a\":1}\n{"[..], b"", b"\n\n{\"a\":", b"{\"a\": {\"b\"", b"x"] {
