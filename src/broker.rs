@@ -16,6 +16,7 @@ mod publisher;
 mod replies;
 mod topology;
 mod troubles;
+mod version;
 
 use std::future::Future;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
 pub use self::replies::{Aside, Patience, Replies, Told, Unanswered};
 pub use self::topology::{Feed, Names, declare, declare_for};
 pub use self::troubles::{Source, Troubles};
+pub use self::version::version;
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.

@@ -84,7 +84,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Migrate(arguments) => in_runtime(cli::migrate::run(load()?, arguments)),
         Command::Provider(arguments) => in_runtime(cli::provider::run(load()?, arguments)),
         Command::Token(arguments) => in_runtime(cli::token::run(load()?, arguments)),
-        Command::Doctor(arguments) => in_runtime(cli::doctor::run(load()?, arguments)),
+        Command::Doctor(arguments) => in_runtime(cli::doctor::run(load(), arguments)),
         Command::Dead(arguments) => in_runtime(cli::dead::run(load()?, arguments)),
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),

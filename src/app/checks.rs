@@ -30,10 +30,13 @@ pub async fn run(settings: &Settings) -> Vec<Finding> {
     };
     let of_broker = async {
         let mut findings = within("broker", LIMIT, broker::look(&settings.broker)).await;
-        if findings.iter().all(|finding| matches!(finding.verdict, Verdict::Good(_) | Verdict::Warning(_))) {
+        if matches!(findings[..], [Finding { verdict: Verdict::Good(_), .. }, ..]) {
             findings.extend(within("dead letters", LIMIT, broker::dead_letters(&settings.broker)).await);
+            findings.extend(within("parked pairs", LIMIT, broker::parked_pairs(settings)).await);
         } else {
-            findings.push(Finding::not_looked("dead letters", "the broker cannot be used"));
+            for check in ["dead letters", "parked pairs"] {
+                findings.push(Finding::not_looked(check, "the broker cannot be used"));
+            }
         }
         findings
     };

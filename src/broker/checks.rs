@@ -4,8 +4,8 @@
 
 use std::pin::pin;
 
-use futures_util::StreamExt;
 use futures_util::future::ready;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
@@ -81,11 +81,20 @@ fn shown(exchange: &str) -> &str {
     if exchange.is_empty() { "amq.default" } else { exchange }
 }
 
+/// What [`check`] found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// Empty: nothing was found.
+    pub problems: Vec<Problem>,
+    /// The broker's reason why nobody may publish at the moment: a memory or disk alarm.
+    pub blocked: Option<String>,
+}
+
 /// Looks for whatever would keep a worker with these settings from its job, and changes nothing: nothing is declared, delivered
-/// or taken. Empty: nothing was found. With `broker.topology = "declare"` a queue that is not there yet is no problem.
-pub async fn check(settings: &Broker) -> Vec<Problem> {
+/// or taken. With `broker.topology = "declare"` a queue that is not there yet is no problem.
+pub async fn check(settings: &Broker) -> Checked {
     let login = Login::of(settings);
-    let mut problems = Vec::new();
+    let (mut problems, mut blocked) = (Vec::new(), None);
     let mut note = |proven: Result<(), BrokerError>| {
         if let Err(error) = proven {
             let problem = Diagnosis::of(&error).problem(&login);
@@ -97,15 +106,29 @@ pub async fn check(settings: &Broker) -> Vec<Problem> {
     match connect(settings, "tokenkeeper checks").await {
         Err(error) => note(Err(error)),
         Ok(connection) => {
+            let events = connection.events_listener();
             note(compare(&connection, settings).await);
             note(forgiven_if_missing(settings, may_publish(&connection, settings).await));
-            for feed in Feed::ALL {
-                note(forgiven_if_missing(settings, may_consume(&connection, settings, feed).await));
+            if connection.status().blocked() {
+                // It says so to whoever publishes, and hears nothing more over this connection.
+                let reason = events.filter_map(|event| ready(reason_of_block(event)));
+                blocked = Some(pin!(reason).next().now_or_never().flatten().unwrap_or_default());
+            } else {
+                for feed in Feed::ALL {
+                    note(forgiven_if_missing(settings, may_consume(&connection, settings, feed).await));
+                }
             }
             take_leave(&connection).await;
         }
     }
-    problems
+    Checked { problems, blocked }
+}
+
+fn reason_of_block(event: Event) -> Option<String> {
+    match event {
+        Event::ConnectionBlocked(reason) => Some(reason),
+        _ => None,
+    }
 }
 
 /// What a worker declares need not be there before it.

@@ -6,13 +6,14 @@ use tokenkeeper::domain::finding::{Finding, Verdict};
 use tokenkeeper::domain::problem::Problem;
 use tokenkeeper::settings::Settings;
 
+use super::ending::chain;
 use super::output::Output;
 use super::{Ending, Failure};
 
 /// Checks everything that a worker needs, without starting one
 ///
-/// Looks at the database (reach, rights, migrations, clock, connections), the broker, the dead letters, each provider, the
-/// spool folder and the flag file. Changes nothing and spends no token: a provider is asked to refresh a token that nobody
+/// Looks at the database (reach, rights, migrations, clock, connections), the broker (version, alarms, queues), the dead
+/// letters, the parked pairs, each provider, the spool folder, the flag file and the audit log. Changes nothing and spends no token: a provider is asked to refresh a token that nobody
 /// has, and must refuse it. Each check has a time limit of its own.
 ///
 /// One line for each check: ✓ good, ! works and should be looked at, ✗ a problem, ? could not be looked at.
@@ -24,16 +25,29 @@ use super::{Ending, Failure};
 Exit codes:
   0  no problem
   1  a problem
-  2  no problem was found, and something could not be looked at")]
+  2  no problem was found, and something could not be looked at; or the settings are wrong, and nothing was looked at")]
 pub(crate) struct Arguments {
     /// Prints a JSON array
     #[arg(long)]
     json: bool,
 }
 
-pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
-    let findings = checks::run(&settings).await;
+pub(crate) async fn run(
+    settings: Result<Settings, Failure>,
+    arguments: Arguments,
+) -> Result<Ending, Failure> {
     let mut output = Output::new();
+    let settings = match settings {
+        // Whoever reads JSON gets it in any case.
+        Err(Failure::Usage(error)) if arguments.json => {
+            let (what, next) = (chain(&error), "correct the settings");
+            let finding = Finding::wrong("settings", Problem::new(what, "", next));
+            output.json(&[Shown::from(&finding)])?;
+            return Ok(Ending::NotLooked);
+        }
+        settings => settings?,
+    };
+    let findings = checks::run(&settings).await;
     if arguments.json {
         output.json(&findings.iter().map(Shown::from).collect::<Vec<_>>())?;
     } else {

@@ -6,12 +6,14 @@ use sea_orm::ConnectionTrait;
 use serde_json::Value;
 use tokenkeeper::domain::secret::{ExposeSecret, KeyRing};
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::cli::{Cli, Ended};
 use crate::harness::{
     Dialect, Kind, PATIENCE, ScmOptions, SimulatedScm, World, eventually, on_every_database,
 };
+use crate::keys::rotating::parked;
 
 /// The line of a check.
 fn line<'a>(ended: &'a Ended, check: &str) -> &'a str {
@@ -39,9 +41,13 @@ on_every_database! {
             ("users", "nobody must log in again"),
             ("keys", "all that rows are encrypted with"),
             ("workers", "1: tokenkeeper-"),
+            ("broker", "RabbitMQ "),
             ("broker", "lets a worker publish, declare and consume"),
-            ("queues", "0 messages wait"),
+            ("broker alarms", "none"),
+            ("queues", "with the arguments that a worker declares, 0 messages wait"),
             ("dead letters", "there are none"),
+            ("parked pairs", "none waits"),
+            ("audit log", "it is off"),
             ("spool folder", "can be written"),
             ("flags", "the defaults hold"),
         ] {
@@ -163,9 +169,103 @@ async fn a_look_makes_no_database_file() {
     let cli = Cli::of(&world).set("DATABASE_URL", "sqlite://tokenkeeper.db");
     let ended = cli.run(&["doctor"]).await.with_code(2);
     assert!(
-        line(&ended, "database").contains("there is no database file tokenkeeper.db yet"),
+        line(&ended, "database").contains("there is no database file tokenkeeper.db"),
         "{}",
         ended.stdout
     );
     assert!(!cli.folder.path().join("tokenkeeper.db").exists());
+}
+
+#[tokio::test]
+async fn wrong_settings_are_a_finding_too_where_json_is_asked_for() {
+    let cli = Cli::with([]).set("TOKENKEEPER__BROKER__PREFIXX", "x").set("AMQP_URL", "http://u:s3cret@host");
+    let ended = cli.run(&["doctor", "--json"]).await.with_code(2);
+    assert!(ended.stderr.is_empty() && !ended.stdout.contains("s3cret"), "{ended:?}");
+    let findings = ended.json();
+    let [finding] = &findings.as_array().unwrap()[..] else { panic!("one finding: {findings}") };
+    assert_eq!((&finding["check"], &finding["verdict"]), (&"settings".into(), &"problem".into()));
+    assert!(
+        finding["what"].as_str().is_some_and(|what| what.contains("`broker.url` (AMQP_URL) must be")),
+        "{finding}"
+    );
+    drop(cli.run(&["doctor"]).await.with_code(2).says("`broker.url` (AMQP_URL) must be"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pairs_that_wait_another_queue_and_an_audit_log_that_cannot_be_written_are_told() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let spool = tempfile::tempdir().unwrap();
+    world.set("worker.spool_dir", spool.path().display());
+    let worker = world.start_worker().await;
+    world.user_with_token("jdoe").await;
+    worker.stop().await;
+    std::fs::write(spool.path().join("1-1-x.parked"), parked(&world, "jdoe").await).unwrap();
+    let queued = parked(&world, "jdoe").await;
+    world.broker.send_to_queue("parked-pairs", &queued, BasicProperties::default()).await;
+
+    world.set("audit.to", "file").set("audit.file", spool.path().join("audit.jsonl").display());
+    let ended = Cli::of(&world).run(&["doctor"]).await.good().keeps_secrets_of(&world);
+    let pairs = line(&ended, "parked pairs");
+    assert!(pairs.starts_with("! ") && pairs.contains("1 on the queue, 1 in "), "{pairs}");
+    assert!(line(&ended, "audit log").contains("audit.jsonl can be written"), "{}", ended.stdout);
+    assert!(!spool.path().join("audit.jsonl").exists(), "a look makes no file");
+
+    world.set("audit.file", "/no/such/folder/audit.jsonl").set("broker.delivery_limit", 7);
+    let ended = Cli::of(&world).run(&["doctor"]).await.with_code(1);
+    let audit = line(&ended, "audit log");
+    assert!(
+        audit.starts_with("✗ ") && audit.contains("(audit.file): No such file or directory; next: "),
+        "{audit}"
+    );
+    let broker = line(&ended, "broker");
+    assert!(broker.starts_with("✗ ") && broker.contains("exists with another x-delivery-limit"), "{broker}");
+}
+
+/// A way to the broker on which it says, to whoever publishes, that it takes no messages.
+async fn with_an_alarm(url: &str) -> String {
+    // AMQP 0-9-1: a method frame with tx.select-ok, whatever its channel, and one with RabbitMQ's connection.blocked.
+    const SELECT_OK: &[u8] = b"\0\0\0\x04\0\x5a\0\x0b\xce";
+    const BLOCKED: &[u8] = b"\x01\0\0\0\0\0\x12\0\x0a\0\x3c\x0dlow on memory\xce";
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut shown = url::Url::parse(url).unwrap();
+    let upstream = format!("{}:{}", shown.host_str().unwrap(), shown.port().unwrap_or(5672));
+    shown.set_host(Some("127.0.0.1")).unwrap();
+    shown.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&upstream).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            tokio::spawn(async move {
+                let mut buffer = [0; 16 * 1024];
+                while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+                    to_client.write_all(&buffer[..count]).await.unwrap();
+                    if buffer[..count].ends_with(SELECT_OK) {
+                        to_client.write_all(BLOCKED).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    shown.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alarm_of_the_broker_is_told_with_its_reason_and_all_else_is_looked_at() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("broker.operation_timeout_secs", 1);
+    world.start_worker().await.stop().await;
+    let cli = Cli::of(&world).set("AMQP_URL", &with_an_alarm(world.broker.url()).await);
+
+    let ended = cli.run(&["doctor"]).await.with_code(1).keeps_secrets_of(&world);
+
+    let alarm = line(&ended, "broker alarms");
+    assert!(
+        alarm.starts_with("✗ ") && alarm.contains("low on memory; next: `rabbitmq-diagnostics alarms`"),
+        "{alarm}"
+    );
+    for check in ["broker", "queues", "dead letters", "parked pairs"] {
+        assert!(line(&ended, check).starts_with("✓ "), "{check}: {}", ended.stdout);
+    }
 }

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::broker::checks;
+use futures_util::future::join;
+
+use crate::broker::checks::{self, Checked};
 use crate::broker::dead_letters::{DeadLetters, DeadLettersError};
+use crate::broker::version;
+use crate::domain::escape;
 use crate::domain::finding::Finding;
-use crate::domain::problem::Problem;
-use crate::settings::Broker;
+use crate::domain::problem::{Problem, of_system};
+use crate::parking::{Spool, waiting};
+use crate::settings::{Broker, Settings, Topology};
 
 /// How long to wait while somebody else reads the dead letters.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -17,12 +22,27 @@ const READ_AT_MOST: u32 = 10_000;
 
 /// Whether a worker could do its job there, and whether anybody does.
 pub(super) async fn look(settings: &Broker) -> Vec<Finding> {
-    let problems = checks::check(settings).await;
+    let (Checked { problems, blocked }, version) = join(checks::check(settings), version(settings)).await;
     if !problems.is_empty() {
         return problems.into_iter().map(|problem| Finding::wrong("broker", problem)).collect();
     }
-    let how = format!("{} lets a worker publish, declare and consume", settings.display_url());
-    vec![Finding::good("broker", how), queues(settings).await]
+    let version = version.unwrap_or_else(|| "a broker that does not say its version".to_owned());
+    let at = settings.display_url();
+    let how = format!("{version} at {at} lets a worker publish, declare and consume");
+    vec![Finding::good("broker", how), alarms(blocked), queues(settings).await]
+}
+
+fn alarms(blocked: Option<String>) -> Finding {
+    const CHECK: &str = "broker alarms";
+    let Some(reason) = blocked else { return Finding::good(CHECK, "none: it takes messages") };
+    Finding::wrong(
+        CHECK,
+        Problem::new(
+            "the broker takes no messages at the moment, so no reply either",
+            format!("an alarm of its memory or disk: {}", escape::line(&reason)),
+            "`rabbitmq-diagnostics alarms` where it runs; then free some of its memory or disk",
+        ),
+    )
 }
 
 async fn queues(settings: &Broker) -> Finding {
@@ -38,10 +58,37 @@ async fn queues(settings: &Broker) -> Finding {
         .collect();
     if left.is_empty() {
         let waiting: u32 = queues.iter().map(|queue| queue.messages).sum();
-        return Finding::good(CHECK, format!("{} of them, {waiting} messages wait", queues.len()));
+        // Where they were not, `checks::check` has said so.
+        let arguments = match settings.topology {
+            Topology::Declare => " with the arguments that a worker declares",
+            Topology::Passive | Topology::None => "",
+        };
+        return Finding::good(CHECK, format!("{} of them{arguments}, {waiting} messages wait", queues.len()));
     }
     let what = format!("messages wait that nobody takes: {}", left.join(", "));
     Finding::warning(CHECK, Problem::new(what, "no worker consumes these queues", "tokenkeeper worker"))
+}
+
+/// Refreshed pairs that no worker has stored yet: on the queue, and in this machine's spool folder.
+pub(super) async fn parked_pairs(settings: &Settings) -> Vec<Finding> {
+    const CHECK: &str = "parked pairs";
+    let spool = Spool::new(&settings.worker.spool_dir);
+    let (queued, spooled) =
+        join(waiting::on_the_queue(&settings.broker), waiting::in_the_folder(&spool)).await;
+    let count = |pairs: &waiting::PairsByKey| pairs.values().sum::<u64>();
+    let (queued, spooled) = match (queued, spooled) {
+        (Ok(queued), Ok(spooled)) => (count(&queued), count(&spooled)),
+        (Err(error), _) => return vec![Finding::not_looked(CHECK, error.to_string())],
+        (_, Err(error)) => return vec![Finding::not_looked(CHECK, of_system(&error))],
+    };
+    if queued + spooled == 0 {
+        return vec![Finding::good(CHECK, "none waits")];
+    }
+    let folder = spool.folder().display();
+    let what = format!("refreshed pairs wait to be stored: {queued} on the queue, {spooled} in {folder}");
+    let next = "start a worker, which stores them; `tokenkeeper keys status` shows which keys they need";
+    let cause = "their workers had to stop while the database was away, and no worker has stored them since";
+    vec![Finding::warning(CHECK, Problem::new(what, cause, next))]
 }
 
 /// How many there are, by reason.

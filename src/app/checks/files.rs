@@ -1,14 +1,27 @@
-//! Spool folder and flag file.
+//! Spool folder, flag file, audit log and admin port.
 
 use crate::app::admin::Endpoint;
 use crate::domain::finding::Finding;
 use crate::domain::problem::Problem;
 use crate::flags::Flags;
 use crate::parking::Spool;
-use crate::settings::Settings;
+use crate::settings::{AuditSettings, Settings};
+use crate::telemetry::audit::AuditSink;
 
 pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
-    vec![spool(settings).await, flags(settings).await, admin(settings).await]
+    vec![spool(settings).await, flags(settings).await, audit(&settings.audit), admin(settings).await]
+}
+
+fn audit(settings: &AuditSettings) -> Finding {
+    const CHECK: &str = "audit log";
+    match settings {
+        AuditSettings::Off => Finding::good(CHECK, "it is off (audit.to)"),
+        AuditSettings::Stdout => Finding::good(CHECK, "it goes to standard output"),
+        AuditSettings::File(file) => match AuditSink::check(file) {
+            Ok(()) => Finding::good(CHECK, format!("{} can be written", file.path.display())),
+            Err(problem) => Finding::wrong(CHECK, problem),
+        },
+    }
 }
 
 /// Another worker of this machine may have the port, which is no problem.

@@ -30,6 +30,20 @@ impl RotatedFile {
         Ok(Self { settings: settings.clone(), file, len, at_line_end: true })
     }
 
+    /// Whether it could be opened. Makes no file.
+    pub(super) fn check(settings: &AuditFile) -> io::Result<()> {
+        let path = &settings.path;
+        if path.try_exists()? {
+            return OpenOptions::new().append(true).open(path).map(drop);
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        fs::metadata(folder)?;
+        let tried = tempfile::NamedTempFile::new_in(folder).and_then(tempfile::NamedTempFile::close);
+        // The crate's error names the temporary file.
+        tried.map_err(|error| error.kind().into())
+    }
+
     fn rotate(&mut self) -> io::Result<()> {
         let AuditFile { path, kept, .. } = &self.settings;
         // It is not there if it was renamed before and could not be opened anew.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::file::RotatedFile;
 use super::{line_lost, line_not_written, not_written};
 use crate::domain::escape;
-use crate::domain::problem::Problem;
-use crate::settings::AuditSettings;
+use crate::domain::problem::{Problem, of_system};
+use crate::settings::{AuditFile, AuditSettings};
 
 /// Lines of a few hundred bytes: two seconds at full speed, and a few MiB.
 const BUFFERED: usize = 16_384;
@@ -46,15 +46,21 @@ impl AuditSink {
         let to: Box<dyn Write + Send> = match settings {
             AuditSettings::Off => return Ok(None),
             AuditSettings::Stdout => Box::new(io::stdout()),
-            AuditSettings::File(file) => Box::new(RotatedFile::open(file).map_err(|error| {
-                let what = format!("cannot write the audit log {} (audit.file)", file.path.display());
-                let next = "create its folder, let the worker's user write there, or set audit.to = \"off\"";
-                Problem::new(what, error.to_string(), next)
-            })?),
+            AuditSettings::File(file) => {
+                Box::new(RotatedFile::open(file).map_err(|error| not_writable(file, &error))?)
+            }
         };
         Self::writing_to(to, BUFFERED).map(Some).map_err(|error| {
             Problem::new("cannot start the thread of the audit log", error.to_string(), "allow more threads")
         })
+    }
+
+    /// Whether [`AuditSink::open`] could open the file. Leaves none behind.
+    ///
+    /// # Errors
+    /// As [`AuditSink::open`].
+    pub fn check(file: &AuditFile) -> Result<(), Problem> {
+        RotatedFile::check(file).map_err(|error| not_writable(file, &error))
     }
 
     fn writing_to(to: Box<dyn Write + Send>, buffered: usize) -> io::Result<Self> {
@@ -89,6 +95,12 @@ impl AuditSink {
             thread::sleep(PAUSE);
         }
     }
+}
+
+fn not_writable(file: &AuditFile, error: &io::Error) -> Problem {
+    let what = format!("cannot write the audit log {} (audit.file)", file.path.display());
+    let next = "create its folder, let the worker's user write there, or set audit.to = \"off\"";
+    Problem::new(what, of_system(error), next)
 }
 
 fn write_all(messages: &Receiver<Message>, to: Box<dyn Write + Send>) {

@@ -27,7 +27,7 @@ async fn found(world: &World, accounts: &Accounts, user: &str, topology: Topolog
     environment.insert("AMQP_URL".to_owned(), accounts.url(user));
     let mut settings = Settings::load_from(None, environment).unwrap().broker;
     settings.topology = topology;
-    let problems = checks::check(&settings).await;
+    let problems = checks::check(&settings).await.problems;
     problems.iter().map(ToString::to_string).collect()
 }
 
