@@ -48,7 +48,7 @@ pub use self::idle::Unrefreshable;
 use self::known::Known;
 pub use self::known::KnownEntry;
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};
-pub use self::login::{AccountNames, LoginEffect};
+pub use self::login::{AccountNames, LoginEffect, StoredLogin};
 pub use self::pair::{NewPair, PairSource};
 pub use self::parked::{ParkedPair, Restored};
 pub use self::provider::{Move, ProviderChange, RemoveProvider, Stake};

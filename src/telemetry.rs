@@ -134,13 +134,25 @@ pub struct Ready<'a> {
     pub prefetch: u16,
     /// None: unknown.
     pub providers: Option<usize>,
+    /// Workers of this database that live, this one included. None: unknown.
+    pub workers: Option<usize>,
 }
 
 /// Once for each worker: it can do its job.
 pub fn ready(ready: &Ready<'_>) {
-    let Ready { database, prefix, queues, partitions, prefetch, providers } = *ready;
+    let Ready { database, prefix, queues, partitions, prefetch, providers, workers } = *ready;
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, database, prefix, queues, partitions, prefetch, providers, "worker ready");
+    tracing::info!(
+        version,
+        database,
+        prefix,
+        queues,
+        partitions,
+        prefetch,
+        providers,
+        workers,
+        "worker ready"
+    );
 }
 
 pub fn refreshed(host: &str, took: Duration) {

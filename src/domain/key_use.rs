@@ -136,6 +136,11 @@ impl KnownWorker {
     pub fn holds(&self, key: &RingKey) -> bool {
         self.key_checks.get(key.id()).is_some_and(|check| check == key.check())
     }
+
+    /// No command, and heard of lately.
+    pub fn is_living_worker(&self) -> bool {
+        self.command == "worker" && self.is_living
+    }
 }
 
 fn ids_alone<S: Serializer>(checks: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use super::{Handler, TimeFrame};
 use crate::contract::{Echo, ErrorBody, ErrorCode, ErrorReply, ShortText, StoreReply, StoreRequest};
 use crate::domain::clock::Timestamp;
-use crate::store::{AccountNames, LoginEffect, NewPair, PairSource};
+use crate::store::{AccountNames, LoginEffect, NewPair, PairSource, StoredLogin};
 use crate::telemetry::audit::{self, Asker};
 
 impl Handler {
@@ -22,8 +22,8 @@ impl Handler {
         let login = Login::from(request);
         let stored = self.in_time(time, || self.try_store(&login, asker)).await;
         match stored {
-            Ok(effect) => {
-                audit::stored(asker, &login.user_id, &login.host, effect.name());
+            Ok(StoredLogin { effect, generation }) => {
+                audit::stored(asker, &login.user_id, &login.host, effect.name(), generation);
                 StoreReply::Ok { warnings: Vec::new() }
             }
             Err(error) => {
@@ -33,16 +33,16 @@ impl Handler {
         }
     }
 
-    async fn try_store(&self, login: &Login, asker: Asker<'_>) -> Result<LoginEffect, Refusal> {
+    async fn try_store(&self, login: &Login, asker: Asker<'_>) -> Result<StoredLogin, Refusal> {
         let provider = self.allowed_provider(asker, &login.host).await?;
         let now = self.clock.now();
         let Login { user_id, account, pair, .. } = login;
-        let effect = self.store.put_login(user_id, provider.id, account, pair, false, now).await?;
-        match effect {
+        let stored = self.store.put_login(user_id, provider.id, account, pair, false, now).await?;
+        match stored.effect {
             LoginEffect::Created | LoginEffect::Replaced => tracing::info!("token pair stored"),
             LoginEffect::Kept => tracing::info!("the login is repeated: the stored token pair stays"),
         }
-        Ok(effect)
+        Ok(stored)
     }
 }
 

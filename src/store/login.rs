@@ -28,6 +28,13 @@ pub enum LoginEffect {
     Kept,
 }
 
+/// What a login did, and which generation is stored since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredLogin {
+    pub effect: LoginEffect,
+    pub generation: i64,
+}
+
 impl LoginEffect {
     /// The word in the audit log.
     pub const fn name(self) -> &'static str {
@@ -61,14 +68,15 @@ impl Store {
         pair: &NewPair,
         replace: bool,
         now: Timestamp,
-    ) -> Result<LoginEffect, StoreError> {
+    ) -> Result<StoredLogin, StoreError> {
         let identity = self.put_identity(user_id, provider_id, account, now).await?;
         let owner = Owner { identity_id: identity.id, user: user_id, provider_id };
         loop {
             let stored = self.entry_of(identity.id).await?;
             let effect = LoginEffect::on(stored.as_ref(), pair, replace);
+            let before = stored.as_ref().map_or(0, |stored| stored.generation);
             if effect == LoginEffect::Kept {
-                return Ok(effect);
+                return Ok(StoredLogin { effect, generation: before });
             }
             self.rename_identity(&identity, account, now).await?;
             let is_done = match stored {
@@ -76,7 +84,7 @@ impl Store {
                 None => self.insert_entry(owner, pair, now).await? == Guarded::Done,
             };
             if is_done {
-                return Ok(effect);
+                return Ok(StoredLogin { effect, generation: before + 1 });
             }
         }
     }

@@ -86,11 +86,13 @@ pub fn handed_out(
     );
 }
 
-/// `effect`: what the login did to the stored pair.
-pub fn stored(asker: Asker<'_>, user: &str, host: &str, effect: &'static str) {
+/// `effect`: what the login did to the stored pair. `generation`: of the pair that is stored now.
+pub fn stored(asker: Asker<'_>, user: &str, host: &str, effect: &'static str, generation: i64) {
     let Asker { kind, publisher, request_id } = asker;
     let kind = kind.routing_key();
-    tracing::info!(target: TARGET, event = "token_stored", outcome = effect, kind, publisher, user, host, request_id);
+    tracing::info!(
+        target: TARGET, event = "token_stored", outcome = effect, kind, publisher, user, host, generation, request_id
+    );
 }
 
 /// `result` is the word of the reply.

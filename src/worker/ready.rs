@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::app::admin::Health;
 use crate::broker::Feed;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Ready};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -18,13 +18,9 @@ pub(super) async fn tell_when_ready(settings: Settings, health: Arc<Health>, sto
     while !health.problems().is_empty() {
         sleep(LOOK_EVERY).await;
     }
-    let providers = match store.standings().await {
-        Ok(standings) => Some(standings.len()),
-        Err(error) => {
-            telemetry::store_failed(&error);
-            None
-        }
-    };
+    let providers = counted(store.standings().await.map(|standings| standings.len()));
+    let workers = store.workers().await;
+    let workers = counted(workers.map(|known| known.iter().filter(|it| it.is_living_worker()).count()));
     let queues = Feed::ALL.into_iter().chain(Feed::partitions(settings.broker.partitions)).count();
     telemetry::ready(&Ready {
         // `mysql` is MariaDB too.
@@ -34,5 +30,10 @@ pub(super) async fn tell_when_ready(settings: Settings, health: Arc<Health>, sto
         partitions: settings.broker.partitions,
         prefetch: settings.worker.prefetch_token_requests,
         providers,
+        workers,
     });
+}
+
+fn counted(count: Result<usize, StoreError>) -> Option<usize> {
+    count.inspect_err(|error| telemetry::store_failed(error)).ok()
 }

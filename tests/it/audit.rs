@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
+use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, WORKSPACE_START};
 
 use crate::cli::Cli;
 use crate::harness::json_lines::assert_json_lines;
@@ -88,6 +89,7 @@ async fn who_was_given_stored_or_refused_what_is_told_in_a_line_each() {
         line.as_object_mut().unwrap().remove("request_id");
         let expected = json!({
             "event": "token_stored", "outcome": "created", "kind": "token.store", "user": user, "host": host,
+            "generation": 1,
         });
         assert_eq!(line, expected);
     }
@@ -159,6 +161,38 @@ async fn a_login_that_is_repeated_and_changes_nothing_is_not_told_as_stored() {
     world.user_with_token("jdoe").await;
     worker.stop(&world).await;
 
-    let outcomes: Vec<Value> = lines(&file).into_iter().map(|line| line["outcome"].clone()).collect();
-    assert_eq!(outcomes, ["created", "kept", "replaced"]);
+    let told = lines(&file).into_iter().map(|line| (line["outcome"].clone(), line["generation"].clone()));
+    let expected = [("created", 1), ("kept", 1), ("replaced", 2)];
+    assert!(told.eq(expected.map(|(outcome, generation)| (json!(outcome), json!(generation)))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_log_that_takes_nothing_loses_lines_which_are_counted_and_holds_nobody_up() {
+    let (mut world, folder, _) = audited_world().await;
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Open at the other end, and nobody reads.
+    let _reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    world.set("audit.file", pipe.display());
+    let worker = world.spawn_worker().await;
+    world.user_with_token("bystander").await;
+    // A line for each host: some 19,000.
+    let repositories: Vec<String> =
+        (0..16).map(|number| format!("https://h{number}.invalid/o/r.git")).collect();
+    let start =
+        json!({"workspace_id": "ws-1", "user_id": "mallory", "repositories": repositories}).to_string();
+    let flood = (0..1_200).map(|_| world.broker.send(WORKSPACE_START, &start, BasicProperties::default()));
+
+    let flood = join_all(flood).await;
+    for _ in 0..20 {
+        token(&world.request("bystander").await);
+    }
+    for reply in flood {
+        error_message(&reply.reply().await.body["tokens"][0], "unknown_host");
+    }
+
+    assert!(worker.count(r#"tokenkeeper_audit_lines_lost_total{reason="full"}"#).await > 0);
+    worker.wait_for_log("the audit log takes lines too slowly; a line is lost", 1).await;
+    token(&world.request("bystander").await);
+    worker.stop(&world).await;
 }

@@ -80,14 +80,18 @@ async fn settings_that_are_wrong_are_told_in_the_format_that_they_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_is_ready_says_with_what_in_one_line() {
     let mut world = World::new(Kind::Postgres, Dialect::GitHub).await;
-    let worker = world.set("broker.partitions", 2).spawn_worker().await;
+    let other = world.set("broker.partitions", 2).spawn_worker().await;
+    assert_eq!(line_of(&other, "worker ready").await["workers"], 1);
+    let worker = world.spawn_worker().await;
     let ready = line_of(&worker, "worker ready").await;
+    assert_eq!(ready["workers"], 2, "{ready}");
     assert_eq!(ready["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&ready["database"], &ready["providers"]), (&json!("postgres"), &json!(1)));
     assert_eq!((&ready["queues"], &ready["partitions"]), (&json!(13), &json!(2)), "{ready}");
     assert_eq!(ready["prefetch"], world.settings().worker.prefetch_token_requests);
     assert_eq!(worker.log().matches("\"message\":\"worker ready\"").count(), 1);
     worker.stop(&world).await;
+    other.stop(&world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

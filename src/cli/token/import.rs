@@ -238,7 +238,9 @@ impl Target {
         if self.dry_run {
             return self.store.preview_login(user_id, provider_id, pair, self.replace).await;
         }
-        self.store.put_login(user_id, provider_id, account, pair, self.replace, self.clock.now()).await
+        let now = self.clock.now();
+        let stored = self.store.put_login(user_id, provider_id, account, pair, self.replace, now).await?;
+        Ok(stored.effect)
     }
 }
 

@@ -64,7 +64,8 @@ on_every_database! {
             let user = format!("u-{round}");
             let login = pair("login", PairSource::Login);
             let put = async |pair: &NewPair| {
-                world.store.put_login(&user, provider.id, &account, pair, false, minutes(0)).await.unwrap()
+                let stored = world.store.put_login(&user, provider.id, &account, pair, false, minutes(0)).await;
+                stored.unwrap().effect
             };
             put(&login).await;
             let entry = world.entry(&user).await;
