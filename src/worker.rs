@@ -5,6 +5,7 @@
 //! which consumes it and takes its messages on. Only this module publishes and acks.
 
 mod acks;
+mod arrivals;
 mod consume;
 mod in_hand;
 mod put_off;

@@ -12,15 +12,16 @@ use futures_util::StreamExt;
 use lapin::options::BasicCancelOptions;
 use lapin::{Channel, Event};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::acks::Disposition;
+use super::arrivals::Arrival;
 use super::in_hand::{InHand, Place};
 use super::restore::Restorer;
 use super::settle::{Received, Settler};
 use super::settlement::Settlement;
-use super::subscription::{Arrival, Subscription};
+use super::subscription::Subscription;
 use super::suspects::{Next, Origin, Tier, ends};
 use crate::app::admin::Health;
 use crate::app::lifecycle::Stop;
@@ -28,6 +29,7 @@ use crate::broker::{
     Aside, BrokerError, Feed, Replies, Source, Troubles, checks, connect, declare, declare_for, take_leave,
     within,
 };
+use crate::contract::Envelope;
 use crate::retry::retry_until_cancelled;
 use crate::settings::{Broker, WorkerSettings};
 use crate::store::database::Availability;
@@ -266,10 +268,23 @@ impl Consumers {
             }
             taken = true;
         }
+        // They are answered at once, so they need no place.
+        for arrival in subscription.take_overdue(context, |arrival| self.ends_at(feed, arrival)) {
+            self.take(arrival, None, subscription, feed, in_hand);
+            taken = true;
+        }
         if in_hand.go_on(context) || taken {
             subscription.progress.note();
         }
         Poll::Pending
+    }
+
+    /// When the message's own time ends. None: it has none, and its time begins when it has a place.
+    fn ends_at(&self, feed: Feed, arrival: &Arrival) -> Option<Instant> {
+        let (Feed::Messages(kind) | Feed::Partition(kind, _)) = feed else { return None };
+        let envelope = Envelope::read(&arrival.delivery.properties, &self.settings.prefix);
+        let time = self.settler.handler.time_frame(kind, &envelope, arrival.at, None);
+        time.is_of_message().then(|| time.give_up_at())
     }
 
     fn take(

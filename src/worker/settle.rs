@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use super::acks::{Acks, Disposition};
+use super::arrivals::Arrival;
 use super::settlement::Settlement;
-use super::subscription::Arrival;
 use super::suspects::{Origin, Tier};
 use crate::app::lifecycle::Stop;
 use crate::broker::{DeadLetter, NotMoved, OutgoingReply, Publisher, Replies, Stopped, Told, Unanswered};

@@ -4,7 +4,6 @@
 //! a worker's priority is a hash of its name and the partition's index. So each partition has one preferred worker, and the
 //! others stand by. The workers need not agree on it. `docs/partitions.md` has the consequences.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 
 use super::acks::Acks;
+use super::arrivals::{Arrival, Arrivals};
 use super::consume::Consumers;
 use super::in_hand::Place;
 use crate::app::admin::Progress;
@@ -31,18 +31,6 @@ const PREFETCH_PARKED_PAIRS: u16 = 64;
 /// A worker that is first in a quarter of the partitions can fill its places from these alone.
 const PARTITIONS_THAT_FILL_IT: u32 = 4;
 
-/// A delivery, and when it came to this worker.
-pub(super) struct Arrival {
-    pub(super) delivery: Delivery,
-    pub(super) at: Instant,
-}
-
-impl Arrival {
-    fn now(delivery: Delivery) -> Self {
-        Self { delivery, at: Instant::now() }
-    }
-}
-
 /// A queue that is consumed.
 pub(super) struct Subscription {
     /// Closed when the last one who may still ack on it lets go.
@@ -52,7 +40,7 @@ pub(super) struct Subscription {
     /// What came before the queue was consumed, and what comes since.
     deliveries: Fuse<Chain<Iter<std::option::IntoIter<lapin::Result<Delivery>>>, Consumer>>,
     /// What came and has no place yet: no more than the prefetch.
-    waiting: VecDeque<Arrival>,
+    waiting: Arrivals,
     /// Why nothing comes any more.
     ended: Option<BrokerError>,
     pub(super) tag: ShortString,
@@ -84,11 +72,20 @@ impl Subscription {
             self.receive(context);
             return Poll::Pending;
         };
-        Poll::Ready(match (self.waiting.pop_front(), place) {
+        Poll::Ready(match (self.waiting.pop(), place) {
             (Some(arrival), Some(place)) => Ok((arrival, place)),
             // Nobody closes the semaphore, and something waits.
             (None, _) | (_, None) => Err(BrokerError::Cancelled { queue: self.queue.clone() }),
         })
+    }
+
+    /// Messages whose time is over before they have a place ([`Arrivals::take_overdue`]).
+    pub(super) fn take_overdue(
+        &mut self,
+        context: &mut Context<'_>,
+        ends_at: impl Fn(&Arrival) -> Option<Instant>,
+    ) -> Vec<Arrival> {
+        if self.waiting.is_empty() { Vec::new() } else { self.waiting.take_overdue(context, ends_at) }
     }
 
     /// Takes what has come. `context` is woken when more comes.
@@ -96,7 +93,7 @@ impl Subscription {
         while let Poll::Ready(next) = self.deliveries.poll_next_unpin(context) {
             let error = match next {
                 Some(Ok(delivery)) => {
-                    self.waiting.push_back(Arrival::now(delivery));
+                    self.waiting.push(delivery);
                     continue;
                 }
                 Some(Err(error)) => {
@@ -112,7 +109,7 @@ impl Subscription {
 
     /// What the broker had sent when its consumer was cancelled, one after the other.
     pub(super) async fn next_late(&mut self) -> Option<Arrival> {
-        match self.waiting.pop_front() {
+        match self.waiting.pop() {
             Some(arrival) => Some(arrival),
             None => self.deliveries.next().await?.ok().map(Arrival::now),
         }
@@ -151,7 +148,7 @@ impl Consumers {
         let progress = self.health.watch(feed, self.in_hand(feed));
         let places = PollSemaphore::new(Arc::clone(progress.places()));
         let replies = Arc::clone(replies);
-        let (waiting, ended) = (VecDeque::new(), None);
+        let (waiting, ended) = (Arrivals::default(), None);
         Ok(Subscription { channel, replies, acks, deliveries, waiting, ended, tag, queue, progress, places })
     }
 

@@ -156,6 +156,37 @@ async fn while_the_provider_or_another_worker_refreshes_and_the_flight_goes_on()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_it_waits_for_a_place_in_hand() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("broker.partitions", 2).set("worker.prefetch_token_requests", 1).set("refresh.wait_secs", 30);
+    let worker = world.spawn_worker().await;
+    world.user_with_expired_token("first").await;
+    world.user_with_token("jdoe").await;
+    let gate = world.scm.hold_refreshes();
+    let send = async |partition: &str, user: &str, with: BasicProperties| {
+        world.broker.send_to_queue(partition, world.token_request(user).to_string(), with).await
+    };
+    // It has the only place of both partitions.
+    let first = send("token-requests.0", "first", BasicProperties::default()).await;
+    gate.wait_for_parked(1).await;
+
+    for _ in 0..2 {
+        let with = BasicProperties::default().with_expiration("1000".into());
+        let sent = Instant::now();
+        let reply = send("token-requests.1", "jdoe", with).await.reply().await.body;
+        let took = sent.elapsed();
+        error_message(&reply, "deadline_exceeded");
+        let end = Duration::from_secs(1);
+        assert!((end..end + A_MOMENT).contains(&took), "{took:?}");
+    }
+
+    gate.release();
+    token(&first.reply().await.body);
+    token(&send("token-requests.1", "jdoe", BasicProperties::default()).await.reply().await.body);
+    worker.stop(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_that_nobody_can_be_told_of_is_kept_and_only_its_own_time_ends_it() {
     let (mut world, proxy) = world_behind_a_proxy().await;
     world.set("worker.request_budget_secs", 1).set("refresh.wait_secs", 1);

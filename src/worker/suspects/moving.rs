@@ -12,9 +12,9 @@ use crate::broker::{DeadLetter, Feed, MovedMessage, MovedTo, NotMoved, Replies, 
 use crate::contract::MessageKind;
 use crate::telemetry::{self, SuspectMoved};
 use crate::worker::acks::{Acks, Disposition};
+use crate::worker::arrivals::Arrival;
 use crate::worker::settle::{Received, Settler};
 use crate::worker::settlement::Settlement;
-use crate::worker::subscription::Arrival;
 
 /// The broker's own reason for a message that it gives up itself.
 const DELIVERY_LIMIT: &str = "delivery_limit";
