@@ -206,10 +206,18 @@ impl Rotation<'_> {
                 "key `{id}` is not needed any more: take it away from the workers, one after the other"
             ))?;
         }
-        for (id, letters) in outside.letters.iter().filter(|(id, _)| *id != key_id) {
-            note(format_args!(
-                "key `{id}` opens dead letters ({letters}): replay or drop them before you throw it away"
-            ));
+        match &outside.letters {
+            Ok(letters) => {
+                for (id, letters) in letters.iter().filter(|(id, _)| *id != key_id) {
+                    note(format_args!(
+                        "key `{id}` opens dead letters ({letters}): replay or drop them before you throw it away"
+                    ));
+                }
+            }
+            // Whoever fills the dead letters must not keep a rotation from its end.
+            Err(error) => note(format_args!(
+                "The dead letters were not looked at: {error}. Look at `tokenkeeper keys status` before you throw a key away."
+            )),
         }
         note(
             "Spool folders of other machines were not looked at: a worker that starts there stores what they hold.",

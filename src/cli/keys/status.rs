@@ -74,10 +74,10 @@ enum Place {
 }
 
 /// What is sealed outside of the tables, by key.
-#[derive(Default)]
 pub(super) struct Outside {
     pub(super) parked: BTreeMap<String, u64>,
-    pub(super) letters: BTreeMap<String, u64>,
+    /// An error: somebody else has them for long, as a worker does that seals many.
+    pub(super) letters: Result<BTreeMap<String, u64>, DeadLettersError>,
 }
 
 /// The same, as far as it could be looked at.
@@ -148,7 +148,7 @@ fn unreadable(status: &Status) -> Option<Problem> {
 
 /// What lies on the broker.
 pub(super) async fn outside(settings: &Broker) -> anyhow::Result<Outside> {
-    Ok(Outside { parked: waiting::on_the_queue(settings).await?, letters: letters(settings).await? })
+    Ok(Outside { parked: waiting::on_the_queue(settings).await?, letters: letters(settings).await })
 }
 
 async fn letters(settings: &Broker) -> Result<BTreeMap<String, u64>, DeadLettersError> {
