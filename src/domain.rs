@@ -8,6 +8,7 @@ pub mod escape;
 pub mod expected;
 pub mod finding;
 pub mod key_use;
+pub mod pattern;
 pub mod problem;
 pub mod provider;
 pub mod secret;

@@ -26,9 +26,9 @@ use crate::contract::{
 use crate::domain::clock::{Clock, Timestamp};
 use crate::flags::Flags;
 use crate::limits::bulkhead::Queue;
-use crate::limits::publisher::PublisherLimit;
+use crate::limits::publisher::{PublisherLimit, TooOften};
 use crate::refresh::Refresher;
-use crate::settings::{Access, WorkerSettings};
+use crate::settings::{Access, Asked, Denied, WorkerSettings};
 use crate::store::Store;
 use crate::store::database::Availability;
 use crate::store::provider_cache::Providers;
@@ -127,9 +127,10 @@ impl Handler {
                 let ask = Ask {
                     user_id: request.user_id.as_str(),
                     host: request.host.as_str(),
-                    lifetime: request
-                        .requested_lifetime_secs
-                        .map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration),
+                    lifetime: request.requested_lifetime_secs.map_or_else(
+                        || self.access.within_limit(asker.publisher, LifetimeSecs::DEFAULT),
+                        LifetimeSecs::duration,
+                    ),
                     time,
                     asker,
                     queue,
@@ -151,15 +152,21 @@ impl Handler {
     fn accept(&self, incoming: Incoming<'_>) -> Result<Request, Outcome> {
         let Incoming { kind, request, envelope, time, .. } = incoming;
         // A message counts also if it is refused for another reason.
-        let too_often = self.publisher_limit.as_ref().and_then(|limit| limit.count(envelope).err());
+        let publisher = envelope.publisher.as_deref();
+        let too_often = self.count(publisher).err();
         if let Some(unanswerable) = envelope.unanswerable {
-            return Err(Outcome::Unanswerable { reason: unanswerable.to_string() });
+            return Err(Outcome::unanswerable(unanswerable.to_string()));
+        }
+        // Before anything that is answered: a reply there is what the publisher may not have.
+        if envelope.reply_to.as_ref().is_some_and(|queue| !self.access.admits_reply_to(publisher, queue)) {
+            let denied = self.denied(publisher, Denied::ReplyQueue);
+            return Err(Outcome::Unanswerable { code: ErrorCode::Forbidden, reason: denied.to_string() });
         }
         let request = request.map_err(|invalid| {
             if invalid.is_request {
                 Outcome::invalid(kind, *invalid.echo, invalid.reason)
             } else {
-                Outcome::Unanswerable { reason: invalid.reason }
+                Outcome::unanswerable(invalid.reason)
             }
         })?;
         if let Some(reason) = envelope.unusable {
@@ -169,11 +176,21 @@ impl Handler {
             let reason = "property reply_to: is missing; it names the queue of the reply".to_owned();
             return Err(Outcome::invalid(kind, Echo::of(&request), reason));
         }
+        let asked = Asked {
+            publisher,
+            message: kind,
+            user_id: request.user_id(),
+            lifetime: request.requested_lifetime().map(LifetimeSecs::duration),
+        };
+        if let Err(denied) = self.access.admits(&asked) {
+            let denied = self.denied(publisher, denied);
+            return Err(Outcome::error(kind, Echo::of(&request), refusal::forbidden(denied)));
+        }
         // A `token.store` without `reply_to` is stored all the same. Nobody would hear of the refusal, and the login would be lost.
         if let Some(too_often) = too_often
             && envelope.reply_to.is_some()
         {
-            telemetry::publisher_refused(kind, envelope.publisher.as_deref(), too_often.is_logged);
+            telemetry::publisher_refused(kind, publisher, too_often.is_logged);
             return Err(Outcome::error(kind, Echo::of(&request), refusal::too_often(too_often)));
         }
         if time.is_over() {
@@ -182,6 +199,19 @@ impl Handler {
             return Err(Outcome::error(kind, Echo::of(&request), error));
         }
         Ok(request)
+    }
+
+    /// Under a policy all publishers that it does not name count as one: a user of the broker that may set any `user_id` can
+    /// make up as many as it likes.
+    fn count(&self, publisher: Option<&str>) -> Result<(), TooOften> {
+        let Some(limit) = &self.publisher_limit else { return Ok(()) };
+        limit.count(if self.access.is_open() { publisher } else { self.access.listed(publisher) })
+    }
+
+    /// Counts a denial. Only names that the settings hold become labels of the metric.
+    fn denied(&self, publisher: Option<&str>, denied: Denied) -> Denied {
+        telemetry::denied(self.access.listed(publisher), publisher.is_some(), denied.name());
+        denied
     }
 
     /// When the request came, and when its requester stops waiting. That is the `deadline` from before the message was put off,

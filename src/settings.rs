@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-pub use self::access::{Access, AccessRule};
+pub use self::access::{Access, AccessPolicy, AccessRule, Asked, Denied, PublisherPolicy};
 pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
 pub use self::audit::{AuditFile, AuditSettings};
 pub use self::circuit::CircuitSettings;
@@ -208,8 +208,10 @@ impl Settings {
     }
 
     fn read(from: &mut Reader) -> Self {
+        let broker = Broker::read(from);
         let settings = Self {
-            broker: Broker::read(from),
+            access: Access::read(from, &broker.prefix),
+            broker,
             database: Database::read(from),
             encryption: Encryption::read(from),
             admin: Admin::read(from),
@@ -217,7 +219,6 @@ impl Settings {
             worker: WorkerSettings::read(from),
             refresh: RefreshSettings::read(from),
             housekeeping: HousekeepingSettings::read(from),
-            access: Access::read(from),
             limits: LimitSettings::read(from),
             log: Log::read(from),
             audit: AuditSettings::read(from),

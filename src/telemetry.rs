@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::contract::{ErrorCode, MessageKind};
 use crate::domain::problem::Problem;
 
+mod access;
 mod admin;
 pub mod audit;
 mod database;
@@ -34,6 +35,7 @@ mod statements;
 mod suspects;
 mod told;
 
+pub use self::access::{denied, unguarded};
 pub use self::admin::{admin_crowded, admin_not_accepted};
 pub use self::database::*;
 pub use self::dead_letters::{
@@ -340,6 +342,7 @@ pub fn describe() {
     for outcome in ["ok", "error"] {
         counter!(FLAG_RELOADS, "outcome" => outcome).absolute(0);
     }
+    access::describe();
     admin::describe();
     audit::describe();
     events::describe();

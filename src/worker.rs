@@ -156,7 +156,7 @@ impl Worker {
             database: database.clone(),
             flags,
             access: settings.access.clone(),
-            publisher_limit: PublisherLimit::new(settings.limits),
+            publisher_limit: PublisherLimit::new(settings.limits, &settings.access),
             clock: Arc::clone(&clock),
             budgets: Budgets::from(&settings.worker),
         };

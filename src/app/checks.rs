@@ -2,6 +2,7 @@
 //!
 //! Each check has a time limit of its own, and they run side by side: one that hangs does not stop the others.
 
+mod access;
 mod broker;
 mod database;
 mod files;
@@ -42,6 +43,7 @@ pub async fn run(settings: &Settings) -> Vec<Finding> {
     };
     let (mut findings, of_broker) = join(Box::pin(of_database), Box::pin(of_broker)).await;
     findings.extend(of_broker);
+    findings.push(access::look(settings));
     findings.extend(within("files", LIMIT, files::look(settings)).await);
     findings
 }

@@ -13,7 +13,8 @@ use super::{Ending, Failure};
 /// Checks everything that a worker needs, without starting one
 ///
 /// Looks at the database (reach, rights, migrations, clock, connections), the broker (version, alarms, queues), the dead
-/// letters, the parked pairs, each provider, the spool folder, the flag file and the audit log. Changes nothing and spends no token: a provider is asked to refresh a token that nobody
+/// letters, the parked pairs, each provider, the spool folder, the flag file, the audit log, and who may ask. Changes nothing
+/// and spends no token: a provider is asked to refresh a token that nobody
 /// has, and must refuse it. Each check has a time limit of its own.
 ///
 /// One line for each check: ✓ good, ! works and should be looked at, ✗ a problem, ? could not be looked at.

@@ -69,6 +69,9 @@ async fn work(settings: Settings) -> Result<Ending, Failure> {
         database = settings.database.display_url(),
         "worker starting"
     );
+    if let Some(problem) = settings.unguarded() {
+        telemetry::unguarded(&problem);
+    }
     open_files::raise_limit();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
     let time = TimeSource::Database { own: Arc::new(SystemClock) };

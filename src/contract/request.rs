@@ -109,6 +109,15 @@ impl Request {
         }
     }
 
+    /// The lifetime that the message names itself.
+    pub fn requested_lifetime(&self) -> Option<LifetimeSecs> {
+        match self {
+            Self::Token(request) => request.requested_lifetime_secs,
+            Self::WorkspaceStart(request) => request.requested_lifetime_secs,
+            Self::Store(_) | Self::Report(_) => None,
+        }
+    }
+
     /// The provider's host, where the message is about one.
     pub fn host(&self) -> Option<&str> {
         match self {

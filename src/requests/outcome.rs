@@ -19,6 +19,7 @@ pub enum Outcome {
     },
     /// Copy the message to the dead letters, then ack. There is no reply: it could do harm where it goes, or come back.
     Unanswerable {
+        code: ErrorCode,
         /// Why. Repeats nothing the publisher sent.
         reason: String,
     },
@@ -28,6 +29,11 @@ impl Outcome {
     pub(super) fn invalid(kind: MessageKind, echo: Echo, reason: String) -> Self {
         let error = ErrorBody::new(ErrorCode::InvalidRequest, reason.clone());
         Self::Invalid { reply: error_reply(kind, echo, error), reason }
+    }
+
+    /// A message that breaks the contract and gets no reply.
+    pub(super) const fn unanswerable(reason: String) -> Self {
+        Self::Unanswerable { code: ErrorCode::InvalidRequest, reason }
     }
 
     /// An error about a whole message.
@@ -87,7 +93,7 @@ impl Outcome {
     pub fn error_code(&self) -> Option<ErrorCode> {
         match self {
             Self::Answered(reply) | Self::Invalid { reply, .. } => reply.error_code(),
-            Self::Unanswerable { .. } => Some(ErrorCode::InvalidRequest),
+            Self::Unanswerable { code, .. } => Some(*code),
         }
     }
 }

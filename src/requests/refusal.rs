@@ -7,6 +7,7 @@ use crate::contract::{ErrorBody, ErrorCode, ErrorReason};
 use crate::domain::provider::Provider;
 use crate::limits::publisher::TooOften;
 use crate::refresh::{FailedFlight, NotPermitted};
+use crate::settings::Denied;
 use crate::store::{Failure, FailureKind, StoreError};
 
 /// When to ask again if too many requests wait already. Some of them are answered by then.
@@ -76,9 +77,13 @@ pub(super) fn panicked() -> ErrorBody {
     with_retry_after(ErrorBody::new(ErrorCode::Internal, message), Some(BUSY_RETRY_AFTER))
 }
 
+pub(super) fn forbidden(denied: Denied) -> ErrorBody {
+    ErrorBody::new(ErrorCode::Forbidden, denied.to_string())
+}
+
 pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
-    let message = "this publisher asks too often (limits.publisher_requests_per_second); the AMQP property user_id names it, \
-                   and all who leave that out count as one";
+    let message = "this publisher asks too often (limits.publisher_requests_per_second, or its own requests_per_second); the \
+                   AMQP property user_id names it, and all who leave that out count as one";
     with_retry_after(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 

@@ -82,12 +82,6 @@ const fn is_set(at: Timestamp) -> bool {
 }
 
 impl Refusal {
-    pub(super) fn forbidden() -> Self {
-        let message =
-            "the access rules do not let this publisher ask for this; the AMQP property user_id names it";
-        Self::Answer(ErrorBody::new(ErrorCode::Forbidden, message))
-    }
-
     pub(super) fn unknown_host(host: &str) -> Self {
         let message =
             format!("no provider has the host {host}; `tokenkeeper provider list` shows those there are");

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::grant::{Grant, Way, refused};
 use super::refusal::{
-    Refusal, database_away, deadline_exceeded, flight_failed, internal_message, refused_before,
+    Refusal, database_away, deadline_exceeded, flight_failed, forbidden, internal_message, refused_before,
 };
 use super::{Handler, TimeFrame};
 use crate::contract::{ErrorBody, ErrorCode, TokenGrant, Warning};
@@ -124,8 +124,8 @@ impl Handler {
     ) -> Result<Arc<Provider>, Refusal> {
         let provider = self.providers.find(host).await?;
         let own_host = provider.as_ref().map_or(host, |provider| &provider.host);
-        if !self.access.allows(asker.publisher, asker.kind, own_host) {
-            return Err(Refusal::forbidden());
+        if let Err(denied) = self.access.admits_host(asker.publisher, asker.kind, own_host) {
+            return Err(forbidden(self.denied(asker.publisher, denied)).into());
         }
         provider.ok_or_else(|| Refusal::unknown_host(host))
     }

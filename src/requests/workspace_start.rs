@@ -21,9 +21,11 @@ impl Handler {
         queue: Queue,
     ) -> WorkspaceStartReply {
         let user_id = request.user_id.as_str();
-        let lifetime = match request.requested_lifetime_secs {
-            Some(lifetime) => lifetime.duration(),
-            None => self.flags.workspace_start_lifetime(user_id).await,
+        let lifetime = if let Some(lifetime) = request.requested_lifetime_secs {
+            lifetime.duration()
+        } else {
+            let lifetime = self.flags.workspace_start_lifetime(user_id).await;
+            self.access.within_limit(asker.publisher, lifetime)
         };
         let ask = |host| Ask { user_id, host, lifetime, time, asker, queue };
         let tokens = join_all(request.wanted().into_iter().map(async |wanted| match wanted {

@@ -292,7 +292,7 @@ impl Reader<Sources> {
         let list = value.and_then(|value| {
             serde_path_to_error::deserialize(value).map_err(|error| {
                 let (path, told) = (error.path().to_string(), error.into_inner().to_string());
-                let told = must_be(&told).unwrap_or(told);
+                let told = must_be(&told).or_else(|| unknown_field(&told)).unwrap_or(told);
                 format!("is wrong at `{key}{}`: {told}", path.trim_start_matches('.'))
             })
         });
@@ -309,6 +309,14 @@ impl Reader<Sources> {
             Source::File(_) | Source::Default => format!("is not a setting; did you mean `{nearest}`?"),
         }
     }
+}
+
+/// What serde says of a key that a table in a list does not know, with the most similar one.
+fn unknown_field(message: &str) -> Option<String> {
+    let mut names = message.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let name = names.next()?;
+    let nearest = names.max_by(|a, b| similarity(name, a).total_cmp(&similarity(name, b)))?;
+    Some(format!("unknown field `{name}`; did you mean `{nearest}`?"))
 }
 
 /// Compares whole keys, to tell `brokers.url` from `database.url`, and last parts, to find `prefix` in its section.

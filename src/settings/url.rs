@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::IpAddr;
 
 use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
@@ -61,6 +62,15 @@ impl ConnectionUrl {
 
     pub(super) fn is_sqlite(&self) -> bool {
         self.redacted.starts_with("sqlite:")
+    }
+
+    /// Whether only programs of this machine reach it.
+    pub(super) fn is_on_this_machine(&self) -> bool {
+        let url = Url::parse(&self.redacted).ok();
+        // Such a URL's host is a name even where it is an IPv4 address.
+        url.as_ref().and_then(Url::host_str).is_some_and(|host| {
+            host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        })
     }
 
     /// Whether each connection would open a database of its own.
@@ -147,6 +157,20 @@ mod tests {
             assert!(ConnectionUrl::database(url).unwrap().is_sqlite(), "{url}");
         }
         assert!(!ConnectionUrl::database("postgresql://localhost/tokens").unwrap().is_sqlite());
+    }
+
+    #[test]
+    fn a_broker_of_this_machine_is_told_from_others() {
+        for (url, here) in [
+            ("amqp://guest:guest@127.0.0.1:5672/%2f", true),
+            ("amqp://127.9.9.9", true),
+            ("amqps://LocalHost/%2f", true),
+            ("amqp://localhost.example.org", false),
+            ("amqp://10.0.0.1:5672/%2f", false),
+            ("amqps://mq.example.org/%2f", false),
+        ] {
+            assert_eq!(ConnectionUrl::broker(url).unwrap().is_on_this_machine(), here, "{url}");
+        }
     }
 
     #[test]

@@ -264,8 +264,8 @@ impl Settler {
                     }
                 }
             },
-            Outcome::Invalid { reason, .. } | Outcome::Unanswerable { reason } => {
-                let code = ErrorCode::InvalidRequest;
+            Outcome::Invalid { reason, .. } | Outcome::Unanswerable { reason, .. } => {
+                let code = code.unwrap_or(ErrorCode::InvalidRequest);
                 match Box::pin(self.lay_into_dead_letters(&received, code, reason)).await {
                     Ok(()) => MessageOutcome::DeadLettered,
                     Err(stopped) => return Err((received, stopped.into())),

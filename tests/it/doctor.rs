@@ -50,6 +50,7 @@ on_every_database! {
             ("audit log", "it is off"),
             ("spool folder", "can be written"),
             ("flags", "the defaults hold"),
+            ("publishers", "only this machine reaches the broker"),
         ] {
             assert!(line(&ended, check).contains(told), "{}", ended.stdout);
         }

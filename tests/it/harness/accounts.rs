@@ -66,7 +66,13 @@ impl Accounts {
         control(&["set_permissions", "-p", &self.vhost, &self.name(user), configure, write, read], "").await;
     }
 
-    fn name(&self, user: &str) -> String {
+    /// Lets one of these users name anybody in the property `user_id`.
+    pub(crate) async fn let_impersonate(&self, user: &str) {
+        control(&["set_user_tags", &self.name(user), "impersonator"], "").await;
+    }
+
+    /// The name of one of these users at the broker.
+    pub(crate) fn name(&self, user: &str) -> String {
         format!("{}-{user}", self.prefix)
     }
 }

@@ -90,6 +90,29 @@ pub struct DeadLetter {
     pub body: Vec<u8>,
 }
 
+/// A user of the broker who publishes over a connection of its own.
+pub struct Publisher {
+    by_queue: Requester,
+    _connection: Connection,
+}
+
+impl Publisher {
+    /// As [`TestBroker::send`].
+    pub async fn send(
+        &self,
+        routing_key: &str,
+        body: impl AsRef<[u8]>,
+        properties: BasicProperties,
+    ) -> PendingReply {
+        self.by_queue.send(routing_key, body.as_ref(), properties).await
+    }
+
+    /// As [`TestBroker::publish`]: with the properties as they are.
+    pub async fn publish(&self, routing_key: &str, body: impl AsRef<[u8]>, properties: BasicProperties) {
+        self.by_queue.publish(routing_key, body.as_ref(), properties).await;
+    }
+}
+
 impl TestBroker {
     /// Connects to `AMQP_URL`, or to the broker on this machine. Panics, and says what to start, where no
     /// broker answers.
@@ -101,7 +124,7 @@ impl TestBroker {
     pub async fn connect_to(url: &str) -> Self {
         let connection = connect(url).await;
         let prefix = format!("tk-test-{}", &Uuid::new_v4().simple().to_string()[..12]);
-        let by_queue = Requester::with_queue(&connection, &prefix).await;
+        let by_queue = Requester::with_queue(&connection, &prefix, format!("{prefix}-replies")).await;
         let direct = Requester::direct(&connection, &prefix).await;
         let publishing = tokio::sync::Mutex::new(confirming_channel(&connection).await);
         let (url, partitions) = (url.to_owned(), AtomicU16::new(0));
@@ -131,6 +154,14 @@ impl TestBroker {
     /// Says that workers under this prefix have so many partitions.
     pub fn expect_partitions(&self, count: u16) {
         self.partitions.fetch_max(count, Ordering::Relaxed);
+    }
+
+    /// Connects as another user of the broker, who publishes to the same worker. Its replies come to `PREFIX-NAME-replies`.
+    pub async fn publisher(&self, url: &str, name: &str) -> Publisher {
+        let connection = connect(url).await;
+        let reply_to = format!("{}-{name}-replies", self.prefix);
+        let by_queue = Requester::with_queue(&connection, &self.prefix, reply_to).await;
+        Publisher { by_queue, _connection: connection }
     }
 
     /// A channel for what the kit does not offer.

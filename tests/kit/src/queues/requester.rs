@@ -68,10 +68,9 @@ pub(super) struct Requester {
 }
 
 impl Requester {
-    /// Replies come to an exclusive queue.
-    pub(super) async fn with_queue(connection: &Connection, prefix: &str) -> Self {
+    /// Replies come to an exclusive queue of this name.
+    pub(super) async fn with_queue(connection: &Connection, prefix: &str, reply_to: String) -> Self {
         let channel = confirming_channel(connection).await;
-        let reply_to = format!("{prefix}-replies");
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let declared =
             channel.queue_declare(reply_to.as_str().into(), exclusive, FieldTable::default()).await;
@@ -134,6 +133,12 @@ impl Requester {
             self.inbox.give_up(&returned.delivery.properties);
         }
         PendingReply { correlation_id, reply }
+    }
+
+    /// Publishes a message as it is.
+    pub(super) async fn publish(&self, routing_key: &str, body: &[u8], properties: BasicProperties) {
+        let returned = publish_mandatory(&self.channel, &self.exchange, routing_key, body, properties).await;
+        assert!(returned.is_none(), "no queue is bound for {routing_key}: is the worker up?");
     }
 
     pub(super) fn stray_replies(&self) -> Vec<Reply> {
