@@ -9,6 +9,7 @@ mod relative;
 mod reply;
 mod requester;
 
+pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod housekeeping;

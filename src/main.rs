@@ -61,6 +61,7 @@ enum Command {
     Doctor(cli::doctor::Arguments),
     Housekeeping(cli::housekeeping::Arguments),
     Keys(cli::keys::Arguments),
+    Audit(cli::audit::Arguments),
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
     Schema(cli::schema::Arguments),
@@ -90,6 +91,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
         Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
+        Command::Audit(arguments) => cli::audit::run(&load()?, &arguments),
         // It works without settings.
         Command::Schema(arguments) => cli::schema::run(&arguments),
     }

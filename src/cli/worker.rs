@@ -34,18 +34,18 @@ pub(crate) async fn run(
     settings: Result<Settings, Failure>,
     log_alone: impl FnOnce() -> Log,
 ) -> Result<Ending, Failure> {
-    let audit = settings.as_ref().map_or(Ok(None), |settings| AuditSink::open(&settings.audit));
+    let audit = settings.as_ref().map_or(Ok(None), open_audit);
     let log = settings.as_ref().map_or_else(|_| log_alone(), |settings| settings.log);
     let (audit, started) = match audit {
         Ok(audit) => (audit, settings),
-        Err(problem) => (None, Err(problem.into())),
+        Err(failure) => (None, Err(failure)),
     };
     let format = format(log.format);
     // Only a worker logs. The other commands use their output and their error.
     logs::install(log.level, format, io::stderr, audit.clone())?;
     telemetry::log_panics();
     let ended = match started {
-        Ok(settings) => work(settings).await,
+        Ok(settings) => work(settings, audit.as_ref()).await,
         Err(failure) => Err(failure),
     };
     if let Some(audit) = audit {
@@ -57,7 +57,17 @@ pub(crate) async fn run(
     }
 }
 
-async fn work(settings: Settings) -> Result<Ending, Failure> {
+/// The newest key chains the lines, if the settings want that.
+fn open_audit(settings: &Settings) -> Result<Option<AuditSink>, Failure> {
+    let key = if settings.audit.is_chained() {
+        Some(settings.key_ring()?.newest().audit_key().clone())
+    } else {
+        None
+    };
+    Ok(AuditSink::open(&settings.audit, key)?)
+}
+
+async fn work(settings: Settings, audit: Option<&AuditSink>) -> Result<Ending, Failure> {
     // Before anything else: a signal during the start must stop the worker too.
     let signals = StopSignals::listen().context("cannot listen for signals")?;
     let stop = Stop::default();
@@ -69,6 +79,9 @@ async fn work(settings: Settings) -> Result<Ending, Failure> {
         database = settings.database.display_url(),
         "worker starting"
     );
+    if let Some(audit) = audit {
+        audit.tell_chain();
+    }
     if let Some(problem) = settings.unguarded() {
         telemetry::unguarded(&problem);
     }

@@ -4,6 +4,7 @@
 //! In memory a secret is a [`SecretString`]: `Debug` prints a placeholder, and dropping wipes it. The database gets
 //! the output of [`KeyRing::seal`].
 
+mod audit_key;
 mod ring_key;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+pub use self::audit_key::{AuditKey, MAC_LEN};
 pub use self::ring_key::RingKey;
 
 /// The first byte of a sealed secret names its format. 1 = XChaCha20-Poly1305, 24-byte nonce, ciphertext, tag.
@@ -112,6 +114,11 @@ impl KeyRing {
     /// Every key, in the order of the setting.
     pub fn keys(&self) -> &[RingKey] {
         &self.keys
+    }
+
+    /// The first key of the setting.
+    pub fn newest(&self) -> &RingKey {
+        &self.keys[0]
     }
 
     /// The key that seals now. Parts that are opened together are sealed with one call's key.

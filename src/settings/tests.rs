@@ -303,3 +303,16 @@ fn the_flag_file_is_beside_the_settings_unless_it_is_named() {
     fs::write(&path, "").unwrap();
     assert_eq!(flags(Some(&path), &[]), FlagFile::Optional(folder.path().join("flags.json")));
 }
+
+#[test]
+fn a_chain_needs_a_file_to_go_on_from() {
+    for to in ["off", "stdout"] {
+        let chained = [("TOKENKEEPER__AUDIT__TO", to), ("TOKENKEEPER__AUDIT__CHAIN", "true")];
+        let found = problem(from_environment(&chained));
+        assert_eq!(found.key, "audit.chain");
+        assert!(found.text.starts_with("needs `audit.to = \"file\"`"), "{found}");
+    }
+    let chained = [("TOKENKEEPER__AUDIT__TO", "file"), ("TOKENKEEPER__AUDIT__CHAIN", "true")];
+    assert!(from_environment(&chained).unwrap().audit.is_chained());
+    assert!(!from_environment(&chained[..1]).unwrap().audit.is_chained());
+}

@@ -4,12 +4,15 @@
 //! secret, and what others wrote in it is escaped. A line is written when the worker has decided, before its reply is
 //! published: a token whose reply never arrives counts as handed out.
 
+mod chain;
+mod chained;
 mod file;
 mod sink;
+mod verify;
 
 use std::fmt;
 
-use metrics::{counter, describe_counter};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use serde::Serializer;
 use tokio::time::Instant;
 use tracing::Event;
@@ -18,6 +21,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 pub use self::sink::AuditSink;
+pub use self::verify::{Broken, Fault, LONGEST_LINE, TornLine, UnknownKey, Verifier, Why};
 use super::label;
 use super::seldom::Seldom;
 use crate::contract::{ErrorCode, MessageKind};
@@ -30,6 +34,7 @@ pub(super) const TARGET: &str = "audit";
 const TYPICAL_LEN: usize = 400;
 
 const LOST: &str = "tokenkeeper_audit_lines_lost_total";
+const SEQUENCE: &str = "tokenkeeper_audit_chain_sequence";
 
 label! {
     /// Label `reason`.
@@ -171,7 +176,24 @@ fn not_renamed(error: &std::io::Error) {
     }
 }
 
+/// The last line that is written has this sequence number.
+#[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 lines")]
+fn chain_is_at(sequence: u64) {
+    gauge!(SEQUENCE).set(sequence as f64);
+}
+
+/// At a worker's start. A file that was cut off shows here, and in the metric: the number is lower than before.
+fn chain_goes_on(sequence: u64) {
+    chain_is_at(sequence);
+    tracing::info!(sequence, "the chain of the audit log goes on");
+}
+
 pub(super) fn describe() {
+    describe_gauge!(
+        SEQUENCE,
+        "The sequence number of the last line of the chained audit log; 0 without a chain."
+    );
+    gauge!(SEQUENCE).set(0.0);
     describe_counter!(LOST, "Lines of the audit log that were lost, by reason.");
     for reason in LostBecause::ALL {
         counter!(LOST, "reason" => reason.name()).absolute(0);

@@ -1,6 +1,8 @@
 //! The audit log of a real worker process: a line for each token that is handed out, stored or reported, each refusal and each
 //! refresh, and no secret.
 
+mod chain;
+
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;

@@ -4,13 +4,14 @@ use chacha20poly1305::aead::{Aead, Generate, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sha2::{Digest, Sha256};
 
-use super::{ExposeSecret, FORMAT, KEY_LEN, NONCE_LEN, Sealed, SecretString};
+use super::{AuditKey, ExposeSecret, FORMAT, KEY_LEN, NONCE_LEN, Sealed, SecretString};
 
 /// An encryption key and its id.
 #[derive(Clone)]
 pub struct RingKey {
     pub(super) id: String,
     check: String,
+    audit: AuditKey,
     pub(super) cipher: XChaCha20Poly1305,
 }
 
@@ -18,7 +19,12 @@ impl RingKey {
     pub(super) fn new(id: &str, key: &[u8; KEY_LEN]) -> Self {
         let digest = Sha256::new_with_prefix(b"tokenkeeper key check").chain_update(key).finalize();
         let check = format!("{:016x}", u64::from_be_bytes(*digest.0.first_chunk().unwrap_or(&[0; 8])));
-        Self { id: id.to_owned(), check, cipher: XChaCha20Poly1305::new(key.into()) }
+        Self {
+            id: id.to_owned(),
+            check,
+            audit: AuditKey::new(id, key),
+            cipher: XChaCha20Poly1305::new(key.into()),
+        }
     }
 
     pub fn id(&self) -> &str {
@@ -28,6 +34,11 @@ impl RingKey {
     /// 64 bits of a digest of the key, in hex. Tells keys of the same id apart, and reveals nothing of a random key.
     pub fn check(&self) -> &str {
         &self.check
+    }
+
+    /// The subkey that chains the lines of an audit log.
+    pub const fn audit_key(&self) -> &AuditKey {
+        &self.audit
     }
 
     /// Encrypts `secret`. `bound_to` names its place (table, column, row). Only the same `bound_to` opens it, so a ciphertext

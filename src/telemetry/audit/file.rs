@@ -21,11 +21,18 @@ pub(super) struct RotatedFile {
 
 impl RotatedFile {
     pub(super) fn open(settings: &AuditFile) -> io::Result<Self> {
-        let mut file = open(&settings.path)?;
+        let mut rotated = Self::open_as_it_is(settings)?;
         // A process that was killed may have left half a line.
         if !ends_a_line(&settings.path)? {
-            file.write_all(b"\n")?;
+            rotated.file.write_all(b"\n")?;
+            rotated.len += 1;
         }
+        Ok(rotated)
+    }
+
+    /// The same, also behind half a line.
+    pub(super) fn open_as_it_is(settings: &AuditFile) -> io::Result<Self> {
+        let file = open(&settings.path)?;
         let len = file.metadata()?.len();
         Ok(Self { settings: settings.clone(), file, len, at_line_end: true })
     }
@@ -44,7 +51,8 @@ impl RotatedFile {
         tried.map_err(|error| error.kind().into())
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    /// Renames the file, and begins it anew.
+    pub(super) fn rotate(&mut self) -> io::Result<()> {
         let AuditFile { path, kept, .. } = &self.settings;
         // It is not there if it was renamed before and could not be opened anew.
         if path.try_exists()? {
@@ -82,7 +90,7 @@ impl Write for RotatedFile {
 }
 
 /// Others than the worker's user may not read who asked for what.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -105,7 +113,7 @@ fn ends_a_line(path: &Path) -> io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-fn numbered(path: &Path, number: u32) -> PathBuf {
+pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(format!(".{number}"));
     name.into()
@@ -119,7 +127,7 @@ mod tests {
     fn a_full_file_is_renamed_and_the_oldest_ones_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
-        let settings = AuditFile { path: path.clone(), max_bytes: 10, kept: 2 };
+        let settings = AuditFile { path: path.clone(), max_bytes: 10, kept: 2, chain: false };
         for line in ["first\n", "second\n"] {
             RotatedFile::open(&settings).unwrap().write_all(line.as_bytes()).unwrap();
         }
@@ -139,7 +147,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         fs::write(&path, "whole\nhal").unwrap();
-        let settings = AuditFile { path: path.clone(), max_bytes: 1_000, kept: 1 };
+        let settings = AuditFile { path: path.clone(), max_bytes: 1_000, kept: 1, chain: false };
         RotatedFile::open(&settings).unwrap().write_all(b"next\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "whole\nhal\nnext\n");
     }
@@ -149,7 +157,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         fs::create_dir_all(numbered(&path, 1).join("in the way")).unwrap();
-        let mut file = RotatedFile::open(&AuditFile { path: path.clone(), max_bytes: 10, kept: 1 }).unwrap();
+        let mut file =
+            RotatedFile::open(&AuditFile { path: path.clone(), max_bytes: 10, kept: 1, chain: false })
+                .unwrap();
         for line in ["first line\n", "second line\n"] {
             file.write_all(line.as_bytes()).unwrap();
         }

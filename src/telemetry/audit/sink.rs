@@ -7,17 +7,19 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use super::chained::ChainedFile;
 use super::file::RotatedFile;
-use super::{line_lost, line_not_written, not_written};
+use super::{chain_goes_on, line_lost, line_not_written, not_written};
 use crate::domain::escape;
 use crate::domain::problem::{Problem, of_system};
+use crate::domain::secret::AuditKey;
 use crate::settings::{AuditFile, AuditSettings};
 
 /// Lines of a few hundred bytes: two seconds at full speed, and a few MiB.
 const BUFFERED: usize = 16_384;
 
 /// Bytes that are written at once.
-const BATCH: usize = 64 * 1024;
+pub(super) const BATCH: usize = 64 * 1024;
 
 /// Lines of this time are written together: waking the thread for each one would cost the requests more than the line.
 const EVERY: Duration = Duration::from_millis(20);
@@ -27,7 +29,31 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Takes lines without blocking. Clones share the buffer.
 #[derive(Debug, Clone)]
-pub struct AuditSink(SyncSender<Message>);
+pub struct AuditSink {
+    to: SyncSender<Message>,
+    /// The last sequence number of the chain when it was opened. None: there is no chain.
+    chained_from: Option<u64>,
+}
+
+/// Takes whole lines, and writes them at the latest when it is flushed.
+pub(super) trait Lines: Send {
+    /// # Errors
+    /// The line was not taken.
+    fn line(&mut self, line: &[u8]) -> io::Result<()>;
+    /// # Errors
+    /// What is not written stays in memory.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+impl<W: Write + Send> Lines for BufWriter<W> {
+    fn line(&mut self, line: &[u8]) -> io::Result<()> {
+        self.write_all(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Write::flush(self)
+    }
+}
 
 #[derive(Debug)]
 enum Message {
@@ -38,21 +64,24 @@ enum Message {
 }
 
 impl AuditSink {
-    /// None: there is no audit log.
+    /// None: there is no audit log. `key` chains the lines, if the settings want that.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(settings: &AuditSettings) -> Result<Option<Self>, Problem> {
-        let to: Box<dyn Write + Send> = match settings {
-            AuditSettings::Off => return Ok(None),
-            AuditSettings::Stdout => Box::new(io::stdout()),
-            AuditSettings::File(file) => {
-                Box::new(RotatedFile::open(file).map_err(|error| not_writable(file, &error))?)
+    pub fn open(settings: &AuditSettings, key: Option<AuditKey>) -> Result<Option<Self>, Problem> {
+        match (settings, key) {
+            (AuditSettings::Off, _) => Ok(None),
+            (AuditSettings::Stdout, _) => Self::writing_to(buffered(io::stdout()), None, BUFFERED).map(Some),
+            (AuditSettings::File(file), Some(key)) => {
+                let to = ChainedFile::open(file, key).map_err(|error| unusable(file, &error))?;
+                let chained_from = Some(to.sequence());
+                Self::writing_to(Box::new(to), chained_from, BUFFERED).map(Some)
             }
-        };
-        Self::writing_to(to, BUFFERED).map(Some).map_err(|error| {
-            Problem::new("cannot start the thread of the audit log", error.to_string(), "allow more threads")
-        })
+            (AuditSettings::File(file), None) => {
+                let to = RotatedFile::open(file).map_err(|error| unusable(file, &error))?;
+                Self::writing_to(buffered(to), None, BUFFERED).map(Some)
+            }
+        }
     }
 
     /// Whether [`AuditSink::open`] could open the file. Leaves none behind.
@@ -60,19 +89,30 @@ impl AuditSink {
     /// # Errors
     /// As [`AuditSink::open`].
     pub fn check(file: &AuditFile) -> Result<(), Problem> {
-        RotatedFile::check(file).map_err(|error| not_writable(file, &error))
+        RotatedFile::check(file).map_err(|error| unusable(file, &error))
     }
 
-    fn writing_to(to: Box<dyn Write + Send>, buffered: usize) -> io::Result<Self> {
-        let (sender, messages) = sync_channel(buffered);
-        thread::Builder::new().name("audit log".to_owned()).spawn(move || write_all(&messages, to))?;
-        Ok(Self(sender))
+    fn writing_to(to: Box<dyn Lines>, chained_from: Option<u64>, room: usize) -> Result<Self, Problem> {
+        let (sender, messages) = sync_channel(room);
+        let started =
+            thread::Builder::new().name("audit log".to_owned()).spawn(move || write_all(&messages, to));
+        started.map_err(|error| {
+            Problem::new("cannot start the thread of the audit log", error.to_string(), "allow more threads")
+        })?;
+        Ok(Self { to: sender, chained_from })
+    }
+
+    /// Says where the chain goes on, once there are logs and metrics.
+    pub fn tell_chain(&self) {
+        if let Some(sequence) = self.chained_from {
+            chain_goes_on(sequence);
+        }
     }
 
     /// Takes a whole line, and escapes it.
     pub(in crate::telemetry) fn take(&self, line: &[u8]) {
         let line = escape::json(&String::from_utf8_lossy(line)).into_owned().into_bytes();
-        if self.0.try_send(Message::Line(line)).is_err() {
+        if self.to.try_send(Message::Line(line)).is_err() {
             line_lost();
         }
     }
@@ -83,7 +123,7 @@ impl AuditSink {
         let (done, written) = sync_channel(0);
         let mut message = Message::Flush(done);
         for _ in 0..LAST_LINES.as_millis() / PAUSE.as_millis() {
-            match self.0.try_send(message) {
+            match self.to.try_send(message) {
                 Ok(()) => {
                     // An error means done: the sender is dropped.
                     let _ = written.recv_timeout(LAST_LINES);
@@ -97,21 +137,28 @@ impl AuditSink {
     }
 }
 
-fn not_writable(file: &AuditFile, error: &io::Error) -> Problem {
+fn buffered(to: impl Write + Send + 'static) -> Box<dyn Lines> {
+    Box::new(BufWriter::with_capacity(BATCH, to))
+}
+
+fn unusable(file: &AuditFile, error: &io::Error) -> Problem {
     let what = format!("cannot write the audit log {} (audit.file)", file.path.display());
-    let next = "create its folder, let the worker's user write there, or set audit.to = \"off\"";
+    let next = if error.kind() == io::ErrorKind::ResourceBusy {
+        "give each worker a file of its own in audit.file"
+    } else {
+        "create its folder, let the worker's user write there, or set audit.to = \"off\""
+    };
     Problem::new(what, of_system(error), next)
 }
 
-fn write_all(messages: &Receiver<Message>, to: Box<dyn Write + Send>) {
-    let mut to = BufWriter::with_capacity(BATCH, to);
+fn write_all(messages: &Receiver<Message>, mut to: Box<dyn Lines>) {
     while let Ok(first) = messages.recv() {
         let mut flushed = Vec::new();
         for message in iter::once(first).chain(messages.try_iter().take(BUFFERED)) {
             match message {
                 // A buffer that cannot be written takes no more lines.
                 Message::Line(line) => {
-                    let _ = to.write_all(&line).inspect_err(line_not_written);
+                    let _ = to.line(&line).inspect_err(line_not_written);
                 }
                 Message::Flush(done) => flushed.push(done),
             }
@@ -146,7 +193,7 @@ mod tests {
     fn lines_are_escaped_and_those_that_find_no_room_are_dropped_and_make_nobody_wait() {
         let (go, wait) = mpsc::channel();
         let written = Arc::default();
-        let sink = AuditSink::writing_to(Box::new(Slow(wait, Arc::clone(&written))), 2).unwrap();
+        let sink = AuditSink::writing_to(buffered(Slow(wait, Arc::clone(&written))), None, 2).unwrap();
         for number in 0..50 {
             sink.take(format!("{{\"line\":{number},\"user\":\"\u{202e}\"}}\n").as_bytes());
         }
