@@ -8,6 +8,7 @@ pub mod escape;
 pub mod expected;
 pub mod finding;
 pub mod key_use;
+pub mod network;
 pub mod pattern;
 pub mod problem;
 pub mod provider;

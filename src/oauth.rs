@@ -6,10 +6,11 @@
 //! whether the old pair may be dead.
 //!
 //! In reading order: `client` sends the request and receives the answer. `connect` opens connections, `connection`
-//! pools them and `budget` limits what is read. `local` separates failures of this machine from those of the host.
+//! pools them and `budget` limits what is read. `address` says which addresses may be connected to. `local` separates failures of this machine from those of the host.
 //! `body` and `pause` read the answer, `answer` interprets it, `issued` reads a new pair, and `detail` words the outcome
 //! without secrets. `validate` checks whether the provider accepts a new token yet.
 
+pub mod address;
 mod answer;
 mod body;
 mod budget;

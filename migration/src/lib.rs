@@ -26,6 +26,7 @@ mod m20261130_000037_drop_replica;
 mod m20261130_000038_add_issued_at;
 mod m20261130_000039_create_worker;
 mod m20261130_000040_create_key_canary;
+mod m20261130_000050_keep_where_providers_are;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait, SchemaManager};
@@ -61,6 +62,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000038_add_issued_at::Migration),
             Box::new(m20261130_000039_create_worker::Migration),
             Box::new(m20261130_000040_create_key_canary::Migration),
+            Box::new(m20261130_000050_keep_where_providers_are::Migration),
         ]
     }
 }

@@ -1,5 +1,6 @@
 //! Providers: SCM installations, the defaults of their kind, and an operator's overrides.
 
+mod endpoint;
 mod kind;
 mod lifespan;
 mod overrides;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::endpoint::{EndpointError, is_token_host};
 pub use self::kind::{Profile, ProviderKind, TokenEndpoint};
 pub use self::lifespan::Lifespan;
 pub use self::overrides::Overrides;
 pub use self::record::{Change, NoDefault, ProviderRecord};
 use crate::domain::clock::Timestamp;
+use crate::domain::network::names_loopback;
 use crate::domain::secret::SecretString;
 
 /// One SCM installation as a worker uses it: the kind's defaults with the operator's overrides applied.
@@ -27,6 +30,10 @@ pub struct Provider {
     pub host: String,
     /// Other hosts of the same installation, as requests and clone URLs name them.
     pub other_hosts: Vec<String>,
+    /// Hosts beside these that tokens and secrets may be sent to.
+    pub token_hosts: Vec<String>,
+    /// Whether its hosts may have addresses that are not of the internet.
+    pub allow_private_network: bool,
     /// Selects the dialect of the token endpoint.
     pub kind: ProviderKind,
     pub client_id: String,
@@ -148,12 +155,7 @@ impl FromStr for RequiredWhileReserved {
 pub fn is_safe_token_url(url: &Url) -> bool {
     match url.scheme() {
         "https" => true,
-        "http" => match url.host() {
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        },
+        "http" => names_loopback(url),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Sends a refresh and receives the answer.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,8 @@ use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
 use super::{Acted, ClientRefusal, IssuedPair, LocalCause, RefreshError};
 use crate::domain::clock::Clock;
-use crate::domain::provider::{ClientAuth, Provider, is_safe_token_url};
+use crate::domain::network::Reach;
+use crate::domain::provider::{ClientAuth, Provider};
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::telemetry;
 
@@ -70,40 +72,36 @@ impl TokenClient {
     ) -> Result<IssuedPair, RefreshError> {
         let request =
             RefreshRequest { provider, client_secret: &provider.client_secret, refresh_token, scopes };
-        if !is_safe_token_url(&provider.token_url) {
-            let detail =
-                request.tell("not sent, because the URL is not https; correct the provider's token_url");
-            return Err(RefreshError::Misconfigured { client: ClientRefusal::No, detail });
-        }
-        let mut answer = self.ask(request).await;
+        let reach = provider.reach(&provider.token_url).map_err(|error| not_sent(request, &error))?;
+        let mut answer = self.ask(request, reach).await;
         for client_secret in &provider.spare_client_secrets {
             if !may_be_about_the_client_secret(&answer, provider) {
                 break;
             }
-            answer = self.ask(RefreshRequest { client_secret, ..request }).await;
+            answer = self.ask(RefreshRequest { client_secret, ..request }, reach).await;
         }
         answer
     }
 
-    async fn ask(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
+    async fn ask(&self, request: RefreshRequest<'_>, reach: Reach) -> Result<IssuedPair, RefreshError> {
         // Not the HTTP client's own timeout: it checks the time before the answer.
-        let mut exchange = pin!(self.exchange(request));
+        let mut exchange = pin!(self.exchange(request, reach));
         if let Ok(answer) = timeout(self.total_timeout, exchange.as_mut()).await {
             return answer;
         }
         timeout(AFTER_A_FREEZE, exchange).await.unwrap_or_else(|_| Err(self.no_answer(request)))
     }
 
-    async fn exchange(&self, request: RefreshRequest<'_>) -> Result<IssuedPair, RefreshError> {
+    async fn exchange(&self, request: RefreshRequest<'_>, reach: Reach) -> Result<IssuedPair, RefreshError> {
         let post = post(request).map_err(|error| not_sendable(request, &root_cause(&error)))?;
         let (connection, response) = self
-            .send(&request.provider.token_url, post)
+            .send(&request.provider.token_url, reach, post)
             .await
             .map_err(|error| not_answered(request, error))?;
         let (head, mut body) = response.into_parts();
         let received = receive(&head.headers, &mut body).await;
         if received.leaves_connection_usable() {
-            self.pool.put(request.provider.token_url.origin(), connection);
+            self.pool.put((request.provider.token_url.origin(), reach), connection);
         }
         let status = head.status.as_u16();
         let pause = Pause::read(&head.headers, status, self.clock.now());
@@ -115,16 +113,17 @@ impl TokenClient {
     pub(super) async fn send(
         &self,
         url: &Url,
+        reach: Reach,
         mut message: Message,
     ) -> Result<(Connection, Response<Incoming>), SendError> {
-        let origin = url.origin();
+        let line = (url.origin(), reach);
         loop {
-            let used_before = self.pool.take(&origin).await;
+            let used_before = self.pool.take(&line).await;
             let is_new = used_before.is_none();
             let mut connection = if let Some(connection) = used_before {
                 connection
             } else {
-                self.connector.connect(url).await.map_err(SendError::NotConnected)?
+                self.connector.connect(url, reach).await.map_err(SendError::NotConnected)?
             };
             match connection.send(message).await.map_err(|mut error| error.take_message()) {
                 Ok(response) => return Ok((connection, response)),
@@ -194,6 +193,11 @@ fn not_sendable(request: RefreshRequest<'_>, why: &str) -> RefreshError {
     RefreshError::Misconfigured { client: ClientRefusal::No, detail: request.tell(&outcome) }
 }
 
+fn not_sent(request: RefreshRequest<'_>, why: &dyn Display) -> RefreshError {
+    let detail = request.tell(&format!("not sent: {why}"));
+    RefreshError::Misconfigured { client: ClientRefusal::No, detail }
+}
+
 /// In our own words, because HTTP errors may quote the server.
 fn not_answered(request: RefreshRequest<'_>, error: SendError) -> RefreshError {
     match error {
@@ -213,6 +217,7 @@ fn not_connected(request: RefreshRequest<'_>, error: ConnectError) -> RefreshErr
             unavailable(request, Acted::No, &format!("cannot connect: {detail}"))
         }
         ConnectError::Url { detail } => not_sendable(request, &detail),
+        ConnectError::NotPermitted { detail } => not_sent(request, &detail),
         ConnectError::Local { cause, detail } => {
             telemetry::could_not_ask(cause.name());
             RefreshError::Local { detail: request.tell(&format!("this machine cannot connect: {detail}")) }

@@ -1,4 +1,8 @@
 //! Opens connections to token endpoints: name lookup, TCP, the system's proxy, TLS, HTTP.
+//!
+//! A connection goes to an address that was checked, and not to a name that is looked up once more: who runs a name server
+//! may answer differently the second time. A proxy looks names up by itself, so behind one only addresses that stand in the
+//! URL are checked.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,17 +22,19 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use super::address::{Lookup, literal, permitted, system_lookup};
 use super::budget::{Allowance, Budgeted};
 use super::connection::Connection;
 use super::detail::root_cause;
 use super::local::LocalCause;
+use crate::domain::network::Reach;
 
 /// How long one address family is tried before the other is tried too (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -40,6 +46,7 @@ const MAX_LOOKUPS: usize = 64;
 pub(super) struct Connector {
     tls: TlsConnector,
     proxies: Matcher,
+    lookup: Lookup,
     lookups: Arc<Semaphore>,
     patience: Duration,
 }
@@ -53,6 +60,8 @@ pub(super) enum ConnectError {
     Host { detail: String },
     /// The URL is not one to connect to.
     Url { detail: String },
+    /// All addresses of the host lead where the provider may not be.
+    NotPermitted { detail: String },
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -74,28 +83,37 @@ impl Connector {
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
             proxies: Matcher::from_system(),
+            lookup: system_lookup,
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             patience,
         })
     }
 
-    pub(super) async fn connect(&self, url: &Url) -> Result<Connection, ConnectError> {
+    /// Connects to one of the host's addresses that `reach` permits.
+    pub(super) async fn connect(&self, url: &Url, reach: Reach) -> Result<Connection, ConnectError> {
         let deadline = Instant::now() + self.patience;
-        let (stream, allowance) = if url.scheme() == "http" {
-            // Traffic without TLS must not leave this machine, so it does not go to a proxy either.
-            self.dial(host_of(url), port_of(url), deadline).await?
-        } else {
-            let (tcp, allowance) = match self.proxy(url)? {
-                None => self.dial(host_of(url), port_of(url), deadline).await?,
-                Some(proxy) => self.tunnel(&proxy, url, deadline).await?,
-            };
-            (self.encrypt(tcp, host_of(url), deadline).await?, allowance)
+        let (tcp, allowance) = match self.proxy(url, reach)? {
+            None => self.dial(host_of(url), port_of(url), reach, deadline).await?,
+            Some(proxy) => {
+                if let Some(address) = literal(url) {
+                    permitted(vec![address], host_of(url), reach).map_err(ConnectError::not_permitted)?;
+                }
+                self.tunnel(&proxy, url, deadline).await?
+            }
+        };
+        let stream = match url.scheme() {
+            "http" => tcp,
+            _ => self.encrypt(tcp, host_of(url), deadline).await?,
         };
         let opened = Connection::open(TokioIo::new(stream), allowance).await;
         opened.map_err(|error| ConnectError::Host { detail: root_cause(&error) })
     }
 
-    fn proxy(&self, url: &Url) -> Result<Option<Intercept>, ConnectError> {
+    /// What is for this machine, as all traffic without TLS is, must not leave it for a proxy.
+    fn proxy(&self, url: &Url, reach: Reach) -> Result<Option<Intercept>, ConnectError> {
+        if reach == Reach::Loopback || url.scheme() == "http" {
+            return Ok(None);
+        }
         let uri = Uri::try_from(url.as_str());
         let uri = uri.map_err(|error| ConnectError::Url { detail: root_cause(&error) })?;
         Ok(self.proxies.intercept(&uri))
@@ -105,9 +123,11 @@ impl Connector {
         &self,
         host: &str,
         port: u16,
+        reach: Reach,
         deadline: Instant,
     ) -> Result<(BoxedStream, Allowance), ConnectError> {
-        let addresses = self.look_up(host, port, deadline).await?;
+        let found = self.look_up(host, port, deadline).await?;
+        let addresses = permitted(found, host, reach).map_err(ConnectError::not_permitted)?;
         let tcp = within(deadline, dial(&addresses, deadline)).await?;
         // Fails only if the connection is closed already, which shows soon enough.
         let _ = tcp.set_nodelay(true);
@@ -121,11 +141,11 @@ impl Connector {
         port: u16,
         deadline: Instant,
     ) -> Result<Vec<SocketAddr>, ConnectError> {
-        let (lookups, name) = (Arc::clone(&self.lookups), host.to_owned());
+        let (lookups, lookup) = (Arc::clone(&self.lookups), (self.lookup)(host.to_owned(), port));
         // A task of its own holds the permit until the resolver's thread is done.
         let lookup = tokio::spawn(async move {
             let _permit = lookups.acquire().await;
-            lookup_host((name.as_str(), port)).await.map(Vec::from_iter)
+            lookup.await
         });
         let outcome = match timeout_at(deadline, lookup).await {
             Ok(Ok(Ok(addresses))) if !addresses.is_empty() => return Ok(addresses),
@@ -152,7 +172,8 @@ impl Connector {
         };
         let host = bare(proxy.uri().host().unwrap_or_default());
         let port = proxy.uri().port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-        let (tcp, allowance) = self.dial(host, port, deadline).await.map_err(ConnectError::of_proxy)?;
+        let dialled = self.dial(host, port, Reach::Any, deadline).await;
+        let (tcp, allowance) = dialled.map_err(ConnectError::of_proxy)?;
         let stream = if encrypted {
             self.encrypt(tcp, host, deadline).await.map_err(ConnectError::of_proxy)?
         } else {
@@ -194,8 +215,12 @@ impl ConnectError {
     fn of_proxy(self) -> Self {
         match self {
             Self::Local { .. } => self,
-            Self::Host { detail } | Self::Url { detail } => at_proxy(&detail),
+            Self::Host { detail } | Self::Url { detail } | Self::NotPermitted { detail } => at_proxy(&detail),
         }
+    }
+
+    fn not_permitted(detail: String) -> Self {
+        Self::NotPermitted { detail }
     }
 
     fn of_io(error: &io::Error) -> Self {
@@ -282,11 +307,11 @@ async fn ask_for_tunnel(
     Ok(Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?))))
 }
 
-fn host_of(url: &Url) -> &str {
+pub(super) fn host_of(url: &Url) -> &str {
     bare(url.host_str().unwrap_or_default())
 }
 
-fn port_of(url: &Url) -> u16 {
+pub(super) fn port_of(url: &Url) -> u16 {
     url.port_or_known_default().unwrap_or_default()
 }
 

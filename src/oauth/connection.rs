@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Origin;
 
 use super::budget::Allowance;
+use crate::domain::network::Reach;
 
 /// A request with its whole body.
 pub(super) type Message = Request<Full<Bytes>>;
@@ -87,23 +88,26 @@ impl Connection {
     }
 }
 
-/// Idle connections, by server. Clones share them.
+/// Whose connections may be used for each other: of one server, and made under the same rule.
+pub(super) type Line = (Origin, Reach);
+
+/// Idle connections. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
 #[derive(Debug, Default)]
 struct Idle {
     /// The most recently used is last.
-    connections: HashMap<Origin, Vec<(Instant, Connection)>>,
+    connections: HashMap<Line, Vec<(Instant, Connection)>>,
     /// Whether a task is running that closes old connections.
     swept: bool,
 }
 
 impl Pool {
     /// The most recently used connection that is still open, so that the others grow old.
-    pub(super) async fn take(&self, origin: &Origin) -> Option<Connection> {
+    pub(super) async fn take(&self, line: &Line) -> Option<Connection> {
         loop {
-            let mut connection = self.pop(origin)?;
+            let mut connection = self.pop(line)?;
             if connection.is_ready().await {
                 return Some(connection);
             }
@@ -111,12 +115,12 @@ impl Pool {
     }
 
     /// Keeps a connection for the next exchange.
-    pub(super) fn put(&self, origin: Origin, connection: Connection) {
+    pub(super) fn put(&self, line: Line, connection: Connection) {
         if connection.requests.is_closed() {
             return;
         }
         let mut idle = self.idle();
-        let connections = idle.connections.entry(origin).or_default();
+        let connections = idle.connections.entry(line).or_default();
         if connections.len() < MAX_IDLE {
             connections.push((Instant::now(), connection));
         }
@@ -126,9 +130,9 @@ impl Pool {
         }
     }
 
-    fn pop(&self, origin: &Origin) -> Option<Connection> {
+    fn pop(&self, line: &Line) -> Option<Connection> {
         let mut idle = self.idle();
-        let (since, connection) = idle.connections.get_mut(origin)?.pop()?;
+        let (since, connection) = idle.connections.get_mut(line)?.pop()?;
         (since.elapsed() < IDLE_CONNECTION).then_some(connection)
     }
 
@@ -168,8 +172,8 @@ mod tests {
     use super::super::budget::Budgeted;
     use super::*;
 
-    fn origin() -> Origin {
-        Url::parse("https://git.example.org/token").unwrap().origin()
+    fn line() -> Line {
+        (Url::parse("https://git.example.org/token").unwrap().origin(), Reach::Public)
     }
 
     /// A connection and the server's end of it.
@@ -182,24 +186,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_closed_after_four_seconds() {
         let (pool, (connection, mut server)) = (Pool::default(), connection().await);
-        pool.put(origin(), connection);
+        pool.put(line(), connection);
         sleep(IDLE_CONNECTION / 2).await;
-        let connection = pool.take(&origin()).await.expect("it is still good");
-        assert!(pool.take(&origin()).await.is_none(), "it was taken");
-        pool.put(origin(), connection);
+        let connection = pool.take(&line()).await.expect("it is still good");
+        assert!(pool.take(&line()).await.is_none(), "it was taken");
+        pool.put(line(), connection);
         let put = Instant::now();
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "it is closed although nobody takes it");
         assert!(put.elapsed() >= IDLE_CONNECTION && put.elapsed() <= 2 * IDLE_CONNECTION);
-        assert!(pool.take(&origin()).await.is_none());
+        assert!(pool.take(&line()).await.is_none());
         assert!(pool.idle().connections.is_empty() && !pool.idle().swept);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_closed_by_the_server_is_not_reused() {
         let (pool, (connection, server)) = (Pool::default(), connection().await);
-        pool.put(origin(), connection);
+        pool.put(line(), connection);
         drop(server);
-        assert!(pool.take(&origin()).await.is_none());
+        assert!(pool.take(&line()).await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,9 +212,9 @@ mod tests {
         let mut servers = Vec::new();
         for _ in 0..=MAX_IDLE {
             let (connection, server) = connection().await;
-            pool.put(origin(), connection);
+            pool.put(line(), connection);
             servers.push(server);
         }
-        assert_eq!(pool.idle().connections[&origin()].len(), MAX_IDLE);
+        assert_eq!(pool.idle().connections[&line()].len(), MAX_IDLE);
     }
 }

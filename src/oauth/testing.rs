@@ -19,6 +19,8 @@ pub(super) fn provider(kind: ProviderKind) -> Provider {
         id: 1,
         host: host.into(),
         other_hosts: Vec::new(),
+        token_hosts: Vec::new(),
+        allow_private_network: false,
         kind,
         client_id: "tokenkeeper-client".into(),
         client_secret: "cl1ent-s3cret".into(),

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::TokenClient;
 use super::connection::Message;
-use crate::domain::provider::is_safe_token_url;
+use crate::domain::provider::Provider;
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::retry::{Backoff, retry_forever};
 
@@ -22,19 +22,23 @@ const WAITS: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::f
 impl TokenClient {
     /// Sends requests with the access token (RFC 6750, section 2.1) until the answer is not 401, or until `until`. Any
     /// other answer says nothing about the token. Returns whether the token was accepted.
-    pub async fn wait_until_accepted(&self, url: &Url, token: &SecretString, until: Instant) -> bool {
+    pub async fn wait_until_accepted(
+        &self,
+        provider: &Provider,
+        url: &Url,
+        token: &SecretString,
+        until: Instant,
+    ) -> bool {
         let accepted = retry_forever(WAITS, async |_| {
-            (self.status(url, token).await != Some(StatusCode::UNAUTHORIZED)).then_some(())
+            (self.status(provider, url, token).await != Some(StatusCode::UNAUTHORIZED)).then_some(())
         });
         timeout_at(until, accepted).await.is_ok()
     }
 
     /// The answer's status, or `None` without an answer. The connection is not reused, because nobody reads the body.
-    async fn status(&self, url: &Url, token: &SecretString) -> Option<StatusCode> {
-        if !is_safe_token_url(url) {
-            return None;
-        }
-        let (_connection, response) = self.send(url, get(url, token).ok()?).await.ok()?;
+    async fn status(&self, provider: &Provider, url: &Url, token: &SecretString) -> Option<StatusCode> {
+        let reach = provider.reach(url).ok()?;
+        let (_connection, response) = self.send(url, reach, get(url, token).ok()?).await.ok()?;
         Some(response.status())
     }
 }
@@ -56,9 +60,10 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::super::testing::{Endpoint, Reply, http};
+    use super::super::testing::{Endpoint, Reply, http, provider};
     use super::*;
     use crate::domain::clock::{ManualClock, Timestamp};
+    use crate::domain::provider::ProviderKind;
 
     async fn asked(statuses: [&'static str; 3], patience: Duration) -> (bool, usize) {
         let calls = AtomicUsize::new(0);
@@ -71,7 +76,8 @@ mod tests {
         let client =
             TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
         let url = Url::parse(&format!("http://127.0.0.1:{}/user?x=1", endpoint.port)).unwrap();
-        let accepted = client.wait_until_accepted(&url, &"t0ken".into(), Instant::now() + patience).await;
+        let (provider, until) = (provider(ProviderKind::Generic), Instant::now() + patience);
+        let accepted = client.wait_until_accepted(&provider, &url, &"t0ken".into(), until).await;
         for seen in endpoint.seen() {
             assert_eq!(seen.line, "GET /user?x=1 HTTP/1.1");
             assert_eq!(seen.headers["authorization"], "Bearer t0ken");
@@ -90,11 +96,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_not_sent_without_tls() {
+    async fn a_token_is_not_sent_without_tls_or_to_a_host_that_is_not_the_providers() {
         let clock = ManualClock::at(Timestamp::from_millis(0));
         let client =
             TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
-        let url = Url::parse("http://git.example.org/user").unwrap();
-        assert_eq!(client.status(&url, &"t0ken".into()).await, None);
+        for url in ["http://git.example.org/user", "https://elsewhere.example.org/user"] {
+            let url = Url::parse(url).unwrap();
+            assert_eq!(client.status(&provider(ProviderKind::Generic), &url, &"t0ken".into()).await, None);
+        }
     }
 }

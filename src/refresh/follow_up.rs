@@ -50,7 +50,7 @@ impl FlightContext {
         let Some(url) = &order.provider.validate_url else { return };
         let Ok(token) = self.store.open_access_token(entry) else { return };
         let until = order.deadline.min(Instant::now() + ACCEPTED_WITHIN);
-        if !self.client.wait_until_accepted(url, &token, until).await {
+        if !self.client.wait_until_accepted(&order.provider, url, &token, until).await {
             telemetry::token_not_accepted(&order.provider.host);
         }
     }

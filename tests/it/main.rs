@@ -48,6 +48,7 @@ mod parking;
 mod partitions;
 mod poison;
 mod publisher_limit;
+mod provider_addresses;
 mod publishers;
 mod put_off;
 mod refresh_failures;

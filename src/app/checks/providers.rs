@@ -12,7 +12,7 @@ use crate::domain::clock::SystemClock;
 use crate::domain::finding::Finding;
 use crate::domain::problem::Problem;
 use crate::domain::provider::Provider;
-use crate::oauth::{ClientRefusal, RefreshError, TokenClient};
+use crate::oauth::{ClientRefusal, RefreshError, TokenClient, address};
 use crate::settings::Settings;
 use crate::store::database::Place;
 use crate::store::{Store, standings};
@@ -92,6 +92,13 @@ async fn ask(client: &TokenClient, provider: &Provider, check: &str) -> Finding 
     let host = &provider.host;
     let problem = match answer {
         Err(RefreshError::Refused { .. }) => match provider.refusing_since {
+            None if provider.allow_private_network && address::is_public(&provider.token_url).await => {
+                let what = format!("{host} may be in a private network, and is not");
+                let cause =
+                    "allow_private_network is set, by its provider file or by the update that brought it";
+                let next = "leave it out: tokenkeeper provider apply FILE";
+                return Finding::warning(check, Problem::new(what, cause, next));
+            }
             None => return Finding::good(check, format!("its token endpoint answers in {took:.0?}")),
             Some(since) => Problem::new(
                 format!("{host} has refused everybody since {since}"),

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
 use tokenkeeper::app::presence::Presence;
 use tokenkeeper::domain::provider::ProviderRecord;
+use tokenkeeper::oauth::address;
 use tokenkeeper::settings::Settings;
 use tokenkeeper::settings::provider_file::{SecretSource, parse};
 use tokenkeeper::store::database;
@@ -49,7 +50,10 @@ use crate::cli::{Ending, Failure};
   unstated_lifetime_secs = 3600      # an access token's lifetime if the provider does not say
   kills_old_token = true             # false: the same as old_token_grace_secs = \"unlimited\"
   refresh_parameters = { audience = \"api\" }   # sent with every refresh; not for secrets
-  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled with a new token")]
+  validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled with a new token
+  # Where tokens may go: the hosts above, and these.
+  token_hosts = [\"login.example.org\"]   # if token_url or validate_url has another host
+  allow_private_network = true       # if its hosts have addresses that are not of the internet")]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
@@ -68,6 +72,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
         Err(anyhow!("nothing was written, because other providers have these hosts: {}", list.join(", ")))?;
     }
     let moves = store.moves(&records).await?;
+    require_permitted_addresses(&records).await?;
     if !moves.is_empty() && !arguments.confirmation.given(&told(&moves))? {
         return Ok(Ending::Bad);
     }
@@ -86,6 +91,23 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
 }
 
 /// What may be lost.
+/// No worker would call them.
+async fn require_permitted_addresses(records: &[ProviderRecord]) -> anyhow::Result<()> {
+    let mut refused = Vec::new();
+    for record in records {
+        let token_url = record.token_url.clone().or_else(|| record.kind.token_url(&record.host));
+        for (key, url) in [("token_url", token_url), ("validate_url", record.overrides.validate_url.clone())]
+        {
+            let Some(url) = url else { continue };
+            let Ok(reach) = record.reach(&url) else { continue };
+            if let Some(why) = address::refused(&url, reach).await {
+                refused.push(format!("{}: {key} cannot be used: {why}", record.host));
+            }
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(anyhow!("nothing was written: {}", refused.join("; "))) }
+}
+
 fn told(moves: &[Move]) -> String {
     let told = moves.iter().map(|Move { host, changes, refresh_tokens }| {
         let changes: Vec<String> = changes

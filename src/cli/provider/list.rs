@@ -40,6 +40,8 @@ struct Shown {
     kind: ProviderKind,
     client_id: String,
     token_url: String,
+    token_hosts: Vec<String>,
+    allow_private_network: bool,
     client_auth: ClientAuth,
     redirect_uri: Option<String>,
     username: String,
@@ -65,6 +67,8 @@ impl From<Provider> for Shown {
             kind: provider.kind,
             client_id: provider.client_id,
             token_url: provider.token_url.into(),
+            token_hosts: provider.token_hosts,
+            allow_private_network: provider.allow_private_network,
             client_auth: provider.client_auth,
             redirect_uri: provider.redirect_uri,
             username: provider.username,
@@ -99,6 +103,7 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
         "CLIENT ID",
         "AUTH",
         "TOKEN URL",
+        "PRIVATE NETWORK",
         "REDIRECT URI",
         "REFUSES EVERYBODY SINCE",
     ]);
@@ -115,6 +120,7 @@ fn rows(providers: &[Shown]) -> comfy_table::Table {
             cell(&provider.client_id),
             cell(provider.client_auth.name()),
             cell(&provider.token_url),
+            cell(yes_no(provider.allow_private_network)),
             cell(or_nothing(provider.redirect_uri.as_ref())),
             cell(or_nothing(provider.refusing_since)),
         ]

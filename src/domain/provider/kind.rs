@@ -43,6 +43,8 @@ pub enum TokenEndpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
     pub token_endpoint: TokenEndpoint,
+    /// Hosts of the vendor beside the installation's own that get tokens: its API, its login service.
+    pub token_hosts: &'static [&'static str],
     /// None: the operator must say.
     pub client_auth: Option<ClientAuth>,
     pub username: &'static str,
@@ -71,6 +73,7 @@ impl Profile {
     /// The profile of an unknown OAuth server.
     const UNKNOWN: Self = Self {
         token_endpoint: TokenEndpoint::Told,
+        token_hosts: &[],
         client_auth: None,
         username: "oauth2",
         old_token_grace: Lifespan::NONE,
@@ -121,6 +124,7 @@ impl ProviderKind {
         match self {
             Self::Github => Profile {
                 token_endpoint: TokenEndpoint::Path("/login/oauth/access_token"),
+                token_hosts: &["api.github.com"],
                 client_auth: Some(ClientAuth::Body),
                 username: "x-access-token",
                 max_concurrent_refreshes: 16,
@@ -141,6 +145,7 @@ impl ProviderKind {
             },
             Self::Bitbucket => Profile {
                 token_endpoint: TokenEndpoint::Path("/site/oauth2/access_token"),
+                token_hosts: &["api.bitbucket.org"],
                 client_auth: Some(ClientAuth::Basic),
                 username: "x-token-auth",
                 // Atlassian, "OAuth 2.0 and API authentication changes for Bitbucket Cloud" (in force since 2026-05-04): a
@@ -179,6 +184,12 @@ impl ProviderKind {
                 token_endpoint: TokenEndpoint::Url(
                     "https://login.microsoftonline.com/common/oauth2/v2.0/token",
                 ),
+                // learn.microsoft.com, "National clouds", and "Profiles" of the Azure DevOps REST API.
+                token_hosts: &[
+                    "login.microsoftonline.us",
+                    "login.partner.microsoftonline.cn",
+                    "app.vssps.visualstudio.com",
+                ],
                 client_auth: Some(ClientAuth::Body),
                 // learn.microsoft.com, "Refresh tokens in the Microsoft identity platform": 90 days, and not revoked by
                 // use. Access tokens are signed, live about an hour and cannot be revoked.

@@ -29,6 +29,12 @@ pub struct Overrides {
     pub other_hosts: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate_url: Option<Url>,
+    /// Hosts beside the provider's that tokens and secrets may be sent to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub token_hosts: Vec<String>,
+    /// Whether its hosts may have addresses that are not of the internet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_private_network: bool,
 }
 
 impl Overrides {
@@ -65,8 +71,7 @@ impl Overrides {
             let pairs: Vec<String> = pairs.collect();
             (!pairs.is_empty()).then(|| pairs.join(" "))
         };
-        let hosts =
-            |overrides: &Self| (!overrides.other_hosts.is_empty()).then(|| overrides.other_hosts.join(" "));
+        let hosts = |hosts: &[String]| (!hosts.is_empty()).then(|| hosts.join(" "));
         let shown = |overrides: &Self| {
             [
                 ("kills_old_token", overrides.kills_old_token.map(|kills| kills.to_string())),
@@ -75,8 +80,10 @@ impl Overrides {
                 ("refresh_token_idle_lifetime_secs", secs(overrides.refresh_token_idle_lifetime_secs)),
                 ("unstated_lifetime_secs", secs(overrides.unstated_lifetime_secs)),
                 ("refresh_parameters", parameters(overrides)),
-                ("other_hosts", hosts(overrides)),
+                ("other_hosts", hosts(&overrides.other_hosts)),
                 ("validate_url", overrides.validate_url.as_ref().map(Url::to_string)),
+                ("token_hosts", hosts(&overrides.token_hosts)),
+                ("allow_private_network", overrides.allow_private_network.then(|| true.to_string())),
             ]
         };
         let both = shown(self).into_iter().zip(shown(after));

@@ -82,6 +82,8 @@ impl ProviderRecord {
                 .map_or(profile.max_concurrent_refreshes, usize::from),
             host: self.host,
             other_hosts: overrides.other_hosts,
+            token_hosts: overrides.token_hosts,
+            allow_private_network: overrides.allow_private_network,
             kind,
             client_id: self.client_id,
             client_secret: self.client_secret,

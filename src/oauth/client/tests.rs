@@ -200,7 +200,8 @@ async fn a_provider_that_was_not_reached_did_not_act() {
 #[tokio::test]
 async fn a_failed_name_lookup_is_a_local_failure() {
     let token_url = Url::parse("https://no-such-host.invalid/token").unwrap();
-    let result = refresh(&Provider { token_url, ..provider(ProviderKind::Github) }).await;
+    let host = "no-such-host.invalid".to_owned();
+    let result = refresh(&Provider { host, token_url, ..provider(ProviderKind::Github) }).await;
     assert!(matches!(result, Err(RefreshError::Local { .. })), "{result:?}");
 }
 
@@ -214,6 +215,36 @@ async fn secrets_are_not_sent_to_other_machines_without_tls() {
         "{result:?}"
     );
     assert_eq!(endpoint.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn secrets_are_not_sent_to_a_host_that_is_not_the_providers() {
+    let token_url = Url::parse("https://elsewhere.example.org/token").unwrap();
+    let result = refresh(&Provider { token_url, ..provider(ProviderKind::Generic) }).await;
+    let Err(RefreshError::Misconfigured { client: ClientRefusal::No, detail }) = result else {
+        panic!("{result:?}")
+    };
+    assert!(detail.contains("add token_hosts = [\"elsewhere.example.org\"]"), "{detail}");
+}
+
+#[tokio::test]
+async fn secrets_are_not_sent_to_private_and_metadata_addresses() {
+    for (host, told) in [
+        ("10.255.255.1", "allow_private_network = true"),
+        ("[fc00::1]", "allow_private_network = true"),
+        ("169.254.169.254", "where no provider can be"),
+        ("[::ffff:169.254.169.254]", "where no provider can be"),
+    ] {
+        let token_url = Url::parse(&format!("https://{host}/token")).unwrap();
+        let host = token_url.host_str().unwrap().to_owned();
+        let begin = std::time::Instant::now();
+        let result = refresh(&Provider { host, token_url, ..provider(ProviderKind::Generic) }).await;
+        let Err(RefreshError::Misconfigured { client: ClientRefusal::No, detail }) = result else {
+            panic!("{result:?}")
+        };
+        assert!(detail.contains(told), "{detail}");
+        assert!(begin.elapsed() < Duration::from_millis(250), "it tried to connect");
+    }
 }
 
 #[tokio::test]

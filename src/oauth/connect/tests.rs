@@ -1,5 +1,7 @@
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt;
 use http_body_util::Full;
 use rustix::io::Errno;
 use rustls::{RootCertStore, ServerConfig};
@@ -58,6 +60,7 @@ impl Proxy {
         Connector {
             tls: TlsConnector::from(Arc::new(self.client.clone())),
             proxies: Matcher::builder().https(self.url.as_str()).no("direct.example.org").build(),
+            lookup: system_lookup,
             lookups: Arc::new(Semaphore::new(1)),
             patience: Duration::from_secs(10),
         }
@@ -82,7 +85,7 @@ fn token_url() -> Url {
 #[tokio::test]
 async fn a_proxy_is_asked_for_a_tunnel_and_sees_no_plain_text() {
     let proxy = Proxy::answering("HTTP/1.1 200 OK\r\n\r\n").await;
-    let mut connection = proxy.connector().connect(&token_url()).await.unwrap();
+    let mut connection = proxy.connector().connect(&token_url(), Reach::Public).await.unwrap();
     let post = Request::post("/token").header(HOST, "git.example.org").body(Full::new(Bytes::new())).unwrap();
     assert_eq!(connection.send(post).await.unwrap().status(), 200);
     let asked = proxy.asked.lock().unwrap().clone();
@@ -101,7 +104,7 @@ async fn a_refusal_by_the_proxy_is_local_unless_it_reports_the_host() {
         ("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n", false),
     ] {
         let proxy = Proxy::answering(answer).await;
-        let error = proxy.connector().connect(&token_url()).await.unwrap_err();
+        let error = proxy.connector().connect(&token_url(), Reach::Public).await.unwrap_err();
         match &error {
             ConnectError::Local { cause: LocalCause::Proxy, .. } => assert!(is_local, "{answer}: {error:?}"),
             ConnectError::Host { .. } => assert!(!is_local, "{answer}: {error:?}"),
@@ -117,7 +120,7 @@ async fn an_unreachable_proxy_is_a_local_failure() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let proxies = Matcher::builder().https(format!("http://{closed}")).build();
     let connector = Connector { proxies, ..proxy.connector() };
-    let error = connector.connect(&token_url()).await.unwrap_err();
+    let error = connector.connect(&token_url(), Reach::Public).await.unwrap_err();
     assert!(matches!(error, ConnectError::Local { cause: LocalCause::Proxy, .. }), "{error:?}");
 }
 
@@ -126,10 +129,106 @@ async fn plain_http_and_excluded_hosts_use_no_proxy() {
     let proxy = Proxy::answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let loopback = Url::parse(&format!("http://{}/token", listener.local_addr().unwrap())).unwrap();
-    proxy.connector().connect(&loopback).await.unwrap();
+    proxy.connector().connect(&loopback, Reach::Loopback).await.unwrap();
+    let loopback = Url::parse("https://127.0.0.1/token").unwrap();
+    assert!(proxy.connector().proxy(&loopback, Reach::Loopback).unwrap().is_none());
     let direct = Url::parse("https://direct.example.org/token").unwrap();
-    assert!(proxy.connector().proxy(&direct).unwrap().is_none());
+    assert!(proxy.connector().proxy(&direct, Reach::Public).unwrap().is_none());
     assert_eq!(proxy.asked.lock().unwrap().len(), 0);
+}
+
+/// A connector whose name service is `lookup`, and that uses no proxy.
+async fn connector_with(lookup: Lookup) -> Connector {
+    let proxies = Matcher::builder().build();
+    Connector { proxies, lookup, ..Proxy::answering("").await.connector() }
+}
+
+async fn connected(connector: &Connector, url: &str, reach: Reach) -> Result<(), ConnectError> {
+    connector.connect(&Url::parse(url).unwrap(), reach).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_name_that_leads_to_a_private_address_is_not_connected_to_unless_that_is_allowed() {
+    let connector = connector_with(|_, port| {
+        async move {
+                Ok(vec![SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([10, 0, 0, 1], port))])
+            }
+            .boxed()
+    })
+    .await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://git.example.org:{}/token", listener.local_addr().unwrap().port());
+    let Err(ConnectError::NotPermitted { detail }) = connected(&connector, &url, Reach::Public).await else {
+        panic!("a public provider is not on this machine")
+    };
+    assert!(detail.contains("git.example.org leads to a loopback address"), "{detail}");
+    assert!(detail.contains("add allow_private_network = true"), "{detail}");
+    assert!(!detail.contains("127.0.0.1"), "requesters read it: {detail}");
+    connected(&connector, &url, Reach::Private).await.unwrap();
+}
+
+#[test]
+fn of_several_addresses_only_the_permitted_ones_are_tried() {
+    let found =
+        ["169.254.169.254", "10.255.255.1", "8.8.8.8", "::ffff:10.255.255.1", "127.0.0.1", "2606:4700::1"];
+    let found = found.map(|address| SocketAddr::new(address.parse().unwrap(), 443));
+    for (reach, tried) in [
+        (Reach::Public, &[2, 5][..]),
+        (Reach::Private, &[1, 2, 3, 4, 5]),
+        (Reach::Loopback, &[4]),
+        (Reach::Any, &[0, 1, 2, 3, 4, 5]),
+    ] {
+        let tried: Vec<SocketAddr> = tried.iter().map(|&index| found[index]).collect();
+        assert_eq!(permitted(found.to_vec(), "git.example.org", reach).unwrap(), tried, "{reach:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_address_that_was_checked_is_the_one_that_is_connected_to() {
+    static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+    // A name that changes its address between two lookups (DNS rebinding).
+    let connector = connector_with(|_, port| {
+        let is_first = LOOKUPS.fetch_add(1, Ordering::Relaxed) == 0;
+        let address = if is_first { [127, 0, 0, 1] } else { [169, 254, 169, 254] };
+        async move { Ok(vec![SocketAddr::from((address, port))]) }.boxed()
+    })
+    .await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://git.example.org:{}/token", listener.local_addr().unwrap().port());
+    connected(&connector, &url, Reach::Private).await.unwrap();
+    assert_eq!(LOOKUPS.load(Ordering::Relaxed), 1, "a name is looked up once for a connection");
+    let refused = connected(&connector, &url, Reach::Private).await;
+    assert!(
+        matches!(refused, Err(ConnectError::NotPermitted { .. })),
+        "checked for each connection: {refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_proxy_may_have_a_private_address_and_an_address_in_the_url_is_checked_before_it_is_asked() {
+    let proxy = Proxy::answering("HTTP/1.1 200 OK\r\n\r\n").await;
+    for url in ["https://10.1.2.3/token", "https://[::ffff:169.254.169.254]/token"] {
+        let refused = connected(&proxy.connector(), url, Reach::Public).await;
+        assert!(matches!(refused, Err(ConnectError::NotPermitted { .. })), "{url}: {refused:?}");
+    }
+    assert_eq!(proxy.asked.lock().unwrap().len(), 0);
+    proxy.connector().connect(&token_url(), Reach::Public).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_is_offered_http_1_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/token", listener.local_addr().unwrap());
+    let connector = Connector::new(Duration::from_secs(10)).unwrap();
+    let connecting = tokio::spawn(async move { connected(&connector, &url, Reach::Loopback).await });
+    let (mut tcp, _) = listener.accept().await.unwrap();
+    let mut hello = vec![0; 4096];
+    let length = tcp.read(&mut hello).await.unwrap();
+    let offers = |protocol: &[u8]| hello[..length].windows(protocol.len()).any(|window| window == protocol);
+    // Application-layer protocol negotiation (RFC 7301): each name behind its length.
+    assert!(offers(b"\x08http/1.1") && !offers(b"\x02h2"));
+    drop(tcp);
+    connecting.await.unwrap().unwrap_err();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Problem, SecretSource, client_secret};
 use crate::domain::escape::is_printable;
 use crate::domain::provider::{
     ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
-    is_safe_token_url,
+    is_safe_token_url, is_token_host,
 };
 use crate::domain::secret::SecretString;
 use crate::domain::text::{Host, Username};
@@ -54,7 +54,7 @@ impl Block {
             self.problem(&key, format!("is not a key of a provider; did you mean `{nearest}`?"));
         }
         let mut client_secrets = client_secrets.into_iter();
-        Some(ProviderRecord {
+        let record = ProviderRecord {
             host: self.host.clone()?,
             kind: kind?,
             client_id: client_id?,
@@ -69,7 +69,19 @@ impl Block {
             required_while_reserved,
             max_concurrent_refreshes,
             overrides,
-        })
+        };
+        self.require_known_hosts(&record);
+        Some(record)
+    }
+
+    /// Says it of a URL that nothing would be sent to.
+    fn require_known_hosts(&mut self, record: &ProviderRecord) {
+        let urls = [("token_url", &record.token_url), ("validate_url", &record.overrides.validate_url)];
+        for (key, url) in urls {
+            if let Some(Err(error)) = url.as_ref().map(|url| record.reach(url)) {
+                self.problem(key, format!("cannot be used: {error}"));
+            }
+        }
     }
 
     pub(super) fn host(&self) -> Option<&str> {
@@ -104,6 +116,11 @@ impl Block {
                 .read("other_hosts", OTHER_HOSTS, |found| read_hosts(found.typed()?))
                 .unwrap_or_default(),
             validate_url: self.url("validate_url"),
+            token_hosts: self
+                .keys
+                .read("token_hosts", TOKEN_HOSTS, |found| read_token_hosts(found.typed()?))
+                .unwrap_or_default(),
+            allow_private_network: self.keys.boolean("allow_private_network").unwrap_or_default(),
         };
         if overrides.contradicts_itself() {
             self.problem(
@@ -266,6 +283,14 @@ const OTHER_HOSTS: &str =
 fn read_hosts(value: &Value) -> Option<Vec<String>> {
     let hosts = value.as_array().filter(|hosts| hosts.len() <= 16)?;
     hosts.iter().map(|host| Host::try_from(host.as_str()?).ok().map(|host| host.to_string())).collect()
+}
+
+const TOKEN_HOSTS: &str =
+    "a list of at most 16 hosts in lower case and without a port, like [\"login.example.org\"]";
+
+fn read_token_hosts(value: &Value) -> Option<Vec<String>> {
+    let hosts = value.as_array().filter(|hosts| hosts.len() <= 16)?;
+    hosts.iter().map(|host| host.as_str().filter(|host| is_token_host(host)).map(str::to_owned)).collect()
 }
 
 const REFRESH_PARAMETERS: &str = "a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends \

@@ -221,7 +221,7 @@ fn a_mistake_is_told_with_its_block_its_key_and_what_is_right() {
 
 #[test]
 fn a_mistake_in_what_overrides_a_kind_is_told() {
-    let rows: [(String, String); 9] = [
+    let rows: [(String, String); 12] = [
         (
             block("git.example.org", "other_hosts = [\"a.example.org\", \"a.example.org\"]"),
             "provider 1 (git.example.org): `other_hosts` has a.example.org, which provider 1 has already".into(),
@@ -255,6 +255,18 @@ fn a_mistake_in_what_overrides_a_kind_is_told() {
             "provider 1 (git.example.org): `validate_url` must be an https URL (http for loopback addresses alone) without user, password and fragment".into(),
         ),
         (
+            block("git.example.org", "token_url = \"https://login.example.org/token\""),
+            "provider 1 (git.example.org): `token_url` cannot be used: its host login.example.org is not the provider's; if tokens may go there, add token_hosts = [\"login.example.org\"] to the provider file and apply it".into(),
+        ),
+        (
+            block("git.example.org", "validate_url = \"https://login.example.org/user\""),
+            "provider 1 (git.example.org): `validate_url` cannot be used: its host login.example.org is not the provider's; if tokens may go there, add token_hosts = [\"login.example.org\"] to the provider file and apply it".into(),
+        ),
+        (
+            block("git.example.org", "token_hosts = [\"https://login.example.org\"]"),
+            "provider 1 (git.example.org): `token_hosts` must be a list of at most 16 hosts in lower case and without a port, like [\"login.example.org\"]".into(),
+        ),
+        (
             with("client_secret", "client_secret = [\"a\", \"b\", \"c\", \"d\", \"e\"]"),
             "provider 1 (git.example.org): `client_secret` must be text in quotes, or a list of at most 4".into(),
         ),
@@ -274,7 +286,9 @@ fn what_a_kind_says_can_be_overridden() {
         refresh_token_idle_lifetime_secs = 7776000
         unstated_lifetime_secs = "unlimited"
         refresh_parameters = { audience = "api" }
-        validate_url = "https://git.example.org/user""#,
+        validate_url = "https://api.example.org/user"
+        token_hosts = ["api.example.org"]
+        allow_private_network = true"#,
     );
     let text = text.replace("client_secret = \"s3cret\"", "client_secret = [\"new\", \"old\"]");
     let record = parse(&text, &Outside).unwrap().remove(0);
@@ -287,7 +301,9 @@ fn what_a_kind_says_can_be_overridden() {
     assert_eq!(provider.refresh_token_idle_lifetime, Some(Duration::from_hours(24 * 90)));
     assert_eq!(provider.unstated_lifetime, Some(Lifespan::Unlimited));
     assert_eq!(provider.refresh_parameters, [("audience".to_owned(), "api".to_owned())]);
-    assert_eq!(provider.validate_url.unwrap().as_str(), "https://git.example.org/user");
+    assert_eq!(provider.validate_url.unwrap().as_str(), "https://api.example.org/user");
+    assert_eq!(provider.token_hosts, ["api.example.org"]);
+    assert!(provider.allow_private_network);
 }
 
 #[test]

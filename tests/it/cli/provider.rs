@@ -71,7 +71,7 @@ on_every_database! {
 
         let moved = apply("client_id = \"second\"", &[]).await.with_code(2).says("--yes");
         moved.says(&format!("{host}: client_id changes from first to second; refresh tokens issued before: 1"));
-        let elsewhere = "client_id = \"first\"\ntoken_url = \"https://elsewhere.example.org/token\"";
+        let elsewhere = "client_id = \"first\"\ntoken_url = \"https://elsewhere.example.org/token\"\ntoken_hosts = [\"elsewhere.example.org\"]";
         let moved = apply(elsewhere, &[]).await.with_code(2);
         moved.says("the host of token_url changes from 127.0.0.1:").says("to elsewhere.example.org;");
         apply("client_id = \"first\"\nmax_concurrent_refreshes = 5", &[]).await.good();

@@ -127,13 +127,16 @@ async fn a_timeout_leaves_open_whether_the_provider_acted() {
 
 #[tokio::test]
 async fn reading_an_endless_answer_stops() {
-    let answers: [(&'static [u8], &'static [u8]); 10] = [
+    let answers: [(&'static [u8], &'static [u8]); 12] = [
         (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"access_token\":\"a", &[b'a'; 4096]),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n{", &[b'a'; 4096]),
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         (b"", b"HTTP/1.1 102 Processing\r\nx: y\r\n\r\n"),
         (b"", b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n"),
         (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        // HTTP/2: empty SETTINGS and PING frames (RFC 9113, section 6).
+        (b"", b"\0\0\0\x04\0\0\0\0\0"),
+        (b"", b"\0\0\x08\x06\0\0\0\0\0pingpong"),
         (b"HTTP/1.1 200 OK\r\nx: ", &[b'a'; 4096]),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;", &[b'a'; 4096]),
