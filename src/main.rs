@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use tokenkeeper::app::hardening;
 use tokenkeeper::settings::Settings;
 
 use crate::cli::{Ending, Failure};
@@ -68,6 +69,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before any file is made and any secret is read. A worker logs it where that fails.
+    let _ = hardening::harden();
     let command_line = CommandLine::parse();
     // Fails only if a provider is installed already, which is fine.
     drop(rustls::crypto::ring::default_provider().install_default());

@@ -10,9 +10,12 @@ mod access;
 mod admin;
 mod audit;
 mod circuit;
+mod encryption;
 mod error;
 mod housekeeping;
+mod keys_command;
 mod limits;
+mod private_file;
 pub mod provider_file;
 mod reader;
 mod sources;
@@ -32,9 +35,11 @@ pub use self::access::{Access, AccessPolicy, AccessRule, Asked, Denied, Publishe
 pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
 pub use self::audit::{AuditFile, AuditSettings};
 pub use self::circuit::CircuitSettings;
+pub use self::encryption::Encryption;
 pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
+pub use self::private_file::{Exposed, FileRule, PrivateFile, PrivateFileError};
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::domain::secret::KeyRing;
@@ -52,6 +57,8 @@ pub struct Settings {
     pub broker: Broker,
     /// Where identities and tokens are kept.
     pub database: Database,
+    /// What is asked of files that hold secrets.
+    pub files: FileRule,
     /// Keys for what is encrypted at rest.
     pub encryption: Encryption,
     /// The endpoint for metrics and health.
@@ -129,13 +136,6 @@ pub struct Database {
     pub max_clock_offset: Duration,
 }
 
-/// Keys for what is encrypted at rest.
-#[derive(Debug, Clone)]
-pub struct Encryption {
-    /// None: commands that need them refuse to run ([`Settings::key_ring`]).
-    pub keys: Option<KeyRing>,
-}
-
 /// Feature flags.
 #[derive(Debug, Clone)]
 pub struct FlagSettings {
@@ -208,13 +208,15 @@ impl Settings {
     }
 
     fn read(from: &mut Reader) -> Self {
-        let broker = Broker::read(from);
+        let files = FileRule::read(from);
+        let broker = Broker::read(from, files);
         let settings = Self {
             access: Access::read(from, &broker.prefix),
             broker,
-            database: Database::read(from),
-            encryption: Encryption::read(from),
-            admin: Admin::read(from),
+            database: Database::read(from, files),
+            files,
+            encryption: Encryption::read(from, files),
+            admin: Admin::read(from, files),
             flags: FlagSettings::read(from),
             worker: WorkerSettings::read(from),
             refresh: RefreshSettings::read(from),
@@ -224,7 +226,25 @@ impl Settings {
             audit: AuditSettings::read(from),
         };
         settings.check_order(from);
+        settings.check_file(from);
         settings
+    }
+
+    /// A settings file that holds a secret is for its owner alone.
+    fn check_file(&self, from: &mut Reader) {
+        if !self.files.require_private {
+            return;
+        }
+        for (key, is_secret) in [
+            ("encryption.keys", self.encryption.keys.is_some()),
+            ("admin.token", matches!(self.admin.token, Some(AdminToken::Given(_)))),
+            ("broker.url", self.broker.url.has_password()),
+            ("database.url", self.database.url.has_password()),
+        ] {
+            if is_secret {
+                from.require_private_file(key);
+            }
+        }
     }
 
     /// Some limits must not exceed others.
@@ -250,9 +270,10 @@ impl Broker {
         self.url.redacted()
     }
 
-    fn read(from: &mut Reader) -> Self {
+    fn read(from: &mut Reader, files: FileRule) -> Self {
+        const URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
         Self {
-            url: from.url("broker.url", "amqp://guest:guest@127.0.0.1:5672/%2f", ConnectionUrl::broker),
+            url: from.url(["broker.url", "broker.url_file"], URL, ConnectionUrl::broker, files),
             prefix: from
                 .text("broker.prefix", is_prefix, PREFIX_SHAPE)
                 .unwrap_or_else(|| "tokenkeeper".to_owned()),
@@ -282,8 +303,9 @@ impl Database {
         self.url.redacted()
     }
 
-    fn read(from: &mut Reader) -> Self {
-        let url = from.url("database.url", "sqlite://tokenkeeper.db", ConnectionUrl::database);
+    fn read(from: &mut Reader, files: FileRule) -> Self {
+        const URL: &str = "sqlite://tokenkeeper.db";
+        let url = from.url(["database.url", "database.url_file"], URL, ConnectionUrl::database, files);
         // The user of an embedded database expects it to work. A shared one is migrated by one replica.
         let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
         Self {
@@ -293,17 +315,6 @@ impl Database {
             acquire_timeout: from.seconds("database.acquire_timeout_secs", 1..=300, 5),
             max_clock_offset: from.seconds("database.max_clock_offset_secs", 1..=86_400, 300),
         }
-    }
-}
-
-impl Encryption {
-    fn read(from: &mut Reader) -> Self {
-        let keys = from.key_ring("encryption.keys");
-        let keys_of_file = from.key_ring_file("encryption.keys_file");
-        if keys.is_some() && keys_of_file.is_some() {
-            from.problem("encryption.keys_file", "is set beside `encryption.keys`; set one of the two");
-        }
-        Self { keys: keys.or(keys_of_file) }
     }
 }
 

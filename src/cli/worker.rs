@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokenkeeper::app::lifecycle::{Stop, StopSignals};
-use tokenkeeper::app::open_files;
+use tokenkeeper::app::{hardening, open_files};
 use tokenkeeper::domain::clock::SystemClock;
 use tokenkeeper::settings::{Log, LogFormat, Settings};
 use tokenkeeper::telemetry::audit::AuditSink;
@@ -86,6 +86,7 @@ async fn work(settings: Settings, audit: Option<&AuditSink>) -> Result<Ending, F
         telemetry::unguarded(&problem);
     }
     open_files::raise_limit();
+    hardening::warn_if_exposed();
     let second_signal = signals.drive(stop.clone(), settings.worker.grace_period);
     let time = TimeSource::Database { own: Arc::new(SystemClock) };
     let work = async {

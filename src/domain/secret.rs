@@ -35,7 +35,8 @@ const KEY_ID_MAX: usize = 64;
 /// otherwise: a new key must wait until all workers can open what it seals (`domain/key_use.rs`).
 #[derive(Clone)]
 pub struct KeyRing {
-    keys: Vec<RingKey>,
+    /// Shared, so that a key is in memory once.
+    keys: Arc<[RingKey]>,
     /// The place of the key that seals. Clones share it, so that a process changes to another key as a whole.
     sealing: Arc<AtomicUsize>,
 }
@@ -102,7 +103,11 @@ impl KeyRing {
                 .map_err(|_| KeyRingError::Material { id: id.to_owned() })?;
             keys.push(RingKey::new(id, key));
         }
-        if keys.is_empty() { Err(KeyRingError::Empty) } else { Ok(Self { keys, sealing: Arc::default() }) }
+        if keys.is_empty() {
+            Err(KeyRingError::Empty)
+        } else {
+            Ok(Self { keys: keys.into(), sealing: Arc::default() })
+        }
     }
 
     /// Returns a new entry for the setting `encryption.keys`: `id:base64` with 32 random bytes.

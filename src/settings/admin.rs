@@ -1,6 +1,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use super::private_file::{FileRule, PrivateFile};
 use super::reader::Reader;
 use crate::domain::secret::SecretString;
 
@@ -19,7 +20,7 @@ pub struct Admin {
 #[derive(Debug, Clone)]
 pub enum AdminToken {
     Given(SecretString),
-    File(PathBuf),
+    File(PrivateFile),
 }
 
 /// The admin endpoint's certificate.
@@ -28,7 +29,7 @@ pub struct TlsFiles {
     /// The certificate in PEM, followed by those it is signed with.
     pub cert: PathBuf,
     /// Its private key in PEM.
-    pub key: PathBuf,
+    pub key: PrivateFile,
 }
 
 /// What an admin endpoint's token looks like.
@@ -39,15 +40,15 @@ pub fn is_admin_token(text: &str) -> bool {
 }
 
 impl Admin {
-    pub(super) fn read(from: &mut Reader) -> Self {
+    pub(super) fn read(from: &mut Reader, files: FileRule) -> Self {
         let listen = from.address("admin.listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)));
         let token = from.secret("admin.token", is_admin_token, ADMIN_TOKEN_SHAPE).map(AdminToken::Given);
-        let token_file = from.path("admin.token_file").map(AdminToken::File);
+        let token_file = from.path("admin.token_file").map(|path| AdminToken::File(files.file(path)));
         if token.is_some() && token_file.is_some() {
             from.problem("admin.token_file", "is set beside `admin.token`; set one of the two");
         }
         let tls = match (from.path("admin.tls_cert_file"), from.path("admin.tls_key_file")) {
-            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key: files.file(key) }),
             (Some(_), None) => {
                 from.problem("admin.tls_key_file", "must be set beside `admin.tls_cert_file`");
                 None

@@ -54,6 +54,13 @@ pub fn parse(text: &str, secrets: &dyn SecretSource) -> Result<Vec<ProviderRecor
     if problems.is_empty() { Ok(records) } else { Err(ProviderFileError::Invalid(problems)) }
 }
 
+/// Whether a client secret stands in the file itself.
+pub fn holds_secret(text: &str) -> bool {
+    let file: Map<String, Value> = toml::from_str(text).unwrap_or_default();
+    let blocks = file.get(BLOCKS).and_then(Value::as_array);
+    blocks.is_some_and(|blocks| blocks.iter().any(|block| block.get("client_secret").is_some()))
+}
+
 const BLOCKS: &str = "provider";
 
 fn blocks(mut file: Map<String, Value>, problems: &mut Vec<Problem>) -> Vec<Map<String, Value>> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -10,12 +9,14 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use zeroize::Zeroize;
 
 use super::error::{Problem, SettingsError, Source};
-use super::sources::{Sources, variable_of};
+use super::keys_command;
+use super::private_file::{Exposed, FileRule};
+use super::sources::{Sources, variable_of, wipe};
 use super::url::ConnectionUrl;
 use crate::domain::expected::must_be;
-use crate::domain::problem::of_system;
 use crate::domain::secret::{KeyRing, SecretString};
 
 /// Keys and values that an operator wrote.
@@ -155,6 +156,14 @@ impl Found {
             Self::Text(text) => Some(text),
         }
     }
+
+    /// Overwrites a secret that was read.
+    fn wipe(self) {
+        match self {
+            Self::Typed(mut value) => wipe(&mut value),
+            Self::Text(mut text) => text.zeroize(),
+        }
+    }
 }
 
 /// A wrong or missing setting is read as its default. [`Reader::finish`] returns what was wrong.
@@ -236,18 +245,42 @@ impl Reader<Sources> {
         self.written.folder().join(path)
     }
 
+    /// The URL behind the first key, or in the file that the second one names.
     pub(super) fn url(
         &mut self,
-        key: &'static str,
+        [key, file_key]: [&'static str; 2],
         default: &'static str,
         parse: fn(&str) -> Result<ConnectionUrl, &'static str>,
+        files: FileRule,
     ) -> ConnectionUrl {
-        let found = self.value(key);
-        let url = parse(found.as_ref().map_or(Some(default), Found::text).unwrap_or_default());
-        url.unwrap_or_else(|expected| {
-            self.problem(key, expected);
+        let (found, path) = (self.value(key), self.path(file_key));
+        let url = match (found, path) {
+            (Some(_), Some(_)) => Err((file_key, format!("is set beside `{key}`; set one of the two"))),
+            (None, Some(path)) => match files.file(path.clone()).read() {
+                Ok(text) => parse(text.trim())
+                    .map_err(|expected| format!("names {}; what stands there {expected}", path.display())),
+                Err(error) => Err(format!("names {}, which is wrong: {error}", path.display())),
+            }
+            .map_err(|text| (file_key, text)),
+            (None, None) => parse(default).map_err(|expected| (key, expected.to_owned())),
+            (Some(found), None) => {
+                let url = parse(found.text().unwrap_or_default());
+                found.wipe();
+                url.map_err(|expected| (key, expected.to_owned()))
+            }
+        };
+        url.unwrap_or_else(|(key, text)| {
+            self.problem(key, text);
             ConnectionUrl::refused()
         })
+    }
+
+    /// The value of `key` is a secret: if it stands in a file that other users may read, that is a problem.
+    pub(super) fn require_private_file(&mut self, key: &str) {
+        if let Some((path, exposed)) = self.written.exposed(key) {
+            let text = format!("is a secret, and {exposed}; next: {}", Exposed::next(path));
+            self.problem(key, text);
+        }
     }
 
     /// Text that `fits` and that no error repeats.
@@ -257,7 +290,9 @@ impl Reader<Sources> {
         fits: fn(&str) -> bool,
         shape: &str,
     ) -> Option<SecretString> {
-        let secret = self.value(key)?.text().filter(|text| fits(text)).map(SecretString::from);
+        let found = self.value(key)?;
+        let secret = found.text().filter(|text| fits(text)).map(SecretString::from);
+        found.wipe();
         if secret.is_none() {
             self.problem(key, format!("must be {shape}"));
         }
@@ -270,17 +305,32 @@ impl Reader<Sources> {
             Some(text) => KeyRing::parse(text).map_err(|error| format!("is wrong: {error}")),
             None => Err("must be text: `id:base64`, or several of them with commas between".to_owned()),
         };
+        found.wipe();
         parsed.map_err(|text| self.problem(key, text)).ok()
     }
 
-    pub(super) fn key_ring_file(&mut self, key: &'static str) -> Option<KeyRing> {
+    pub(super) fn key_ring_file(&mut self, key: &'static str, files: FileRule) -> Option<KeyRing> {
         let path = self.path(key)?;
-        let ring = match fs::read_to_string(&path) {
+        let ring = match files.file(path.clone()).read() {
             Ok(text) => KeyRing::parse(&text).map_err(|error| error.to_string()),
-            Err(error) => Err(format!("cannot be read: {}", of_system(&error))),
+            Err(error) => Err(error.to_string()),
         };
         let told = |text| self.problem(key, format!("names {}, which is wrong: {text}", path.display()));
         ring.map_err(told).ok()
+    }
+
+    /// Runs the command, once.
+    pub(super) fn key_ring_of_command(
+        &mut self,
+        key: &'static str,
+        command: &[String],
+        limit: Duration,
+    ) -> Option<KeyRing> {
+        let ring = match keys_command::run(command, limit) {
+            Ok(text) => KeyRing::parse(&text).map_err(|error| format!("printed no keys: {error}")),
+            Err(error) => Err(format!("brings no keys: {error}")),
+        };
+        ring.map_err(|text| self.problem(key, text)).ok()
     }
 
     /// A list of tables in the file, or the same as JSON in a variable.

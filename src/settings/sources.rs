@@ -1,17 +1,22 @@
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::File as OpenFile;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat};
 use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::error::{NotToml, SettingsError, Source};
+use super::private_file::{Exposed, text_of};
 use super::reader::{Found, Written};
 
 /// The values of file and environment, merged, and where each one came from.
 pub(super) struct Sources {
     merged: Value,
     file: Option<PathBuf>,
+    /// How the file is exposed to other users, if it is.
+    exposed: Option<Exposed>,
     /// The variable behind each key that the environment sets.
     variables: HashMap<String, String>,
 }
@@ -40,13 +45,16 @@ impl Sources {
         environment: HashMap<String, String>,
     ) -> Result<Self, SettingsError> {
         let mut builder = Config::builder();
+        let mut exposed = None;
         if let Some(path) = file {
-            builder = builder.add_source(File::from_str(&toml_text(path)?, FileFormat::Toml));
+            let (text, found) = toml_text(path)?;
+            exposed = found;
+            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
         let (values, variables) = select(environment);
         let merged = builder.add_source(Environment::default().source(Some(values))).build()?;
         let merged = merged.try_deserialize()?;
-        Ok(Self { merged, file: file.map(Path::to_owned), variables })
+        Ok(Self { merged, file: file.map(Path::to_owned), exposed, variables })
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -61,6 +69,12 @@ impl Sources {
         }
     }
 
+    /// The file and how it is exposed, if `key` stands in a file that other users may read.
+    pub(super) fn exposed(&self, key: &str) -> Option<(&Path, Exposed)> {
+        let stands_there = matches!(self.source(key), Source::File(_));
+        Some((self.file.as_deref().filter(|_| stands_there)?, self.exposed?))
+    }
+
     pub(super) fn is_variable(&self, key: &str) -> bool {
         self.variables.contains_key(key)
     }
@@ -68,6 +82,23 @@ impl Sources {
     /// Relative paths in the settings file start here. Without a file: empty, which is the working folder.
     pub(super) fn folder(&self) -> &Path {
         self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""))
+    }
+}
+
+/// The values may be secrets. What the `config` crate copied meanwhile cannot be wiped.
+impl Drop for Sources {
+    fn drop(&mut self) {
+        wipe(&mut self.merged);
+    }
+}
+
+/// Overwrites every text in a value.
+pub(super) fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -132,11 +163,15 @@ fn key_of(variable: &str) -> Option<String> {
 
 /// Checks that the text is TOML before the `config` crate reads it: that crate's error repeats the wrong line, which may
 /// hold a password.
-fn toml_text(path: &Path) -> Result<String, SettingsError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
+fn toml_text(path: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), SettingsError> {
+    let read = || -> io::Result<_> {
+        let mut file = OpenFile::open(path)?;
+        Ok((text_of(&mut file)?, Exposed::of(&file)?))
+    };
+    let (text, exposed) =
+        read().map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
     match toml::from_str::<toml::Table>(&text) {
-        Ok(_) => Ok(text),
+        Ok(_) => Ok((text, exposed)),
         Err(error) => {
             Err(SettingsError::Syntax { path: path.to_owned(), error: NotToml::new(&text, &error) })
         }

@@ -2,7 +2,8 @@ mod access;
 mod secrets;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,8 +27,17 @@ fn from_environment(variables: &[(&str, &str)]) -> Result<Settings, SettingsErro
 fn file(text: &str) -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("tokenkeeper.toml");
-    fs::write(&path, text).unwrap();
+    write_private(&path, text);
     (folder, path)
+}
+
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    set_mode(path, 0o600);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 fn from_file(text: &str) -> Result<Settings, SettingsError> {
@@ -93,24 +103,43 @@ fn the_example_file_shows_exactly_the_known_keys() {
 fn the_example_file_is_valid_with_its_commented_keys_active() {
     let folder = TempDir::new().unwrap();
     let keys = folder.path().join("tokenkeeper.keys");
-    fs::write(&keys, KeyRing::generate("k1").expose_secret()).unwrap();
+    write_private(&keys, KeyRing::generate("k1").expose_secret());
     let text = fs::read_to_string(EXAMPLE).unwrap();
     let is_code = |line: &&str| {
         let code = line.trim_start_matches("# ").trim_start();
         let is_key = code.split_once(" = ").is_some_and(|(name, _)| !name.contains(' '));
         is_key || code.starts_with(['[', ']', '{'])
     };
-    // Each of these is one of two.
-    let is_doubled =
-        |line: &&str| ["# keys = ", "# token = ", "# rules = "].iter().any(|start| line.starts_with(start));
+    // Another one does the same as each of these.
+    let doubled = ["# keys = ", "# keys_command = ", "# token = ", "# url_file = ", "# rules = "];
+    let is_doubled = |line: &&str| doubled.iter().any(|start| line.starts_with(start));
     let lines: Vec<&str> = text.lines().filter(is_code).filter(|line| !is_doubled(line)).collect();
     let path = folder.path().join("tokenkeeper.toml");
-    fs::write(&path, lines.join("\n").replace("# ", "")).unwrap();
+    write_private(&path, &lines.join("\n").replace("# ", ""));
     let settings = Settings::load_from(Some(&path), HashMap::new()).unwrap();
     let AccessPolicy::Publishers(policies) = &settings.access.policy else { panic!("no publishers") };
     assert_eq!(policies.len(), 3);
     assert!(settings.key_ring().is_ok());
     assert_eq!(settings.flags.file, FlagFile::Required(folder.path().join("flags.json")));
+}
+
+#[test]
+fn what_is_deployed_sets_only_settings_that_there_are() {
+    let mut reader = Reader::new(Sources::read(None, HashMap::new()).unwrap());
+    Settings::read(&mut reader);
+    let known: BTreeSet<String> = reader.known().iter().map(|key| sources::variable_of(key)).collect();
+    for file in [
+        "deploy/systemd/tokenkeeper.service",
+        "deploy/kubernetes/worker.yaml",
+        "docker-compose.yml",
+        "Dockerfile",
+    ] {
+        let text = fs::read_to_string(file).unwrap();
+        let words = text.split(|sign: char| !sign.is_ascii_uppercase() && sign != '_');
+        let set: Vec<&str> = words.filter(|word| word.starts_with("TOKENKEEPER__")).collect();
+        let unknown: Vec<&&str> = set.iter().filter(|name| !known.contains(**name)).collect();
+        assert!(!set.is_empty() && unknown.is_empty(), "{file}: {unknown:?}");
+    }
 }
 
 #[test]

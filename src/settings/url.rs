@@ -60,6 +60,14 @@ impl ConnectionUrl {
         Self { secret: SecretString::default(), redacted: String::new() }
     }
 
+    /// Whether it holds a secret. RabbitMQ's `guest` is none: it may log in from the broker's own machine alone.
+    pub(super) fn has_password(&self) -> bool {
+        let Ok(url) = Url::parse(self.secret.expose_secret()) else { return false };
+        let is_password = |name: &str| name.to_ascii_lowercase().contains("password");
+        url.password().is_some_and(|password| password != "guest")
+            || url.query_pairs().any(|(name, _)| is_password(&name))
+    }
+
     pub(super) fn is_sqlite(&self) -> bool {
         self.redacted.starts_with("sqlite:")
     }

@@ -34,7 +34,7 @@ impl Settler {
             deadline_ms: time.is_of_message().then(|| time.deadline().as_millis()),
             put_off: received.put_off + 1,
         };
-        let body = &received.delivery.data;
+        let body = &received.body;
         let Some(sealed) = origin.seal(&self.keys, body) else { return Err(NotMoved) };
         let to = MovedTo::Again(received.kind);
         let moved = MovedMessage { to, properties: &received.delivery.properties, origin: &sealed };

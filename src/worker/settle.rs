@@ -4,12 +4,14 @@
 //! step is given back to the broker, or put off (`put_off.rs`); there is no other way out.
 
 use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
+use zeroize::Zeroizing;
 
 use super::acks::{Acks, Disposition};
 use super::arrivals::Arrival;
@@ -48,7 +50,10 @@ pub(super) struct Received {
     pub(super) kind: MessageKind,
     /// The feed whose prefetch it counts against.
     queue: Queue,
+    /// Without its body.
     pub(super) delivery: Delivery,
+    /// Wiped when it is dropped: a `token.store` holds a pair.
+    pub(super) body: Zeroizing<Vec<u8>>,
     pub(super) envelope: Envelope,
     /// When its `expiration` ends, if the broker removed that property while the message waited.
     pub(super) deadline: Option<Timestamp>,
@@ -80,19 +85,21 @@ impl Received {
     pub(super) fn new(
         kind: MessageKind,
         tier: Tier,
-        Arrival { delivery, at: arrived }: Arrival,
+        Arrival { mut delivery, at: arrived }: Arrival,
         prefix: &str,
         replies: Arc<Replies>,
         acks: Acks,
     ) -> Box<Self> {
         let envelope = Envelope::read(&delivery.properties, prefix);
         let settlement = Settlement::new(acks, delivery.delivery_tag);
+        let body = Zeroizing::new(mem::take(&mut delivery.data));
         let (deadline, put_off) = (None, 0);
         let (queue, since, in_flight) = (tier.queue(kind), Instant::now(), InFlight::count(kind));
         Box::new(Self {
             kind,
             queue,
             delivery,
+            body,
             envelope,
             deadline,
             put_off,
@@ -150,7 +157,8 @@ impl Received {
             let until = next_check.map_or(until, |next_check| next_check.min(until));
             (now < until).then_some(until)
         };
-        self.replies.publish(&outgoing, &reply.encode(), next_check).await
+        let body = Zeroizing::new(reply.encode());
+        self.replies.publish(&outgoing, &body, next_check).await
     }
 
     fn give_back(self: Box<Self>, reason: Unanswered) {
@@ -170,7 +178,7 @@ impl Received {
 impl Settler {
     pub(super) async fn process(self: Arc<Self>, received: Box<Received>) {
         let mut unknown = UnknownFields::default();
-        let request = decode_noting(received.kind, &received.delivery.data, &mut unknown);
+        let request = decode_noting(received.kind, &received.body, &mut unknown);
         if !unknown.is_empty() {
             telemetry::unknown_fields(received.kind);
         }
@@ -292,7 +300,7 @@ impl Settler {
             detail: &detail,
             at: self.handler.clock.now(),
         };
-        self.publisher.dead_letter(&letter, &received.delivery.data).await
+        self.publisher.dead_letter(&letter, &received.body).await
     }
 }
 

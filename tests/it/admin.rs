@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokenkeeper_testkit::http;
+use tokenkeeper_testkit::program::write_private;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -87,7 +88,7 @@ async fn with_an_admin_token_only_healthz_answers_without_it() {
     let token = "an-admin-token-that-nobody-logs";
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("token");
-    std::fs::write(&file, format!("{token}\n")).unwrap();
+    write_private(&file, &format!("{token}\n")).unwrap();
     for (key, value) in [("admin.token", token), ("admin.token_file", file.to_str().unwrap())] {
         let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
         world.set(key, value);
@@ -116,7 +117,7 @@ async fn with_a_certificate_https_works_beside_clients_that_never_finish_the_han
     let folder = TempDir::new().unwrap();
     let (cert, key) = (folder.path().join("admin.crt"), folder.path().join("admin.key"));
     std::fs::write(&cert, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    write_private(&key, &certified.signing_key.serialize_pem()).unwrap();
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.set("admin.tls_cert_file", cert.display()).set("admin.tls_key_file", key.display());
     let worker = world.start_worker().await;

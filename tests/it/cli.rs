@@ -11,7 +11,7 @@ mod token;
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokenkeeper_testkit::program::Program;
+use tokenkeeper_testkit::program::{Program, write_private};
 use tokenkeeper_testkit::wait::{PATIENCE, within};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
@@ -49,6 +49,12 @@ impl Cli {
         self
     }
 
+    /// Has a shell run this line before each command: `umask`, `ulimit`.
+    pub(crate) fn before(mut self, line: &str) -> Self {
+        self.program.before(line);
+        self
+    }
+
     pub(crate) fn unset(mut self, variable: &str) -> Self {
         self.program.unset(variable);
         self
@@ -56,7 +62,7 @@ impl Cli {
 
     /// Writes a file into its folder.
     pub(crate) fn write(&self, name: &str, content: &str) {
-        std::fs::write(self.folder.path().join(name), content).expect("write a file");
+        write_private(&self.folder.path().join(name), content).expect("write a file");
     }
 
     /// Runs a command in a terminal, with this line typed into it. What it prints all comes as its output.

@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod at_rest;
 mod audit;
 mod broker_loss;
 mod bulkhead;
@@ -47,8 +48,8 @@ mod panics;
 mod parking;
 mod partitions;
 mod poison;
-mod publisher_limit;
 mod provider_addresses;
+mod publisher_limit;
 mod publishers;
 mod put_off;
 mod refresh_failures;

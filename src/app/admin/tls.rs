@@ -14,12 +14,13 @@ use crate::settings::TlsFiles;
 /// An error names the setting.
 pub(super) fn acceptor(files: &TlsFiles) -> anyhow::Result<TlsAcceptor> {
     let cert_place = || format!("{} (setting admin.tls_cert_file)", files.cert.display());
-    let key_place = || format!("{} (setting admin.tls_key_file)", files.key.display());
+    let key_place = || format!("{} (setting admin.tls_key_file)", files.key.path().display());
     let chain = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(|| format!("cannot read certificates from {}", cert_place()))?;
     ensure!(!chain.is_empty(), "no certificate found in {}", cert_place());
-    let key = PrivateKeyDer::from_pem_file(&files.key)
+    let pem = files.key.read().with_context(|| format!("cannot use {}", key_place()))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
         .with_context(|| format!("cannot read a private key from {}", key_place()))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?

@@ -1,13 +1,11 @@
 //! The bearer token of the admin endpoint (RFC 6750, section 2.1).
 
-use std::fs;
-
 use anyhow::{Context, ensure};
 use axum::http::HeaderValue;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::secret::{ExposeSecret, SecretString};
+use crate::domain::secret::ExposeSecret;
 use crate::settings::{ADMIN_TOKEN_SHAPE, AdminToken, is_admin_token};
 
 /// A digest of the token: of the same length for every token, and useless to whoever finds it.
@@ -18,12 +16,10 @@ impl BearerToken {
     pub(super) fn read(source: &AdminToken) -> anyhow::Result<Self> {
         let token = match source {
             AdminToken::Given(token) => token.clone(),
-            AdminToken::File(path) => {
-                let place = || format!("{} (setting admin.token_file)", path.display());
-                let text = SecretString::from(
-                    fs::read_to_string(path).with_context(|| format!("cannot read {}", place()))?,
-                );
-                let token = text.expose_secret().trim();
+            AdminToken::File(file) => {
+                let place = || format!("{} (setting admin.token_file)", file.path().display());
+                let text = file.read().with_context(|| format!("cannot use {}", place()))?;
+                let token = text.trim();
                 ensure!(is_admin_token(token), "{} holds no valid token: {}", place(), ADMIN_TOKEN_SHAPE);
                 token.into()
             }

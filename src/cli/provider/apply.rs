@@ -1,16 +1,17 @@
 //! `tokenkeeper provider apply`
 
+use std::env;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 use anyhow::{Context, anyhow};
 use comfy_table::{Cell, Table};
 use tokenkeeper::app::presence::Presence;
 use tokenkeeper::domain::provider::ProviderRecord;
 use tokenkeeper::oauth::address;
-use tokenkeeper::settings::Settings;
-use tokenkeeper::settings::provider_file::{SecretSource, parse};
+use tokenkeeper::settings::provider_file::{SecretSource, holds_secret, parse};
+use tokenkeeper::settings::{FileRule, PrivateFileError, Settings};
 use tokenkeeper::store::database;
 use tokenkeeper::store::{Move, ProviderChange, Store};
 
@@ -63,7 +64,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
-    let records = read(&arguments.file)?;
+    let records = read(&arguments.file, settings.files)?;
     let keys = settings.key_ring()?;
     let store = Store::new(database::open_or_create(&settings.database).await?, keys);
     let taken = store.taken_hosts(&records).await?;
@@ -71,8 +72,8 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
         let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();
         Err(anyhow!("nothing was written, because other providers have these hosts: {}", list.join(", ")))?;
     }
-    let moves = store.moves(&records).await?;
     require_permitted_addresses(&records).await?;
+    let moves = store.moves(&records).await?;
     if !moves.is_empty() && !arguments.confirmation.given(&told(&moves))? {
         return Ok(Ending::Bad);
     }
@@ -90,7 +91,6 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
     Ok(Ending::Good)
 }
 
-/// What may be lost.
 /// No worker would call them.
 async fn require_permitted_addresses(records: &[ProviderRecord]) -> anyhow::Result<()> {
     let mut refused = Vec::new();
@@ -108,6 +108,7 @@ async fn require_permitted_addresses(records: &[ProviderRecord]) -> anyhow::Resu
     if refused.is_empty() { Ok(()) } else { Err(anyhow!("nothing was written: {}", refused.join("; "))) }
 }
 
+/// What may be lost.
 fn told(moves: &[Move]) -> String {
     let told = moves.iter().map(|Move { host, changes, refresh_tokens }| {
         let changes: Vec<String> = changes
@@ -150,23 +151,43 @@ fn lacks_redirect_uri(record: &ProviderRecord) -> bool {
     record.kind.profile().wants_redirect_uri && record.redirect_uri.is_none()
 }
 
-fn read(file: &Path) -> Result<Vec<ProviderRecord>, Failure> {
+fn read(file: &Path, rule: FileRule) -> Result<Vec<ProviderRecord>, Failure> {
     let (name, text, folder) = if file == Path::new("-") {
         let mut text = String::new();
         let read = io::stdin().lock().read_to_string(&mut text);
         ("standard input".to_owned(), read.map(|_| text), PathBuf::new())
     } else {
         let folder = file.parent().map(Path::to_owned).unwrap_or_default();
-        (file.display().to_string(), fs::read_to_string(file), folder)
+        (file.display().to_string(), text_of(file, rule), folder)
     };
     let text = text.with_context(|| format!("cannot read the provider file {name}"))?;
-    let records = parse(&text, &Outside { folder });
+    let records = parse(&text, &Outside { folder, rule });
     Ok(records.with_context(|| format!("cannot apply the provider file {name}; nothing was written"))?)
+}
+
+/// The text of a provider file. If client secrets stand in it, it must be private.
+fn text_of(path: &Path, rule: FileRule) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.read_to_string(&mut text)?;
+    if holds_secret(&text) {
+        // Read again as what it is: a file with a secret.
+        return private(path, rule);
+    }
+    Ok(text)
+}
+
+fn private(path: &Path, rule: FileRule) -> io::Result<String> {
+    match rule.file(path.to_owned()).read() {
+        Ok(text) => Ok(text.as_str().to_owned()),
+        Err(PrivateFileError::Unreadable(error)) => Err(error),
+        Err(error @ PrivateFileError::Exposed { .. }) => Err(io::Error::other(error)),
+    }
 }
 
 /// This process's environment, and files beside the provider file.
 struct Outside {
     folder: PathBuf,
+    rule: FileRule,
 }
 
 impl SecretSource for Outside {
@@ -175,6 +196,6 @@ impl SecretSource for Outside {
     }
 
     fn file(&self, path: &Path) -> io::Result<String> {
-        fs::read_to_string(self.folder.join(path))
+        private(&self.folder.join(path), self.rule)
     }
 }

@@ -90,3 +90,9 @@ fn the_check_of_a_key_tells_keys_of_one_id_apart() {
     assert_ne!(check(&one), check(&other));
     assert_eq!(check(&one).len(), 16);
 }
+
+#[test]
+fn a_key_is_in_memory_once_however_many_parts_have_the_ring() {
+    let (ring, _) = ring(&["k1", "k2"]);
+    assert!(std::ptr::eq(ring.keys(), ring.clone().keys()));
+}

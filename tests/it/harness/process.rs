@@ -61,6 +61,16 @@ impl WorkerProcess {
         Self::spawn_by(world, |program| program.limit_open_files(soft, hard)).await
     }
 
+    /// Starts it in this world after a shell has run this line (`umask`, `ulimit`), and waits until it is ready.
+    pub(crate) async fn spawn_after(world: &World, line: &str) -> Self {
+        Self::spawn_by(world, |program| program.before(line)).await
+    }
+
+    /// Starts it in this world without this environment variable, and waits until it is ready.
+    pub(crate) async fn spawn_without(world: &World, variable: &str) -> Self {
+        Self::spawn_by(world, |program| program.unset(variable)).await
+    }
+
     /// Starts it in this world with an allocator (glibc's) that gives free memory back at once, and waits until it is ready:
     /// what it keeps can be measured.
     pub(crate) async fn spawn_to_measure_memory(world: &World) -> Self {

@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     env,
-    fs::{self, File},
+    fs::{self, File, Permissions},
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -25,8 +27,8 @@ pub struct Program {
     /// Where it runs: its default database is a file there.
     folder: PathBuf,
     environment: HashMap<String, String>,
-    /// Soft and hard limit.
-    open_files: Option<(u32, u32)>,
+    /// Lines of a shell that come before each command, such as `ulimit`.
+    before: Vec<String>,
 }
 
 /// What a worker stands on.
@@ -56,7 +58,7 @@ impl Program {
 
     /// The one at `path`; its commands run in `folder`, so a relative path is looked up there.
     pub fn at(path: PathBuf, folder: &Path) -> Self {
-        Self { path, folder: folder.to_owned(), environment: HashMap::new(), open_files: None }
+        Self { path, folder: folder.to_owned(), environment: HashMap::new(), before: Vec::new() }
     }
 
     /// The program's file.
@@ -76,7 +78,12 @@ impl Program {
 
     /// Lets every command from here on open so many files: its soft and its hard limit.
     pub fn limit_open_files(&mut self, soft: u32, hard: u32) {
-        self.open_files = Some((soft, hard));
+        self.before(&format!("ulimit -Sn {soft} && ulimit -Hn {hard}"));
+    }
+
+    /// Has a shell run this line before every command from here on, and become the command: `umask`, `ulimit`.
+    pub fn before(&mut self, line: &str) {
+        self.before.push(line.to_owned());
     }
 
     /// Sets it up for workers under load: with new keys, which are given back, tables, and providers.
@@ -95,7 +102,7 @@ impl Program {
         self.set("TOKENKEEPER_KEYS", &keys);
         self.run(&["migrate", "up"]).await?;
         let file = self.folder.join("providers.toml");
-        fs::write(&file, ground.providers).context("write the providers")?;
+        write_private(&file, ground.providers).context("write the providers")?;
         self.run(&["provider", "apply", &file.to_string_lossy()]).await?;
         Ok(keys)
     }
@@ -148,15 +155,13 @@ impl Program {
     /// A command yet without arguments, killed when its process is dropped. Of this process's environment the
     /// program gets nothing that could change its settings.
     pub fn command(&self) -> Command {
-        let mut command = match self.open_files {
-            None => Command::new(&self.path),
-            Some((soft, hard)) => {
-                // A shell sets both limits, and becomes the program.
-                let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
-                let mut shell = Command::new("sh");
-                shell.arg("-c").arg(script).arg(&self.path);
-                shell
-            }
+        let mut command = if self.before.is_empty() {
+            Command::new(&self.path)
+        } else {
+            let script = format!("{} && exec \"$0\" \"$@\"", self.before.join(" && "));
+            let mut shell = Command::new("sh");
+            shell.arg("-c").arg(script).arg(&self.path);
+            shell
         };
         command
             .current_dir(&self.folder)
@@ -167,6 +172,13 @@ impl Program {
             .kill_on_drop(true);
         command
     }
+}
+
+/// Writes a file that its owner alone may read: tokenkeeper refuses others that hold secrets.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// A running worker. Killed when it is dropped.

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use tokenkeeper_testkit::program::write_private;
 use tokenkeeper_testkit::scm::{Dialect, ScmOptions, SimulatedScm};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -116,7 +117,7 @@ fn write_files(folder: &Path, provider: &str, tokens: &[String]) -> Result<()> {
         [("provider.toml", provider.to_owned()), ("tokens.jsonl", tokens.join("\n") + "\n")]
     {
         let path = folder.join(name);
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+        write_private(&path, &content).with_context(|| format!("write {}", path.display()))?;
         println!("# Wrote {}", path.display());
     }
     Ok(())

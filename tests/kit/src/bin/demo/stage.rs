@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokenkeeper_testkit::{
-    program::{Program, Worker},
+    program::{Program, Worker, write_private},
     queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker, WORKSPACE_START},
     scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm},
     wait::{PATIENCE, eventually},
@@ -66,7 +66,8 @@ impl Stage {
         say.tell(Actor::Operator, &format!("RabbitMQ at {address}, queues {prefix}.*; an SQLite file"))?;
 
         let mut tokenkeeper = program(folder, &broker)?;
-        fs::write(folder.join("provider.toml"), scm.provider_toml("")).context("write provider.toml")?;
+        write_private(&folder.join("provider.toml"), &scm.provider_toml(""))
+            .context("write provider.toml")?;
 
         let mut done =
             |command, what| say.checked(Actor::Operator, &format!("$ tokenkeeper {command:<30} {what}"));
