@@ -12,6 +12,7 @@ pub mod network;
 pub mod pattern;
 pub mod problem;
 pub mod provider;
+pub mod sealed_box;
 pub mod secret;
 pub mod text;
 pub mod token;

@@ -5,6 +5,7 @@
 //! the output of [`KeyRing::seal`].
 
 mod audit_key;
+mod login_key;
 mod ring_key;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 pub use self::audit_key::{AuditKey, MAC_LEN};
+pub use self::login_key::LoginNotOpened;
 pub use self::ring_key::RingKey;
 
 /// The first byte of a sealed secret names its format. 1 = XChaCha20-Poly1305, 24-byte nonce, ciphertext, tag.

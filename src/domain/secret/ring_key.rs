@@ -4,7 +4,9 @@ use chacha20poly1305::aead::{Aead, Generate, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sha2::{Digest, Sha256};
 
+use super::login_key::login_key;
 use super::{AuditKey, ExposeSecret, FORMAT, KEY_LEN, NONCE_LEN, Sealed, SecretString};
+use crate::domain::sealed_box::{PublicKey, SecretKey};
 
 /// An encryption key and its id.
 #[derive(Clone)]
@@ -13,6 +15,8 @@ pub struct RingKey {
     check: String,
     audit: AuditKey,
     pub(super) cipher: XChaCha20Poly1305,
+    /// Opens the logins that are sealed to this key.
+    pub(super) login_key: SecretKey,
 }
 
 impl RingKey {
@@ -24,6 +28,7 @@ impl RingKey {
             check,
             audit: AuditKey::new(id, key),
             cipher: XChaCha20Poly1305::new(key.into()),
+            login_key: login_key(key),
         }
     }
 
@@ -39,6 +44,11 @@ impl RingKey {
     /// The subkey that chains the lines of an audit log.
     pub const fn audit_key(&self) -> &AuditKey {
         &self.audit
+    }
+
+    /// What a login flow seals a `token.store` to, so that the broker cannot read it.
+    pub fn login_public_key(&self) -> PublicKey {
+        self.login_key.public_key()
     }
 
     /// Encrypts `secret`. `bound_to` names its place (table, column, row). Only the same `bound_to` opens it, so a ciphertext
