@@ -15,6 +15,7 @@ mod redacted;
 mod reply;
 mod reply_to;
 mod request;
+mod store_message;
 mod unknown_field;
 mod warning;
 
@@ -24,7 +25,7 @@ pub use clone_url::{CloneUrl, CloneUrlError, Repository};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, decode_noting, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
 pub use event::{Event, RefreshCause};
-pub use granted_token::{GrantedToken, TokenValue};
+pub use granted_token::{GrantedToken, SealedContent, SealedToken, TokenValue};
 pub use lifetime::LifetimeSecs;
 pub use redacted::RedactedBody;
 pub use reply::{
@@ -33,8 +34,8 @@ pub use reply::{
 };
 pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{
-    MessageKind, ReportRequest, Request, StoreRequest, StoredPair, TokenDigest, TokenRequest, Wanted,
-    WorkspaceStartRequest,
+    MessageKind, ReportRequest, Request, StoredPair, TokenDigest, TokenRequest, Wanted, WorkspaceStartRequest,
 };
+pub use store_message::{InvalidSeal, SealedStoreRequest, StoreMessage, StoreRequest};
 pub use unknown_field::{UnknownField, UnknownFields};
 pub use warning::Warning;

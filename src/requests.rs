@@ -18,12 +18,14 @@ use tokio::time::Instant;
 
 pub use self::outcome::Outcome;
 pub use self::store_pair::Login;
+use self::store_pair::Seal;
 use self::token::Ask;
 use crate::contract::{
     Echo, Envelope, ErrorBody, ErrorCode, ErrorReply, InvalidRequest, LifetimeSecs, MessageKind, Request,
     TokenReply,
 };
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::secret::KeyRing;
 use crate::flags::Flags;
 use crate::limits::bulkhead::Queue;
 use crate::limits::publisher::{PublisherLimit, TooOften};
@@ -43,6 +45,8 @@ pub struct Handler {
     pub database: Availability,
     pub flags: Flags,
     pub access: Access,
+    /// Open the logins that are sealed.
+    pub keys: Arc<KeyRing>,
     /// How often a publisher may ask. None: there is no limit.
     pub publisher_limit: Option<PublisherLimit>,
     pub clock: Arc<dyn Clock>,
@@ -131,6 +135,7 @@ impl Handler {
                         || self.access.within_limit(asker.publisher, LifetimeSecs::DEFAULT),
                         LifetimeSecs::duration,
                     ),
+                    seal_to: request.reply_public_key.as_ref(),
                     time,
                     asker,
                     queue,
@@ -140,7 +145,10 @@ impl Handler {
             Request::WorkspaceStart(request) => {
                 Outcome::workspace_start(Box::pin(self.start_workspace(&request, time, asker, queue)).await)
             }
-            Request::Store(request) => Outcome::store(Box::pin(self.store_pair(*request, time, asker)).await),
+            Request::Store(request) => {
+                Outcome::store(Box::pin(self.store_pair(*request, time, asker, Seal::None)).await)
+            }
+            Request::SealedStore(request) => Box::pin(self.store_sealed_pair(&request, time, asker)).await,
             Request::Report(request) => {
                 Outcome::report(Box::pin(self.report(&request, time, asker, queue)).await)
             }
@@ -197,6 +205,11 @@ impl Handler {
             let error =
                 ErrorBody::new(ErrorCode::DeadlineExceeded, "the request is older than the time it has");
             return Err(Outcome::error(kind, Echo::of(&request), error));
+        }
+        if let Some(setting) = self.access.must_seal(envelope.publisher.as_deref(), kind)
+            && let Some(field) = request.missing_seal()
+        {
+            return Err(Outcome::error(kind, Echo::of(&request), refusal::not_sealed(field, setting)));
         }
         Ok(request)
     }

@@ -157,6 +157,7 @@ impl Worker {
             flags,
             access: settings.access.clone(),
             publisher_limit: PublisherLimit::new(settings.limits, &settings.access),
+            keys: Arc::clone(&keys),
             clock: Arc::clone(&clock),
             budgets: Budgets::from(&settings.worker),
         };

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use tokenkeeper::contract::{
-    Event, ReportReply, ReportRequest, StoreReply, StoreRequest, TokenReply, TokenRequest,
+    Event, ReportReply, ReportRequest, SealedContent, StoreMessage, StoreReply, TokenReply, TokenRequest,
     WorkspaceStartReply, WorkspaceStartRequest,
 };
 
@@ -15,7 +15,7 @@ use super::{Ending, Failure};
 
 /// Prints the JSON Schema (draft 2020-12) of messages, replies and events
 ///
-/// Without a name it prints an object with all schemas. They are generated from the types that the worker reads and
+/// `token.sealed` is what lies in the sealed box of a reply. Without a name it prints an object with all schemas. They are generated from the types that the worker reads and
 /// writes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -45,6 +45,8 @@ enum Message {
     TokenStoreReply,
     #[value(name = "token.report.reply")]
     TokenReportReply,
+    #[value(name = "token.sealed")]
+    TokenSealed,
     #[value(name = "event")]
     Event,
 }
@@ -68,12 +70,13 @@ fn schema(message: Message) -> Schema {
     match message {
         Message::TokenRequest => as_read::<TokenRequest>(),
         Message::WorkspaceStart => as_read::<WorkspaceStartRequest>(),
-        Message::TokenStore => as_read::<StoreRequest>(),
+        Message::TokenStore => as_read::<StoreMessage>(),
         Message::TokenReport => as_read::<ReportRequest>(),
         Message::TokenReply => as_written::<TokenReply>(),
         Message::WorkspaceStartReply => as_written::<WorkspaceStartReply>(),
         Message::TokenStoreReply => as_written::<StoreReply>(),
         Message::TokenReportReply => as_written::<ReportReply>(),
+        Message::TokenSealed => as_written::<SealedContent<'_>>(),
         Message::Event => as_written::<Event>(),
     }
 }

@@ -15,7 +15,8 @@ use crate::domain::text::{Host, UserId, WorkspaceId};
 
 /// Whether a body of this kind is known to hold no secret. None: no message of the contract, so perhaps a parked pair.
 ///
-/// Never of a `token.store`, and never of a `token.report`: a publisher may send a token in place of its digest.
+/// Never of a `token.store`, sealed or not, and never of a `token.report`: a publisher may send a token in place of its digest. Nor of
+/// a request with a `reply_public_key`: a secret key looks the same.
 pub fn holds_no_secret(kind: Option<MessageKind>, body: &[u8]) -> bool {
     match kind {
         Some(MessageKind::TokenStore | MessageKind::TokenReport) => false,
@@ -100,6 +101,10 @@ mod tests {
             (Some(TokenRequest), r#"{"user_id":"u","host":"h","requested_lifetime_secs":"s3cret"}"#),
             (Some(TokenRequest), r#"{"user_id":"u","host":"h"} s3cret"#),
             (Some(TokenRequest), r#"{"user_id":"s3cr"#),
+            (
+                Some(TokenRequest),
+                r#"{"user_id":"u","host":"h","reply_public_key":"B6N8vBQgk8i3VdwbEOhstCY3StFqqFPtC9/AsrhtHHw="}"#,
+            ),
             (Some(TokenRequest), "s3cret"),
             (Some(WorkspaceStart), r#"{"status":"ok","tokens":[{"token":{"value":"t"}}]}"#),
             (Some(WorkspaceStart), r#"{"repositories":["https://jdoe:s3cret@h/p"]}"#),

@@ -5,6 +5,7 @@ use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use super::request::{MessageKind, NoStatus, Request};
+use super::store_message::StoreMessage;
 use super::unknown_field::UnknownFields;
 use crate::domain::expected::must_be;
 use crate::domain::text::{Host, UserId, WorkspaceId};
@@ -54,7 +55,7 @@ impl Echo {
     pub fn of(request: &Request) -> Self {
         let workspace_id = match request {
             Request::WorkspaceStart(request) => Some(request.workspace_id.to_string()),
-            Request::Token(_) | Request::Store(_) | Request::Report(_) => None,
+            Request::Token(_) | Request::Store(_) | Request::SealedStore(_) | Request::Report(_) => None,
         };
         Self {
             user_id: Some(request.user_id().to_owned()),
@@ -124,7 +125,7 @@ pub fn decode_noting(
     let request = match kind {
         MessageKind::TokenRequest => read(body, unknown).map(Request::Token),
         MessageKind::WorkspaceStart => read(body, unknown).map(Request::WorkspaceStart),
-        MessageKind::TokenStore => read(body, unknown).map(Request::Store),
+        MessageKind::TokenStore => read::<StoreMessage>(body, unknown).map(Request::from),
         MessageKind::TokenReport => read(body, unknown).map(Request::Report),
     };
     request.map_err(|error| {
@@ -148,11 +149,11 @@ fn read<T: DeserializeOwned>(body: &str, unknown: &mut UnknownFields) -> serde_j
 
 /// Reads the body again and tracks the place of the error. Only a bad message pays for that.
 fn wrong_field(kind: MessageKind, body: &str) -> String {
-    use super::request::{ReportRequest, StoreRequest, TokenRequest, WorkspaceStartRequest};
+    use super::request::{ReportRequest, TokenRequest, WorkspaceStartRequest};
     match kind {
         MessageKind::TokenRequest => place_of_error::<TokenRequest>(body),
         MessageKind::WorkspaceStart => place_of_error::<WorkspaceStartRequest>(body),
-        MessageKind::TokenStore => place_of_error::<StoreRequest>(body),
+        MessageKind::TokenStore => place_of_error::<StoreMessage>(body),
         MessageKind::TokenReport => place_of_error::<ReportRequest>(body),
     }
 }

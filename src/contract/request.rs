@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::clone_url::Repository;
 use super::lifetime::LifetimeSecs;
+use super::store_message::{SealedStoreRequest, StoreRequest};
 use crate::domain::clock::Timestamp;
+use crate::domain::sealed_box::PublicKey;
 use crate::domain::text::{Host, ShortText, UserId, Username, WorkspaceId};
 use crate::domain::token::{MAX_TOKEN_LEN, is_usable_token};
 
@@ -94,6 +96,8 @@ pub enum Request {
     WorkspaceStart(WorkspaceStartRequest),
     /// `token.store`
     Store(Box<StoreRequest>),
+    /// `token.store`, with a pair that is not opened yet
+    SealedStore(Box<SealedStoreRequest>),
     /// `token.report`
     Report(ReportRequest),
 }
@@ -105,6 +109,7 @@ impl Request {
             Self::Token(request) => request.user_id.as_str(),
             Self::WorkspaceStart(request) => request.user_id.as_str(),
             Self::Store(request) => request.user_id.as_str(),
+            Self::SealedStore(request) => request.user_id.as_str(),
             Self::Report(request) => request.user_id.as_str(),
         }
     }
@@ -124,7 +129,20 @@ impl Request {
             Self::Token(request) => Some(request.host.as_str()),
             Self::WorkspaceStart(_) => None,
             Self::Store(request) => Some(request.host.as_str()),
+            Self::SealedStore(request) => Some(request.host.as_str()),
             Self::Report(request) => Some(request.host.as_str()),
+        }
+    }
+
+    /// The field by which this message would keep its token from the broker, if it does not have it.
+    pub const fn missing_seal(&self) -> Option<&'static str> {
+        match self {
+            Self::Token(TokenRequest { reply_public_key: None, .. })
+            | Self::WorkspaceStart(WorkspaceStartRequest { reply_public_key: None, .. }) => {
+                Some("reply_public_key")
+            }
+            Self::Store(_) => Some("sealed"),
+            Self::Token(_) | Self::WorkspaceStart(_) | Self::SealedStore(_) | Self::Report(_) => None,
         }
     }
 }
@@ -139,6 +157,10 @@ pub struct TokenRequest {
     pub host: Host,
     /// How long from now the token must work; 300 where left out.
     pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// An X25519 public key, in base64: the reply's token is sealed to it. Left out: the token is in clear.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "PublicKey")]
+    pub reply_public_key: Option<PublicKey>,
     /// Never read.
     #[serde(default, rename = "status")]
     #[schemars(skip)]
@@ -159,6 +181,10 @@ pub struct WorkspaceStartRequest {
     pub repositories: Vec<Repository>,
     /// How long from now the tokens must work; where left out the user's feature flag decides.
     pub requested_lifetime_secs: Option<LifetimeSecs>,
+    /// An X25519 public key, in base64: the reply's tokens are sealed to it. Left out: they are in clear.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "PublicKey")]
+    pub reply_public_key: Option<PublicKey>,
     /// Never read.
     #[serde(default, rename = "status")]
     #[schemars(skip)]
@@ -189,27 +215,6 @@ impl WorkspaceStartRequest {
         }
         all
     }
-}
-
-/// `token.store`: a user has authorised; tokenkeeper owns the pair from here on.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "token.store", extend("not" = {"required": ["status"]}))]
-pub struct StoreRequest {
-    /// The platform's user.
-    pub user_id: UserId,
-    /// The provider's host.
-    pub host: Host,
-    /// The account's id at the provider; `user_id` where left out.
-    pub auth_id: Option<ShortText>,
-    /// The account's display name at the provider.
-    pub auth_name: Option<ShortText>,
-    /// The pair.
-    #[serde(deserialize_with = "object")]
-    pub token: StoredPair,
-    /// Never read.
-    #[serde(default, rename = "status")]
-    #[schemars(skip)]
-    _status: NoStatus,
 }
 
 /// `token.report`: the host rejected a token that was handed out.
@@ -307,8 +312,14 @@ fn check_token(token: &SecretString) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Reads a field that may be left out and must not be null. A null where a key should be is a requester's mistake, which would cost
+/// it the seal.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// Reads a struct only from an object. Serde alone would also take an array.
-fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct ObjectOnly<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectOnly<T> {

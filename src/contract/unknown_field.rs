@@ -7,6 +7,9 @@ use serde_ignored::Path;
 
 use crate::domain::escape;
 
+/// How the warning begins.
+const WARNING: &str = "unknown_field: ";
+
 /// The most unknown fields of one message that are named.
 const MOST: usize = 4;
 
@@ -23,7 +26,7 @@ pub struct UnknownField(String);
 
 impl UnknownField {
     fn at(path: &Path<'_>) -> Self {
-        let mut text = "unknown_field: ".to_owned();
+        let mut text = WARNING.to_owned();
         write_path(&mut text, path);
         Self(text)
     }
@@ -46,6 +49,15 @@ impl UnknownFields {
                 self.0.push(field);
             }
         }
+    }
+
+    /// Takes over the fields of a message that lies in the field `parent` of this one. They do not take each other's places.
+    pub(super) fn extend_from(&mut self, parent: &str, inside: Self) {
+        let moved = inside.0.into_iter().map(|UnknownField(text)| {
+            let path = text.strip_prefix(WARNING).unwrap_or(&text);
+            UnknownField(format!("{WARNING}{parent}.{path}"))
+        });
+        self.0.extend(moved);
     }
 
     pub fn is_empty(&self) -> bool {

@@ -3,12 +3,14 @@
 use super::Handler;
 use super::refusal::Refusal;
 use super::token::Ask;
-use crate::contract::{ErrorBody, ErrorCode, GrantedToken, Refresh, TokenGrant, TokenValue, Warning};
+use crate::contract::{
+    ErrorBody, ErrorCode, GrantedToken, Refresh, SealedContent, TokenGrant, TokenValue, Warning,
+};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::Cause;
 use crate::domain::provider::Provider;
 use crate::store::Entry;
-use crate::telemetry::audit;
+use crate::telemetry::audit::{self, HandedOut};
 use crate::telemetry::{Opportunism, TokenResult};
 
 /// A token that is handed out, and how it came to that.
@@ -22,7 +24,8 @@ pub(super) struct Grant {
 impl Grant {
     pub(super) fn audit(&self, ask: &Ask<'_>) {
         let TokenGrant { user_id, host, token, refresh, .. } = &self.reply;
-        audit::handed_out(ask.asker, user_id, host, refresh.name(), self.generation, token.reserved_until);
+        let way = HandedOut { refresh: refresh.name(), sealed: matches!(token.value, TokenValue::Sealed(_)) };
+        audit::handed_out(ask.asker, user_id, host, way, self.generation, token.reserved_until);
     }
 }
 
@@ -83,9 +86,17 @@ impl Handler {
         if expires_at.is_some() && !warnings.iter().any(says_so) {
             warnings.push(Warning::ReservationShortened);
         }
+        let username = entry.username.clone().unwrap_or_else(|| provider.username.clone());
+        let value = self.store.open_access_token(entry)?;
+        let value = match ask.seal_to {
+            None => TokenValue::Clear(value),
+            Some(key) => {
+                TokenValue::Sealed(SealedContent::new(ask.user_id, ask.host, &username, &value).seal(key))
+            }
+        };
         let token = GrantedToken {
-            value: TokenValue(self.store.open_access_token(entry)?),
-            username: entry.username.clone().unwrap_or_else(|| provider.username.clone()),
+            value,
+            username,
             scopes: entry.scopes.clone(),
             updated_at: entry.updated_at,
             expires_at: entry.state.expires_at,

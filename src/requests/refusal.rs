@@ -87,6 +87,13 @@ pub(super) fn too_often(too_often: TooOften) -> ErrorBody {
     with_retry_after(ErrorBody::new(ErrorCode::ProviderUnavailable, message), Some(too_often.retry_after))
 }
 
+/// The message shows the broker a token, or asks for a reply that would.
+pub(super) fn not_sealed(field: &str, setting: &str) -> ErrorBody {
+    let message =
+        format!("{field}: is missing; this worker demands it ({setting}), so that the broker sees no token");
+    ErrorBody::new(ErrorCode::Forbidden, message)
+}
+
 /// Whole seconds, rounded up, so that nobody comes back too early.
 fn with_retry_after(error: ErrorBody, retry_after: Option<Duration>) -> ErrorBody {
     let retry_after_secs =

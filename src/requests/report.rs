@@ -29,7 +29,7 @@ impl Handler {
         let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
         // A report reserves nothing.
         let lifetime = Duration::ZERO;
-        let ask = Ask { user_id, host, lifetime, time, asker, queue };
+        let ask = Ask { user_id, host, lifetime, seal_to: None, time, asker, queue };
         let taken = async {
             let provider = self.in_time(time, || self.provider_for(&ask)).await?;
             let result = self

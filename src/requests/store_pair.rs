@@ -1,18 +1,57 @@
 //! `token.store`: a pair that a login flow obtained, kept from here on.
 
 use super::refusal::Refusal;
-use super::{Handler, TimeFrame};
-use crate::contract::{Echo, ErrorBody, ErrorCode, ErrorReply, ShortText, StoreReply, StoreRequest};
+use super::{Handler, Outcome, TimeFrame};
+use crate::contract::{
+    Echo, ErrorBody, ErrorCode, ErrorReply, MessageKind, SealedStoreRequest, ShortText, StoreReply,
+    StoreRequest, UnknownFields,
+};
 use crate::domain::clock::Timestamp;
 use crate::store::{AccountNames, LoginEffect, NewPair, PairSource, StoredLogin};
+use crate::telemetry;
 use crate::telemetry::audit::{self, Asker};
 
+/// Whether the broker could read the login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seal {
+    None,
+    Opened,
+}
+
 impl Handler {
+    /// Opens a sealed login and stores its pair. One that does not open is kept, as every message that breaks the contract is: it
+    /// may have been sealed to a key that this worker lacks.
+    pub(super) async fn store_sealed_pair(
+        &self,
+        request: &SealedStoreRequest,
+        time: TimeFrame,
+        asker: Asker<'_>,
+    ) -> Outcome {
+        let mut unknown = UnknownFields::default();
+        let opened = request.open(&self.keys, &mut unknown);
+        if !unknown.is_empty() {
+            telemetry::unknown_fields(asker.kind);
+        }
+        let mut outcome = match opened {
+            Ok(login) => Outcome::store(self.store_pair(login, time, asker, Seal::Opened).await),
+            Err(invalid) => {
+                let (user_id, host) = (request.user_id.to_string(), request.host.to_string());
+                let echo = Echo { user_id: Some(user_id), host: Some(host), workspace_id: None };
+                let refused = Outcome::invalid(MessageKind::TokenStore, echo, invalid.to_string());
+                refused.audit(asker);
+                refused
+            }
+        };
+        outcome.warn_of(unknown);
+        outcome
+    }
+
     pub(super) async fn store_pair(
         &self,
         request: StoreRequest,
         time: TimeFrame,
         asker: Asker<'_>,
+        seal: Seal,
     ) -> StoreReply {
         let echo = Echo {
             user_id: Some(request.user_id.to_string()),
@@ -23,7 +62,8 @@ impl Handler {
         let stored = self.in_time(time, || self.try_store(&login, asker)).await;
         match stored {
             Ok(StoredLogin { effect, generation }) => {
-                audit::stored(asker, &login.user_id, &login.host, effect.name(), generation);
+                let sealed = seal == Seal::Opened;
+                audit::stored(asker, &login.user_id, &login.host, effect.name(), generation, sealed);
                 StoreReply::Ok { warnings: Vec::new() }
             }
             Err(error) => {

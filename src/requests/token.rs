@@ -17,6 +17,7 @@ use crate::contract::{ErrorBody, ErrorCode, TokenGrant, Warning};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::{Decision, Demand, Notice, Policy, decide};
 use crate::domain::provider::Provider;
+use crate::domain::sealed_box::PublicKey;
 use crate::limits::bulkhead::{Queue, WaitSlot, Waiter};
 use crate::refresh::FailedFlight;
 use crate::retry::Backoff;
@@ -40,6 +41,8 @@ pub(super) struct Ask<'a> {
     pub(super) user_id: &'a str,
     pub(super) host: &'a str,
     pub(super) lifetime: Duration,
+    /// The reply's token is sealed to this key.
+    pub(super) seal_to: Option<&'a PublicKey>,
     pub(super) time: TimeFrame,
     pub(super) asker: Asker<'a>,
     pub(super) queue: Queue,

@@ -27,7 +27,8 @@ impl Handler {
             let lifetime = self.flags.workspace_start_lifetime(user_id).await;
             self.access.within_limit(asker.publisher, lifetime)
         };
-        let ask = |host| Ask { user_id, host, lifetime, time, asker, queue };
+        let seal_to = request.reply_public_key.as_ref();
+        let ask = |host| Ask { user_id, host, lifetime, seal_to, time, asker, queue };
         let tokens = join_all(request.wanted().into_iter().map(async |wanted| match wanted {
             Wanted::TokenFor(host) => self.token_reply(ask(host.as_str())).await,
             Wanted::Unreadable(place) => {

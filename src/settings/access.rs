@@ -22,6 +22,9 @@ use crate::domain::problem::Problem;
 
 const PUBLISHERS: &str = "publishers";
 const RULES: &str = "access.rules";
+const PUBLISHERS_REQUIRE_SEALED_REPLIES: &str = "publishers.require_sealed_replies";
+const REQUIRE_SEALED_REPLIES: &str = "access.require_sealed_replies";
+const REQUIRE_SEALED_STORES: &str = "access.require_sealed_stores";
 
 /// Who may ask for what.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +32,10 @@ pub struct Access {
     pub policy: AccessPolicy,
     /// Whether every message must name its publisher. With a policy it must in any case.
     pub require_user_id: bool,
+    /// A token is handed out only if it can be sealed to the requester's key.
+    pub require_sealed_replies: bool,
+    /// A login is taken only if it is sealed to a key of the deployment.
+    pub require_sealed_stores: bool,
 }
 
 /// Which publishers there are. An empty policy denies everybody.
@@ -101,9 +108,20 @@ impl Access {
         most.map_or(lifetime, |most| lifetime.min(most))
     }
 
-    /// Whether this publisher gets tokens in sealed replies alone.
-    pub fn requires_sealed_replies(&self, publisher: Option<&str>) -> bool {
-        self.policy_of(publisher).is_some_and(|policy| policy.require_sealed_replies)
+    /// The setting by which this publisher must keep the token of such a message from the broker, if there is one. The only place
+    /// where this is asked.
+    pub fn must_seal(&self, publisher: Option<&str>, message: MessageKind) -> Option<&'static str> {
+        match message {
+            MessageKind::TokenRequest | MessageKind::WorkspaceStart if self.require_sealed_replies => {
+                Some(REQUIRE_SEALED_REPLIES)
+            }
+            MessageKind::TokenRequest | MessageKind::WorkspaceStart => self
+                .policy_of(publisher)
+                .is_some_and(|policy| policy.require_sealed_replies)
+                .then_some(PUBLISHERS_REQUIRE_SEALED_REPLIES),
+            MessageKind::TokenStore => self.require_sealed_stores.then_some(REQUIRE_SEALED_STORES),
+            MessageKind::TokenReport => None,
+        }
     }
 
     /// The publisher, if the policy names it. There are no more of these than the settings have entries.
@@ -147,7 +165,12 @@ impl Access {
             let is_written = from.is_set(RULES) || from.is_set(PUBLISHERS);
             if is_written { AccessPolicy::Rules(Vec::new()) } else { AccessPolicy::Open }
         });
-        Self { policy, require_user_id: from.boolean("access.require_user_id").unwrap_or(false) }
+        Self {
+            policy,
+            require_user_id: from.boolean("access.require_user_id").unwrap_or(false),
+            require_sealed_replies: from.boolean(REQUIRE_SEALED_REPLIES).unwrap_or(false),
+            require_sealed_stores: from.boolean(REQUIRE_SEALED_STORES).unwrap_or(false),
+        }
     }
 }
 

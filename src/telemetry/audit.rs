@@ -67,12 +67,20 @@ pub struct Refreshed<'a> {
     pub generation: i64,
 }
 
-/// `refresh` is the word of the reply: whether the token was refreshed for this request.
+/// How a token went to its requester.
+#[derive(Debug, Clone, Copy)]
+pub struct HandedOut {
+    /// The word of the reply: whether the token was refreshed for this request.
+    pub refresh: &'static str,
+    /// The broker cannot read it.
+    pub sealed: bool,
+}
+
 pub fn handed_out(
     asker: Asker<'_>,
     user: &str,
     host: &str,
-    refresh: &'static str,
+    way: HandedOut,
     generation: i64,
     reserved_until: Timestamp,
 ) {
@@ -80,23 +88,32 @@ pub fn handed_out(
     tracing::info!(
         target: TARGET,
         event = "token_handed_out",
-        outcome = refresh,
+        outcome = way.refresh,
         kind = kind.routing_key(),
         publisher,
         user,
         host,
+        sealed = way.sealed,
         generation,
         %reserved_until,
         request_id,
     );
 }
 
-/// `effect`: what the login did to the stored pair. `generation`: of the pair that is stored now.
-pub fn stored(asker: Asker<'_>, user: &str, host: &str, effect: &'static str, generation: i64) {
+/// `effect`: what the login did to the stored pair. `generation`: of the pair that is stored now. `sealed`: the broker could
+/// not read the login.
+pub fn stored(
+    asker: Asker<'_>,
+    user: &str,
+    host: &str,
+    effect: &'static str,
+    generation: i64,
+    sealed: bool,
+) {
     let Asker { kind, publisher, request_id } = asker;
     let kind = kind.routing_key();
     tracing::info!(
-        target: TARGET, event = "token_stored", outcome = effect, kind, publisher, user, host, generation, request_id
+        target: TARGET, event = "token_stored", outcome = effect, kind, publisher, user, host, generation, sealed, request_id
     );
 }
 

@@ -68,7 +68,7 @@ async fn who_was_given_stored_or_refused_what_is_told_in_a_line_each() {
     let handed_out = |reply: &Value, refresh: &str| {
         json!({
             "event": "token_handed_out", "outcome": refresh, "kind": "token.request", "publisher": publisher,
-            "user": "alice", "host": host, "generation": 2, "reserved_until": token(reply)["reserved_until"],
+            "user": "alice", "host": host, "sealed": false, "generation": 2, "reserved_until": token(reply)["reserved_until"],
             "request_id": REQUEST_ID,
         })
     };
@@ -91,7 +91,7 @@ async fn who_was_given_stored_or_refused_what_is_told_in_a_line_each() {
         line.as_object_mut().unwrap().remove("request_id");
         let expected = json!({
             "event": "token_stored", "outcome": "created", "kind": "token.store", "user": user, "host": host,
-            "generation": 1,
+            "generation": 1, "sealed": false,
         });
         assert_eq!(line, expected);
     }

@@ -66,6 +66,8 @@ fn hosts_of_start(body: &[u8]) -> Vec<String> {
             });
             hosts.collect()
         }
-        Ok(Request::Token(_) | Request::Store(_) | Request::Report(_)) | Err(_) => Vec::new(),
+        Ok(Request::Token(_) | Request::Store(_) | Request::SealedStore(_) | Request::Report(_)) | Err(_) => {
+            Vec::new()
+        }
     }
 }

@@ -1,9 +1,11 @@
 use serde_json::{Value, json};
 use tokenkeeper::contract::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, GrantedToken, MessageKind, Refresh, RefreshCause,
-    Reply, ReportResult, Status, TokenGrant, TokenValue, UnknownFields, Warning, decode, decode_noting,
+    Reply, ReportResult, SealedContent, Status, TokenGrant, TokenValue, UnknownFields, Warning, decode,
+    decode_noting,
 };
 use tokenkeeper::domain::clock::Timestamp;
+use tokenkeeper::domain::sealed_box::SecretKey;
 use tokenkeeper_testkit::schema::Validator;
 
 use super::*;
@@ -24,6 +26,14 @@ fn start(fields: Value) -> Value {
 
 fn login(token: Value) -> Value {
     request(json!({"token": merged(json!({"value": "t"}), token)}))
+}
+
+const PUBLIC_KEY: &str = "B6N8vBQgk8i3VdwbEOhstCY3StFqqFPtC9/AsrhtHHw=";
+/// X25519 ignores the highest bit.
+const LOW_ORDER: &str = "7P///////////////////////////////////////38=";
+
+fn sealed(fields: Value) -> Value {
+    merged(request(json!({"sealed": "A".repeat(68)})), fields)
 }
 
 /// `null` takes a field out.
@@ -77,10 +87,21 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
         (TokenRequest, request(json!({"host": "git example"}))),
         (TokenRequest, request(json!({"host": "a\\b"}))),
         (TokenRequest, request(json!({"host": ""}))),
+        (TokenRequest, request(json!({"reply_public_key": PUBLIC_KEY}))),
+        (TokenRequest, request(json!({"reply_public_key": format!(" {PUBLIC_KEY}")}))),
+        (TokenRequest, request(json!({"reply_public_key": &PUBLIC_KEY[..43]}))),
+        (TokenRequest, request(json!({"reply_public_key": PUBLIC_KEY.replace("w=", "x=")}))),
+        (TokenRequest, request(json!({"reply_public_key": LOW_ORDER}))),
+        (TokenRequest, request(json!({"reply_public_key": LOW_ORDER.replace("8=", "9=")}))),
+        (TokenRequest, request(json!({"reply_public_key": "A".repeat(43) + "="}))),
+        (TokenRequest, request(json!({"reply_public_key": ""}))),
+        (TokenRequest, json!({"user_id": "u-1", "host": "h", "reply_public_key": null})),
         (TokenRequest, json!([])),
         (WorkspaceStart, start(json!({}))),
         (WorkspaceStart, start(json!({"requested_lifetime_secs": 600}))),
         (WorkspaceStart, start(json!({"requested_lifetime_secs": 0}))),
+        (WorkspaceStart, start(json!({"reply_public_key": PUBLIC_KEY}))),
+        (WorkspaceStart, start(json!({"reply_public_key": LOW_ORDER}))),
         (WorkspaceStart, start(json!({"workspace_id": null}))),
         (WorkspaceStart, start(json!({"workspace_id": "\u{0}"}))),
         (WorkspaceStart, start(json!({"repositories": []}))),
@@ -117,6 +138,35 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
         (TokenStore, login(json!({"expires_at": "tomorrow"}))),
         (TokenStore, login(json!({"expires_at": 7}))),
         (TokenStore, request(json!({}))),
+        (TokenStore, sealed(json!({}))),
+        (TokenStore, sealed(json!({"key_id": "k-1"}))),
+        (TokenStore, sealed(json!({"key_id": ""}))),
+        (TokenStore, sealed(json!({"key_id": "k".repeat(65)}))),
+        (TokenStore, sealed(json!({"key_id": "a b"}))),
+        (TokenStore, sealed(json!({"later": 1}))),
+        (TokenStore, sealed(json!({"user_id": null}))),
+        (TokenStore, sealed(json!({"host": null}))),
+        (TokenStore, sealed(json!({"status": "ok"}))),
+        (TokenStore, sealed(json!({"token": {"value": "t"}}))),
+        (TokenStore, sealed(json!({"token": 7}))),
+        (TokenStore, sealed(json!({"auth_id": "j"}))),
+        (TokenStore, sealed(json!({"auth_name": "J."}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(64)}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(68)}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(66) + "=="}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(65) + "B=="}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(67) + "="}))),
+        (TokenStore, sealed(json!({"sealed": "A".repeat(66)}))),
+        (TokenStore, sealed(json!({"sealed": "-".repeat(68)}))),
+        (TokenStore, sealed(json!({"sealed": 7}))),
+        (TokenStore, sealed(json!({"sealed": null}))),
+        (TokenStore, merged(login(json!({})), json!({"key_id": "k-1"}))),
+        (TokenStore, json!({"user_id": "u", "host": "h", "token": {"value": "t"}, "sealed": null})),
+        (TokenStore, json!({"user_id": "u", "host": "h", "token": null, "sealed": "A".repeat(68)})),
+        (
+            TokenStore,
+            json!({"user_id": "u", "host": "h", "auth_id": null, "sealed": "A".repeat(68), "key_id": null}),
+        ),
         (TokenStore, request(json!({"token": "t"}))),
         (TokenReport, request(json!({}))),
         (TokenReport, request(json!({"token_sha256": "0aF9".repeat(16)}))),
@@ -138,12 +188,20 @@ fn a_request_fits_its_schema_exactly_when_a_worker_takes_it() {
 }
 
 fn granted(expires_at: Option<Timestamp>, warnings: Vec<Warning>) -> TokenReply {
+    with(TokenValue::Clear("t".into()), expires_at, warnings)
+}
+
+fn with_value(value: TokenValue) -> TokenReply {
+    with(value, None, Vec::new())
+}
+
+fn with(value: TokenValue, expires_at: Option<Timestamp>, warnings: Vec<Warning>) -> TokenReply {
     let time = Timestamp::from_millis(1_577_840_700_000);
     TokenReply::Ok(TokenGrant {
         user_id: "u-1".into(),
         host: "git.example.org".into(),
         token: GrantedToken {
-            value: TokenValue("t".into()),
+            value,
             username: "x".into(),
             scopes: vec!["repo".into()],
             updated_at: time,
@@ -185,9 +243,13 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
         )
     };
     let whole = ErrorBody::new(ErrorCode::InvalidRequest, "body");
+    let key = SecretKey::generate().public_key();
+    let sealed =
+        TokenValue::Sealed(SealedContent::new("u-1", "git.example.org", "x", &"t".into()).seal(&key));
     for (message, reply) in [
         (Message::TokenReply, Reply::Token(never())),
         (Message::TokenReply, Reply::Token(warned())),
+        (Message::TokenReply, Reply::Token(with_value(sealed))),
         (Message::TokenReply, Reply::Token(TokenReply::Error(refused(full_echo(), Some(12))))),
         (Message::TokenReply, Reply::Token(TokenReply::Error(refused(Echo::default(), None)))),
         (
@@ -215,6 +277,15 @@ fn every_reply_that_a_worker_writes_fits_its_schema() {
         reply.warnings_mut().extend(unknown.into_iter().map(Warning::UnknownField));
         fits(&reply);
     }
+}
+
+#[test]
+fn what_is_sealed_in_a_reply_fits_its_schema() {
+    let value = "t".into();
+    let content = SealedContent::new("u-1", "git.example.org", "x", &value);
+    let content = serde_json::to_value(content).expect("JSON");
+    assert!(validator(Message::TokenSealed).takes(&content), "{content}");
+    assert!(!validator(Message::TokenSealed).takes(&changed(content, "/userinfo", None)));
 }
 
 #[test]
@@ -267,6 +338,9 @@ fn a_reply_that_no_worker_writes_does_not_fit() {
         (&ok, "/status", None),
         (&ok, "/token", None),
         (&ok, "/token/expires_at", None),
+        (&ok, "/token/value", None),
+        (&ok, "/token/userinfo", None),
+        (&ok, "/token/sealed", Some(json!("both"))),
         (&ok, "/token/reserved_until", Some(Value::Null)),
         (&ok, "/refresh", Some(json!("maybe"))),
         (&ok, "/warnings", Some(json!(["odd"]))),
@@ -298,7 +372,7 @@ fn there_is_a_schema_for_every_message_under_its_name() {
     let mut names: Vec<String> = MessageKind::ALL
         .into_iter()
         .flat_map(|kind| [kind.routing_key(), kind.reply_type()])
-        .chain(["event"])
+        .chain(["token.sealed", "event"])
         .map(Into::into)
         .collect();
     names.sort();

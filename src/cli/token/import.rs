@@ -178,6 +178,11 @@ enum Rejection {
 async fn check(line: &Line, hosts: &mut Hosts<'_>) -> Result<Pair, Rejection> {
     let mut login = match decode(MessageKind::TokenStore, &line.text) {
         Ok(Request::Store(request)) => Login::from(*request),
+        Ok(Request::SealedStore(_)) => {
+            return Err(Rejection::Line(
+                "sealed: an import takes no sealed logins; publish it as a token.store".to_owned(),
+            ));
+        }
         Ok(Request::Token(_) | Request::WorkspaceStart(_) | Request::Report(_)) => {
             return Err(Rejection::Line("is not a token.store".to_owned()));
         }

@@ -106,8 +106,11 @@ fn a_publisher_has_what_its_policy_gives_and_nothing_else() {
         let found = answer(&access, &asked(publisher, message, user), host);
         assert_eq!(found, expected, "{publisher:?} {message:?} {user} {host}");
     }
-    assert!(access.requires_sealed_replies(Some("server")));
-    assert!(!access.requires_sealed_replies(Some("login")) && !access.requires_sealed_replies(None));
+    let setting = Some("publishers.require_sealed_replies");
+    assert_eq!(access.must_seal(Some("server"), MessageKind::WorkspaceStart), setting);
+    assert_eq!(access.must_seal(Some("server"), MessageKind::TokenStore), None);
+    assert_eq!(access.must_seal(Some("login"), MessageKind::TokenRequest), None);
+    assert_eq!(access.must_seal(None, MessageKind::TokenRequest), None);
 }
 
 #[test]
@@ -134,4 +137,18 @@ fn only_publishers_that_the_settings_name_are_listed() {
         assert_eq!((access.listed(Some("made-up")), access.listed(None)), (None, None));
     }
     assert_eq!(Access::default().listed(Some("server")), None);
+}
+
+#[test]
+fn each_setting_demands_the_seal_of_its_own_messages() {
+    use MessageKind::{TokenReport, TokenRequest, TokenStore, WorkspaceStart};
+    let demanded = |access: &Access| {
+        [TokenRequest, WorkspaceStart, TokenStore, TokenReport].map(|kind| access.must_seal(None, kind))
+    };
+    assert_eq!(demanded(&Access::default()), [None; 4]);
+    let replies = Access { require_sealed_replies: true, ..Access::default() };
+    let setting = Some("access.require_sealed_replies");
+    assert_eq!(demanded(&replies), [setting, setting, None, None]);
+    let stores = Access { require_sealed_stores: true, ..Access::default() };
+    assert_eq!(demanded(&stores), [None, None, Some("access.require_sealed_stores"), None]);
 }

@@ -233,7 +233,7 @@ impl Stage {
             user_id: user_id.to_owned(),
             host: host.to_owned(),
             token: GrantedToken {
-                value: TokenValue("bb-at-0123456789abcdef0123456789abcdef01234567".into()),
+                value: TokenValue::Clear("bb-at-0123456789abcdef0123456789abcdef01234567".into()),
                 username: self.username.clone(),
                 scopes: self.scopes.clone(),
                 updated_at: self.now,
