@@ -12,12 +12,18 @@ use tokenkeeper::settings::Settings;
 use super::Failure;
 use super::ending::Interrupted;
 use super::requester::{Question, Sent, ask};
+use super::sealing::Sealing;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// How long from now a token must work, 1s to 24h [default: the worker decides]
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     lifetime: Option<u64>,
+    /// Asks for a reply that the broker cannot read, and opens it
+    ///
+    /// Makes a key pair for this one request. The worker seals the token to its public key.
+    #[arg(long)]
+    sealed: bool,
     /// Shows tokens in the table
     #[arg(long)]
     pub(super) show_token: bool,
@@ -26,7 +32,7 @@ pub(super) struct Options {
     pub(super) json: bool,
 }
 
-/// Publishes a request with these fields and returns the body of the reply.
+/// Publishes a request with these fields and returns the body of the reply, opened if it is sealed.
 pub(super) async fn exchange(
     settings: &Settings,
     kind: MessageKind,
@@ -37,6 +43,10 @@ pub(super) async fn exchange(
     if let Some(lifetime) = options.lifetime {
         fields.insert("requested_lifetime_secs".to_owned(), lifetime.into());
     }
+    let sealing = options.sealed.then(Sealing::new);
+    if let Some(sealing) = &sealing {
+        fields.insert("reply_public_key".to_owned(), sealing.public_key().into());
+    }
     let user = fields.get("user_id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let body = Value::Object(fields).to_string();
     // A worker would refuse it too, and the message would end up in the dead letters.
@@ -44,11 +54,17 @@ pub(super) async fn exchange(
     let question = Question { kind, user: &user, body: body.as_bytes(), timeout };
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let sent = Cell::new(Sent::No);
-    tokio::select! {
+    let reply = tokio::select! {
         reply = ask(&settings.broker, &question, &sent) => {
-            reply.map_err(|error| Failure::NoReply(error.into()))
+            reply.map_err(|error| Failure::NoReply(error.into()))?
         }
-        () = signals.next() => Err(anyhow!(Interrupted).context(left_behind(sent.get())).into()),
+        () = signals.next() => {
+            return Err(anyhow!(Interrupted).context(left_behind(sent.get())).into());
+        }
+    };
+    match sealing {
+        None => Ok(reply),
+        Some(sealing) => sealing.open(&user, &reply).map_err(Failure::NoReply),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `tokenkeeper keys`
 
 mod generate;
+mod public;
 mod rotate;
 mod status;
 
@@ -22,6 +23,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Generate(generate::Arguments),
+    Public(public::Arguments),
     Status(status::Arguments),
     Rotate(rotate::Arguments),
 }
@@ -33,6 +35,7 @@ pub(crate) async fn run(
 ) -> Result<Ending, Failure> {
     match arguments.command {
         Command::Generate(arguments) => generate::run(arguments),
+        Command::Public(arguments) => public::run(&load()?, &arguments),
         Command::Status(arguments) => status::run(&load()?, &arguments).await,
         Command::Rotate(arguments) => rotate::run(&load()?, &arguments).await,
     }

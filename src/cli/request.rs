@@ -22,11 +22,12 @@ use super::{Ending, Failure};
   tokenkeeper request --user u-1 --host bitbucket.example.org --lifetime 10m
   tokenkeeper request --user u-1 --host bitbucket.example.org --json |
     jq -r .token.value
+  tokenkeeper request --user u-1 --host bitbucket.example.org --sealed --show-token
 
 Exit codes:
     0  the reply is ok
     1  the reply is an error
-    2  wrong usage or settings, or no reply came
+    2  wrong usage or settings, no reply came, or --sealed cannot open it
   130  interrupted: the error says whether the request was published")]
 pub(crate) struct Arguments {
     /// The platform's user

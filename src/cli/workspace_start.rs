@@ -31,7 +31,7 @@ use super::{Ending, Failure};
 Exit codes:
     0  there is a token for every host
     1  a host has no token
-    2  wrong usage or settings, or no reply came
+    2  wrong usage or settings, no reply came, or --sealed cannot open it
   130  interrupted: the error says whether the request was published")]
 pub(crate) struct Arguments {
     /// The platform's user

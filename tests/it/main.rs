@@ -58,6 +58,7 @@ mod refused_replies;
 mod replies;
 mod reply_to;
 mod reports;
+mod sealed;
 mod texts;
 mod token_request;
 mod token_store;
