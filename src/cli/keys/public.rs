@@ -23,14 +23,13 @@ pub(crate) struct Arguments {
 pub(super) fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
     let ring = settings.key_ring().map_err(|error| Failure::Usage(error.into()))?;
     let mut output = Output::new();
-    // A ring is never empty.
-    for key in ring.keys().iter().take(1) {
-        let public_key = key.login_public_key().to_string();
-        if arguments.json {
-            output.json(&json!({"key_id": key.id(), "public_key": public_key}))?;
-        } else {
-            output.line(public_key)?;
-        }
+    // The first one, as long as nobody has chosen another.
+    let key = ring.sealing_key();
+    let public_key = key.login_public_key().to_string();
+    if arguments.json {
+        output.json(&json!({"key_id": key.id(), "public_key": public_key}))?;
+    } else {
+        output.line(public_key)?;
     }
     if ring.keys().len() > 1 {
         note("Give it to login flows once every worker has its key; `tokenkeeper keys status` shows that.");

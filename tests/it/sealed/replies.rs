@@ -44,7 +44,7 @@ async fn a_sealed_reply_opens_to_the_token_and_holds_it_nowhere_else() {
     let mut sealed = reply;
     for (reply, names) in [(&mut sealed, &["sealed"][..]), (&mut in_clear, &["value", "userinfo"])] {
         let fields = reply["token"].as_object_mut().unwrap();
-        for &name in [names, &["reserved_until"]].concat().iter() {
+        for name in [names, &["reserved_until"]].concat() {
             assert!(fields.remove(name).is_some(), "{name}");
         }
     }
