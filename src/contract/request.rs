@@ -119,7 +119,7 @@ impl Request {
         match self {
             Self::Token(request) => request.requested_lifetime_secs,
             Self::WorkspaceStart(request) => request.requested_lifetime_secs,
-            Self::Store(_) | Self::Report(_) => None,
+            Self::Store(_) | Self::SealedStore(_) | Self::Report(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ fn rule(publisher: &str, hosts: &[&str], messages: &[MessageKind]) -> AccessRule
 }
 
 fn access(policy: AccessPolicy) -> Access {
-    Access { policy, require_user_id: false }
+    Access { policy, ..Access::default() }
 }
 
 fn asked<'a>(publisher: Option<&'a str>, message: MessageKind, user_id: &'a str) -> Asked<'a> {
@@ -107,10 +107,10 @@ fn a_publisher_has_what_its_policy_gives_and_nothing_else() {
         assert_eq!(found, expected, "{publisher:?} {message:?} {user} {host}");
     }
     let setting = Some("publishers.require_sealed_replies");
-    assert_eq!(access.must_seal(Some("server"), MessageKind::WorkspaceStart), setting);
-    assert_eq!(access.must_seal(Some("server"), MessageKind::TokenStore), None);
-    assert_eq!(access.must_seal(Some("login"), MessageKind::TokenRequest), None);
-    assert_eq!(access.must_seal(None, MessageKind::TokenRequest), None);
+    assert_eq!(access.must_seal(Some("server"), WorkspaceStart), setting);
+    assert_eq!(access.must_seal(Some("server"), TokenStore), None);
+    assert_eq!(access.must_seal(Some("login"), TokenRequest), None);
+    assert_eq!(access.must_seal(None, TokenRequest), None);
 }
 
 #[test]
@@ -141,7 +141,6 @@ fn only_publishers_that_the_settings_name_are_listed() {
 
 #[test]
 fn each_setting_demands_the_seal_of_its_own_messages() {
-    use MessageKind::{TokenReport, TokenRequest, TokenStore, WorkspaceStart};
     let demanded = |access: &Access| {
         [TokenRequest, WorkspaceStart, TokenStore, TokenReport].map(|kind| access.must_seal(None, kind))
     };
