@@ -1,8 +1,8 @@
 //! RESERVE: every query on token entries (docs/contract.md, The database protocol), and nothing else.
 //!
 //! Each write is one short conditional UPDATE, guarded by the state that was decided on (`rules.rs`). It tells whether it took
-//! effect ([`Guarded`]). If it did not, the row has changed, and the caller loads and decides again. Nothing here holds a
-//! transaction. A connection is held for one statement, or for grouped statements that follow one another (`line.rs`).
+//! effect ([`Guarded`]). If it did not, the row has changed, and the caller loads and decides again. Nothing on a request's way
+//! holds a transaction. A connection is held for one statement, or for grouped statements that follow one another (`line.rs`).
 
 mod canary;
 mod claim;
@@ -26,6 +26,7 @@ mod report;
 mod reseal;
 mod reserve;
 mod rules;
+mod seal;
 mod standing;
 mod store_refreshed;
 mod take_lease;
@@ -40,6 +41,7 @@ use sea_orm::{
 };
 use tokenkeeper_entity::{identity, token_entry};
 
+pub use self::canary::KeyProof;
 pub use self::claim::Claim;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::error::StoreError;

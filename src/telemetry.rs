@@ -30,6 +30,7 @@ pub mod recorder;
 mod repeated;
 mod replies;
 mod requests;
+mod rows;
 mod seldom;
 mod statements;
 mod suspects;
@@ -51,7 +52,9 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
-pub use self::keys::{keys_dropped, keys_unusable, sealing_begins, sealing_waits, worker_not_kept};
+pub use self::keys::{
+    format_waits, keys_dropped, keys_unusable, sealing_begins, sealing_waits, worker_not_kept,
+};
 pub(crate) use self::label::label;
 pub use self::messages::{InFlight, message_refused, message_settled, put_off};
 pub use self::panics::{Panicking, log_panics, panicked, service_ended};
@@ -61,6 +64,7 @@ pub use self::replies::{
     ReplyGivenUp, reply_connection_lost, reply_given_up, reply_tried_again, reply_unroutable,
 };
 pub use self::requests::{Opportunism, TokenResult, token_reported, token_requested};
+pub use self::rows::row_unusable;
 pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 pub use self::suspects::{SuspectMoved, message_not_moved, suspect_moved};
 
@@ -354,6 +358,7 @@ pub fn describe() {
     panics::describe();
     replies::describe();
     requests::describe();
+    rows::describe();
     statements::describe();
     suspects::describe();
 }

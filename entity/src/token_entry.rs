@@ -58,6 +58,8 @@ pub struct Model {
     pub failure_fingerprint: Option<String>,
     /// When it failed, in ms since the epoch.
     pub failed_at: Option<i64>,
+    /// Authenticates what is on record against the pair, failure and report; none: the pair is sealed in format 1.
+    pub record_mac: Option<Vec<u8>>,
     /// Fingerprint of the tokens that a login flow stored last, kept over refreshes: tells a login that is repeated from
     /// another one.
     pub login_fingerprint: Option<String>,

@@ -18,6 +18,10 @@ pub struct Model {
     pub key_checks: String,
     /// Which key it seals with; none: it has not chosen one yet.
     pub seals_with: Option<String>,
+    /// The newest format of sealed secrets that it reads. Versions that do not say so read format 1.
+    pub reads_format: i32,
+    /// The format that it seals in; none: it has not chosen yet, or does not say.
+    pub seals_in_format: Option<i32>,
     /// When it started, in ms since the epoch.
     pub started_at: i64,
     /// When it last said that it lives, in ms since the epoch.

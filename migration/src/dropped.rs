@@ -21,12 +21,14 @@ impl fmt::Display for Dropped {
 }
 
 /// The columns that a migration drops when it is reverted, and whose data is nowhere else.
-const COLUMNS: [(&str, &str, &[&str]); 5] = [
+const COLUMNS: [(&str, &str, &[&str]); 7] = [
     ("add_attempt", "token_entry", &["attempt_fingerprint", "refreshed_at"]),
     ("add_refusing_since", "auth_provider", &["refusing_since"]),
     ("add_overrides_attempts_and_reports", "auth_provider", &["overrides", "spare_client_secrets_sealed"]),
     ("add_overrides_attempts_and_reports", "token_entry", &["attempted_at", "reported_at"]),
     ("add_issued_at", "token_entry", &["issued_at"]),
+    ("add_record_mac", "token_entry", &["record_mac"]),
+    ("add_formats", "worker", &["reads_format", "seals_in_format"]),
 ];
 
 /// What is lost when the migration of this name (`m…_NNNNNN_WHAT`) is reverted. A migration called `create_TABLE` drops that

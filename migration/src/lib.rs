@@ -26,6 +26,8 @@ mod m20261130_000037_drop_replica;
 mod m20261130_000038_add_issued_at;
 mod m20261130_000039_create_worker;
 mod m20261130_000040_create_key_canary;
+mod m20261130_000041_add_record_mac;
+mod m20261130_000042_add_formats;
 mod m20261130_000050_keep_where_providers_are;
 
 use sea_orm_migration::prelude::*;
@@ -62,6 +64,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000038_add_issued_at::Migration),
             Box::new(m20261130_000039_create_worker::Migration),
             Box::new(m20261130_000040_create_key_canary::Migration),
+            Box::new(m20261130_000041_add_record_mac::Migration),
+            Box::new(m20261130_000042_add_formats::Migration),
             Box::new(m20261130_000050_keep_where_providers_are::Migration),
         ]
     }

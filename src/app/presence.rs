@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::domain::key_use::{Canary, Fit, KnownWorker, problem_with_ring};
+use crate::domain::key_use::{
+    Canary, Fit, KnownWorker, problem_with_format_1, problem_with_ring, problem_with_settings,
+};
 use crate::domain::problem::Problem;
-use crate::domain::secret::RingKey;
-use crate::store::{Store, StoreError};
+use crate::domain::secret::{Format, RingKey};
+use crate::store::{KeyProof, Store, StoreError};
 use crate::telemetry;
 
 /// How often a process says that it lives, and looks whether it may seal with a newer key.
@@ -27,6 +29,8 @@ pub struct Presence {
     /// The place in the ring of the key that it seals with.
     place: Option<usize>,
     waits: Option<Waits>,
+    /// Who does not read the newest format, while it seals in an older one for their sake.
+    behind: Vec<KnownWorker>,
 }
 
 /// A newer key that a process does not seal with yet.
@@ -50,7 +54,11 @@ impl Presence {
     /// # Errors
     /// A [`Problem`] if the ring does not open what others seal, or if others could not open what this process seals.
     pub async fn begin(store: &Store, id: String, command: &'static str) -> anyhow::Result<Self> {
-        let mut presence = Self { store: store.clone(), id, command, place: None, waits: None };
+        let mut presence =
+            Self { store: store.clone(), id, command, place: None, waits: None, behind: Vec::new() };
+        // Who refuses format 1 never writes it, whatever the database says of others.
+        let first = if store.keys().accepts_format_1() { Format::One } else { Format::NEWEST };
+        store.keys().seal_in(first);
         match presence.join().await {
             Ok(()) => Ok(presence),
             Err(error) => {
@@ -123,6 +131,11 @@ impl Presence {
         self.waits.as_ref()
     }
 
+    /// Who does not read the newest format. Nobody: this process seals in it.
+    pub fn behind(&self) -> &[KnownWorker] {
+        &self.behind
+    }
+
     async fn join(&mut self) -> anyhow::Result<()> {
         // Before the look at the canaries: whoever announces a key after that look sees this row.
         self.say().await?;
@@ -130,6 +143,7 @@ impl Presence {
         if let Some(problem) = self.problem(&canaries).await? {
             return Err(problem.into());
         }
+        self.choose_format(&canaries).await?;
         self.choose().await?;
         if self.place.is_none() {
             return Err(self.nobody_could_read().into());
@@ -158,6 +172,7 @@ impl Presence {
             let _ = self.store.announce_key(key).await?;
             let _ = self.store.put_key_into_use(key.id()).await?;
         }
+        self.choose_format(&canaries).await?;
         self.choose().await?;
         Ok(None)
     }
@@ -165,22 +180,26 @@ impl Presence {
     /// Why the ring does not do. None: it opens all of these canaries.
     async fn problem(&self, canaries: &[Canary]) -> Result<Option<Problem>, StoreError> {
         let ring = self.store.keys();
+        if let Some(problem) = problem_with_settings(ring, canaries) {
+            return Ok(Some(problem));
+        }
         let (mut missing, mut other) = (Vec::new(), Vec::new());
         // A key that somebody dropped before there were canaries: rows that nobody missed may be left of it.
         let mut dropped = Vec::new();
         for canary in canaries {
             let id = canary.key_id.as_str();
             match canary.fit(ring) {
-                Fit::Opens => {}
+                Fit::Opens | Fit::OtherDeployment | Fit::RefusedFormat => {}
                 Fit::Missing if canary.sealed.is_none() => dropped.push(id),
                 Fit::Missing => missing.push(id),
                 Fit::OtherKey => other.push(id),
                 Fit::Unproven => {
                     let key = ring.keys().iter().find(|key| key.id() == id);
-                    if let Some(key) = key
-                        && !self.store.prove_key(key).await?
-                    {
-                        other.push(id);
+                    let Some(key) = key else { continue };
+                    match self.store.prove_key(key).await? {
+                        KeyProof::Proven => {}
+                        KeyProof::RefusedFormat => return Ok(Some(problem_with_format_1())),
+                        KeyProof::OtherKey => other.push(id),
                     }
                 }
             }
@@ -192,6 +211,38 @@ impl Presence {
             telemetry::keys_dropped(&dropped.join(", "));
         }
         Ok(problem_with_ring(&missing, &other))
+    }
+
+    /// Seals in the newest format once everybody reads it. Never goes back.
+    async fn choose_format(&mut self, canaries: &[Canary]) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        let is_chosen = store.keys().sealing_format() == Format::NEWEST;
+        let behind = if is_chosen { Vec::new() } else { self.reading_less().await? };
+        if behind.is_empty() {
+            // From here on no older version starts. One that started before has its row.
+            for canary in canaries.iter().filter(|canary| canary.format() == Some(Format::One)) {
+                let _ = store.renew_canary(canary).await?;
+            }
+        }
+        if is_chosen {
+            return Ok(());
+        }
+        let behind = if behind.is_empty() { self.reading_less().await? } else { behind };
+        if behind.is_empty() {
+            store.keys().seal_in(Format::NEWEST);
+        } else if self.behind.is_empty() {
+            telemetry::format_waits(Format::NEWEST.number(), &names(&behind));
+        }
+        self.behind = behind;
+        Ok(())
+    }
+
+    /// Who may live and does not read the newest format.
+    async fn reading_less(&self) -> Result<Vec<KnownWorker>, StoreError> {
+        let mut workers = self.store.workers().await?;
+        workers
+            .retain(|worker| worker.is_waited_for && worker.id != self.id && !worker.reads(Format::NEWEST));
+        Ok(workers)
     }
 
     /// Chooses the first key of the ring that everybody can read. Never goes back to an older one.

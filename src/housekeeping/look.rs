@@ -55,7 +55,7 @@ impl Look<'_> {
     }
 
     pub(super) async fn providers(&self) -> Result<Providers, StoreError> {
-        let providers = self.store.all_providers().await?;
+        let providers = self.store.usable_providers().await?;
         Ok(providers.into_iter().map(|provider| (provider.id, Arc::new(provider))).collect())
     }
 

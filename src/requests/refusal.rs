@@ -139,6 +139,7 @@ pub(super) fn internal_message(error: &StoreError) -> &'static str {
         StoreError::NoAnswer => "the database does not answer",
         StoreError::Database { .. } => "the database refuses a value; the worker's log says why",
         StoreError::Sealed { .. } => "a stored secret cannot be decrypted; the worker's log says which",
+        StoreError::Changed { .. } => "a stored row was changed from outside; the worker's log says which",
         StoreError::Corrupt { .. } => "a stored row cannot be read; the worker's log says which",
     }
 }

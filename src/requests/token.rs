@@ -96,8 +96,12 @@ impl Handler {
                     Err(Refusal::Answer(error)) => return Err(error),
                     Err(Refusal::Store(error)) => error,
                 };
-                telemetry::store_failed(&error);
-                self.database.suspect();
+                if error.is_of_contents() {
+                    telemetry::row_unusable(&error);
+                } else {
+                    telemetry::store_failed(&error);
+                    self.database.suspect();
+                }
                 if !error.is_transient() {
                     return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
                 }
@@ -212,7 +216,14 @@ impl Attempt<'_> {
         let Decision::Serve { reserved, notices } = decision else { return Ok(Round::Again) };
         let until = self.demand.until().max(known.reserved_until());
         match store.reserve_known(&known, until, now).await? {
-            Guarded::Done => self.granted(&known.entry, until, Way::stored(reserved), warnings(notices)),
+            Guarded::Done => {
+                let granted = self.granted(&known.entry, until, Way::stored(reserved), warnings(notices));
+                // The row may have been mended since it was loaded.
+                granted.or_else(|_| {
+                    known.forget();
+                    Ok(Round::Again)
+                })
+            }
             Guarded::Moved => Ok(Round::Again),
         }
     }

@@ -88,7 +88,7 @@ fn the_example_file_shows_exactly_the_known_keys() {
             continue;
         }
         if let Some((name, _)) = code.split_once(" = ")
-            && name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         {
             shown.insert(format!("{section}.{name}"));
         }

@@ -11,10 +11,21 @@ use super::login::is_duplicate;
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::key_use::Canary;
-use crate::domain::secret::{KeyRing, RingKey};
+use crate::domain::secret::{Format, KeyRing, OpenError, RingKey};
 
 /// So many rows are tried to prove a key: one of them may be damaged.
 const SAMPLES: u64 = 5;
+
+/// Whether a key of the ring is the one that rows are sealed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyProof {
+    /// It opens them, or there are none.
+    Proven,
+    /// It opens none of them.
+    OtherKey,
+    /// They are in format 1, which the ring refuses.
+    RefusedFormat,
+}
 
 impl Store {
     pub const fn keys(&self) -> &KeyRing {
@@ -33,11 +44,11 @@ impl Store {
         Ok(row.map_err(StoreError::database("look at a key in use"))?.map(canary))
     }
 
-    /// Writes the key's canary. `Moved`: there is one already.
+    /// Writes the key's canary, in the format that is sealed in now. `Moved`: there is one already.
     pub async fn announce_key(&self, key: &RingKey) -> Result<Guarded, StoreError> {
         let row = ActiveModel {
             key_id: Set(key.id().to_owned()),
-            sealed: Set(Some(Canary::sealed_by(key))),
+            sealed: Set(Some(Canary::sealed_by(&self.keys.sealer_of(key, self.keys.sealing_format())))),
             in_use_since: Set(None),
         };
         match KeyCanary::insert(row).exec_without_returning(&self.urgent).await {
@@ -65,9 +76,24 @@ impl Store {
         removed.map(drop).map_err(StoreError::database("retire a key"))
     }
 
-    /// Whether the key of this id in the ring is the one that rows are sealed with, judged by a few of them. If it is, or if no
-    /// row is sealed with it, its canary gets the key's ciphertext.
-    pub async fn prove_key(&self, key: &RingKey) -> Result<bool, StoreError> {
+    /// Seals a canary in the newest format. `Moved`: somebody was first, or the ring has no such key.
+    pub async fn renew_canary(&self, canary: &Canary) -> Result<Guarded, StoreError> {
+        let key = self.keys.keys().iter().find(|key| key.id() == canary.key_id);
+        let Some((key, sealed)) = key.zip(canary.sealed.as_deref()) else { return Ok(Guarded::Moved) };
+        let renewed = Canary::sealed_by(&self.keys.sealer_of(key, Format::NEWEST));
+        let updated = KeyCanary::update_many()
+            .col_expr(Column::Sealed, Expr::value(renewed))
+            .filter(Column::KeyId.eq(key.id()))
+            .filter(Column::Sealed.eq(sealed))
+            .exec(&self.urgent)
+            .await
+            .map_err(StoreError::database("renew a key's canary"))?;
+        Ok(Guarded::from_rows(updated.rows_affected))
+    }
+
+    /// Whether the key of this id in the ring is the one that rows are sealed with, judged by a few of them. If it is, its canary
+    /// gets the key's ciphertext.
+    pub async fn prove_key(&self, key: &RingKey) -> Result<KeyProof, StoreError> {
         let failed = StoreError::database;
         let entries = token_entry::Entity::find()
             .filter(token_entry::Column::KeyId.eq(key.id()))
@@ -82,21 +108,26 @@ impl Store {
             .await
             .map_err(failed("load providers to prove a key"))?;
         let is_unused = entries.is_empty() && providers.is_empty();
-        let opens_entry = entries
+        let of_entries = entries
             .into_iter()
-            .any(|row| Entry::from_row(row).and_then(|entry| self.open_access_token(&entry)).is_ok());
-        let is_proven =
-            is_unused || opens_entry || providers.into_iter().any(|row| self.read_provider(row).is_ok());
-        if is_proven {
+            .map(|row| Entry::from_row(row).and_then(|entry| self.open_access_token(&entry)).map(drop));
+        let opened: Vec<Result<(), StoreError>> =
+            of_entries.chain(providers.into_iter().map(|row| self.read_provider(row).map(drop))).collect();
+        if is_unused || opened.iter().any(Result::is_ok) {
+            let sealed = Canary::sealed_by(&self.keys.sealer_of(key, self.keys.sealing_format()));
             KeyCanary::update_many()
-                .col_expr(Column::Sealed, Expr::value(Canary::sealed_by(key)))
+                .col_expr(Column::Sealed, Expr::value(sealed))
                 .filter(Column::KeyId.eq(key.id()))
                 .filter(Column::Sealed.is_null())
                 .exec(&self.db)
                 .await
                 .map_err(failed("write a key's canary"))?;
+            return Ok(KeyProof::Proven);
         }
-        Ok(is_proven)
+        let is_refused = |opened: &Result<(), StoreError>| {
+            matches!(opened, Err(StoreError::Sealed { source: OpenError::Format1(_), .. }))
+        };
+        Ok(if opened.iter().any(is_refused) { KeyProof::RefusedFormat } else { KeyProof::OtherKey })
     }
 }
 

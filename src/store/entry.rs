@@ -6,11 +6,12 @@ use sea_orm::ActiveValue::Set;
 use tokenkeeper_entity::token_entry;
 
 use super::pair::NewPair;
+use super::seal::Record;
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::decide::TokenState;
 use crate::domain::provider::Provider;
-use crate::domain::secret::{SecretString, fingerprint};
+use crate::domain::secret::fingerprint;
 
 /// A loaded row of `token_entry`: the current pair of an identity, still encrypted.
 #[derive(Debug, Clone)]
@@ -36,10 +37,10 @@ pub struct Entry {
     /// The last failed refresh of this pair.
     pub failure: Option<Failure>,
     pub updated_at: Timestamp,
-    /// The column's value, of any kind of failure.
-    pub(super) failed_at: Option<i64>,
-    /// When somebody reported that the host rejects the access token, in ms since the epoch.
-    pub(super) reported_at: Option<i64>,
+    /// Failure and report, as their columns have them.
+    pub(super) record: Record,
+    /// Authenticates the record. None: the pair is sealed in format 1.
+    pub(super) record_mac: Option<Vec<u8>>,
     /// When the provider was asked for this pair. None: a login brought it.
     pub(super) refreshed_at: Option<Timestamp>,
     pub(super) login_fingerprint: Option<String>,
@@ -120,6 +121,13 @@ impl Entry {
             what: format!("column scopes of token_entry {}", row.id),
             reason: error.to_string(),
         })?;
+        let record = Record {
+            code: row.failure_code,
+            message: row.failure_message,
+            fingerprint: row.failure_fingerprint,
+            failed_at: row.failed_at,
+            reported_at: row.reported_at,
+        };
         Ok(Self {
             id: row.id,
             identity_id: row.identity_id,
@@ -137,7 +145,7 @@ impl Entry {
                     .map(Duration::from_millis),
                 refreshable: row.refresh_token_sealed.is_some(),
                 in_doubt: row.attempt_fingerprint.is_some(),
-                reported: row.reported_at.is_some(),
+                reported: record.reported_at.is_some(),
             },
             refresh_token_expires_at: row.refresh_token_expires_at.map(Timestamp::from_millis),
             lease: row
@@ -146,24 +154,29 @@ impl Entry {
                 .map(|(holder, until)| Lease { holder, until: Timestamp::from_millis(until) }),
             attempted_at: row.attempt_fingerprint.as_ref().and(row.attempted_at).map(Timestamp::from_millis),
             attempt: row.attempt_fingerprint,
-            failed_at: row.failed_at,
-            reported_at: row.reported_at,
             refreshed_at: row.refreshed_at.map(Timestamp::from_millis),
             login_fingerprint: row.login_fingerprint,
             issued_at: row.issued_at.map(Timestamp::from_millis),
-            failure: row.failure_code.and_then(|code| {
-                Some(Failure {
-                    kind: FailureKind::ALL.into_iter().find(|kind| kind.name() == code)?,
-                    message: row.failure_message.unwrap_or_default(),
-                    fingerprint: row.failure_fingerprint.unwrap_or_default(),
-                    at: Timestamp::from_millis(row.failed_at.unwrap_or_default()),
-                })
-            }),
+            failure: record.failure(),
+            record,
+            record_mac: row.record_mac,
             updated_at: Timestamp::from_millis(row.updated_at),
             access_token_sealed: row.access_token_sealed,
             refresh_token_sealed: row.refresh_token_sealed,
             key_id: row.key_id,
         })
+    }
+
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner { identity_id: self.identity_id, user: &self.user_id, provider_id: self.provider_id }
+    }
+
+    /// Whether the row is its owner's, as somebody knows who did not take it from the row.
+    pub(super) fn check_owner(&self, owner: &Owner<'_>) -> Result<(), StoreError> {
+        if self.owner() == *owner {
+            return Ok(());
+        }
+        Err(StoreError::Changed { what: format!("user or provider of token_entry {}", self.id) })
     }
 
     /// The columns that a new pair sets: the pair, its dates and its reservation. It clears the failure and the report of the old
@@ -189,6 +202,7 @@ impl Entry {
             failure_message: Set(None),
             failure_fingerprint: Set(None),
             failed_at: Set(None),
+            record_mac: Set(self.record_mac.clone()),
             updated_at: Set(self.updated_at.as_millis()),
             ..Default::default()
         }
@@ -228,12 +242,12 @@ fn scopes_json(scopes: &[String]) -> String {
 }
 
 /// The column's value.
-fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
+pub(super) fn lifetime_ms(lifetime: Option<Duration>) -> Option<i64> {
     lifetime.map(|lifetime| i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The identity that a pair belongs to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owner<'a> {
     pub(super) identity_id: i64,
     pub(super) user: &'a str,
@@ -241,22 +255,17 @@ pub(super) struct Owner<'a> {
 }
 
 impl Store {
-    /// An entry with this pair, before it has a row.
+    /// An entry with this pair, before it has a row. A refresh keeps the fingerprint of the login that it goes back to.
     pub(super) fn new_entry(
         &self,
         owner: Owner<'_>,
         generation: i64,
         pair: &NewPair,
+        login: Option<&str>,
         now: Timestamp,
     ) -> Entry {
         let Owner { identity_id, user, provider_id } = owner;
-        let key = self.keys.sealing_key();
-        let seal = |secret: &SecretString, column: PairColumn| {
-            key.seal(secret, &column.bound_to(identity_id, generation))
-        };
-        let access_token = seal(&pair.access_token, PairColumn::AccessToken);
-        let refresh_token = pair.refresh_token.as_ref().map(|token| seal(token, PairColumn::RefreshToken));
-        Entry {
+        let entry = Entry {
             id: NO_ROW,
             identity_id,
             user_id: user.to_owned(),
@@ -277,26 +286,19 @@ impl Store {
             attempt: None,
             attempted_at: None,
             failure: None,
-            failed_at: None,
-            reported_at: None,
+            record: Record::default(),
+            record_mac: None,
             refreshed_at: pair.source.asked_at(),
-            login_fingerprint: pair.login_fingerprint(),
+            login_fingerprint: pair.login_fingerprint().or_else(|| login.map(str::to_owned)),
             // A date in the future would keep out whatever is issued until then.
             issued_at: pair.source.issued_at().map(|at| at.min(now)),
             updated_at: now,
-            key_id: access_token.key_id,
-            access_token_sealed: access_token.bytes,
-            refresh_token_sealed: refresh_token.map(|sealed| sealed.bytes),
-        }
-    }
-
-    pub fn open_access_token(&self, entry: &Entry) -> Result<SecretString, StoreError> {
-        self.open(entry, PairColumn::AccessToken, &entry.access_token_sealed)
-    }
-
-    pub fn open_refresh_token(&self, entry: &Entry) -> Result<Option<SecretString>, StoreError> {
-        let sealed = entry.refresh_token_sealed.as_deref();
-        sealed.map(|sealed| self.open(entry, PairColumn::RefreshToken, sealed)).transpose()
+            key_id: String::new(),
+            access_token_sealed: Vec::new(),
+            refresh_token_sealed: None,
+        };
+        // Last, because the tokens are bound to all of that.
+        self.seal_pair(entry, &pair.access_token, pair.refresh_token.as_ref())
     }
 
     /// The failure that proves the present refresh token dead. A failure of an earlier refresh token says nothing about this
@@ -309,37 +311,7 @@ impl Store {
         let refresh_token = self.open_refresh_token(entry)?;
         Ok(refresh_token.filter(|token| fingerprint(token) == failure.fingerprint).map(|_| failure))
     }
-
-    fn open(&self, entry: &Entry, column: PairColumn, sealed: &[u8]) -> Result<SecretString, StoreError> {
-        let bound_to = column.bound_to(entry.identity_id, entry.generation);
-        self.keys.open(&entry.key_id, sealed, &bound_to).map_err(|source| StoreError::Sealed {
-            what: format!("column {} of token_entry {}", column.name(), entry.id),
-            source,
-        })
-    }
 }
 
 /// The id of an entry that has no row yet. Databases count rows from one.
 const NO_ROW: i64 = 0;
-
-/// The two encrypted columns of an entry.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum PairColumn {
-    AccessToken,
-    RefreshToken,
-}
-
-impl PairColumn {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::AccessToken => "access_token_sealed",
-            Self::RefreshToken => "refresh_token_sealed",
-        }
-    }
-
-    /// A ciphertext is bound to column, identity and generation. Copied to another user, or written back over a newer pair, it
-    /// does not open.
-    pub(super) fn bound_to(self, identity_id: i64, generation: i64) -> String {
-        format!("token_entry/{}/{identity_id}/{generation}", self.name())
-    }
-}

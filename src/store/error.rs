@@ -19,6 +19,11 @@ pub enum StoreError {
     /// An encrypted column cannot be opened. The operator must check the keys.
     #[error("cannot decrypt {what}: {source}")]
     Sealed { what: String, source: OpenError },
+    /// Somebody without the key changed a row, or put an old state of it back.
+    #[error(
+        "{what} was not written by tokenkeeper: somebody changed the row, or put a part of an older one back"
+    )]
+    Changed { what: String },
     /// A row holds a value that no version of this program writes.
     #[error("{what} is not readable: {reason}")]
     Corrupt { what: String, reason: String },
@@ -27,6 +32,14 @@ pub enum StoreError {
 impl StoreError {
     pub(super) fn database(action: &'static str) -> impl FnOnce(DbErr) -> Self {
         move |source| Self::Database { action, source }
+    }
+
+    /// Whether the error is about what stands in a row.
+    pub const fn is_of_contents(&self) -> bool {
+        match self {
+            Self::Sealed { .. } | Self::Changed { .. } | Self::Corrupt { .. } => true,
+            Self::Database { .. } | Self::NoAnswer => false,
+        }
     }
 
     /// Whether the error is about the database and not about a row: any other statement would fail, too.
@@ -43,7 +56,7 @@ impl StoreError {
                 }
                 _ => false,
             },
-            Self::NoAnswer | Self::Sealed { .. } | Self::Corrupt { .. } => false,
+            Self::NoAnswer | Self::Sealed { .. } | Self::Changed { .. } | Self::Corrupt { .. } => false,
         }
     }
 
@@ -52,7 +65,7 @@ impl StoreError {
         match self {
             Self::Database { source, .. } => !is_refusal(source),
             Self::NoAnswer => true,
-            Self::Sealed { .. } | Self::Corrupt { .. } => false,
+            Self::Sealed { .. } | Self::Changed { .. } | Self::Corrupt { .. } => false,
         }
     }
 }

@@ -10,6 +10,7 @@ use super::entry::{Entry, FailureKind};
 use super::rules::{lease_is_free, not_reserved_beyond};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
+use crate::telemetry;
 
 /// An idle pair is refreshed when less than a quarter of its refresh token's life is left ...
 const LAST_QUARTER: i64 = 4;
@@ -120,7 +121,9 @@ impl Store {
             .all(&self.db)
             .await
             .map_err(StoreError::database("load tokens that nobody asks for"))?;
-        let mut found: Vec<Entry> = rows.into_iter().map(Entry::from_row).collect::<Result<_, _>>()?;
+        let read = rows.into_iter().map(Entry::from_row);
+        let mut found: Vec<Entry> =
+            read.filter_map(|read| read.inspect_err(|error| telemetry::row_unusable(error)).ok()).collect();
         found.sort_by_key(|entry| ids.iter().position(|id| *id == entry.id));
         Ok(found)
     }

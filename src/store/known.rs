@@ -77,9 +77,11 @@ impl Store {
         let reservation = Reservation::while_held(&known.entry, until, now);
         let reserved = self.reservations.submit(&self.grouped, &self.db, reservation).await?;
         match reserved {
-            Guarded::Done => known.reserved_until.fetch_max(until.as_millis(), Ordering::Relaxed),
-            Guarded::Moved => known.reserved_until.swap(FORGOTTEN, Ordering::Relaxed),
-        };
+            Guarded::Done => {
+                known.reserved_until.fetch_max(until.as_millis(), Ordering::Relaxed);
+            }
+            Guarded::Moved => known.forget(),
+        }
         Ok(reserved)
     }
 }
@@ -88,6 +90,11 @@ impl KnownEntry {
     /// Until when it is reserved, as far as is known.
     pub fn reserved_until(&self) -> Timestamp {
         Timestamp::from_millis(self.reserved_until.load(Ordering::Relaxed))
+    }
+
+    /// It must not be used any more: the next request loads the row.
+    pub fn forget(&self) {
+        self.reserved_until.store(FORGOTTEN, Ordering::Relaxed);
     }
 
     /// What to decide on.

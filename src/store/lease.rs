@@ -73,20 +73,45 @@ impl Store {
         failure: &Failure,
         attempt: Attempt,
     ) -> Result<Guarded, StoreError> {
+        let mut current = entry.clone();
+        loop {
+            let ended = self.end_lease_of(&current, holder, failure, attempt).await?;
+            if ended == Guarded::Done {
+                return Ok(Guarded::Done);
+            }
+            // Somebody may have reported the token meanwhile.
+            match self.reload_for_record(entry).await? {
+                Some(again) if again.lease.as_ref().is_some_and(|lease| lease.holder == holder) => {
+                    current = again;
+                }
+                Some(_) | None => return Ok(Guarded::Moved),
+            }
+        }
+    }
+
+    async fn end_lease_of(
+        &self,
+        entry: &Entry,
+        holder: &str,
+        failure: &Failure,
+        attempt: Attempt,
+    ) -> Result<Guarded, StoreError> {
         let nothing = || Expr::value(None::<String>);
+        let mac = self.mac_of(entry, &entry.record.with_failure(failure))?;
         let mut update = TokenEntry::update_many()
             .col_expr(Column::LeaseHolder, nothing())
             .col_expr(Column::LeaseUntil, Expr::value(None::<i64>))
             .col_expr(Column::FailureCode, Expr::value(failure.kind.name()))
             .col_expr(Column::FailureMessage, Expr::value(failure.message.as_str()))
             .col_expr(Column::FailureFingerprint, Expr::value(failure.fingerprint.as_str()))
-            .col_expr(Column::FailedAt, Expr::value(failure.at.as_millis()));
+            .col_expr(Column::FailedAt, Expr::value(failure.at.as_millis()))
+            .col_expr(Column::RecordMac, Expr::value(mac));
         match attempt {
             Attempt::Settled => update = update.col_expr(Column::AttemptFingerprint, nothing()),
             Attempt::InDoubt => {}
         }
         let updated = update
-            .filter(entry.is_unmoved())
+            .filter(entry.has_record_as_loaded())
             .filter(Column::LeaseHolder.eq(holder))
             .exec(&self.urgent)
             .await

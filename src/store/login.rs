@@ -44,14 +44,6 @@ impl LoginEffect {
             Self::Kept => "kept",
         }
     }
-
-    fn on(stored: Option<&Entry>, pair: &NewPair, replace: bool) -> Self {
-        match stored {
-            None => Self::Created,
-            Some(stored) if !replace && pair.is_older_than(stored) => Self::Kept,
-            Some(_) => Self::Replaced,
-        }
-    }
 }
 
 impl Store {
@@ -72,8 +64,8 @@ impl Store {
         let identity = self.put_identity(user_id, provider_id, account, now).await?;
         let owner = Owner { identity_id: identity.id, user: user_id, provider_id };
         loop {
-            let stored = self.entry_of(identity.id).await?;
-            let effect = LoginEffect::on(stored.as_ref(), pair, replace);
+            let stored = self.entry_of(&owner).await?;
+            let effect = self.login_effect(stored.as_ref(), pair, replace);
             let before = stored.as_ref().map_or(0, |stored| stored.generation);
             if effect == LoginEffect::Kept {
                 return Ok(StoredLogin { effect, generation: before });
@@ -98,19 +90,34 @@ impl Store {
         replace: bool,
     ) -> Result<LoginEffect, StoreError> {
         let stored = match self.identity(user_id, provider_id).await? {
-            Some(identity) => self.entry_of(identity.id).await?,
+            Some(identity) => {
+                self.entry_of(&Owner { identity_id: identity.id, user: user_id, provider_id }).await?
+            }
             None => None,
         };
-        Ok(LoginEffect::on(stored.as_ref(), pair, replace))
+        Ok(self.login_effect(stored.as_ref(), pair, replace))
     }
 
-    async fn entry_of(&self, identity_id: i64) -> Result<Option<Entry>, StoreError> {
+    fn login_effect(&self, stored: Option<&Entry>, pair: &NewPair, replace: bool) -> LoginEffect {
+        match stored {
+            None => LoginEffect::Created,
+            // Of a row that somebody changed nothing is kept: the login mends it.
+            Some(stored) if !replace && pair.is_older_than(stored) && !self.is_changed(stored) => {
+                LoginEffect::Kept
+            }
+            Some(_) => LoginEffect::Replaced,
+        }
+    }
+
+    /// The new pair is bound to the owner that stands in the row, so this must be the one that logs in.
+    async fn entry_of(&self, owner: &Owner<'_>) -> Result<Option<Entry>, StoreError> {
         let row = token_entry::Entity::find()
-            .filter(token_entry::Column::IdentityId.eq(identity_id))
+            .filter(token_entry::Column::IdentityId.eq(owner.identity_id))
             .one(&self.db)
             .await
             .map_err(StoreError::database("load the token of an identity"))?;
-        row.map(Entry::from_row).transpose()
+        let entry = row.map(Entry::from_row).transpose()?;
+        entry.map(|entry| entry.check_owner(owner).map(|()| entry)).transpose()
     }
 
     async fn identity(&self, user_id: &str, provider_id: i64) -> Result<Option<identity::Model>, StoreError> {
@@ -171,6 +178,18 @@ impl Store {
         Ok(())
     }
 
+    /// The row of an identity's first pair, as a login writes it. For who writes many of them at once.
+    pub fn first_row(
+        &self,
+        identity_id: i64,
+        user: &str,
+        provider_id: i64,
+        pair: &NewPair,
+        now: Timestamp,
+    ) -> token_entry::ActiveModel {
+        self.new_entry(Owner { identity_id, user, provider_id }, 1, pair, None, now).first_row()
+    }
+
     /// Inserts the first entry of an identity. `Moved`: another worker was first.
     async fn insert_entry(
         &self,
@@ -178,7 +197,7 @@ impl Store {
         pair: &NewPair,
         now: Timestamp,
     ) -> Result<Guarded, StoreError> {
-        let new = self.new_entry(owner, 1, pair, now).first_row();
+        let new = self.first_row(owner.identity_id, owner.user, owner.provider_id, pair, now);
         match token_entry::Entity::insert(new).exec_without_returning(&self.db).await {
             Ok(_) => Ok(Guarded::Done),
             Err(error) if is_duplicate(&error) => Ok(Guarded::Moved),

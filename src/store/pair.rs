@@ -7,7 +7,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, Value};
 use tokenkeeper_entity::token_entry;
 
-use super::entry::{Entry, Origin, Owner};
+use super::entry::{Entry, Origin};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::{ExposeSecret, SecretString, fingerprint};
@@ -75,7 +75,7 @@ impl NewPair {
     /// What stands beside the tokens is the same, and there is no failure or report that the login would clear.
     fn brings_nothing_to(&self, stored: &Entry) -> bool {
         stored.failure.is_none()
-            && stored.reported_at.is_none()
+            && stored.record.reported_at.is_none()
             && self.username == stored.username
             && self.scopes == stored.scopes
             && self.expires_at == stored.state.expires_at
@@ -236,10 +236,7 @@ impl Store {
 
     /// The entry that follows `entry` with this pair.
     pub(super) fn successor(&self, entry: &Entry, pair: &NewPair, now: Timestamp) -> Entry {
-        let owner =
-            Owner { identity_id: entry.identity_id, user: &entry.user_id, provider_id: entry.provider_id };
-        let next = self.new_entry(owner, entry.generation + 1, pair, now);
-        let login_fingerprint = next.login_fingerprint.or_else(|| entry.login_fingerprint.clone());
-        Entry { id: entry.id, login_fingerprint, ..next }
+        let login = entry.login_fingerprint.as_deref();
+        Entry { id: entry.id, ..self.new_entry(entry.owner(), entry.generation + 1, pair, login, now) }
     }
 }

@@ -11,7 +11,7 @@ use super::entry::{Entry, Origin};
 use super::pair::{NewPair, PairSource};
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
-use crate::domain::secret::{ExposeSecret, SecretString};
+use crate::domain::secret::{Binding, ExposeSecret, SecretString};
 
 /// A refreshed pair outside of the database. Its secrets are encrypted, and bound to the entry and the generation that it
 /// follows. So whoever can write to the queue or the folder cannot bring in a pair of their own.
@@ -79,8 +79,19 @@ impl ParkedPair {
         &self.key_id
     }
 
-    fn bound_to(&self) -> String {
-        format!("parked_pair/{}/{}/{}", self.entry_id, self.identity_id, self.generation)
+    /// `user` and `provider_id` are the entry's. They do not stand in the pair, so they must be right in the row that it comes
+    /// back to.
+    fn binding(&self, user: &str, provider_id: i64) -> Binding {
+        let format_1 = format!("parked_pair/{}/{}/{}", self.entry_id, self.identity_id, self.generation);
+        Binding::new("parked_pair", "sealed")
+            .number(self.entry_id)
+            .number(self.identity_id)
+            .text(user)
+            .number(provider_id)
+            .number(self.generation)
+            .text(&self.host)
+            .text(&self.holder)
+            .also_in_format_1(format_1)
     }
 }
 
@@ -116,7 +127,7 @@ impl Store {
             key_id: String::new(),
             sealed: String::new(),
         };
-        let sealed = self.keys.seal(&json, &parked.bound_to());
+        let sealed = self.keys.seal(&json, parked.binding(&entry.user_id, entry.provider_id));
         parked.sealed = BASE64.encode(sealed.bytes);
         parked.key_id = sealed.key_id;
         parked
@@ -128,23 +139,24 @@ impl Store {
         parked: &ParkedPair,
         now: Timestamp,
     ) -> Result<Restored, Arc<StoreError>> {
-        let pair = self.open_parked(parked)?;
         let Some(current) = self.reload(parked.entry_id).await? else { return Ok(Restored::Superseded) };
         if current.identity_id != parked.identity_id {
             return Ok(Restored::Superseded);
         }
+        self.check(&current)?;
+        let pair = self.open_parked(parked, &current)?;
         let as_it_was = Entry { generation: parked.generation, ..current };
         let stored = self.store_refreshed(&as_it_was, &pair, &parked.holder, now).await?;
         Ok(if stored.is_some() { Restored::Stored } else { Restored::Superseded })
     }
 
-    fn open_parked(&self, parked: &ParkedPair) -> Result<NewPair, StoreError> {
+    fn open_parked(&self, parked: &ParkedPair, current: &Entry) -> Result<NewPair, StoreError> {
         let what = || format!("the parked pair of token_entry {}", parked.entry_id);
         let corrupt = |reason: String| StoreError::Corrupt { what: what(), reason };
         let sealed = BASE64.decode(&parked.sealed).map_err(|error| corrupt(error.to_string()))?;
         let json = self
             .keys
-            .open(&parked.key_id, &sealed, &parked.bound_to())
+            .open(&parked.key_id, &sealed, parked.binding(&current.user_id, current.provider_id))
             .map_err(|source| StoreError::Sealed { what: what(), source })?;
         // Its own words could repeat what stands there.
         let contents: Contents<SecretString> =

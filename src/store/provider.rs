@@ -1,18 +1,24 @@
 //! Providers as `tokenkeeper provider apply` keeps them.
 
+mod seal;
 mod stake;
 
-use sea_orm::ActiveValue::{NotSet, Set, Unchanged};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder};
+use sea_orm::ActiveValue::NotSet;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    QueryOrder, TransactionTrait,
+};
 use serde::Serialize;
 use tokenkeeper_entity::{auth_provider, identity};
 use url::Url;
 
+pub(super) use self::seal::{SecretColumn, seal};
 pub use self::stake::{Move, Stake};
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::{Change, Overrides, Provider, ProviderRecord};
-use crate::domain::secret::{ExposeSecret, SecretString};
+use crate::domain::secret::{ExposeSecret, OpenError, SecretString};
+use crate::telemetry;
 
 /// The effect of applying a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +61,16 @@ impl Store {
         rows.into_iter().map(|row| self.read_provider(row)).collect()
     }
 
+    /// The providers whose rows can be used. One that somebody changed must not keep the others from being cared for.
+    pub async fn usable_providers(&self) -> Result<Vec<Provider>, StoreError> {
+        let rows = auth_provider::Entity::find()
+            .all(&self.db)
+            .await
+            .map_err(StoreError::database("list the providers"))?;
+        let read = rows.into_iter().map(|row| self.read_provider(row));
+        Ok(read.filter_map(|read| read.inspect_err(|error| telemetry::row_unusable(error)).ok()).collect())
+    }
+
     /// Creates or updates the provider of the record's host.
     pub async fn put_provider(
         &self,
@@ -62,22 +78,26 @@ impl Store {
         now: Timestamp,
     ) -> Result<ProviderChange, StoreError> {
         let Some(row) = self.provider_row(&record.host).await? else {
-            self.write_record(record, None, now)
-                .insert(&self.db)
-                .await
-                .map_err(StoreError::database("create a provider"))?;
+            self.insert_record(record, now).await.map_err(StoreError::database("create a provider"))?;
             return Ok(ProviderChange::Created);
         };
-        let created_at = row.created_at;
-        let (id, before) = self.read_record(row)?;
-        let changes = before.differences(record);
+        let (id, created_at) = (row.id, row.created_at);
+        let changes = match self.read_record(row) {
+            Ok((_, before)) => before.differences(record),
+            // What somebody else wrote there is overwritten, and its secrets with it.
+            Err(StoreError::Sealed { source: OpenError::Tampered(_), .. }) => vec![changed_outside()],
+            Err(error) => return Err(error),
+        };
         if changes.is_empty() {
             return Ok(ProviderChange::Unchanged);
         }
         // Twice: before, so that a command that dies half way is run again with effect, since then there is still a
         // change to apply; and after, for what workers recorded meanwhile who knew the old settings.
         self.forget_failures(id).await?;
-        self.write_record(record, Some((id, created_at)), now)
+        let row = auth_provider::Model { id, created_at, ..row_of(record, now) };
+        self.seal_row(row, record)
+            .into_active_model()
+            .reset_all()
             .update(&self.db)
             .await
             .map_err(StoreError::database("update a provider"))?;
@@ -167,7 +187,7 @@ impl Store {
             reason,
         };
         let open = |column: SecretColumn, sealed: &[u8]| {
-            self.keys.open(&row.key_id, sealed, &column.bound_to(&row.host)).map_err(|source| {
+            self.keys.open(&row.key_id, sealed, column.binding(&row)).map_err(|source| {
                 let what = format!("column {} of auth_provider {} ({})", column.name(), row.id, row.host);
                 StoreError::Sealed { what, source }
             })
@@ -213,40 +233,48 @@ impl Store {
         Ok((row.id, record))
     }
 
-    fn write_record(
-        &self,
-        record: &ProviderRecord,
-        existing: Option<(i64, i64)>,
-        now: Timestamp,
-    ) -> auth_provider::ActiveModel {
-        let key = self.keys.sealing_key();
-        let seal =
-            |column: SecretColumn, secret: &SecretString| key.seal(secret, &column.bound_to(&record.host));
-        let sealed = seal(SecretColumn::ClientSecret, &record.client_secret);
-        let spare = spare_secrets(record).map(|spare| seal(SecretColumn::SpareClientSecrets, &spare).bytes);
-        let overrides = (record.overrides != Overrides::default()).then(|| json(&record.overrides));
-        auth_provider::ActiveModel {
-            id: existing.map_or(NotSet, |(id, _)| Unchanged(id)),
-            host: Set(record.host.clone()),
-            kind: Set(record.kind.name().to_owned()),
-            client_id: Set(record.client_id.clone()),
-            client_secret_sealed: Set(sealed.bytes),
-            spare_client_secrets_sealed: Set(spare),
-            key_id: Set(sealed.key_id),
-            overrides: Set(overrides),
-            token_url: Set(record.token_url.as_ref().map(Url::to_string)),
-            client_auth: Set(record.client_auth.map(|auth| auth.name().to_owned())),
-            redirect_uri: Set(record.redirect_uri.clone()),
-            username: Set(record.username.clone()),
-            opportunistic_refresh: Set(record.opportunistic_refresh),
-            opportunistic_refresh_window_secs: Set(record.opportunistic_refresh_window_secs.map(i64::from)),
-            required_while_reserved: Set(record.required_while_reserved.map(|rule| rule.name().to_owned())),
-            max_concurrent_refreshes: Set(record.max_concurrent_refreshes.map(i32::from)),
-            // What it did under other settings says nothing about these.
-            refusing_since: Set(None),
-            created_at: existing.map_or(Set(now.as_millis()), |(_, created_at)| Unchanged(created_at)),
-            updated_at: Set(now.as_millis()),
-        }
+    /// Its secrets are bound to its id, which is known after the row is there. Nobody sees it in between.
+    async fn insert_record(&self, record: &ProviderRecord, now: Timestamp) -> Result<(), DbErr> {
+        let transaction = self.db.begin().await?;
+        let row = row_of(record, now);
+        let unsealed =
+            auth_provider::ActiveModel { id: NotSet, ..row.clone().into_active_model().reset_all() };
+        let id = auth_provider::Entity::insert(unsealed).exec(&transaction).await?.last_insert_id;
+        let sealed = self.seal_row(auth_provider::Model { id, ..row }, record);
+        sealed.into_active_model().reset_all().update(&transaction).await?;
+        transaction.commit().await
+    }
+}
+
+/// A row that was not written by tokenkeeper. What it had before is unknown.
+fn changed_outside() -> Change {
+    ("(all)", "(changed from outside)".to_owned(), "(as in the file)".to_owned())
+}
+
+/// The record's row without its secrets, before it has an id.
+fn row_of(record: &ProviderRecord, now: Timestamp) -> auth_provider::Model {
+    let overrides = (record.overrides != Overrides::default()).then(|| json(&record.overrides));
+    auth_provider::Model {
+        id: 0,
+        host: record.host.clone(),
+        kind: record.kind.name().to_owned(),
+        client_id: record.client_id.clone(),
+        client_secret_sealed: Vec::new(),
+        spare_client_secrets_sealed: None,
+        key_id: String::new(),
+        overrides,
+        token_url: record.token_url.as_ref().map(Url::to_string),
+        client_auth: record.client_auth.map(|auth| auth.name().to_owned()),
+        redirect_uri: record.redirect_uri.clone(),
+        username: record.username.clone(),
+        opportunistic_refresh: record.opportunistic_refresh,
+        opportunistic_refresh_window_secs: record.opportunistic_refresh_window_secs.map(i64::from),
+        required_while_reserved: record.required_while_reserved.map(|rule| rule.name().to_owned()),
+        max_concurrent_refreshes: record.max_concurrent_refreshes.map(i32::from),
+        // What it did under other settings says nothing about these.
+        refusing_since: None,
+        created_at: now.as_millis(),
+        updated_at: now.as_millis(),
     }
 }
 
@@ -259,34 +287,7 @@ fn overrides(row: &auth_provider::Model) -> Result<Overrides, StoreError> {
     })
 }
 
-/// All secrets as one.
-fn spare_secrets(record: &ProviderRecord) -> Option<SecretString> {
-    let spare: Vec<&str> = record.spare_client_secrets.iter().map(ExposeSecret::expose_secret).collect();
-    (!spare.is_empty()).then(|| json(&spare).into())
-}
-
 #[expect(clippy::expect_used, reason = "texts, numbers and lists of them have a JSON form")]
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("JSON")
-}
-
-/// The two encrypted columns of a provider.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum SecretColumn {
-    ClientSecret,
-    SpareClientSecrets,
-}
-
-impl SecretColumn {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::ClientSecret => "client_secret_sealed",
-            Self::SpareClientSecrets => "spare_client_secrets_sealed",
-        }
-    }
-
-    /// A ciphertext is bound to its column and host.
-    pub(super) fn bound_to(self, host: &str) -> String {
-        format!("auth_provider/{}/{host}", self.name())
-    }
 }

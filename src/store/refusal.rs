@@ -7,15 +7,25 @@
 //! Anybody can bring refresh tokens that are dead. So once somebody was refreshed with the provider's present settings,
 //! which are good then, only those count who were. Before that the settings are the likeliest fault, and everybody counts.
 
+use futures_util::{StreamExt, stream};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use sea_orm::{
+    ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select, UpdateMany,
+};
 use tokenkeeper_entity::auth_provider;
-use tokenkeeper_entity::token_entry::{Column, Entity as TokenEntry};
+use tokenkeeper_entity::token_entry::{self, Column, Entity as TokenEntry};
 
 use super::entry::{Entry, Failure, FailureKind};
 use super::{Guarded, Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::provider::Provider;
+use crate::telemetry;
+
+/// Entries that are read at once.
+const PAGE: u64 = 256;
+
+/// Statements that run at once. Workers need connections of the database, too.
+const AT_ONCE: usize = 8;
 
 /// If so many users are refused in a row, the host refuses everybody.
 const EVERYBODY: u64 = 5;
@@ -193,30 +203,94 @@ impl Store {
             .await
     }
 
+    /// Forgets the failures of these entries.
     async fn forget(&self, which: Condition) -> Result<(), StoreError> {
+        self.forget_unauthenticated(which.clone().add(Column::RecordMac.is_null())).await?;
+        self.forget_one_by_one(which.add(Column::RecordMac.is_not_null())).await
+    }
+
+    /// Each with a code for what stays on record. Entries that get another failure or another pair meanwhile are left to whoever
+    /// writes that.
+    async fn forget_one_by_one(&self, which: Condition) -> Result<(), StoreError> {
+        let mut after = 0;
+        loop {
+            let rows = TokenEntry::find()
+                .filter(which.clone())
+                .filter(Column::Id.gt(after))
+                .order_by_asc(Column::Id)
+                .limit(PAGE)
+                .all(&self.db)
+                .await
+                .map_err(StoreError::database("load failed refreshes"))?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let mut forgotten =
+                stream::iter(rows).map(|row| self.forget_failure_of(row)).buffer_unordered(AT_ONCE);
+            while let Some(forgotten) = forgotten.next().await {
+                forgotten?;
+            }
+        }
+    }
+
+    async fn forget_failure_of(&self, row: token_entry::Model) -> Result<(), StoreError> {
+        let mut entry = match Entry::from_row(row).and_then(|entry| self.check(&entry).map(|()| entry)) {
+            Ok(entry) => entry,
+            // It stays as it is: a new code would make a forged record good.
+            Err(error) => {
+                telemetry::row_unusable(&error);
+                return Ok(());
+            }
+        };
+        loop {
+            let mac = self.mac_of(&entry, &entry.record.without_failure())?;
+            let mut update = TokenEntry::update_many();
+            if entry.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Interrupted) {
+                update = update
+                    .col_expr(Column::AttemptFingerprint, Expr::value(entry.record.fingerprint.clone()));
+            }
+            let updated = without_failure(update)
+                .col_expr(Column::RecordMac, Expr::value(mac))
+                .filter(entry.has_record_as_loaded())
+                .exec(&self.db)
+                .await
+                .map_err(StoreError::database("forget a failed refresh"))?;
+            if updated.rows_affected > 0 {
+                return Ok(());
+            }
+            // Somebody may have reported the token meanwhile.
+            match self.reload_for_record(&entry).await? {
+                Some(again) if again.record.has_failure_of(&entry.record) => entry = again,
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Entries in format 1 have no code: all at once.
+    async fn forget_unauthenticated(&self, which: Condition) -> Result<(), StoreError> {
         // What is left of a refresh that was interrupted is the doubt whether it took effect. First in the statement,
         // because MariaDB and MySQL set one column after the other.
-        TokenEntry::update_many()
-            .col_expr(Column::AttemptFingerprint, Expr::col(Column::FailureFingerprint))
-            .col_expr(Column::FailureCode, Expr::value(None::<String>))
-            .col_expr(Column::FailureMessage, Expr::value(None::<String>))
-            .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
-            .col_expr(Column::FailedAt, Expr::value(None::<i64>))
+        let doubtful = TokenEntry::update_many()
+            .col_expr(Column::AttemptFingerprint, Expr::col(Column::FailureFingerprint));
+        without_failure(doubtful)
             .filter(which.clone().add(is_interrupted()))
             .exec(&self.db)
             .await
             .map_err(StoreError::database("forget interrupted refreshes"))?;
-        TokenEntry::update_many()
-            .col_expr(Column::FailureCode, Expr::value(None::<String>))
-            .col_expr(Column::FailureMessage, Expr::value(None::<String>))
-            .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
-            .col_expr(Column::FailedAt, Expr::value(None::<i64>))
+        without_failure(TokenEntry::update_many())
             .filter(which)
             .exec(&self.db)
             .await
             .map_err(StoreError::database("forget failed refreshes"))?;
         Ok(())
     }
+}
+
+fn without_failure(update: UpdateMany<TokenEntry>) -> UpdateMany<TokenEntry> {
+    update
+        .col_expr(Column::FailureCode, Expr::value(None::<String>))
+        .col_expr(Column::FailureMessage, Expr::value(None::<String>))
+        .col_expr(Column::FailureFingerprint, Expr::value(None::<String>))
+        .col_expr(Column::FailedAt, Expr::value(None::<i64>))
 }
 
 fn is_refused() -> Condition {

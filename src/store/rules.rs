@@ -64,7 +64,7 @@ impl Entry {
     /// Whether no refresh of this pair is in doubt or has failed, and nobody reported it. Statements that many requests
     /// share are for such entries alone.
     pub(super) const fn is_ordinary(&self) -> bool {
-        !self.is_in_doubt() && self.failed_at.is_none() && self.reported_at.is_none()
+        !self.is_in_doubt() && self.record.failed_at.is_none() && self.record.reported_at.is_none()
     }
 
     /// The guard of every write: this row, with the pair that was loaded.
@@ -82,8 +82,8 @@ impl Entry {
         let attempt = Column::AttemptFingerprint;
         self.is_unmoved()
             .add(self.attempt.as_deref().map_or_else(|| attempt.is_null(), |sent| attempt.eq(sent)))
-            .add(is_at(Column::FailedAt, self.failed_at))
-            .add(is_at(Column::ReportedAt, self.reported_at))
+            .add(is_at(Column::FailedAt, self.record.failed_at))
+            .add(is_at(Column::ReportedAt, self.record.reported_at))
     }
 }
 

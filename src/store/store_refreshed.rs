@@ -37,7 +37,7 @@ impl Store {
         match self.succeed(entry, Arc::clone(&successor), holder).await? {
             Guarded::Done => Ok(Some(successor)),
             Guarded::Moved => {
-                Ok(Box::pin(self.store_over_older(entry.id, pair, holder, now)).await?.map(Arc::new))
+                Ok(Box::pin(self.store_over_older(entry, pair, holder, now)).await?.map(Arc::new))
             }
         }
     }
@@ -61,13 +61,16 @@ impl Store {
 
     async fn store_over_older(
         &self,
-        entry_id: i64,
+        entry: &Entry,
         pair: &NewPair,
         holder: &str,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
         loop {
-            let Some(current) = self.reload(entry_id).await? else { return Ok(None) };
+            let Some(current) = self.reload(entry.id).await? else { return Ok(None) };
+            // Its successor is bound to the owner that stands in the row.
+            self.check(&current)?;
+            current.check_owner(&entry.owner())?;
             match pair.source.age_beside(&current) {
                 // An earlier try stored it, and its answer was lost.
                 Age::Same => return Ok(Some(current)),

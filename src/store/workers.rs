@@ -10,6 +10,7 @@ use tokenkeeper_entity::worker::{ActiveModel, Column, Entity as Worker, Model};
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::key_use::{KnownWorker, LIVING_FOR, WAITED_FOR, key_checks};
+use crate::domain::secret::Format;
 
 /// The row of a process that did not remove it is shown for so long.
 const KEPT_FOR: Duration = Duration::from_hours(24);
@@ -23,9 +24,11 @@ impl Store {
         command: &str,
         seals_with: Option<&str>,
     ) -> Result<(), StoreError> {
+        let seals_in_format = seals_with.map(|_| self.keys.sealing_format().number());
         let updated = Worker::update_many()
             .col_expr(Column::LastSeenAt, self.database_time())
             .col_expr(Column::SealsWith, Expr::value(seals_with))
+            .col_expr(Column::SealsInFormat, Expr::value(seals_in_format))
             .filter(Column::Id.eq(id))
             .exec(&self.urgent)
             .await
@@ -40,6 +43,8 @@ impl Store {
             version: Set(env!("CARGO_PKG_VERSION").to_owned()),
             key_checks: Set(serde_json::json!(key_checks(&self.keys)).to_string()),
             seals_with: Set(seals_with.map(str::to_owned)),
+            reads_format: Set(Format::NEWEST.number()),
+            seals_in_format: Set(seals_in_format),
             started_at: Set(now),
             last_seen_at: Set(now),
         };
@@ -79,6 +84,8 @@ fn known(row: Model, now: Timestamp) -> KnownWorker {
         // Who writes something else holds nothing that we know of.
         key_checks: serde_json::from_str(&row.key_checks).unwrap_or_default(),
         seals_with: row.seals_with,
+        reads_format: row.reads_format,
+        seals_in_format: row.seals_in_format,
         started_at: Timestamp::from_millis(row.started_at),
         last_seen_at,
         is_living: now.since(last_seen_at) < LIVING_FOR,

@@ -17,6 +17,15 @@ pub fn sealing_waits(key: &str, workers: &str) {
     );
 }
 
+/// Told once. `workers` are of an older version.
+pub fn format_waits(format: i32, workers: &str) {
+    tracing::info!(
+        format,
+        workers,
+        "the newer format of encrypted rows waits until these workers are updated; the older one is written meanwhile"
+    );
+}
+
 /// Their rows are answered as before there were canaries: with an error each.
 pub fn keys_dropped(keys: &str) {
     static LINES: Once = Once::new();

@@ -51,7 +51,9 @@ impl Restorer {
                 telemetry::parked_pair_unreadable(&parked.host, &error);
                 let reason = match *error {
                     StoreError::Database { .. } | StoreError::NoAnswer => REFUSED,
-                    StoreError::Sealed { .. } | StoreError::Corrupt { .. } => UNREADABLE,
+                    StoreError::Sealed { .. } | StoreError::Changed { .. } | StoreError::Corrupt { .. } => {
+                        UNREADABLE
+                    }
                 };
                 self.lay_into_dead_letters(delivery, reason, &error.to_string()).await
             }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::broker::{Feed, ORIGIN_HEADER};
 use crate::contract::MessageKind;
-use crate::domain::secret::{ExposeSecret, KeyRing};
+use crate::domain::secret::{Binding, ExposeSecret, KeyRing};
 use crate::limits::bulkhead::{Queue, SUSPECTS_IN_HAND};
 use crate::telemetry::{Link, SuspectMoved};
 
@@ -150,8 +150,9 @@ const fn is_zero(count: &u32) -> bool {
 }
 
 /// What an origin is bound to: its own message.
-fn bound_to(body: &[u8]) -> String {
-    format!("suspect/{}", BASE64.encode(Sha256::digest(body)))
+fn bound_to(body: &[u8]) -> Binding {
+    let digest = BASE64.encode(Sha256::digest(body));
+    Binding::new("message", "origin").text(&digest).also_in_format_1(format!("suspect/{digest}"))
 }
 
 impl Origin {
@@ -171,7 +172,7 @@ impl Origin {
     /// The value of the header. None only if it had no JSON form, and every origin has one.
     pub(super) fn seal(&self, keys: &KeyRing, body: &[u8]) -> Option<String> {
         let text = serde_json::to_string(self).ok()?;
-        let sealed = keys.seal(&text.into(), &bound_to(body));
+        let sealed = keys.seal(&text.into(), bound_to(body));
         Some(format!("{}:{}", sealed.key_id, BASE64.encode(&sealed.bytes)))
     }
 
@@ -182,7 +183,7 @@ impl Origin {
             _ => return None,
         };
         let (key_id, sealed) = header.split_once(':')?;
-        let opened = keys.open(key_id, &BASE64.decode(sealed).ok()?, &bound_to(&delivery.data)).ok()?;
+        let opened = keys.open(key_id, &BASE64.decode(sealed).ok()?, bound_to(&delivery.data)).ok()?;
         serde_json::from_str(opened.expose_secret()).ok()
     }
 }

@@ -15,6 +15,7 @@ use tokenkeeper_migration::{Migrator, MigratorTrait};
 
 use crate::cli::{Cli, Ended};
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually, on_every_database};
+use crate::migrations::since;
 
 /// A new key, as the setting takes it.
 fn new_key(id: &str) -> String {
@@ -70,7 +71,7 @@ on_every_database! {
         let world = World::new(kind, Dialect::GitHub).await;
         let db = world.connection().await;
         // As if the provider had been applied before.
-        Migrator::down(&db, Some(1)).await.unwrap();
+        Migrator::down(&db, Some(since("create_key_canary"))).await.unwrap();
         database::migrate(&db).await.unwrap();
         let canaries = world.store.canaries().await.unwrap();
         assert!(matches!(&canaries[..], [Canary { sealed: None, in_use_since: Some(_), .. }]), "{canaries:?}");

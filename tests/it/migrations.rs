@@ -35,7 +35,7 @@ pub(crate) fn since_the_tokens() -> u32 {
 }
 
 /// How many migrations to take back until this one is not applied.
-fn since(name: &str) -> u32 {
+pub(crate) fn since(name: &str) -> u32 {
     let migrations = Migrator::migrations();
     let after = migrations.iter().rev().take_while(|migration| !migration.name().ends_with(name)).count();
     u32::try_from(after + 1).unwrap()
@@ -138,6 +138,8 @@ on_every_database! {
         database::migrate(&db).await.unwrap();
 
         let provider = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
+        // What the steps down have dropped, the row was bound to: a login mends it.
+        assert_works(&world).await;
         let jdoe = world.entry("jdoe").await;
         assert_eq!(world.store.open_access_token(&jdoe).unwrap().expose_secret(), "access");
         for number in 0..20 {

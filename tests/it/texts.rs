@@ -142,19 +142,19 @@ async fn raw_reply(world: &World, properties: BasicProperties) -> (BasicProperti
 /// Writes into every text of jdoe's rows, past every check. The user and the host stay: nobody can ask for others.
 async fn spoil_rows(world: &World) {
     let db = world.connection().await;
-    let row = token_entry::Entity::find_by_id(world.entry("jdoe").await.id).one(&db).await.unwrap().unwrap();
-    let spoilt = token_entry::ActiveModel {
-        username: Set(Some(NASTY.to_owned())),
-        scopes: Set(json!([NASTY]).to_string()),
-        failure_code: Set(Some("provider_unavailable".to_owned())),
-        failure_message: Set(Some(NASTY.to_owned())),
-        failure_fingerprint: Set(Some("f".to_owned())),
-        failed_at: Set(Some(world.scm.now_ms() - 1000)),
-        lease_holder: Set(Some(NASTY.to_owned())),
-        lease_until: Set(Some(world.scm.now_ms() - 1000)),
-        ..row.into_active_model()
-    };
-    spoilt.update(&db).await.unwrap();
+    let now = world.scm.now_ms();
+    world
+        .rewrite_in_format_1("jdoe", |row| {
+            row.username = Some(NASTY.to_owned());
+            row.scopes = json!([NASTY]).to_string();
+            row.failure_code = Some("provider_unavailable".to_owned());
+            row.failure_message = Some(NASTY.to_owned());
+            row.failure_fingerprint = Some("f".to_owned());
+            row.failed_at = Some(now - 1000);
+            row.lease_holder = Some(NASTY.to_owned());
+            row.lease_until = Some(now - 1000);
+        })
+        .await;
     let row =
         identity::Entity::find().filter(identity::Column::UserId.eq("jdoe")).one(&db).await.unwrap().unwrap();
     let spoilt = identity::ActiveModel {
@@ -189,7 +189,8 @@ async fn add_nasty_names(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unchecked_rows_are_served_and_their_texts_leave_escaped() {
-    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set("encryption.accept_format_1", true);
     let worker = world.start_worker().await;
     world.user_with_token("jdoe").await;
     spoil_rows(&world).await;

@@ -3,7 +3,7 @@
 use sea_orm::DatabaseConnection;
 
 use crate::domain::finding::Finding;
-use crate::domain::key_use::{Canary, Fit, KnownWorker, problem_with_ring};
+use crate::domain::key_use::{Canary, Fit, KnownWorker, problem_with_ring, problem_with_settings};
 use crate::domain::problem::Problem;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -33,7 +33,8 @@ fn keys_in_use(store: &Store, canaries: &[Canary]) -> Finding {
         let those = canaries.iter().filter(|canary| canary.fit(store.keys()) == wanted);
         those.map(|canary| canary.key_id.as_str()).collect()
     };
-    match problem_with_ring(&of(Fit::Missing), &of(Fit::OtherKey)) {
+    let problem = problem_with_ring(&of(Fit::Missing), &of(Fit::OtherKey));
+    match problem.or_else(|| problem_with_settings(store.keys(), canaries)) {
         Some(problem) => Finding::wrong("keys", problem),
         None => Finding::good("keys", "all that rows are encrypted with are here"),
     }

@@ -14,7 +14,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::letter::text_in;
 use crate::broker::topology::text;
 use crate::contract::{MessageKind, holds_no_secret};
-use crate::domain::secret::{BodySeal, KeyRing, OpenError, is_key_id};
+use crate::domain::secret::{Binding, BodySeal, KeyRing, OpenError, is_key_id};
 
 /// Header of a sealed letter: the id of the key, a colon, and the seal in base64.
 const SEALED_HEADER: &str = "x-tokenkeeper-sealed";
@@ -57,7 +57,7 @@ impl Sealed {
     ) -> Option<Self> {
         (!holds_no_secret(kind, body)).then(|| {
             let mut body = body.to_vec();
-            let (key_id, seal) = keys.seal_body(&mut body, &bound_to(routing_key, properties));
+            let (key_id, seal) = keys.seal_body(&mut body, bound_to(routing_key, properties));
             Self { body, note: format!("{key_id}:{}", BASE64.encode(seal)) }
         })
     }
@@ -108,10 +108,10 @@ pub fn open<'a>(
     let Some((key_id, seal)) = note_of(properties) else { return Ok(Cow::Borrowed(body)) };
     let Some(keys) = keys else { return Err(Unopened::NoKeys(key_id)) };
     let mut opened = body.to_vec();
-    match keys.open_body(&key_id, &seal, &mut opened, &bound_to(routing_key, properties)) {
+    match keys.open_body(&key_id, &seal, &mut opened, bound_to(routing_key, properties)) {
         Ok(()) => Ok(Cow::Owned(opened)),
         Err(OpenError::UnknownKey(key_id)) => Err(Unopened::UnknownKey(key_id)),
-        Err(OpenError::Tampered(key_id)) => Err(Unopened::Tampered(key_id)),
+        Err(OpenError::Tampered(key_id) | OpenError::Format1(key_id)) => Err(Unopened::Tampered(key_id)),
     }
 }
 
@@ -123,7 +123,7 @@ fn note_of(properties: &BasicProperties) -> Option<(String, BodySeal)> {
 }
 
 /// Identifies a message: no two messages have the same.
-fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
+fn bound_to(routing_key: &str, properties: &BasicProperties) -> Binding {
     let of = |property: &Option<ShortString>| property.as_ref().map_or("", ShortString::as_str).to_owned();
     let parts = [
         "dead_letter".to_owned(),
@@ -132,7 +132,9 @@ fn bound_to(routing_key: &str, properties: &BasicProperties) -> Vec<u8> {
         of(properties.correlation_id()),
         of(properties.kind()),
     ];
-    parts.iter().flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat()).collect()
+    let format_1 = parts.iter().flat_map(|part| [&part.len().to_be_bytes()[..], part.as_bytes()].concat());
+    let binding = Binding::new("dead_letter", "body").also_in_format_1(format_1.collect::<Vec<u8>>());
+    parts[1..].iter().fold(binding, |binding, part| binding.text(part))
 }
 
 /// Removes seal headers. Before we have written any, they are a publisher's own.

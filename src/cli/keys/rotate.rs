@@ -9,6 +9,7 @@ use tokenkeeper::app::presence::{Presence, names};
 use tokenkeeper::domain::clock::Clock;
 use tokenkeeper::domain::key_use::{KnownWorker, LIVING_FOR};
 use tokenkeeper::domain::problem::Problem;
+use tokenkeeper::domain::secret::Format;
 use tokenkeeper::parking::{Spool, waiting};
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::database::clock_sync;
@@ -27,10 +28,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// So many rows that do not open are named.
 const NAMED: usize = 20;
 
-/// Re-encrypts everything with the first key, while workers run
+/// Re-encrypts everything with the first key and in the newest format, while workers run
 ///
-/// Needs the new key in front of the old ones, and all workers with the same keys. Tokens and client secrets are
-/// re-encrypted in place. Parked pairs, which lie encrypted on the broker's queue or in this machine's spool folder, are
+/// Needs the new key in front of the old ones, and all workers with the same keys and of this version. Tokens and client secrets
+/// are re-encrypted in place. Parked pairs, which lie encrypted on the broker's queue or in this machine's spool folder, are
 /// stored. In the end it says which keys are not needed any more. It can be interrupted at any time: run it again, and it
 /// goes on where it stopped.
 #[derive(Debug, clap::Args)]
@@ -42,7 +43,7 @@ pub(super) async fn run(settings: &Settings, _: &Arguments) -> Result<Ending, Fa
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
     let store = open_store_to_write(settings).await?;
     let mut presence = Presence::of_command(&store, "keys rotate").await?;
-    let usable = first_key_is_usable(&presence, &store);
+    let usable = newest_format_is_usable(&presence).and(first_key_is_usable(&presence, &store));
     let rotation = Rotation { settings, store: &store, own_id: presence.id().to_owned(), bar: bar() };
     let work = async {
         usable?;
@@ -72,6 +73,18 @@ fn first_key_is_usable(presence: &Presence, store: &Store) -> Result<(), Problem
         format!("key `{}` cannot be used yet", first.id()),
         format!("it is not among the encryption keys of {lacking}"),
         "put it in front of the keys of every worker, restart them one after the other, and run this again",
+    ))
+}
+
+/// Others must read the newest format, too.
+fn newest_format_is_usable(presence: &Presence) -> Result<(), Problem> {
+    if presence.behind().is_empty() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        format!("format {} of encrypted rows cannot be used yet", Format::NEWEST.number()),
+        format!("{} are of an older version", names(presence.behind())),
+        "update every worker, one after the other, and run this again",
     ))
 }
 
@@ -127,7 +140,10 @@ impl Rotation<'_> {
         let mut is_told = false;
         loop {
             let mut others = self.store.workers().await?;
-            let is_done = |worker: &KnownWorker| worker.seals_with.as_deref() == Some(key_id);
+            let is_done = |worker: &KnownWorker| {
+                worker.seals_with.as_deref() == Some(key_id)
+                    && worker.seals_in_format.is_some_and(|format| format >= Format::NEWEST.number())
+            };
             others.retain(|worker| worker.is_living && worker.id != self.own_id && !is_done(worker));
             if others.is_empty() {
                 return Ok(());
@@ -218,6 +234,17 @@ impl Rotation<'_> {
             Err(error) => note(format_args!(
                 "The dead letters were not looked at: {error}. Look at `tokenkeeper keys status` before you throw a key away."
             )),
+        }
+        let in_format_1: u64 = rows.values().map(|rows| rows.in_format_1).sum();
+        is_done &= in_format_1 == 0;
+        if in_format_1 > 0 {
+            output.line(format_args!(
+                "rows in format 1: {in_format_1}; they open only while that is accepted"
+            ))?;
+        } else if self.store.keys().accepts_format_1() {
+            output.line(
+                "no row is in format 1 any more: take encryption.accept_format_1 away from the workers, one after the other",
+            )?;
         }
         note(
             "Spool folders of other machines were not looked at: a worker that starts there stores what they hold.",

@@ -51,6 +51,8 @@ struct KeyStatus {
     in_use_since: Option<Timestamp>,
     tokens: u64,
     providers: u64,
+    /// Tokens and providers that `keys rotate` would rewrite in the newest format.
+    in_format_1: u64,
     /// On the broker's queue and in this machine's spool folder. None: one of the two could not be looked at.
     parked_pairs: Option<u64>,
     /// Those of the spool folder. None: it could not be read.
@@ -71,6 +73,8 @@ enum Place {
     Missing,
     /// The ring has another key of this id.
     OtherKey,
+    /// The ring is of another deployment.
+    OtherDeployment,
 }
 
 /// What is sealed outside of the tables, by key.
@@ -191,6 +195,7 @@ fn status(
         let ring_place = match (key, canary.map(|canary| canary.fit(ring))) {
             (None, _) => Place::Missing,
             (_, Some(Fit::OtherKey)) => Place::OtherKey,
+            (_, Some(Fit::OtherDeployment)) => Place::OtherDeployment,
             (Some(0), _) => Place::First,
             (Some(_), _) => Place::Behind,
         };
@@ -204,13 +209,14 @@ fn status(
             by_key.as_ref().map(|by_key| by_key.get(id).copied().unwrap_or_default())
         };
         let (on_the_queue, spooled_pairs) = (counted(&seen.on_the_queue), counted(&seen.spooled));
-        let KeyRows { tokens, providers } = rows.get(id).copied().unwrap_or_default();
+        let KeyRows { tokens, providers, in_format_1 } = rows.get(id).copied().unwrap_or_default();
         KeyStatus {
             id: id.to_owned(),
             ring: ring_place,
             in_use_since: canary.and_then(|canary| canary.in_use_since),
             tokens,
             providers,
+            in_format_1,
             parked_pairs: on_the_queue.zip(spooled_pairs).map(|(queued, spooled)| queued + spooled),
             spooled_pairs,
             dead_letters: counted(&seen.letters),
@@ -246,7 +252,7 @@ impl KeyStatus {
         match self.ring {
             Place::First | Place::Behind => true,
             Place::Missing => sealed + self.dead_letters.unwrap_or_default() == 0,
-            Place::OtherKey => false,
+            Place::OtherKey | Place::OtherDeployment => false,
         }
     }
 }
@@ -274,14 +280,24 @@ async fn print(status: &Status, store: &Store, output: &mut Output) -> anyhow::R
 }
 
 fn key_rows(status: &Status) -> Table {
-    let mut rows =
-        table(["KEY", "RING", "IN USE SINCE", "TOKENS", "PROVIDERS", "PARKED", "DEAD LETTERS", "READ BY"]);
+    let mut rows = table([
+        "KEY",
+        "RING",
+        "IN USE SINCE",
+        "TOKENS",
+        "PROVIDERS",
+        "FORMAT 1",
+        "PARKED",
+        "DEAD LETTERS",
+        "READ BY",
+    ]);
     rows.add_rows(status.keys.iter().map(|key| {
         let ring = match key.ring {
             Place::First => "first",
             Place::Behind => "yes",
             Place::Missing => "no",
             Place::OtherKey => "another key of this id",
+            Place::OtherDeployment => "of another deployment",
         };
         let living = key.read_by.len() + key.not_read_by.len();
         [
@@ -290,6 +306,7 @@ fn key_rows(status: &Status) -> Table {
             cell(or_nothing(key.in_use_since)),
             cell(key.tokens),
             cell(key.providers),
+            verdict(key.in_format_1 == 0, key.in_format_1),
             cell(or_nothing(key.parked_pairs.or(key.spooled_pairs))),
             cell(or_nothing(key.dead_letters)),
             verdict(key.not_read_by.is_empty(), format_args!("{} of {living}", key.read_by.len())),

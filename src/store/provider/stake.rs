@@ -5,6 +5,7 @@ use tokenkeeper_entity::{identity, token_entry};
 
 use super::super::{Store, StoreError};
 use crate::domain::provider::{Change, ProviderRecord};
+use crate::domain::secret::OpenError;
 
 /// What a provider's users have stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,12 @@ impl Store {
         let mut moves = Vec::new();
         for record in records {
             let Some(row) = self.provider_row(&record.host).await? else { continue };
-            let (id, before) = self.read_record(row)?;
+            let (id, before) = match self.read_record(row) {
+                Ok(read) => read,
+                // What it was before nobody knows. It is mended by the record.
+                Err(StoreError::Sealed { source: OpenError::Tampered(_), .. }) => continue,
+                Err(error) => return Err(error),
+            };
             let changes = before.moves(record);
             if changes.is_empty() {
                 continue;

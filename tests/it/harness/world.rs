@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::app::admin::Health;
 use tokenkeeper::app::lifecycle::Stop;
 use tokenkeeper::domain::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tokenkeeper::domain::provider::{Overrides, ProviderRecord};
-use tokenkeeper::domain::secret::KeyRing;
+use tokenkeeper::domain::secret::{Binding, Format, KeyRing, SecretString};
 use tokenkeeper::settings::Settings;
 use tokenkeeper::store::database;
 use tokenkeeper::store::{Entry, Found, Store};
 use tokenkeeper::worker::{TimeSource, Worker};
+use tokenkeeper_entity::token_entry;
 use tokenkeeper_testkit::database::{Kind, TestDatabase};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
 use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
@@ -214,6 +215,26 @@ impl World {
             Found::Entry(entry) => Arc::unwrap_or_clone(entry),
             other => panic!("{user} has no token: {other:?}"),
         }
+    }
+
+    /// Rewrites a user's row as the version before sealed it: in format 1, whose columns can be changed from outside. A worker
+    /// opens it with the setting `encryption.accept_format_1`.
+    pub(crate) async fn rewrite_in_format_1(&self, user: &str, change: impl FnOnce(&mut token_entry::Model)) {
+        let (entry, db) = (self.entry(user).await, self.connection().await);
+        let mut row = token_entry::Entity::find_by_id(entry.id).one(&db).await.unwrap().expect("it is there");
+        let keys = KeyRing::parse(&self.keys).expect("keys");
+        keys.seal_in(Format::One);
+        let seal = |token: &SecretString, column: &str| {
+            let place = format!("token_entry/{column}/{}/{}", entry.identity_id, entry.generation);
+            keys.seal(token, Binding::new("token_entry", column).in_format_1(place)).bytes
+        };
+        let access = self.store.open_access_token(&entry).expect("the access token");
+        let refresh = self.store.open_refresh_token(&entry).expect("the refresh token");
+        row.access_token_sealed = seal(&access, "access_token_sealed");
+        row.refresh_token_sealed = refresh.map(|token| seal(&token, "refresh_token_sealed"));
+        row.record_mac = None;
+        change(&mut row);
+        row.into_active_model().reset_all().update(&db).await.expect("write the row");
     }
 
     /// A store as another worker has it.

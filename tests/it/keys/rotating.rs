@@ -66,8 +66,8 @@ on_every_database! {
             assert_eq!(refresh_token.expose_secret(), "refresh of second");
         }
         let rows = rotating.rows_by_key().await.unwrap();
-        assert_eq!(rows["new"], KeyRows { tokens: 300, providers: 0 });
-        assert_eq!(rows["test"], KeyRows { tokens: 0, providers: 1 });
+        assert_eq!(rows["new"], KeyRows { tokens: 300, ..KeyRows::default() });
+        assert_eq!(rows["test"], KeyRows { providers: 1, ..KeyRows::default() });
         assert_eq!(rotating.rows_to_reseal().await.unwrap(), 1);
         let before = world.store.provider(&world.scm.host()).await.unwrap().unwrap();
         assert_eq!(rotating.reseal_providers().await.unwrap().done, 1);
@@ -125,14 +125,14 @@ on_every_database! {
         refused.says("key `new` cannot be used yet").says("next: put it in front of the keys of every worker");
 
         let rows = world.store.rows_by_key().await.unwrap();
-        assert_eq!(rows.into_iter().collect::<Vec<_>>(), [("test".to_owned(), KeyRows { tokens: 1, providers: 1 })]);
+        assert_eq!(rows.into_iter().collect::<Vec<_>>(), [("test".to_owned(), KeyRows { tokens: 1, providers: 1, in_format_1: 0 })]);
         assert!(only_the_worlds_key_is_in_use(&world).await);
         // What a command stores meanwhile is sealed with the key that the worker has.
         let line = world.scm.token_store_body(&world.scm.authorize("imported")).to_string();
         cli.run_with_input(&["token", "import", "-"], &line).await.good();
         crate::harness::reply::token(&world.request("imported").await);
         let status = cli.run(&["keys", "status"]).await.good();
-        assert_eq!(status.table()[1], ["new", "first", "-", "0", "0", "0", "0", "0 of 1"], "{status:?}");
+        assert_eq!(status.table()[1], ["new", "first", "-", "0", "0", "0", "0", "0", "0 of 1"], "{status:?}");
         assert!(status.stdout.lines().any(|line| line.starts_with("test") && line.trim_end().ends_with("1 of 1")));
         worker.stop().await;
     }

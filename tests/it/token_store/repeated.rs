@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
-use sea_orm::EntityTrait;
-use sea_orm::sea_query::Expr;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokenkeeper::domain::secret::fingerprint;
 use tokenkeeper::store::{AccountNames, Guarded, NewPair, PairSource};
-use tokenkeeper_entity::token_entry;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_STORE};
 use tokenkeeper_testkit::scm::IssuedPair;
 
@@ -91,14 +88,12 @@ on_every_database! {
     }
 
     async fn a_login_whose_pair_an_older_version_stored_is_known_again(kind: Kind) {
-        let world = World::new(kind, Dialect::BitbucketServer).await;
+        let mut world = World::new(kind, Dialect::BitbucketServer).await;
+        world.set("encryption.accept_format_1", true);
         let worker = world.start_worker().await;
         let login = world.user_with_expired_token("jdoe").await;
-        let db = world.connection().await;
         let as_before = fingerprint(&login.access_token.clone().into());
-        let update = token_entry::Entity::update_many()
-            .col_expr(token_entry::Column::LoginFingerprint, Expr::value(as_before));
-        update.exec(&db).await.unwrap();
+        world.rewrite_in_format_1("jdoe", |row| row.login_fingerprint = Some(as_before)).await;
         let refreshed = world.request("jdoe").await;
 
         world.store_pair(&login).await;

@@ -105,7 +105,7 @@ impl Install {
 
     /// Lets every seeded token expire.
     pub(crate) async fn expire(&self) -> Result<()> {
-        seed::expire(self.database.url()).await
+        seed::expire(self.database.url(), &self.keys).await
     }
 }
 

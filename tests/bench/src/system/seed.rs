@@ -4,11 +4,17 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
-use sea_orm::{ConnectionTrait, DatabaseBackend};
-use tokenkeeper::{
-    domain::clock::{Clock, SystemClock},
-    domain::secret::{KeyRing, SecretString},
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
+use tokenkeeper::{
+    domain::clock::{Clock, SystemClock, Timestamp},
+    domain::secret::{Format, KeyRing},
+    store::{NewPair, PairSource, Store},
+};
+use tokenkeeper_entity::token_entry::{ActiveModel, Column, Entity as TokenEntry};
 
 use crate::{
     load::{SEEDED_USERS, user_name},
@@ -40,14 +46,10 @@ pub(super) async fn seed(url: &str, keys: &str, crowd: Crowd) -> Result<()> {
     let Crowd { host, first, count, refreshable } = crowd;
     let connection = connect(url).await?;
     let provider = format!("select id as n from auth_provider where host = '{host}'");
-    let rows = Rows {
-        provider: number(&connection, &provider, "n").await?,
-        keys: KeyRing::parse(keys).context("read the encryption key")?,
-        now_ms: SystemClock.now().as_millis(),
-        refreshable,
-        backend: connection.get_database_backend(),
-    };
-    if rows.backend == DatabaseBackend::Postgres {
+    let backend = connection.get_database_backend();
+    let id = number(&connection, &provider, "n").await?;
+    let rows = Rows::new(&connection, keys, i64::try_from(id).context("the provider's id")?).await?;
+    if backend == DatabaseBackend::Postgres {
         // What is lost with the machine is written again.
         let set = "set synchronous_commit = off";
         connection.execute_unprepared(set).await.context("make writing cheap")?;
@@ -56,40 +58,79 @@ pub(super) async fn seed(url: &str, keys: &str, crowd: Crowd) -> Result<()> {
     for row in (first..end).step_by(ROWS) {
         let range = row..end.min(row + ROWS);
         connection.execute_unprepared(&rows.identities(range.clone())?).await.context("insert identities")?;
-        connection.execute_unprepared(&rows.entries(range)?).await.context("insert entries")?;
+        let entries = range.map(|id| rows.entry(id, refreshable, LIFETIME_MS)).collect::<Result<Vec<_>>>()?;
+        rows.insert(&connection, entries).await?;
     }
     // Else the database does it by itself, in the middle of a round.
-    if rows.backend == DatabaseBackend::Postgres {
+    if backend == DatabaseBackend::Postgres {
         connection.execute_unprepared("vacuum analyze").await.context("analyze the tables")?;
     }
-    if rows.backend == DatabaseBackend::Postgres && count >= MANY {
+    if backend == DatabaseBackend::Postgres && count >= MANY {
         connection.execute_unprepared("checkpoint").await.context("write a checkpoint")?;
     }
     connection.close().await.context("close the connection")
 }
 
-/// Lets every seeded token expire, and nobody hold one.
-pub(super) async fn expire(url: &str) -> Result<()> {
+/// Gives every seeded user whose token has not expired one that has, which nobody holds: a token is bound to its dates.
+pub(super) async fn expire(url: &str, keys: &str) -> Result<()> {
     let connection = connect(url).await?;
-    let past = SystemClock.now().as_millis() - 60_000;
-    let sql = format!(
-        "update token_entry set expires_at = {past}, reserved_until = null where identity_id >= {SEEDED_USERS} and expires_at > {past}"
-    );
-    connection.execute_unprepared(&sql).await.context("let tokens expire")?;
+    let first = i64::try_from(SEEDED_USERS)?;
+    let past = SystemClock.now().as_millis() + EXPIRED_MS;
+    let mut after = first - 1;
+    loop {
+        let valid: Vec<(i64, i64, bool)> = TokenEntry::find()
+            .select_only()
+            .columns([Column::IdentityId, Column::ProviderId])
+            .column_as(Column::RefreshTokenSealed.is_not_null(), "refreshable")
+            .filter(Column::IdentityId.gt(after))
+            .filter(Column::ExpiresAt.gt(past))
+            .order_by_asc(Column::IdentityId)
+            .limit(ROWS as u64)
+            .into_tuple()
+            .all(&connection)
+            .await
+            .context("look for tokens to let expire")?;
+        let Some((last, provider, _)) = valid.last().copied() else { break };
+        after = last;
+        let rows = Rows::new(&connection, keys, provider).await?;
+        TokenEntry::delete_many()
+            .filter(Column::IdentityId.is_in(valid.iter().map(|(id, _, _)| *id)))
+            .exec(&connection)
+            .await
+            .context("remove tokens")?;
+        let entries = valid.into_iter().map(|(id, provider, refreshable)| {
+            let rows = Rows { provider, ..rows.clone() };
+            rows.entry(usize::try_from(id)?, refreshable, EXPIRED_MS)
+        });
+        rows.insert(&connection, entries.collect::<Result<Vec<_>>>()?).await?;
+    }
     connection.close().await.context("close the connection")
 }
 
+/// How long expired tokens live, in milliseconds.
+const EXPIRED_MS: i64 = -60_000;
+
+#[derive(Clone)]
 struct Rows {
-    provider: u64,
-    keys: KeyRing,
-    now_ms: i64,
-    refreshable: bool,
-    backend: DatabaseBackend,
+    provider: i64,
+    store: Store,
+    now: Timestamp,
+    /// Whether the program that will read them knows format 2.
+    is_of_format_2: bool,
 }
 
 impl Rows {
+    async fn new(connection: &DatabaseConnection, keys: &str, provider: i64) -> Result<Self> {
+        let is_of_format_2 =
+            connection.execute_unprepared("select record_mac from token_entry where id = 0").await.is_ok();
+        let keys = KeyRing::parse(keys).context("read the encryption key")?;
+        keys.seal_in(if is_of_format_2 { Format::Two } else { Format::One });
+        let store = Store::new(connection.clone(), keys);
+        Ok(Self { provider, store, now: SystemClock.now(), is_of_format_2 })
+    }
+
     fn identities(&self, users: std::ops::Range<usize>) -> Result<String> {
-        let Self { provider, now_ms, .. } = self;
+        let (provider, now_ms) = (self.provider, self.now.as_millis());
         let mut sql =
             "insert into identity (id, user_id, provider_id, auth_id, created_at, updated_at) values "
                 .to_owned();
@@ -101,43 +142,29 @@ impl Rows {
         Ok(sql)
     }
 
-    fn entries(&self, users: std::ops::Range<usize>) -> Result<String> {
-        let Self { provider, now_ms, .. } = self;
-        let expires_ms = now_ms + LIFETIME_MS;
-        let mut sql =
-            "insert into token_entry (id, identity_id, user_id, provider_id, generation, key_id, scopes, expires_at, created_at, \
-                       updated_at, access_token_sealed, refresh_token_sealed) values "
-                .to_owned();
-        for (row, id) in users.enumerate() {
-            let comma = if row > 0 { "," } else { "" };
-            let user = user_name(id);
-            let (key, access) = self.sealed("access_token_sealed", id, &format!("access-{id:0>57}"));
-            let refresh = if self.refreshable {
-                self.sealed("refresh_token_sealed", id, &format!("refresh-{id:0>56}")).1
-            } else {
-                "null".to_owned()
-            };
-            write!(
-                sql,
-                "{comma}({id},{id},'{user}',{provider},1,'{key}','[\"repo\"]',{expires_ms},{now_ms},{now_ms},{access},{refresh})"
-            )?;
-        }
-        Ok(sql)
+    /// An entry whose token lives for so long, sealed as a login seals it.
+    fn entry(&self, id: usize, refreshable: bool, lifetime_ms: i64) -> Result<ActiveModel> {
+        let pair = NewPair {
+            access_token: format!("access-{id:0>57}").into(),
+            refresh_token: refreshable.then(|| format!("refresh-{id:0>56}").into()),
+            username: None,
+            scopes: vec!["repo".to_owned()],
+            expires_at: Some(Timestamp::from_millis(self.now.as_millis() + lifetime_ms)),
+            refresh_token_expires_at: None,
+            source: PairSource::Login,
+        };
+        let id_of_row = i64::try_from(id)?;
+        let row = self.store.first_row(id_of_row, &user_name(id), self.provider, &pair, self.now);
+        // A version that does not know the column does not have it.
+        let record_mac = if self.is_of_format_2 { row.record_mac.clone() } else { NotSet };
+        Ok(ActiveModel { id: Set(id_of_row), record_mac, ..row })
     }
 
-    /// The id of the key, and the bytes as this database writes them. Bound to its place as `store/entry.rs` does it;
-    /// were that wrong no reply would be `ok`.
-    fn sealed(&self, column: &str, identity: usize, token: &str) -> (String, String) {
-        let sealed =
-            self.keys.seal(&SecretString::from(token), &format!("token_entry/{column}/{identity}/1"));
-        let mut hex = String::with_capacity(2 * sealed.bytes.len() + 4);
-        hex.push_str(if self.backend == DatabaseBackend::Postgres { r"'\x" } else { "x'" });
-        for byte in &sealed.bytes {
-            for digit in [byte >> 4, byte & 15] {
-                hex.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
-            }
-        }
-        hex.push('\'');
-        (sealed.key_id, hex)
+    async fn insert(&self, connection: &DatabaseConnection, entries: Vec<ActiveModel>) -> Result<()> {
+        TokenEntry::insert_many(entries)
+            .exec_without_returning(connection)
+            .await
+            .context("insert entries")?;
+        Ok(())
     }
 }
