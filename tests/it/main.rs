@@ -59,6 +59,7 @@ mod replies;
 mod reply_to;
 mod reports;
 mod sealed;
+mod tampering;
 mod texts;
 mod token_request;
 mod token_store;

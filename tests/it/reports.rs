@@ -10,7 +10,7 @@ use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REPORT};
 use crate::harness::reply::{error_message, token};
 use crate::harness::{Dialect, Kind, PATIENCE, World, eventually, on_every_database};
 
-fn digest(token: &str) -> String {
+pub(crate) fn digest(token: &str) -> String {
     use std::fmt::Write as _;
     Sha256::digest(token).iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("text takes everything");
