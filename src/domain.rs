@@ -10,6 +10,7 @@ pub mod finding;
 pub mod key_use;
 pub mod network;
 pub mod pattern;
+pub mod plain;
 pub mod problem;
 pub mod provider;
 pub mod sealed_box;

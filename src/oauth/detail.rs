@@ -7,11 +7,10 @@ use std::error::Error;
 use url::Position;
 
 use crate::domain::escape::is_unprintable;
+use crate::domain::plain::{LEFT_OUT, plain_words};
 use crate::domain::provider::Provider;
 use crate::domain::secret::{ExposeSecret, SecretString};
 
-/// Replaces what is left out.
-const LEFT_OUT: &str = "…";
 const MAX_QUOTE_CHARS: usize = 160;
 
 #[derive(Clone, Copy)]
@@ -42,10 +41,7 @@ impl RefreshRequest<'_> {
             .into_iter()
             .filter(|secret| !secret.is_empty())
             .fold(Cow::Borrowed(text), |text, secret| text.replace(secret, LEFT_OUT).into());
-        let mut words: Vec<&str> =
-            text.split_whitespace().map(|word| if is_plain_word(word) { word } else { LEFT_OUT }).collect();
-        words.dedup_by(|word, before| word == before && *word == LEFT_OUT);
-        shortened(&words.join(" "))
+        shortened(&plain_words(&text))
     }
 }
 
@@ -56,19 +52,6 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
         innermost = source;
     }
     shortened(&innermost.to_string().replace(is_unprintable, " "))
-}
-
-/// Words of error texts and OAuth parameter names: `expired,` `client_id` `and/or` `(HTTP` `10`. Tokens are long and
-/// random: they have digits, mixed case or other characters, or are longer than a word.
-fn is_plain_word(word: &str) -> bool {
-    let is_part = |part: &str| match part.as_bytes() {
-        [first, rest @ ..] if part.len() <= 20 && first.is_ascii_alphabetic() => {
-            rest.iter().all(u8::is_ascii_lowercase) || part.bytes().all(|byte| byte.is_ascii_uppercase())
-        }
-        digits => (1..=4).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
-    };
-    let word = word.trim_matches(|sign| ".,:;!?()\"'`".contains(sign));
-    word.len() <= 32 && word.split(['_', '-', '/', '\'']).all(is_part)
 }
 
 fn shortened(text: &str) -> String {

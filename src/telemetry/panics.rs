@@ -5,6 +5,7 @@ use std::panic;
 use metrics::{counter, describe_counter};
 
 use super::label;
+use crate::domain::plain::plain_words;
 
 const PANICS: &str = "tokenkeeper_panics_total";
 
@@ -37,10 +38,11 @@ pub fn panicked(what: Panicking) {
     }
 }
 
-/// Logs each panic where it happens, in the format of the log. Otherwise the standard library prints it.
+/// Logs each panic where it happens, in the format of the log. Otherwise the standard library prints it. Its text may show the
+/// value that it was about, so only plain words of it are logged (invariant 6).
 pub fn log_panics() {
     panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or("no text");
+        let text = plain_words(panic.payload_as_str().unwrap_or("no text"));
         let place = panic.location().map(tracing::field::display);
         tracing::error!(place, "panic: {text}");
     }));
@@ -57,5 +59,32 @@ pub(super) fn describe() {
     describe_counter!(PANICS, "Panics in a message, a refresh or a service.");
     for what in Panicking::ALL {
         counter!(PANICS, "in" => what.name()).absolute(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_panic_is_told_without_the_value_that_it_is_about() {
+        let token = || String::from("gho_16C7e42F292c6912é");
+        let panics: [fn(String); 3] = [
+            |token| drop(token[..token.len() - 1].to_owned()),
+            |token| Err::<(), _>(token).unwrap(),
+            |token| assert_eq!(token, "another"),
+        ];
+        for panics in panics {
+            let payload = catch_unwind(|| panics(token())).unwrap_err();
+            let text = payload.downcast_ref::<String>().unwrap();
+            assert!(text.contains("16C7e42F292c6912"), "the standard library shows it: {text}");
+            let told = plain_words(text);
+            assert!(!told.contains("16C7e42F292c6912"), "{told}");
+            assert!(["byte", "called", "assertion"].iter().any(|word| told.contains(word)), "{told}");
+        }
+        let bounds = "index out of bounds: the len is 3 but the index is 5";
+        assert_eq!(plain_words(bounds), bounds);
     }
 }

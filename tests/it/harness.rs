@@ -2,6 +2,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod events;
+pub(crate) mod evidence;
 pub(crate) mod json_lines;
 pub(crate) mod links;
 pub(crate) mod logs;

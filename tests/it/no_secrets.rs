@@ -1,7 +1,15 @@
-//! Invariant 6: no token, secret or key in logs, metrics, replies to others, dead-letter headers or, in clear, in
-//! the database.
+//! Invariant 6: no token, secret or key in logs, metrics, replies to others, dead letters, events, files or, in clear, in the
+//! database. Every test's world is searched when it ends (`harness/evidence.rs`). Here is what proves that search: a worker that has
+//! all of them to tell, and secrets that are planted.
 
-use sea_orm::EntityTrait;
+mod marked;
+mod types;
+
+use std::path::Path;
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use sea_orm::{ConnectionTrait, EntityTrait};
 use secrecy::ExposeSecret;
 use serde_json::json;
 use tokenkeeper::contract::{MessageKind, decode};
@@ -10,6 +18,9 @@ use tokenkeeper_entity::{auth_provider, identity, token_entry};
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST, TOKEN_STORE};
 
+use self::marked::Marked;
+use crate::harness::events::Listener;
+use crate::harness::evidence::Place;
 use crate::harness::logs::assert_holds_none_of;
 use crate::harness::{Dialect, Fault, Kind, PATIENCE, World, eventually, on_every_database};
 
@@ -54,38 +65,84 @@ async fn an_eventful_life(world: &World, proxy: &FaultProxy) {
         &[MISPLACED_TOKEN.to_owned()],
         "a dead letter",
     );
-    let body = String::from_utf8_lossy(&letters[0].body);
-    assert_holds_none_of(&body, &[MISPLACED_TOKEN.to_owned()], "the body of a dead letter");
+    assert_holds_none_of(&letters[0].body, &[MISPLACED_TOKEN.to_owned()], "the body of a dead letter");
     proxy.cut_all();
     assert_eq!(world.request("alice").await["status"], "ok");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_at_its_most_talkative_tells_no_secret_in_log_or_metrics() {
-    let mut world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
-    let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
-    let url = proxy.url(world.broker.url());
-    world.set("broker.url", url).set("refresh.retry_initial_ms", 20);
-    let worker = world.spawn_worker().await;
-
-    an_eventful_life(&world, &proxy).await;
-
-    eventually("the lost reply to be counted", PATIENCE, async || {
-        (worker.count("tokenkeeper_unroutable_replies_total").await > 0).then_some(())
-    })
-    .await;
-    let secrets: Vec<String> = world.secrets().into_iter().chain([MISPLACED_TOKEN.to_owned()]).collect();
-    assert!(secrets.len() > 20, "there were secrets to be told");
-    assert_holds_none_of(&worker.get("metrics").await.1, &secrets, "/metrics");
-    let log = worker.log();
-    for told in ["alice", "carol", "opportunistic", "reauthorization_required", "DEBUG"] {
-        assert!(log.contains(told), "the log does not tell of {told}: it was not captured");
-    }
-    assert_holds_none_of(&log, &secrets, "a worker process");
-    worker.stop(&world).await;
-}
-
 on_every_database! {
+    /// Every kind of secret is marked: tokens, client secret, keys, admin token, and the passwords of broker and database.
+    async fn a_worker_at_its_most_talkative_leaves_no_secret_anywhere(kind: Kind) {
+        let mut world = World::new(kind, Dialect::BitbucketServer).await;
+        let marked = Marked::passwords(&world, kind).await;
+        let proxy = FaultProxy::start_for_url(&marked.broker_url, 5672).await;
+        let folder = tempfile::tempdir().unwrap();
+        let audit = folder.path().join("audit.jsonl");
+        world
+            .set("broker.url", proxy.url(&marked.broker_url))
+            .set("database.url", &marked.database_url)
+            .set("admin.token", "an-admin-token-that-nobody-tells")
+            .set("refresh.retry_initial_ms", 20)
+            .set("audit.to", "file")
+            .set("audit.file", audit.display());
+        let worker = world.spawn_worker().await;
+        let events = Listener::start(&world, "#").await;
+
+        an_eventful_life(&world, &proxy).await;
+
+        eventually("the lost reply to be counted", PATIENCE, async || {
+            (worker.count("tokenkeeper_unroutable_replies_total").await > 0).then_some(())
+        })
+        .await;
+        events.wait_for("token.reauthorization_required", 1).await;
+        let secrets: Vec<String> = world.secrets().into_iter().chain([MISPLACED_TOKEN.to_owned()]).collect();
+        assert!(secrets.len() > 20, "there were secrets to be told");
+        for kind_of_secret in [marked::PASSWORD, "an-admin-token-that-nobody-tells", world.scm.client_secret()] {
+            assert!(secrets.iter().any(|secret| secret == kind_of_secret), "{kind_of_secret} is looked for");
+        }
+        let log = worker.log();
+        for told in ["alice", "carol", "opportunistic", "reauthorization_required", "DEBUG"] {
+            assert!(log.contains(told), "the log does not tell of {told}: it was not captured");
+        }
+        assert_holds_none_of(&log, &secrets, "a worker process");
+        worker.stop(&world).await;
+        assert_holds_none_of(std::fs::read(&audit).unwrap(), &secrets, "the audit log");
+        assert_eq!(world.searched(), Place::ALL, "there is something of every place to be searched");
+        let found = world.search();
+        assert!(found.is_empty(), "{found:#?}");
+        drop(world);
+        marked.drop_them().await;
+    }
+
+    /// A search that finds nothing proves nothing, unless it would have found something.
+    async fn a_secret_is_found_in_every_place_where_one_is_left(kind: Kind) {
+        let mut world = World::new(kind, Dialect::BitbucketServer).await;
+        let folder = tempfile::tempdir().unwrap();
+        world.set("audit.to", "file").set("audit.file", folder.path().join("audit.jsonl").display());
+        let spool = folder.path().join("spool");
+        world.set("worker.spool_dir", spool.display());
+        let worker = world.start_worker().await;
+        let token = world.user_with_token("alice").await.access_token;
+        let found = world.search();
+        assert!(found.is_empty(), "{found:#?}");
+
+        world.expect_leaks();
+        tracing::warn!("planted: {:?}", token.as_bytes());
+        // A worker has no metric whose labels anybody chooses: taken for what a scrape said.
+        world.plant(Place::Metrics, format!("tokenkeeper_requests_total{{host=\"{token}\"}} 1\n"));
+        plant_a_reply(&world, &token).await;
+        plant_a_dead_letter(&world, &token).await;
+        plant_an_event(&world, &token).await;
+        plant_a_row(&world, kind, &token).await;
+        plant_a_file(&spool.join("core.4711"), &token);
+        worker.stop().await;
+
+        let found = world.search();
+        for place in Place::ALL {
+            assert!(found.iter().any(|(found, _)| *found == place), "nothing is found in {place:?}: {found:#?}");
+        }
+    }
+
     async fn nothing_secret_is_in_the_database_in_clear(kind: Kind) {
         let world = World::new(kind, Dialect::BitbucketServer).await;
         let worker = world.start_worker().await;
@@ -111,9 +168,73 @@ on_every_database! {
             .chain(providers.into_iter().map(|provider| provider.client_secret_sealed));
         for bytes in sealed {
             assert!(bytes.len() > 40, "nonce, tag and something between");
-            assert_holds_none_of(&String::from_utf8_lossy(&bytes), &world.secrets(), "a sealed column");
+            assert_holds_none_of(&bytes, &world.secrets(), "a sealed column");
         }
     }
+}
+
+/// As a worker would publish it.
+async fn publish(world: &World, exchange: &str, key: &str, body: &str, headers: FieldTable) {
+    let channel = world.broker.channel().await;
+    channel.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
+    let properties = BasicProperties::default().with_headers(headers);
+    let options = BasicPublishOptions::default();
+    let published = channel.basic_publish(exchange.into(), key.into(), options, body.as_bytes(), properties);
+    published.await.unwrap().await.unwrap();
+}
+
+/// An error that repeats a token, percent-encoded.
+async fn plant_a_reply(world: &World, token: &str) {
+    let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let body = json!({"status": "error", "error": {"message": encoded}}).to_string();
+    publish(world, "", world.broker.reply_queue(), &body, FieldTable::default()).await;
+    eventually("the reply to come", PATIENCE, async || {
+        world
+            .broker
+            .replies_seen()
+            .iter()
+            .any(|reply| reply.body.to_string().contains(&encoded))
+            .then_some(())
+    })
+    .await;
+}
+
+/// A dead letter of a worker with a token in a header, in base64.
+async fn plant_a_dead_letter(world: &World, token: &str) {
+    let mut headers = FieldTable::default();
+    for (name, value) in [("x-tokenkeeper-reason", "planted".to_owned()), ("authorization", basic(token))] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    publish(world, "", &world.broker.name("dead-letters"), "{}", headers).await;
+}
+
+fn basic(token: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(format!("alice:{token}"))
+}
+
+async fn plant_an_event(world: &World, token: &str) {
+    let events = Listener::start(world, "planted").await;
+    let body = json!({"detail": token}).to_string();
+    publish(world, &world.broker.name("events"), "planted", &body, FieldTable::default()).await;
+    events.wait_for("planted", 1).await;
+}
+
+/// In a column for ciphertexts: PostgreSQL shows its bytes as hexadecimal digits.
+async fn plant_a_row(world: &World, kind: Kind, token: &str) {
+    let digits: String = token.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = match kind {
+        Kind::Postgres => format!("'\\x{digits}'"),
+        Kind::Sqlite | Kind::MariaDb => format!("X'{digits}'"),
+    };
+    let update = format!("UPDATE token_entry SET access_token_sealed = {bytes}");
+    world.connection().await.execute_unprepared(&update).await.unwrap();
+}
+
+/// A core file, say.
+fn plant_a_file(path: &Path, token: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, [b"\x7fELF\0\xff", token.as_bytes(), b"\0"].concat()).unwrap();
 }
 
 #[test]

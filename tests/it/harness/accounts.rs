@@ -15,7 +15,8 @@ use super::{PATIENCE, World, eventually};
 pub(crate) type Permissions = [String; 3];
 
 const CONTROL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services/rabbitmqctl.sh");
-const PASSWORD: &str = "a-password-of-a-test";
+/// Of each of them. It is searched for where it must not be.
+pub(crate) const PASSWORD: &str = "a-password-of-a-test";
 
 /// Users in a world's virtual host, deleted when this is dropped.
 pub(crate) struct Accounts {

@@ -9,6 +9,7 @@ use lapin::types::FieldTable;
 use serde_json::Value;
 use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 
+use super::evidence::Place;
 use super::world::World;
 
 /// An event as it came.
@@ -48,9 +49,11 @@ impl Listener {
             .await
             .expect("consume it");
         let heard = Arc::<Mutex<Vec<Heard>>>::default();
-        let hearing = Arc::clone(&heard);
+        let (hearing, evidence) = (Arc::clone(&heard), world.evidence.clone());
         tokio::spawn(async move {
             while let Some(Ok(delivery)) = deliveries.next().await {
+                let head = format!("{} {:?}\n", delivery.routing_key, delivery.properties);
+                evidence.add(Place::Event, "an event", [head.as_bytes(), &delivery.data].concat());
                 let heard = Heard {
                     routing_key: delivery.routing_key.to_string(),
                     properties: delivery.properties,

@@ -3,14 +3,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokenkeeper::telemetry::logs;
+use tokenkeeper_testkit::leaks::Leaks;
 use tracing::level_filters::LevelFilter;
 
+use super::evidence::line_before;
 use super::json_lines::assert_json_lines;
-
-/// What a reply's `token.userinfo` encodes.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 static CAPTURED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static INSTALL: Once = Once::new();
@@ -38,17 +36,24 @@ pub(crate) fn assert_captured_json() {
     assert_json_lines(&String::from_utf8_lossy(&new), "the workers in this process");
 }
 
-/// Panics where one of the secrets stands in the text, as it is or as the user info of a URL has it; says which, by its
-/// place among the secrets.
-pub(crate) fn assert_holds_none_of(text: &str, secrets: &[String], whose: &str) {
-    for (index, secret) in secrets.iter().enumerate() {
-        assert!(secret.len() >= 8, "secret {index} is too short to be looked for");
-        let encoded = utf8_percent_encode(secret, RESERVED).to_string();
-        let encoded = Some(encoded).filter(|encoded| encoded != secret);
-        if let Some(at) = text.find(secret.as_str()).or_else(|| text.find(&encoded?)) {
-            let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
-            panic!("secret {index} of {} is in the log of {whose}, in: {}…", secrets.len(), &text[line..at]);
-        }
+/// How much was logged so far, in bytes.
+pub(crate) fn captured_len() -> usize {
+    lines().len()
+}
+
+/// What was logged behind so many bytes.
+pub(crate) fn captured_since(len: usize) -> Vec<u8> {
+    lines()[len..].to_vec()
+}
+
+/// Panics where one of the secrets stands in the text, in any form that it can be read back from; says which, by its place
+/// among the secrets.
+#[track_caller]
+pub(crate) fn assert_holds_none_of(text: impl AsRef<[u8]>, secrets: &[String], whose: &str) {
+    let text = text.as_ref();
+    if let Some(leak) = Leaks::of(secrets).find(text) {
+        let (count, before) = (secrets.len(), line_before(text, leak.at));
+        panic!("secret {} of {count} ({:?}) is in the log of {whose}, in: {before}…", leak.secret, leak.form);
     }
 }
 

@@ -1,18 +1,20 @@
 //! The real binary as a child process.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use tempfile::TempDir;
 use tokenkeeper_testkit::program::{Program, Worker};
 use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 use tokio::process::Command;
+use tokio::time::timeout;
 
+use super::evidence::{Evidence, Place};
 use super::json_lines::assert_json_lines;
 use super::links::Link;
 use super::logs::assert_holds_none_of;
-use super::world::World;
+use super::world::{METRICS_PATIENCE, World};
 
 /// The real binary with this environment and nothing else.
 pub(crate) fn program(
@@ -27,7 +29,10 @@ pub(crate) fn program(
 /// A worker process. Killed when it is dropped.
 pub(crate) struct WorkerProcess {
     worker: Worker,
-    _folder: TempDir,
+    folder: TempDir,
+    evidence: Evidence,
+    /// What it writes by its settings.
+    files: Vec<PathBuf>,
 }
 
 impl WorkerProcess {
@@ -93,7 +98,7 @@ impl WorkerProcess {
         let mut program = program(folder.path(), world.environment());
         change(&mut program);
         let worker = program.launch_worker("worker").await.expect("start the worker");
-        Self { worker, _folder: folder }
+        Self { worker, folder, evidence: world.evidence.clone(), files: world.files_of_workers() }
     }
 
     /// Waits until `/readyz` says so.
@@ -172,7 +177,8 @@ impl WorkerProcess {
         self.worker.signal(signal).await.expect("send a signal");
     }
 
-    /// Waits until it has ended, reads its log strictly, searches it for the world's secrets, and gives back how it ended.
+    /// Waits until it has ended, reads its log strictly, searches it for the world's secrets, and gives back how it ended. What
+    /// else it leaves behind is searched with the world's end.
     pub(crate) async fn wait(mut self, world: &World) -> ExitStatus {
         let status = self.worker.wait().await.expect("wait for it");
         assert_json_lines(&self.log(), "a worker process");
@@ -182,6 +188,9 @@ impl WorkerProcess {
 
     /// Stops it softly; it must end cleanly.
     pub(crate) async fn stop(self, world: &World) {
+        if let Ok(Ok((_, metrics))) = timeout(METRICS_PATIENCE, self.worker.get("metrics")).await {
+            self.evidence.add(Place::Metrics, "/metrics", metrics);
+        }
         self.signal("TERM").await;
         let status = self.wait(world).await;
         assert!(status.success(), "a worker that is told to stop exits 0, not with {status}");
@@ -189,9 +198,12 @@ impl WorkerProcess {
 }
 
 impl Drop for WorkerProcess {
-    /// Shows its log where the test fails: one that fails now and then alone can be understood by nothing else.
+    /// Keeps what it wrote for the search at the world's end. Shows its log where the test fails: one that fails now and then alone can be understood by nothing else.
     #[allow(clippy::print_stderr, reason = "the test's own output, shown where it fails")]
     fn drop(&mut self) {
+        self.evidence.add(Place::Log, "a worker process", self.log());
+        self.evidence.add_files(self.folder.path());
+        self.files.iter().for_each(|file| self.evidence.add_files(file));
         if std::thread::panicking() {
             eprintln!("--- the log of a worker process:\n{}", self.log());
         }

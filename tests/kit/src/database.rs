@@ -1,5 +1,7 @@
 //! An operator's database, empty and for one test alone.
 
+mod contents;
+
 use std::{env, fmt, path::Path, time::Duration};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr};
@@ -8,6 +10,7 @@ use tokio::net::TcpStream;
 use url::Url;
 use uuid::Uuid;
 
+pub use self::contents::contents;
 use crate::wait::{PATIENCE, within};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

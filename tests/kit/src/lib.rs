@@ -9,6 +9,7 @@
 //! | [`program`] | an operator: runs the real `tokenkeeper` binary, its commands and its workers |
 //! | [`schema`] | a client generated from the published JSON Schemas: what it would take |
 //! | [`http`] | an HTTP client for a test's own questions |
+//! | [`leaks`] | somebody who looks for secrets where none may be, in any form that they can be read back from |
 //! | [`wait`] | patience: waiting for a condition instead of sleeping |
 //!
 //! The kit knows tokenkeeper's contract and nothing of its code, so that a mistake in the one cannot hide in
@@ -20,6 +21,7 @@
 
 pub mod database;
 pub mod http;
+pub mod leaks;
 pub mod program;
 pub mod proxy;
 pub mod queues;

@@ -147,9 +147,13 @@ impl Program {
             _ => admin_address(&log).map(Ok),
         });
         match address.await {
-            Ok(address) => Ok(Worker { process, address, log }),
+            Ok(address) => Ok(Worker { process, address, token: self.admin_token(), log }),
             Err(ended) => bail!("a worker ended before it was ready ({ended}); see {}", log.display()),
         }
+    }
+
+    fn admin_token(&self) -> Option<String> {
+        self.environment.get("TOKENKEEPER__ADMIN__TOKEN").cloned()
     }
 
     /// A command yet without arguments, killed when its process is dropped. Of this process's environment the
@@ -185,6 +189,8 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
 pub struct Worker {
     process: Child,
     address: SocketAddr,
+    /// What its admin endpoint wants to be shown.
+    token: Option<String>,
     log: PathBuf,
 }
 
@@ -196,7 +202,9 @@ impl Worker {
 
     /// Status and text of a path of its admin endpoint.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = http::client().get(format!("http://{}/{path}", self.address)).send().await?;
+        let get = http::client().get(format!("http://{}/{path}", self.address));
+        let get = self.token.iter().fold(get, |get, token| get.bearer_auth(token));
+        let answer = get.send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 

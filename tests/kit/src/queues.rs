@@ -16,7 +16,10 @@ mod requester;
 
 use std::{
     env,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -75,10 +78,12 @@ pub struct TestBroker {
     publishing: tokio::sync::Mutex<Channel>,
     /// What a worker declares beside the rest, and is to be deleted with it.
     partitions: AtomicU16,
+    /// The dead letters that were taken out so far, for [`TestBroker::dead_letters_seen`].
+    letters: Mutex<Vec<DeadLetter>>,
 }
 
 /// A message that a worker gave up on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DeadLetter {
     /// The routing key it was published with.
     pub routing_key: String,
@@ -128,7 +133,8 @@ impl TestBroker {
         let direct = Requester::direct(&connection, &prefix).await;
         let publishing = tokio::sync::Mutex::new(confirming_channel(&connection).await);
         let (url, partitions) = (url.to_owned(), AtomicU16::new(0));
-        Self { connection, prefix, url, by_queue, direct, publishing, partitions }
+        let letters = Mutex::default();
+        Self { connection, prefix, url, by_queue, direct, publishing, partitions, letters }
     }
 
     /// The worker's `broker.prefix`.
@@ -242,6 +248,16 @@ impl TestBroker {
         [&self.by_queue, &self.direct].into_iter().flat_map(Requester::stray_replies).collect()
     }
 
+    /// Every reply that has come so far.
+    pub fn replies_seen(&self) -> Vec<Reply> {
+        [&self.by_queue, &self.direct].into_iter().flat_map(Requester::replies_seen).collect()
+    }
+
+    /// Every dead letter that was taken out so far.
+    pub fn dead_letters_seen(&self) -> Vec<DeadLetter> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     // --- Looking at the worker's queues ---
 
     /// How many messages are ready in `PREFIX.suffix`. Panics where there is no such queue.
@@ -265,10 +281,11 @@ impl TestBroker {
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
         let channel = self.channel().await;
         let mut letters = Vec::new();
-        while let Some(letter) = self.next_dead_letter(&channel).await {
+        while let Some(letter) = next_dead_letter(&channel, &self.prefix).await {
             letters.push(letter);
         }
         close(&channel).await;
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&letters);
         letters
     }
 
@@ -282,16 +299,6 @@ impl TestBroker {
         })
         .await;
         letters
-    }
-
-    async fn next_dead_letter(&self, channel: &Channel) -> Option<DeadLetter> {
-        let queue = self.name("dead-letters");
-        let taken = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
-        let delivery = taken.expect("take a dead letter")?.delivery;
-        let headers = delivery.properties.headers().clone().unwrap_or_default();
-        let properties = delivery.properties.with_headers(FieldTable::default());
-        let routing_key = delivery.routing_key.to_string();
-        Some(DeadLetter { routing_key, properties, headers, body: delivery.data })
     }
 
     /// `None` where there is no such queue, which closes the channel that asked.
@@ -340,6 +347,33 @@ async fn delete_topology(url: &str, prefix: &str, partitions: u16) {
         deleted.expect("delete an exchange");
     }
     connection.close(200, "done".into()).await.expect("close the connection");
+}
+
+/// Takes the dead letters that a test has left, over a connection of its own: the test may be over. None are there where no
+/// worker has declared the queue.
+pub async fn remaining_dead_letters(url: &str, prefix: &str) -> Vec<DeadLetter> {
+    let connection = connect(url).await;
+    let channel = connection.create_channel().await.expect("open a channel");
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = format!("{prefix}.dead-letters");
+    let mut letters = Vec::new();
+    if channel.queue_declare(queue.into(), passive, FieldTable::default()).await.is_ok() {
+        while let Some(letter) = next_dead_letter(&channel, prefix).await {
+            letters.push(letter);
+        }
+    }
+    connection.close(200, "done".into()).await.expect("close the connection");
+    letters
+}
+
+async fn next_dead_letter(channel: &Channel, prefix: &str) -> Option<DeadLetter> {
+    let queue = format!("{prefix}.dead-letters");
+    let taken = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
+    let delivery = taken.expect("take a dead letter")?.delivery;
+    let headers = delivery.properties.headers().clone().unwrap_or_default();
+    let properties = delivery.properties.with_headers(FieldTable::default());
+    let routing_key = delivery.routing_key.to_string();
+    Some(DeadLetter { routing_key, properties, headers, body: delivery.data })
 }
 
 async fn connect(url: &str) -> Connection {

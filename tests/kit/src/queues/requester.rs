@@ -141,6 +141,10 @@ impl Requester {
         assert!(returned.is_none(), "no queue is bound for {routing_key}: is the worker up?");
     }
 
+    pub(super) fn replies_seen(&self) -> Vec<Reply> {
+        self.inbox.seen().clone()
+    }
+
     pub(super) fn stray_replies(&self) -> Vec<Reply> {
         std::mem::take(&mut *self.inbox.strays())
     }
@@ -177,6 +181,8 @@ pub(super) async fn publish_mandatory(
 struct Inbox {
     pending: Mutex<HashMap<String, oneshot::Sender<Reply>>>,
     strays: Mutex<Vec<Reply>>,
+    /// Every reply, whoever waited for it.
+    seen: Mutex<Vec<Reply>>,
 }
 
 impl Inbox {
@@ -196,6 +202,7 @@ impl Inbox {
 
     fn deliver(&self, reply: Reply) {
         let id = correlation_id(&reply.properties).unwrap_or_default();
+        self.seen().push(reply.clone());
         let waiting = self.pending().remove(&id);
         let unwanted = match waiting {
             Some(waiting) => waiting.send(reply).err(),
@@ -210,6 +217,10 @@ impl Inbox {
 
     fn strays(&self) -> MutexGuard<'_, Vec<Reply>> {
         self.strays.lock().expect("the stray replies")
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Vec<Reply>> {
+        self.seen.lock().expect("the replies so far")
     }
 }
 
