@@ -9,6 +9,8 @@ mod clone_url;
 mod decode;
 mod envelope;
 mod event;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod granted_token;
 mod lifetime;
 mod redacted;

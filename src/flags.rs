@@ -13,6 +13,8 @@
 mod cache;
 mod definition;
 mod flag_set;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod reload;
 #[cfg(test)]
 mod tests;

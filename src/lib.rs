@@ -9,6 +9,8 @@ pub mod broker;
 pub mod contract;
 pub mod domain;
 pub mod flags;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod housekeeping;
 pub mod limits;
 pub mod oauth;

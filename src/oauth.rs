@@ -18,10 +18,13 @@ mod client;
 mod connect;
 mod connection;
 mod detail;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod issued;
 mod local;
 mod pause;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "the fuzzers need no endpoint"))]
 mod testing;
 mod validate;
 

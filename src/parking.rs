@@ -4,6 +4,8 @@
 //! either, the pair goes to a file in the spool folder, and the next worker that starts there picks it up. Either way
 //! the pair is encrypted, and is stored by the usual guarded UPDATE.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod spool;
 pub mod waiting;
 

@@ -12,6 +12,8 @@ mod audit;
 mod circuit;
 mod encryption;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod housekeeping;
 mod keys_command;
 mod limits;

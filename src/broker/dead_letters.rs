@@ -6,6 +6,8 @@
 //!
 //! No letter is lost, however a command ends. Only an ack removes a letter, and unacked ones go back with the connection.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod letter;
 mod replay;
 mod seal;

@@ -7,6 +7,8 @@
 mod audit_key;
 mod binding;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod login_key;
 mod ring_key;
 

@@ -138,7 +138,7 @@ impl Spool {
     }
 
     pub(super) async fn read(&self, file: &Path) -> io::Result<ParkedPair> {
-        Ok(ParkedPair::decode(&tokio::fs::read(file).await?)?)
+        read_pair(&tokio::fs::read(file).await?)
     }
 
     /// Removes a file; another worker with the same folder may have done so.
@@ -148,6 +148,14 @@ impl Spool {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads a file's content. The decoder's own error could repeat what stands there.
+pub(super) fn read_pair(content: &[u8]) -> io::Result<ParkedPair> {
+    ParkedPair::decode(content).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        io::Error::new(ErrorKind::InvalidData, format!("it is not what a worker parked ({place})"))
+    })
 }
 
 fn not_writable(folder: &Path, error: &io::Error) -> Problem {

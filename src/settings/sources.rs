@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, File, FileFormat};
 use serde_json::Value;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::error::{NotToml, SettingsError, Source};
 use super::private_file::{Exposed, text_of};
@@ -44,17 +44,30 @@ impl Sources {
         file: Option<&Path>,
         environment: HashMap<String, String>,
     ) -> Result<Self, SettingsError> {
+        let Some(path) = file else { return Self::of(None, environment) };
+        let read = || -> io::Result<_> {
+            let mut file = OpenFile::open(path)?;
+            Ok((text_of(&mut file)?, Exposed::of(&file)?))
+        };
+        let (text, exposed) =
+            read().map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
+        Ok(Self { exposed, ..Self::of(Some((path, &text)), environment)? })
+    }
+
+    /// The same of a file's path and text.
+    pub(super) fn of(
+        file: Option<(&Path, &str)>,
+        environment: HashMap<String, String>,
+    ) -> Result<Self, SettingsError> {
         let mut builder = Config::builder();
-        let mut exposed = None;
-        if let Some(path) = file {
-            let (text, found) = toml_text(path)?;
-            exposed = found;
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+        if let Some((path, text)) = file {
+            check_syntax(path, text)?;
+            builder = builder.add_source(File::from_str(text, FileFormat::Toml));
         }
         let (values, variables) = select(environment);
         let merged = builder.add_source(Environment::default().source(Some(values))).build()?;
         let merged = merged.try_deserialize()?;
-        Ok(Self { merged, file: file.map(Path::to_owned), exposed, variables })
+        Ok(Self { merged, file: file.map(|(path, _)| path.to_owned()), exposed: None, variables })
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -163,17 +176,9 @@ fn key_of(variable: &str) -> Option<String> {
 
 /// Checks that the text is TOML before the `config` crate reads it: that crate's error repeats the wrong line, which may
 /// hold a password.
-fn toml_text(path: &Path) -> Result<(Zeroizing<String>, Option<Exposed>), SettingsError> {
-    let read = || -> io::Result<_> {
-        let mut file = OpenFile::open(path)?;
-        Ok((text_of(&mut file)?, Exposed::of(&file)?))
-    };
-    let (text, exposed) =
-        read().map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
-    match toml::from_str::<toml::Table>(&text) {
-        Ok(_) => Ok((text, exposed)),
-        Err(error) => {
-            Err(SettingsError::Syntax { path: path.to_owned(), error: NotToml::new(&text, &error) })
-        }
+fn check_syntax(path: &Path, text: &str) -> Result<(), SettingsError> {
+    match toml::from_str::<toml::Table>(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(SettingsError::Syntax { path: path.to_owned(), error: NotToml::new(text, &error) }),
     }
 }
