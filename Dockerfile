@@ -1,6 +1,7 @@
 # tokenkeeper as an image: built with the Rust toolchain, shipped without it.
+# Images are pinned by the digest of their index, which covers every platform: what was looked at is what runs.
 
-FROM rust:1-slim-bookworm AS build
+FROM rust:1.97.0-slim-bookworm@sha256:6d220bf85c74e842a79da63997af8d2e74455c0b8847d8bb3a5888572334991d AS build
 WORKDIR /build
 COPY . .
 # The caches keep compiled dependencies over builds; what they hold is no part of any layer. Our own crates are
@@ -11,7 +12,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && cargo build --release --locked --bin tokenkeeper \
     && install -D target/release/tokenkeeper /out/tokenkeeper
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim@sha256:96e378d7e6531ac9a15ad505478fcc2e69f371b10f5cdf87857c4b8188404716
 # Token endpoints are https: rustls verifies them by the system's roots.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
