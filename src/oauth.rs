@@ -24,6 +24,7 @@ mod issued;
 mod local;
 mod pause;
 #[cfg(any(test, fuzzing))]
+#[allow(clippy::expect_used, reason = "this is how a test fails")]
 #[cfg_attr(fuzzing, allow(dead_code, reason = "the fuzzers need no endpoint"))]
 mod testing;
 mod validate;

@@ -1,5 +1,7 @@
 //! Fuzzing: what publishers send.
 
+#![allow(clippy::missing_panics_doc, reason = "to panic is how a fuzzer reports")]
+
 use std::borrow::Cow;
 
 use lapin::protocol::basic::parse_properties;

@@ -1,5 +1,7 @@
 //! Fuzzing: flag files.
 
+#![allow(clippy::missing_panics_doc, reason = "to panic is how a fuzzer reports")]
+
 use std::path::Path;
 
 use serde_json::Value;

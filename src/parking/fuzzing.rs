@@ -1,5 +1,7 @@
 //! Fuzzing: files of the spool folder.
 
+#![allow(clippy::missing_panics_doc, reason = "to panic is how a fuzzer reports")]
+
 use super::spool::read_pair;
 use crate::domain::secret::fuzzing::{MARK, assert_untold};
 

@@ -1,5 +1,7 @@
 //! Fuzzing: whatever is changed, nothing opens but what was sealed.
 
+#![allow(clippy::missing_panics_doc, reason = "to panic is how a fuzzer reports")]
+
 use super::{Binding, ExposeSecret, KeyRing, SecretString};
 
 /// Stands for a secret in inputs. It has digits between its letters, so that it is no word of ours by chance.

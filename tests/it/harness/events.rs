@@ -52,8 +52,8 @@ impl Listener {
         let (hearing, evidence) = (Arc::clone(&heard), world.evidence.clone());
         tokio::spawn(async move {
             while let Some(Ok(delivery)) = deliveries.next().await {
-                let head = format!("{} {:?}\n", delivery.routing_key, delivery.properties);
-                evidence.add(Place::Event, "an event", [head.as_bytes(), &delivery.data].concat());
+                let envelope = format!("{} {:?}\n", delivery.routing_key, delivery.properties);
+                evidence.add(Place::Event, "an event", [envelope.as_bytes(), &delivery.data].concat());
                 let heard = Heard {
                     routing_key: delivery.routing_key.to_string(),
                     properties: delivery.properties,

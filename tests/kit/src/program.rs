@@ -203,7 +203,7 @@ impl Worker {
     /// Status and text of a path of its admin endpoint.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         let get = http::client().get(format!("http://{}/{path}", self.address));
-        let get = self.token.iter().fold(get, |get, token| get.bearer_auth(token));
+        let get = self.token.iter().fold(get, reqwest::RequestBuilder::bearer_auth);
         let answer = get.send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
