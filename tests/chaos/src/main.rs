@@ -8,7 +8,6 @@ mod options;
 mod progress;
 mod report;
 mod scenarios;
-mod servers;
 mod stage;
 mod standing;
 mod truth;
@@ -27,9 +26,10 @@ use anyhow::{Context, Error, Result, anyhow};
 use clap::Parser;
 use futures_util::FutureExt;
 use tempfile::TempDir;
+use tokenkeeper_testkit::servers::Servers;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{options::Options, progress::Progress, report::Report, servers::Servers};
+use self::{options::Options, progress::Progress, report::Report};
 
 /// Where the tables go, below the folder that this runs in.
 const RESULTS: &str = "target/chaos";

@@ -15,13 +15,13 @@ mod storm;
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
+use tokenkeeper_testkit::servers::Servers;
 
 pub(crate) use self::hostile::Attack;
 use crate::{
     options::{Options, Scenario},
     progress::Progress,
     report::Row,
-    servers::Servers,
 };
 
 /// How long no answer may come until the load counts as settled: longer than any request's budget.

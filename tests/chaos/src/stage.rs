@@ -12,12 +12,10 @@ use serde_json::Value;
 use tokenkeeper_testkit::{
     program::{Ground, Program, Worker},
     scm::SimulatedScm,
+    servers::Servers,
 };
 
-use crate::{
-    servers::Servers,
-    upstream::{Account, Ask, By, Upstream},
-};
+use crate::upstream::{Account, Ask, By, Upstream};
 
 /// How long before their stored tokens are asked for they have expired, in milliseconds.
 const EXPIRED_SINCE_MS: i64 = 60_000;

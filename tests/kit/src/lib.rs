@@ -7,6 +7,8 @@
 //! | [`queues`] | upstream: it publishes requests and reads replies and dead letters |
 //! | [`proxy`] | the network between a worker and a server, when it fails |
 //! | [`program`] | an operator: runs the real `tokenkeeper` binary, its commands and its workers |
+//! | [`servers`] | a PostgreSQL and a RabbitMQ of one's own, to be broken or to speak TLS |
+//! | [`authority`] | a certificate authority, made on the spot |
 //! | [`schema`] | a client generated from the published JSON Schemas: what it would take |
 //! | [`http`] | an HTTP client for a test's own questions |
 //! | [`leaks`] | somebody who looks for secrets where none may be, in any form that they can be read back from |
@@ -19,6 +21,7 @@
 // Its tests and programs are written against this interface alone.
 #![warn(missing_docs)]
 
+pub mod authority;
 pub mod database;
 pub mod http;
 pub mod leaks;
@@ -27,4 +30,5 @@ pub mod proxy;
 pub mod queues;
 pub mod schema;
 pub mod scm;
+pub mod servers;
 pub mod wait;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokenkeeper_testkit::program::Worker;
 use tokenkeeper_testkit::scm::{Dialect, ScmOptions, SimulatedScm};
+use tokenkeeper_testkit::servers::Servers;
 use tokio::time::{Instant, sleep};
 
 use super::{Play, SETTLED_AFTER, load::Load};
 use crate::{
     options::Options,
     report::Row,
-    servers::Servers,
     stage::{Host, Stage, User},
     standing::{Standing, Violence},
     truth::Findings,

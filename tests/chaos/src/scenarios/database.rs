@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use tokenkeeper_testkit::{
     proxy::FaultProxy,
     scm::{Dialect, ScmOptions, SimulatedScm},
+    servers::Servers,
     wait::{PATIENCE, eventually},
 };
 use tokio::time::sleep;
@@ -11,7 +12,6 @@ use tokio::time::sleep;
 use super::{Play, SETTLED_AFTER, newest::Newest};
 use crate::{
     report::Row,
-    servers::Servers,
     stage::{Host, Stage, User},
     standing::{Standing, Violence},
     truth::Findings,

@@ -24,6 +24,7 @@ mod slow_hosts;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use tokenkeeper_testkit::servers::{Permissions, Servers};
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
@@ -42,7 +43,6 @@ use super::{Play, SETTLED_AFTER};
 use crate::{
     options::Options,
     report::Row,
-    servers::{Permissions, Servers},
     stage::Stage,
     standing::{Standing, Violence},
     truth::Findings,

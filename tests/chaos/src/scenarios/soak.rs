@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use tokenkeeper_testkit::{
     program::Worker,
     scm::{Dialect, Fault, ScmOptions, SimulatedScm},
+    servers::Servers,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{Play, SETTLED_AFTER, load::Load};
 use crate::{
     report::Row,
-    servers::Servers,
     stage::{Host, Stage},
     standing::{Standing, Violence},
     truth::Findings,

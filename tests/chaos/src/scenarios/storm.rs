@@ -6,13 +6,13 @@ use anyhow::Result;
 use tokenkeeper_testkit::{
     program::Worker,
     scm::{Dialect, Fault, ScmOptions, SimulatedScm},
+    servers::Servers,
 };
 
 use super::{Play, SETTLED_AFTER, load::Load};
 use crate::{
     options::Options,
     report::Row,
-    servers::Servers,
     stage::{Host, Stage},
     standing::{Standing, Violence},
     truth::Findings,

@@ -3,8 +3,8 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File},
-    os::unix::fs::chown,
+    fs::{self, File, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command as BlockingCommand, Stdio},
     thread,
@@ -49,6 +49,13 @@ impl Owner {
         self.take(path)
     }
 
+    /// Writes a file that nobody else may read: a server refuses its private key otherwise.
+    pub(super) fn write_secret(self, path: &Path, text: &str) -> Result<()> {
+        self.write(path, text)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600))
+            .with_context(|| format!("close {} to others", path.display()))
+    }
+
     fn take(self, path: &Path) -> Result<()> {
         let Some((user, group)) = self.0 else { return Ok(()) };
         chown(path, Some(user), Some(group)).with_context(|| format!("give {} away", path.display()))
@@ -84,6 +91,13 @@ fn search_path() -> OsString {
     let own = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&own).chain(SYSTEM_FOLDERS.map(PathBuf::from));
     env::join_paths(folders).unwrap_or(own)
+}
+
+/// Whether this machine has the programs of both servers.
+pub fn are_installed() -> bool {
+    let postgres = find_program("initdb", super::postgres::debian_folders());
+    let rabbitmq = find_program("rabbitmq-server", super::rabbitmq::debian_folders());
+    postgres.is_ok() && rabbitmq.is_ok()
 }
 
 /// The first of `folders` with this program, else the first of `PATH`.

@@ -5,22 +5,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::wait::{PATIENCE, eventually};
 use anyhow::{Context, Result, bail};
-use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 
 use super::{
+    ServerTls,
     daemon::{Daemon, Owner, find_program, run},
     free_port,
 };
 
 const NAME: &str = "PostgreSQL";
 
+/// Everybody but the administrator logs in by the name in a client certificate.
+const HBA: &str = "\
+host    all postgres 127.0.0.1/32 trust
+hostssl all all      127.0.0.1/32 cert
+";
+
 /// A server of its own that can be stopped and started.
-pub(crate) struct Postgres {
+pub struct Postgres {
     owner: Owner,
     programs: Programs,
     folder: PathBuf,
     port: u16,
+    has_tls: bool,
     daemon: Option<Daemon>,
 }
 
@@ -31,52 +39,81 @@ struct Programs {
 }
 
 impl Postgres {
-    pub(super) async fn start(folder: &Path) -> Result<Self> {
+    /// Starts one with everything it writes below `folder`. With TLS, the user `postgres` needs none.
+    pub async fn start(folder: &Path, tls: Option<&ServerTls<'_>>) -> Result<Self> {
         let owner = Owner::find("postgres").await?;
         let folder = folder.join("postgres");
         owner.make_folder(&folder)?;
         let program = |name| find_program(name, debian_folders());
         let programs =
             Programs { initdb: program("initdb")?, postgres: program("postgres")?, psql: program("psql")? };
-        let mut server = Self { owner, programs, folder, port: free_port()?, daemon: None };
+        let has_tls = tls.is_some();
+        let mut server = Self { owner, programs, folder, port: free_port()?, has_tls, daemon: None };
         let mut initdb = owner.command(&server.programs.initdb, &server.folder);
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync", "--pgdata=data"]);
         run(&mut initdb, "make a database cluster").await?;
+        if let Some(tls) = tls {
+            tls.write(owner, &server.folder)?;
+            owner.write(&server.folder.join("hba.conf"), HBA)?;
+        }
         server.begin().await?;
         Ok(server)
     }
 
     /// The URL of a database.
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
+    /// The URL of a database, for a user who logs in by certificate.
+    pub fn url_by_certificate(&self, host: &str, user: &str, database: &str) -> String {
+        format!("postgres://{user}@{host}:{}/{database}", self.port)
+    }
+
+    /// Gives it another certificate, which it shows to whoever connects from here on.
+    pub async fn change_certificate(&self, tls: &ServerTls<'_>) -> Result<()> {
+        tls.write(self.owner, &self.folder)?;
+        self.daemon.as_ref().context("PostgreSQL runs")?.signal("HUP").await
+    }
+
     /// Makes an empty database.
-    pub(crate) async fn create_database(&self, name: &str) -> Result<()> {
+    pub async fn create_database(&self, name: &str) -> Result<()> {
         self.query("postgres", &format!("create database {name}")).await.map(drop)
     }
 
     /// The one value that a query gives.
-    pub(crate) async fn query(&self, database: &str, sql: &str) -> Result<String> {
+    pub async fn query(&self, database: &str, sql: &str) -> Result<String> {
         let mut psql = self.owner.command(&self.programs.psql, &self.folder);
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url(database)]);
         run(&mut psql, "ask PostgreSQL").await
     }
 
     /// Stops it as an administrator does: connections are cut, what was committed is kept.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("PostgreSQL runs")?;
         daemon.signal("INT").await?;
         daemon.wait().await
     }
 
     /// Starts it, and waits until it answers.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
+    pub async fn begin(&mut self) -> Result<()> {
         let mut postgres = self.owner.command(&self.programs.postgres, &self.folder);
         let port = self.port.to_string();
         // Without fsync: no test ends the machine, and its disk is shared.
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"] {
             postgres.args(["-c", setting]);
+        }
+        if self.has_tls {
+            let file = |name: &str| self.folder.join(name).display().to_string();
+            for (setting, value) in [
+                ("ssl", "on".to_owned()),
+                ("ssl_cert_file", file("server.pem")),
+                ("ssl_key_file", file("server-key.pem")),
+                ("ssl_ca_file", file("client-ca.pem")),
+                ("hba_file", file("hba.conf")),
+            ] {
+                postgres.args(["-c", &format!("{setting}={value}")]);
+            }
         }
         postgres.args(["-D", "data", "-p", &port]);
         // SIGQUIT: ends at once, and gives its shared memory back.
@@ -96,14 +133,14 @@ impl Postgres {
     }
 
     /// Stops and starts it.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         self.begin().await
     }
 }
 
 /// Debian keeps the programs of each version in a folder that is in nobody's `PATH`. The newest comes first.
-fn debian_folders() -> Vec<PathBuf> {
+pub(super) fn debian_folders() -> Vec<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<_> = versions
         .filter_map(|folder| Some((folder.file_name().to_str()?.parse::<u32>().ok()?, folder.path())))

@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use crate::wait::eventually;
 use anyhow::{Context, Result, bail};
 use lapin::{Connection, ConnectionProperties};
-use tokenkeeper_testkit::wait::eventually;
 use tokio::{process::Command, time::timeout};
 
 use super::{
+    ServerTls,
     daemon::{Daemon, Owner, find_program, run},
     free_port,
 };
@@ -22,7 +23,7 @@ const NODE: &str = "chaos@localhost";
 const BOOT: Duration = Duration::from_secs(90);
 
 /// A node of its own that can be stopped, started, cut and starved.
-pub(crate) struct RabbitMq {
+pub struct RabbitMq {
     owner: Owner,
     server: PathBuf,
     control: PathBuf,
@@ -34,31 +35,48 @@ pub(crate) struct RabbitMq {
 }
 
 /// What an account may do, each a regular expression over the names of exchanges and queues.
-pub(crate) struct Permissions {
-    pub(crate) configure: String,
-    pub(crate) write: String,
-    pub(crate) read: String,
+pub struct Permissions {
+    /// Declare and delete.
+    pub configure: String,
+    /// Publish.
+    pub write: String,
+    /// Consume.
+    pub read: String,
 }
 
 #[derive(Clone, Copy)]
 struct Ports {
     amqp: u16,
+    /// Nobody listens there without TLS.
+    amqps: u16,
     distribution: u16,
     mapper: u16,
 }
 
 impl RabbitMq {
-    pub(super) async fn start(folder: &Path) -> Result<Self> {
+    /// Starts one with everything it writes below `folder`. With TLS, its port for that wants a client certificate, and takes
+    /// the name in it as a login (EXTERNAL).
+    pub async fn start(folder: &Path, tls: Option<&ServerTls<'_>>) -> Result<Self> {
         let owner = Owner::find("rabbitmq").await?;
         let folder = folder.join("rabbitmq");
         owner.make_folder(&folder)?;
-        // Debian's programs in PATH are wrappers that insist on the machine's own folders.
-        let program = |name| find_program(name, [PathBuf::from("/usr/lib/rabbitmq/bin")]);
+        let program = |name| find_program(name, debian_folders());
         let (server, control) = (program("rabbitmq-server")?, program("rabbitmqctl")?);
-        let ports = Ports { amqp: free_port()?, distribution: free_port()?, mapper: free_port()? };
+        let ports = Ports {
+            amqp: free_port()?,
+            amqps: free_port()?,
+            distribution: free_port()?,
+            mapper: free_port()?,
+        };
         owner.write(&folder.join("env.conf"), "")?;
-        owner.write(&folder.join("enabled_plugins"), "[].\n")?;
-        let settings = format!("listeners.tcp.default = 127.0.0.1:{}\n", ports.amqp);
+        let mut settings = format!("listeners.tcp.default = 127.0.0.1:{}\n", ports.amqp);
+        let mut plugins = "[].\n";
+        if let Some(tls) = tls {
+            tls.write(owner, &folder)?;
+            settings += &tls_settings(ports.amqps, &folder);
+            plugins = "[rabbitmq_auth_mechanism_ssl].\n";
+        }
+        owner.write(&folder.join("enabled_plugins"), plugins)?;
         owner.write(&folder.join("rabbitmq.conf"), &settings)?;
         let mut epmd = owner.command(&find_program("epmd", erlang_folders())?, &folder);
         epmd.args(["-address", "127.0.0.1", "-port", &ports.mapper.to_string()]);
@@ -71,31 +89,43 @@ impl RabbitMq {
     }
 
     /// The URL of the default virtual host.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports.amqp)
     }
 
-    /// The same for somebody else than the administrator.
-    pub(crate) fn url_of(&self, account: &str) -> String {
+    /// The URL of the port with TLS, for a user who logs in by certificate.
+    pub fn url_by_certificate(&self, host: &str) -> String {
+        format!("amqps://{host}:{}/%2f?auth_mechanism=external", self.ports.amqps)
+    }
+
+    /// Gives it another certificate, which it shows to whoever connects from here on.
+    pub async fn change_certificate(&self, tls: &ServerTls<'_>) -> Result<()> {
+        tls.write(self.owner, &self.folder)?;
+        // Erlang keeps what it has read of the files for two minutes.
+        self.ctl(&["eval", "ssl:clear_pem_cache()."]).await.map(drop)
+    }
+
+    /// The URL of the default virtual host, for somebody else than the administrator.
+    pub fn url_of(&self, account: &str) -> String {
         format!("amqp://{account}:{account}@127.0.0.1:{}/%2f", self.ports.amqp)
     }
 
     /// Makes an account, whose password is its name, that may do no more than this.
-    pub(crate) async fn add_account(&self, account: &str, may: &Permissions) -> Result<()> {
+    pub async fn add_account(&self, account: &str, may: &Permissions) -> Result<()> {
         self.ctl(&["add_user", account, account]).await?;
         let Permissions { configure, write, read } = may;
         self.ctl(&["set_permissions", "-p", "/", account, configure, write, read]).await.map(drop)
     }
 
     /// Stops the node; durable things stay.
-    pub(crate) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         let mut daemon = self.daemon.take().context("RabbitMQ runs")?;
         self.ctl(&["stop"]).await?;
         daemon.wait().await
     }
 
     /// Starts the node, and waits until it takes a login.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
+    pub async fn begin(&mut self) -> Result<()> {
         let log = self.folder.join("rabbitmq.log");
         let mut daemon = Daemon::spawn(NAME, "KILL", &mut self.command(&self.server), &log)?;
         let answers = eventually("RabbitMQ to answer", BOOT, async || {
@@ -112,36 +142,36 @@ impl RabbitMq {
     }
 
     /// Stops and starts the node.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
         self.begin().await
     }
 
     /// Stops the node for a while.
-    pub(crate) async fn pause(&mut self, away: Duration) -> Result<()> {
+    pub async fn pause(&mut self, away: Duration) -> Result<()> {
         self.stop().await?;
         tokio::time::sleep(away).await;
         self.begin().await
     }
 
     /// Cuts every connection, as an administrator does.
-    pub(crate) async fn cut_connections(&self) -> Result<()> {
+    pub async fn cut_connections(&self) -> Result<()> {
         self.ctl(&["close_all_connections", "chaos"]).await.map(drop)
     }
 
     /// Takes all memory from the node, so that it takes nothing from publishers.
-    pub(crate) async fn raise_memory_alarm(&self) -> Result<()> {
+    pub async fn raise_memory_alarm(&self) -> Result<()> {
         self.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await.map(drop)
     }
 
     /// Gives the memory back.
-    pub(crate) async fn clear_memory_alarm(&self) -> Result<()> {
+    pub async fn clear_memory_alarm(&self) -> Result<()> {
         self.ctl(&["set_vm_memory_high_watermark", "0.4"]).await.map(drop)
     }
 
     /// On connections from now on, lets the node lose patience with a message that is not acked for so long: it
     /// closes the channel with 406.
-    pub(crate) async fn limit_unacked(&self, patience: Duration) -> Result<()> {
+    pub async fn limit_unacked(&self, patience: Duration) -> Result<()> {
         let set = |name: &str, patience: Duration| {
             format!("application:set_env(rabbit, {name}, {}).", patience.as_millis())
         };
@@ -151,12 +181,12 @@ impl RabbitMq {
     }
 
     /// Takes [`RabbitMq::limit_unacked`] back.
-    pub(crate) async fn unlimit_unacked(&self) -> Result<()> {
+    pub async fn unlimit_unacked(&self) -> Result<()> {
         self.limit_unacked(Duration::from_secs(1800)).await
     }
 
     /// What there is of `what` (`connections`, `channels`), a line each.
-    pub(crate) async fn list(&self, what: &str, column: &str) -> Result<Vec<String>> {
+    pub async fn list(&self, what: &str, column: &str) -> Result<Vec<String>> {
         let listed = self.ctl(&["--quiet", "--no-table-headers", &format!("list_{what}"), column]).await?;
         Ok(listed.lines().map(str::to_owned).collect())
     }
@@ -184,6 +214,29 @@ impl RabbitMq {
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}");
         command
     }
+}
+
+fn tls_settings(port: u16, folder: &Path) -> String {
+    let file = |name: &str| folder.join(name).display().to_string();
+    format!(
+        "listeners.ssl.default = 127.0.0.1:{port}\n\
+         ssl_options.cacertfile = {}\n\
+         ssl_options.certfile = {}\n\
+         ssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\n\
+         ssl_options.fail_if_no_peer_cert = true\n\
+         auth_mechanisms.1 = PLAIN\n\
+         auth_mechanisms.2 = EXTERNAL\n\
+         ssl_cert_login_from = common_name\n",
+        file("client-ca.pem"),
+        file("server.pem"),
+        file("server-key.pem"),
+    )
+}
+
+/// Debian's programs in PATH are wrappers that insist on the machine's own folders.
+pub(super) fn debian_folders() -> [PathBuf; 1] {
+    [PathBuf::from("/usr/lib/rabbitmq/bin")]
 }
 
 async fn takes_login(url: &str) -> bool {
