@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod checks;
 pub mod database;
+pub mod exposed;
 pub mod hardening;
 pub mod lifecycle;
 pub mod open_files;

@@ -21,4 +21,5 @@ pub mod retry;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod worker;

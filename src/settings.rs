@@ -23,6 +23,7 @@ mod reader;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod work;
 
@@ -46,6 +47,7 @@ pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::domain::secret::KeyRing;
 use crate::flags::FlagFile;
+use crate::tls::LinkTls;
 use reader::Reader;
 use sources::Sources;
 
@@ -88,6 +90,8 @@ pub struct Settings {
 pub struct Broker {
     /// `amqp://` or `amqps://`.
     pub url: ConnectionUrl,
+    /// How the link is protected.
+    pub tls: LinkTls,
     /// First part of the name of every exchange and queue.
     pub prefix: String,
     /// What the worker does about exchanges and queues at start.
@@ -127,6 +131,8 @@ pub enum Topology {
 pub struct Database {
     /// `sqlite://`, `postgres://` or `mysql://` (which is what `mariadb://` becomes).
     pub url: ConnectionUrl,
+    /// How the link is protected.
+    pub tls: LinkTls,
     /// Whether the worker brings the tables up to date when it starts.
     pub migrate_at_start: bool,
     /// Size of the connection pool.
@@ -274,8 +280,11 @@ impl Broker {
 
     fn read(from: &mut Reader, files: FileRule) -> Self {
         const URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
+        let url = from.url(["broker.url", "broker.url_file"], URL, ConnectionUrl::broker, files);
+        let tls = tls::broker(from, &url);
         Self {
-            url: from.url(["broker.url", "broker.url_file"], URL, ConnectionUrl::broker, files),
+            url,
+            tls,
             prefix: from
                 .text("broker.prefix", is_prefix, PREFIX_SHAPE)
                 .unwrap_or_else(|| "tokenkeeper".to_owned()),
@@ -308,10 +317,12 @@ impl Database {
     fn read(from: &mut Reader, files: FileRule) -> Self {
         const URL: &str = "sqlite://tokenkeeper.db";
         let url = from.url(["database.url", "database.url_file"], URL, ConnectionUrl::database, files);
+        let tls = tls::database(from, &url);
         // The user of an embedded database expects it to work. A shared one is migrated by one replica.
         let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
         Self {
             url,
+            tls,
             migrate_at_start,
             max_connections: from.integer("database.max_connections", 1..=1_000, 16),
             acquire_timeout: from.seconds("database.acquire_timeout_secs", 1..=300, 5),

@@ -276,6 +276,11 @@ pub fn broker_lost(link: Link) {
     counter!(RECONNECTS, "connection" => link.name()).increment(1);
 }
 
+/// A link crosses a network in plain text, as an operator wants it.
+pub fn link_exposed(problem: &Problem) {
+    tracing::warn!("{problem}");
+}
+
 pub fn broker_problem(problem: &Problem) {
     tracing::warn!("broker: {problem}");
 }

@@ -7,6 +7,7 @@ mod broker;
 mod database;
 mod files;
 mod providers;
+mod tls;
 mod workers;
 
 use std::time::Duration;
@@ -43,8 +44,9 @@ pub async fn run(settings: &Settings) -> Vec<Finding> {
     };
     let (mut findings, of_broker) = join(Box::pin(of_database), Box::pin(of_broker)).await;
     findings.extend(of_broker);
-    findings.push(access::look(settings));
+    findings.extend([tls::of_broker(&settings.broker), tls::of_database(&settings.database)]);
     findings.extend(within("files", LIMIT, files::look(settings)).await);
+    findings.push(access::look(settings));
     findings
 }
 

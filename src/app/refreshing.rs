@@ -77,10 +77,11 @@ impl Refreshing {
         let (flights, no_more_events) = (TaskTracker::new(), CancellationToken::new());
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), no_more_events.clone()));
         let spool = Spool::new(&settings.worker.spool_dir);
-        let client = TokenClient::new(
+        let client = TokenClient::with_tls(
             settings.refresh.connect_timeout,
             settings.refresh.total_timeout,
             Arc::clone(clock),
+            &settings.refresh.tls,
         )?;
         let parking = Parking::new(publisher.clone(), spool.clone(), stop.soft.clone());
         let refresher = Arc::new(Refresher::new(

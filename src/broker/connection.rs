@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lapin::uri::AMQPUri;
+use lapin::runtime::default_runtime;
+use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 use secrecy::ExposeSecret;
 use tokio::net::lookup_host;
@@ -10,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{BrokerError, Diagnosis, Login, within};
 use crate::settings::Broker;
+use crate::tls::{CaFile, LinkTls};
 
 /// The heartbeat in seconds, unless the URL says another (`?heartbeat=`). With the minute that the broker proposes, a dead
 /// connection would look alive for that long.
@@ -38,12 +41,41 @@ pub async fn connect(settings: &Broker, name: &str) -> Result<Connection, Broker
         if !found.is_ok_and(|mut addresses| addresses.next().is_some()) {
             return Err(Diagnosis::UnknownHost);
         }
-        Connection::connect_uri(uri, properties).await.map_err(|error| Diagnosis::of_connect(&error))
+        let connected = match &settings.tls {
+            LinkTls::Verified(tls) => {
+                // The files are read each time: the next connection shows a renewed certificate.
+                let config = tls.config(CaFile::Replaces).map_err(Diagnosis::of_tls)?;
+                let name = tls.server_name.as_ref().unwrap_or(&login.host).clone();
+                encrypted(uri, properties, config.into(), name).await
+            }
+            LinkTls::Off { .. } | LinkTls::AsOffered => Connection::connect_uri(uri, properties).await,
+        };
+        connected.map_err(|error| Diagnosis::of_connect(&error))
     };
     // The URI's own `connection_timeout` is ignored by the library.
     let connected = timeout(settings.connect_timeout, connecting).await;
     let connected = connected.unwrap_or(Err(Diagnosis::Silent { after: settings.connect_timeout }));
     connected.map_err(|diagnosis| BrokerError::Connect { diagnosis: diagnosis.into(), login: login.into() })
+}
+
+/// Connects by TLS. The certificate must be for `name`.
+async fn encrypted(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    connector: RustlsConnector,
+    name: String,
+) -> lapin::Result<Connection> {
+    Connection::connector(
+        uri,
+        default_runtime()?,
+        async move |mut uri, runtime| {
+            // TCP alone: the library's own TLS takes neither other authorities alone nor another name.
+            uri.scheme = AMQPScheme::AMQP;
+            Ok(uri.connect_async(&runtime).await?.into_rustls(&connector, &name).await?)
+        },
+        properties,
+    )
+    .await
 }
 
 /// Closes a connection before the worker ends.

@@ -6,6 +6,7 @@ mod login;
 mod said;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::io;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::BrokerError;
 use crate::domain::problem::Problem;
 use crate::retry::Backoff;
 use crate::settings::Topology;
+use crate::tls::{TlsError, TlsFault, TlsFileError};
 
 /// Why the broker is of no use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +34,12 @@ pub enum Diagnosis {
         after: Duration,
     },
     NotAmqp,
-    NotTls,
-    Certificate,
+    Tls(TlsFault),
+    /// A file that TLS needs cannot be used any more.
+    TlsFile(TlsFileError),
     LoginRefused,
+    /// The name in our client certificate is no user's.
+    CertificateLoginRefused,
     NoVhost,
     NoAccess,
     /// A limit of the user or the virtual host.
@@ -99,6 +104,9 @@ impl Diagnosis {
             ErrorKind::ProtocolError(error) => {
                 let text = error.get_message().as_str();
                 match error.kind() {
+                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if text.contains("EXTERNAL") => {
+                        Self::CertificateLoginRefused
+                    }
                     AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Self::LoginRefused,
                     AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.contains("limit") => {
                         Self::TooManyConnections
@@ -115,12 +123,17 @@ impl Diagnosis {
         }
     }
 
+    /// Of TLS that could not be set up on this side.
+    pub(super) fn of_tls(error: TlsError) -> Self {
+        match error {
+            TlsError::File(error) => Self::TlsFile(error),
+            TlsError::NoAuthorities(_) => Self::Tls(TlsFault::NoAuthorities),
+        }
+    }
+
     fn of_io(error: &io::Error) -> Self {
-        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) => Self::Certificate,
-                _ => Self::NotTls,
-            };
+        if let Some(fault) = TlsFault::of_io(error) {
+            return Self::Tls(fault);
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::NotRunning,
@@ -184,9 +197,10 @@ impl Diagnosis {
             | Self::Cancelled { .. }
             | Self::Lost
             | Self::Other { .. } => super::AGAIN,
-            Self::NotTls
-            | Self::Certificate
+            Self::Tls(_)
+            | Self::TlsFile(_)
             | Self::LoginRefused
+            | Self::CertificateLoginRefused
             | Self::NoVhost
             | Self::NoAccess
             | Self::TooManyConnections
@@ -229,20 +243,17 @@ impl Diagnosis {
                 "it is another program's port, or one for TLS (amqps://), or a proxy whose broker is away",
                 "`rabbitmq-diagnostics listeners` shows the broker's ports; correct the setting",
             ),
-            Self::NotTls => Problem::new(
-                format!("what listens at {address} does not speak TLS (broker.url)"),
-                "amqps:// wants the broker's port for TLS, and this is another one",
-                "`rabbitmq-diagnostics listeners` shows the broker's ports; correct the setting",
-            ),
-            Self::Certificate => Problem::new(
-                format!("the certificate of {address} is not accepted (broker.url)"),
-                "it has expired, is for another name, or its authority is not trusted on this machine",
-                format!("`openssl s_client -connect {} -servername {}`", word(&address), word(host)),
-            ),
+            Self::Tls(fault) => tls::problem(*fault, login),
+            Self::TlsFile(error) => error.problem(),
             Self::LoginRefused => Problem::new(
                 format!("the broker refuses the login of user {user} (broker.url)"),
                 "the password is wrong, there is no such user, or `guest` comes from another machine",
                 format!("`rabbitmqctl authenticate_user {user_word}`, then correct the setting or the user"),
+            ),
+            Self::CertificateLoginRefused => Problem::new(
+                "the broker refuses the login by our certificate (broker.tls_cert_file)",
+                "the name in it is no user's, or the broker reads the user from another part of it",
+                "`rabbitmqctl list_users`, and ssl_cert_login_from in rabbitmq.conf",
             ),
             Self::NoVhost => Problem::new(
                 format!("there is no virtual host {vhost} (broker.url)"),

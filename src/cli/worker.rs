@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokenkeeper::app::lifecycle::{Stop, StopSignals};
-use tokenkeeper::app::{hardening, open_files};
+use tokenkeeper::app::{exposed, hardening, open_files};
 use tokenkeeper::domain::clock::SystemClock;
 use tokenkeeper::settings::{Log, LogFormat, Settings};
 use tokenkeeper::telemetry::audit::AuditSink;
@@ -24,7 +24,7 @@ use super::{Ending, Failure};
 /// at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  AMQP_URL=amqp://worker:secret@mq.example.org/%2f \\
+  AMQP_URL=amqps://worker:secret@mq.example.org/%2f \\
   DATABASE_URL=postgres://tokenkeeper:secret@db.example.org/tokenkeeper \\
   TOKENKEEPER_KEYS=k-1a2b3c:… tokenkeeper worker")]
 pub(crate) struct Arguments {}
@@ -84,6 +84,10 @@ async fn work(settings: Settings, audit: Option<&AuditSink>) -> Result<Ending, F
     }
     if let Some(problem) = settings.unguarded() {
         telemetry::unguarded(&problem);
+    }
+    for problem in [exposed::broker(&settings.broker), exposed::database(&settings.database)].iter().flatten()
+    {
+        telemetry::link_exposed(problem);
     }
     open_files::raise_limit();
     hardening::warn_if_exposed();

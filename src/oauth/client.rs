@@ -29,6 +29,7 @@ use crate::domain::network::Reach;
 use crate::domain::provider::{ClientAuth, Provider};
 use crate::domain::secret::{ExposeSecret, SecretString};
 use crate::telemetry;
+use crate::tls::{ClientTls, TlsError};
 
 /// How long to look for an answer after the timeout. A process that was frozen (SIGSTOP, a paused machine) may find the
 /// answer in the socket although the timeout is over. The pair in it must not be lost.
@@ -45,7 +46,7 @@ pub struct TokenClient {
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up HTTPS for token endpoints; check that the system's CA certificates are installed")]
-pub struct ClientError(#[source] rustls::Error);
+pub struct ClientError(#[source] TlsError);
 
 impl TokenClient {
     /// `connect_timeout` includes name lookup and TLS; `total_timeout` is for the whole exchange. Keep the second well
@@ -55,7 +56,18 @@ impl TokenClient {
         total_timeout: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ClientError> {
-        let connector = Connector::new(connect_timeout).map_err(ClientError)?;
+        Self::with_tls(connect_timeout, total_timeout, clock, &ClientTls::default())
+    }
+
+    /// The same, trusting other authorities beside those of this machine, or with a client certificate. The files are read
+    /// once.
+    pub fn with_tls(
+        connect_timeout: Duration,
+        total_timeout: Duration,
+        clock: Arc<dyn Clock>,
+        tls: &ClientTls,
+    ) -> Result<Self, ClientError> {
+        let connector = Connector::new(connect_timeout, tls).map_err(ClientError)?;
         telemetry::local_causes_known(&LocalCause::ALL.map(LocalCause::name));
         Ok(Self { connector: Arc::new(connector), pool: Pool::default(), clock, total_timeout })
     }

@@ -17,10 +17,7 @@ use hyper::header::{HOST, PROXY_AUTHORIZATION};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -35,6 +32,7 @@ use super::connection::Connection;
 use super::detail::root_cause;
 use super::local::LocalCause;
 use crate::domain::network::Reach;
+use crate::tls::{CaFile, ClientTls, TlsError, TlsFault};
 
 /// How long one address family is tried before the other is tried too (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -71,14 +69,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 type BoxedStream = Box<dyn Stream>;
 
 impl Connector {
-    /// `patience` includes name lookup and TLS. Fails if the system's certificates cannot be loaded.
-    pub(super) fn new(patience: Duration) -> Result<Self, rustls::Error> {
-        let crypto = CryptoProvider::get_default().cloned();
-        let crypto = crypto.unwrap_or_else(|| Arc::new(ring::default_provider()));
-        let mut config = ClientConfig::builder_with_provider(crypto)
-            .with_safe_default_protocol_versions()?
-            .with_platform_verifier()?
-            .with_no_client_auth();
+    /// `patience` includes name lookup and TLS.
+    pub(super) fn new(patience: Duration, tls: &ClientTls) -> Result<Self, TlsError> {
+        let mut config = tls.config(CaFile::Adds)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
@@ -224,11 +217,21 @@ impl ConnectError {
     }
 
     fn of_io(error: &io::Error) -> Self {
-        let detail = root_cause(error);
+        let detail = TlsFault::of_io(error).map_or_else(|| root_cause(error), tls_detail);
         match LocalCause::of(error) {
             Some(cause) => Self::Local { cause, detail },
             None => Self::Host { detail },
         }
+    }
+}
+
+fn tls_detail(fault: TlsFault) -> String {
+    let words = fault.words();
+    match fault {
+        TlsFault::UnknownAuthority => format!("{words}; name its authority in refresh.tls_ca_file"),
+        TlsFault::WantsCertificate => format!("{words}; set refresh.tls_cert_file and refresh.tls_key_file"),
+        TlsFault::RefusesCertificate => format!("{words} (refresh.tls_cert_file)"),
+        _ => words.to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 mod access;
 mod secrets;
+mod tls;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, Permissions};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokenkeeper_testkit::authority::Authority;
 
 use super::*;
 use crate::contract::MessageKind;
@@ -114,12 +116,23 @@ fn the_example_file_is_valid_with_its_commented_keys_active() {
     let doubled = ["# keys = ", "# keys_command = ", "# token = ", "# url_file = ", "# rules = "];
     let is_doubled = |line: &&str| doubled.iter().any(|start| line.starts_with(start));
     let lines: Vec<&str> = text.lines().filter(is_code).filter(|line| !is_doubled(line)).collect();
+    let ca = Authority::new("an authority");
+    let client = ca.sign_client("tokenkeeper");
+    for (name, text) in [("ca.pem", ca.pem()), ("client.pem", &client.cert), ("client-key.pem", &client.key)]
+    {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    // The default links stay on this machine and have no TLS.
+    let text = lines.join("\n").replace("# ", "").replace("\"amqp://", "\"amqps://");
     let path = folder.path().join("tokenkeeper.toml");
-    write_private(&path, &lines.join("\n").replace("# ", ""));
+    write_private(&path, &text.replace("sqlite://tokenkeeper.db", "postgres://db.example.org/tokens"));
     let settings = Settings::load_from(Some(&path), HashMap::new()).unwrap();
     let AccessPolicy::Publishers(policies) = &settings.access.policy else { panic!("no publishers") };
     assert_eq!(policies.len(), 3);
     assert!(settings.key_ring().is_ok());
+    for tls in [settings.broker.tls, settings.database.tls] {
+        assert!(matches!(tls, LinkTls::Verified(tls) if tls.ca.is_some() && tls.identity.is_some()));
+    }
     assert_eq!(settings.flags.file, FlagFile::Required(folder.path().join("flags.json")));
 }
 
@@ -145,24 +158,24 @@ fn what_is_deployed_sets_only_settings_that_there_are() {
 #[test]
 fn later_sources_win() {
     let (_folder, path) =
-        file("[broker]\nurl = \"amqp://file\"\n[worker]\ngrace_period_secs = 7\nrequest_budget_secs = 40\n");
+        file("[broker]\nurl = \"amqps://file\"\n[worker]\ngrace_period_secs = 7\nrequest_budget_secs = 40\n");
     let load = |variables| Settings::load_from(Some(&path), environment(variables)).unwrap();
     let settings = load(&[]);
-    assert_eq!(settings.broker.display_url(), "amqp://file");
+    assert_eq!(settings.broker.display_url(), "amqps://file");
     assert_eq!(settings.worker.grace_period, Duration::from_secs(7));
     assert_eq!(settings.worker.workspace_start_budget, Duration::from_mins(1), "the default");
-    let settings = load(&[("AMQP_URL", "amqp://alias"), ("TOKENKEEPER__WORKER__GRACE_PERIOD_SECS", " 8 ")]);
-    assert_eq!(settings.broker.display_url(), "amqp://alias");
+    let settings = load(&[("AMQP_URL", "amqps://alias"), ("TOKENKEEPER__WORKER__GRACE_PERIOD_SECS", " 8 ")]);
+    assert_eq!(settings.broker.display_url(), "amqps://alias");
     assert_eq!(settings.worker.grace_period, Duration::from_secs(8));
     assert_eq!(settings.worker.request_budget, Duration::from_secs(40), "the file's other keys stay");
-    let settings = load(&[("AMQP_URL", "amqp://alias"), ("TOKENKEEPER__BROKER__URL", "amqp://own-name")]);
-    assert_eq!(settings.broker.display_url(), "amqp://own-name");
+    let settings = load(&[("AMQP_URL", "amqps://alias"), ("TOKENKEEPER__BROKER__URL", "amqps://own-name")]);
+    assert_eq!(settings.broker.display_url(), "amqps://own-name");
 }
 
 #[test]
 fn an_empty_variable_and_one_of_another_program_are_not_settings() {
     let settings = from_environment(&[
-        ("AMQP_URL", "amqp://alias"),
+        ("AMQP_URL", "amqps://alias"),
         ("TOKENKEEPER__BROKER__URL", ""),
         ("DATABASE_URL", ""),
         ("TOKENKEEPER__BROKER__PREFX", ""),
@@ -170,7 +183,7 @@ fn an_empty_variable_and_one_of_another_program_are_not_settings() {
         ("TOKENKEEPER_CONFIG", "elsewhere.toml"),
     ])
     .unwrap();
-    assert_eq!(settings.broker.display_url(), "amqp://alias");
+    assert_eq!(settings.broker.display_url(), "amqps://alias");
     assert_eq!(settings.database.display_url(), "sqlite://tokenkeeper.db");
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::circuit::CircuitSettings;
 use super::reader::Reader;
+use super::tls;
+use crate::tls::ClientTls;
 
 /// How many messages a worker takes, and how long it works on each.
 #[derive(Debug, Clone)]
@@ -39,6 +41,9 @@ pub struct RefreshSettings {
     pub connect_timeout: Duration,
     /// Limit for one call of a provider. May exceed `lease_ttl`: the heartbeat keeps the lease.
     pub total_timeout: Duration,
+    /// Whom the links to providers trust beside the authorities of this machine, and the certificate they show to those who
+    /// ask for one.
+    pub tls: ClientTls,
     /// Pause before the first retry of a provider call.
     pub retry_initial: Duration,
     /// The longest pause between two retries, without jitter.
@@ -83,6 +88,7 @@ impl RefreshSettings {
             wait: from.seconds("refresh.wait_secs", 1..=300, 10),
             connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),
             total_timeout: from.seconds("refresh.total_timeout_secs", 1..=300, 15),
+            tls: tls::providers(from),
             retry_initial: from.milliseconds("refresh.retry_initial_ms", 10..=60_000, 200),
             retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
             retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),

@@ -7,10 +7,13 @@ mod fault;
 mod greeting;
 mod migrating;
 mod place;
+mod tls;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use sea_orm::sqlx::mysql::MySqlConnectOptions;
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::sqlx::{self, Connection, Executor, MySqlConnection, PgConnection};
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
@@ -89,11 +92,19 @@ pub fn missing_file(settings: &settings::Database) -> Option<Unable> {
 /// # Errors
 /// As [`open`].
 pub async fn knock(settings: &settings::Database, patience: Duration) -> Result<(), Unable> {
-    let (place, url) = (Place::new(settings), settings.url.expose_secret());
+    let (place, url, tls) = (Place::new(settings), settings.url.expose_secret(), &settings.tls);
+    // The driver tells of an unreadable file as of a server that is not there.
+    tls.check().map_err(|error| Unable { fault: Fault::TlsFile, problem: error.problem() })?;
     let connected = timeout(patience, async {
         match place.backend() {
-            DatabaseBackend::Postgres => PgConnection::connect(url).await?.close().await,
-            DatabaseBackend::MySql => MySqlConnection::connect(url).await?.close().await,
+            DatabaseBackend::Postgres => {
+                let options = tls::of_postgres(url.parse::<PgConnectOptions>()?, tls);
+                PgConnection::connect_with(&options).await?.close().await
+            }
+            DatabaseBackend::MySql => {
+                let options = tls::of_mysql(url.parse::<MySqlConnectOptions>()?, tls);
+                MySqlConnection::connect_with(&options).await?.close().await
+            }
             // Opening the pool opens the file.
             _ => Ok(()),
         }
@@ -199,6 +210,14 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> Result<Database
         .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
+        .map_sqlx_postgres_opts({
+            let tls = settings.tls.clone();
+            move |postgres| tls::of_postgres(postgres, &tls)
+        })
+        .map_sqlx_mysql_opts({
+            let tls = settings.tls.clone();
+            move |mysql| tls::of_mysql(mysql, &tls)
+        })
         .map_sqlx_mysql_pool_opts(|pool| {
             pool.after_connect(|connection, _| {
                 Box::pin(async { connection.execute(BRIEF_LOCK_WAIT).await.map(drop) })

@@ -61,6 +61,7 @@ mod reports;
 mod sealed;
 mod tampering;
 mod texts;
+mod tls;
 mod token_request;
 mod token_store;
 mod topology;

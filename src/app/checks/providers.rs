@@ -62,7 +62,7 @@ async fn providers(settings: &Settings, db: &DatabaseConnection) -> Result<Vec<P
 
 async fn ask_all(settings: &Settings, providers: &[Provider], limit: Duration) -> Vec<Finding> {
     let (connect, total) = (settings.refresh.connect_timeout, settings.refresh.total_timeout);
-    let client = match TokenClient::new(connect, total, Arc::new(SystemClock)) {
+    let client = match TokenClient::with_tls(connect, total, Arc::new(SystemClock), &settings.refresh.tls) {
         Ok(client) => client,
         Err(error) => {
             let problem = Problem::new(

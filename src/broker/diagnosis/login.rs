@@ -4,6 +4,7 @@ use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
 
 use crate::settings::{Broker, Topology};
+use crate::tls::{ClientTls, LinkTls};
 
 /// What `broker.url` and `broker.prefix` say, without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct Login {
     pub port: u16,
     pub user: String,
     pub vhost: String,
+    /// The name that the broker's certificate must have.
+    pub(super) server_name: String,
     pub(super) prefix: String,
     pub(super) topology: Topology,
     pub(super) role: Role,
@@ -40,11 +43,16 @@ impl Login {
     pub fn of(settings: &Broker) -> Self {
         // The settings were checked with the same parser.
         let uri: AMQPUri = settings.url.expose_secret().parse().unwrap_or_default();
+        let server_name = match &settings.tls {
+            LinkTls::Verified(ClientTls { server_name: Some(name), .. }) => name.clone(),
+            _ => uri.authority.host.clone(),
+        };
         Self {
             host: uri.authority.host,
             port: uri.authority.port,
             user: uri.authority.userinfo.username,
             vhost: uri.vhost,
+            server_name,
             prefix: settings.prefix.clone(),
             topology: settings.topology,
             role: Role::Worker,

@@ -15,6 +15,7 @@ fn login() -> Login {
         port: 5672,
         user: "USER".to_owned(),
         vhost: "VHOST".to_owned(),
+        server_name: "HOST".to_owned(),
         prefix: "tokenkeeper".to_owned(),
         topology: Topology::Declare,
         role: Role::Worker,
@@ -34,15 +35,14 @@ fn different(object: String, argument: &str, wanted: &str, found: &str) -> Diagn
 /// One of each, as the document shows them.
 fn examples() -> Vec<Diagnosis> {
     let forbidden = |permission, object: &str| Diagnosis::Forbidden { permission, object: object.to_owned() };
-    vec![
+    let mut examples = vec![
         Diagnosis::NotRunning,
         Diagnosis::UnknownHost,
         Diagnosis::Unreachable,
         Diagnosis::Silent { after: Duration::from_secs(10) },
         Diagnosis::NotAmqp,
-        Diagnosis::NotTls,
-        Diagnosis::Certificate,
         Diagnosis::LoginRefused,
+        Diagnosis::CertificateLoginRefused,
         Diagnosis::NoVhost,
         Diagnosis::NoAccess,
         Diagnosis::TooManyConnections,
@@ -57,7 +57,14 @@ fn examples() -> Vec<Diagnosis> {
         Diagnosis::Cancelled { queue: "tokenkeeper.token-requests".to_owned() },
         Diagnosis::Lost,
         Diagnosis::Other { action: "ACTION".to_owned(), reason: "what RabbitMQ says".to_owned() },
-    ]
+        Diagnosis::TlsFile(TlsFileError {
+            setting: "broker.tls_key_file",
+            path: "/etc/tokenkeeper/broker-key.pem".into(),
+            reason: "cannot be read: Permission denied".to_owned(),
+        }),
+    ];
+    drop(examples.splice(5..5, TlsFault::ALL.map(Diagnosis::Tls)));
+    examples
 }
 
 /// A new variant does not compile here before it has a number, and then wants an example.
@@ -68,8 +75,8 @@ const fn number(diagnosis: &Diagnosis) -> u8 {
         Diagnosis::Unreachable => 2,
         Diagnosis::Silent { .. } => 3,
         Diagnosis::NotAmqp => 4,
-        Diagnosis::NotTls => 5,
-        Diagnosis::Certificate => 6,
+        Diagnosis::Tls(_) => 5,
+        Diagnosis::TlsFile(_) => 6,
         Diagnosis::LoginRefused => 7,
         Diagnosis::NoVhost => 8,
         Diagnosis::NoAccess => 9,
@@ -82,13 +89,14 @@ const fn number(diagnosis: &Diagnosis) -> u8 {
         Diagnosis::Cancelled { .. } => 16,
         Diagnosis::Lost => 17,
         Diagnosis::Other { .. } => 18,
+        Diagnosis::CertificateLoginRefused => 19,
     }
 }
 
 #[test]
 fn the_document_lists_the_words_of_every_first_error() {
     let numbers: BTreeSet<u8> = examples().iter().map(number).collect();
-    assert_eq!(numbers, (0..=18).collect(), "an example of each");
+    assert_eq!(numbers, (0..=19).collect(), "an example of each");
     let passive = Login { topology: Topology::Passive, ..login() };
     let missing = Diagnosis::Missing { object: queue("token-requests") };
     let problems = examples().into_iter().map(|diagnosis| diagnosis.problem(&login()));
@@ -155,6 +163,8 @@ fn what_the_broker_answers_to_a_login_is_told_apart() {
     ] {
         assert_eq!(not_allowed(limit), Diagnosis::TooManyConnections);
     }
+    let refused = refused.replace("PLAIN", "EXTERNAL");
+    assert_eq!(of(AMQPSoftError::ACCESSREFUSED.into(), &refused), Diagnosis::CertificateLoginRefused);
     let down = "INTERNAL_ERROR - access to vhost '/' refused for user 'u': vhost '/' is down";
     assert!(
         matches!(of(AMQPHardError::INTERNALERROR.into(), down), Diagnosis::Other { reason, .. } if reason == down)
@@ -172,8 +182,11 @@ fn what_keeps_from_connecting_is_told_apart() {
     {
         assert_eq!(of(ended.into()), Diagnosis::NotAmqp);
     }
-    assert_eq!(tls(rustls::CertificateError::UnknownIssuer.into()), Diagnosis::Certificate);
-    assert_eq!(tls(rustls::InvalidMessage::InvalidContentType.into()), Diagnosis::NotTls);
+    assert_eq!(
+        tls(rustls::CertificateError::UnknownIssuer.into()),
+        Diagnosis::Tls(TlsFault::UnknownAuthority)
+    );
+    assert_eq!(tls(rustls::InvalidMessage::InvalidContentType.into()), Diagnosis::Tls(TlsFault::NotTls));
 }
 
 /// As RabbitMQ 3.10 says it, and as 4.x does.

@@ -123,14 +123,14 @@ fn neither_errors_nor_debug_output_show_a_secret() {
     let ring = KeyRing::generate("k1").expose_secret().to_owned();
     let material = ring.strip_prefix("k1:").unwrap();
     let settings = from_environment(&[
-        ("AMQP_URL", "amqp://u:s3cret@mq/%2f"),
+        ("AMQP_URL", "amqps://u:s3cret@mq/%2f"),
         ("DATABASE_URL", "mariadb://u:s3cret@db/tokens"),
         ("TOKENKEEPER_KEYS", &ring),
     ])
     .unwrap();
     let shown = format!("{settings:?} {} {}", settings.broker.display_url(), settings.database.display_url());
     assert!(!shown.contains("s3cret") && !shown.contains(material), "{shown}");
-    assert!(shown.contains("amqp://u:***@mq/%2f") && shown.contains("mysql://u:***@db/tokens"), "{shown}");
+    assert!(shown.contains("amqps://u:***@mq/%2f") && shown.contains("mysql://u:***@db/tokens"), "{shown}");
 
     let broken = [
         "[broker]\nurl = \"amqp://u:s3cret@mq\"x",

@@ -154,7 +154,8 @@ impl Look {
     /// A pool does not say why it has no connection. A connection of its own does.
     async fn name(&self, unable: Unable) -> Unable {
         match unable.fault {
-            Fault::NoAnswer | Fault::Unreachable => {
+            // Of a file of TLS that is gone the pool says that nothing listens.
+            Fault::NoAnswer | Fault::Unreachable | Fault::NothingListens => {
                 knock(&self.settings, PATIENCE).await.err().unwrap_or(unable)
             }
             _ => unable,

@@ -10,6 +10,7 @@ use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
 use crate::domain::escape;
+use crate::tls::TlsFault;
 
 /// The kinds of error that have a name of their own. `place.rs` says what to do about each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,11 @@ pub enum Fault {
     NotSqlite,
     /// Another process holds the lock that the statement needs.
     Locked,
-    Tls,
+    /// The server has no TLS, and ours must have it.
+    NoTls,
+    Tls(TlsFault),
+    /// A file that TLS needs cannot be used.
+    TlsFile,
     /// What answers speaks another protocol.
     OtherProtocol,
     /// What answers is the other kind of database server.
@@ -76,7 +81,8 @@ impl Fault {
         match error {
             sqlx::Error::Database(error) => Self::of_server(&**error),
             sqlx::Error::Io(error) => Self::of_io(error),
-            sqlx::Error::Tls(_) => Self::Tls,
+            // The driver's word for a server without TLS. A certificate that fails is an error of I/O.
+            sqlx::Error::Tls(_) => Self::NoTls,
             sqlx::Error::Protocol(_) => Self::OtherProtocol,
             sqlx::Error::PoolTimedOut => Self::NoAnswer,
             sqlx::Error::Configuration(_) => Self::Url,
@@ -163,15 +169,15 @@ impl Fault {
 
     fn of_io(error: &io::Error) -> Self {
         use io::ErrorKind::{ConnectionRefused, NotFound, TimedOut};
+        if let Some(fault) = TlsFault::of_io(error) {
+            return Self::Tls(fault);
+        }
         match error.kind() {
             // NotFound: the socket of a server on this machine.
             ConnectionRefused | NotFound => Self::NothingListens,
             TimedOut => Self::NoAnswer,
             // The standard library has no kind for a failed name lookup.
             _ if error.to_string().contains("failed to lookup address") => Self::UnknownHost,
-            _ if error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some() => {
-                Self::Tls
-            }
             _ => Self::Unreachable,
         }
     }
@@ -200,7 +206,9 @@ impl Fault {
             Self::CannotOpen => "the database file cannot be opened",
             Self::NotSqlite => "the database file is damaged, or no SQLite database",
             Self::Locked => "another process locks the row or the database",
-            Self::Tls => "the database and this machine do not agree on TLS",
+            Self::NoTls => "the database offers no TLS",
+            Self::Tls(_) => "the database and this machine do not agree on TLS",
+            Self::TlsFile => "a file of the database's TLS cannot be used",
             Self::OtherProtocol | Self::OtherKind => "what answers is not this kind of database",
             Self::Url => "database.url has a wrong parameter",
             Self::Unexpected => "an unexpected error",

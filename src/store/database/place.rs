@@ -1,5 +1,7 @@
 //! Where the database is, and what an operator reads when something is wrong there.
 
+mod tls;
+
 use std::path::Path;
 
 use sea_orm::DatabaseBackend;
@@ -24,6 +26,7 @@ pub struct Place {
     /// Without password and parameters.
     url: String,
     host: String,
+    /// None: the server's usual one.
     port: Option<u16>,
     user: String,
     /// The database's name, or the path of an `SQLite` file.
@@ -163,13 +166,18 @@ impl Place {
             Fault::Login => (
                 format!("{at} refuses the user {user}"),
                 match self.backend {
-                    DatabaseBackend::Postgres => "pg_hba.conf does not let it in from this machine",
+                    DatabaseBackend::Postgres => {
+                        "pg_hba.conf does not let it in from this machine, without TLS or without a client certificate"
+                    }
                     _ => "there is no such user, or it may not log in from this machine",
                 }
                 .to_owned(),
                 match self.backend {
                     DatabaseBackend::Postgres => {
-                        format!("add a line for {user} to pg_hba.conf, and then SELECT pg_reload_conf()")
+                        format!(
+                            "add a line for {user} to pg_hba.conf, and then SELECT pg_reload_conf(); or set \
+                             database.tls_cert_file"
+                        )
                     }
                     _ => format!("CREATE USER {user} IDENTIFIED BY '…'"),
                 },
@@ -247,14 +255,12 @@ impl Place {
                 "another process writes to it, or holds a transaction open".to_owned(),
                 "wait until that has ended".to_owned(),
             ),
-            Fault::Tls => (
+            Fault::NoTls => return self.no_tls(),
+            Fault::Tls(fault) => return self.tls(fault),
+            Fault::TlsFile => (
                 format!("no encrypted connection to {at}"),
-                "it offers no TLS, or its certificate is not trusted here".to_owned(),
-                match self.backend {
-                    DatabaseBackend::Postgres => "correct sslmode and sslrootcert in database.url",
-                    _ => "correct ssl-mode and ssl-ca in database.url",
-                }
-                .to_owned(),
+                "a file that it needs cannot be used".to_owned(),
+                "tokenkeeper doctor, which names the file".to_owned(),
             ),
             Fault::OtherProtocol => (
                 format!("what answers at {url} is not {product}"),

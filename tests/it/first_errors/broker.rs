@@ -13,6 +13,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 use tokenkeeper::broker::{Diagnosis, Difference, Login, Permission};
 use tokenkeeper::settings::Settings;
+use tokenkeeper::tls::TlsFault;
 use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::TestBroker;
 use tokio::net::TcpListener;
@@ -115,7 +116,7 @@ async fn cases(world: &World, accounts: &Accounts, others: &[TestBroker; 3]) -> 
     vec![
         Case::at(at_port(1), Diagnosis::NotRunning),
         Case::at(
-            url_with(url, |url| url.set_host(Some("no-such-host.invalid")).unwrap()),
+            encrypted(&url_with(url, |url| url.set_host(Some("no-such-host.invalid")).unwrap())),
             Diagnosis::UnknownHost,
         ),
         Case::at(url_with(url, |url| url.set_password(Some("wrong")).unwrap()), Diagnosis::LoginRefused),
@@ -151,9 +152,12 @@ async fn cases(world: &World, accounts: &Accounts, others: &[TestBroker; 3]) -> 
             }),
             Diagnosis::NotAmqp,
         ),
-        Case::at(encrypted(&at_port(Url::parse(url).unwrap().port().unwrap_or(5672))), Diagnosis::NotTls),
+        Case::at(
+            encrypted(&at_port(Url::parse(url).unwrap().port().unwrap_or(5672))),
+            Diagnosis::Tls(TlsFault::NotTls),
+        ),
         Case::at(at_port(tls), Diagnosis::NotAmqp),
-        Case::at(encrypted(&localhost(&at_port(tls))), Diagnosis::Certificate),
+        Case::at(encrypted(&localhost(&at_port(tls))), Diagnosis::Tls(TlsFault::UnknownAuthority)),
         Case::at(url, Diagnosis::Missing { object: format!("exchange {}", nothing.name("dead-letters")) })
             .and(PREFIX, nothing.prefix())
             .and(TOPOLOGY, "passive"),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::problem::documented;
+use crate::tls::TlsFault;
 
 const POSTGRES: &str = "postgres://tk:***@db.example.org/tokens";
 const MARIADB: &str = "mysql://tk:***@db.example.org/tokens";
@@ -28,7 +29,17 @@ fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
             ("refuses a statement", Fault::Denied),
             ("is read-only", Fault::ReadOnly),
             ("has a full disk", Fault::DiskFull),
-            ("offers no TLS", Fault::Tls),
+            ("offers no TLS", Fault::NoTls),
+            ("does not speak TLS", Fault::Tls(TlsFault::NotTls)),
+            ("has an untrusted certificate", Fault::Tls(TlsFault::UnknownAuthority)),
+            ("has an expired certificate", Fault::Tls(TlsFault::Expired)),
+            ("has a certificate that is not valid yet", Fault::Tls(TlsFault::NotYetValid)),
+            ("has a certificate for another name", Fault::Tls(TlsFault::WrongName)),
+            ("has a bad certificate", Fault::Tls(TlsFault::BadCertificate)),
+            ("wants a client certificate", Fault::Tls(TlsFault::WantsCertificate)),
+            ("refuses the client certificate", Fault::Tls(TlsFault::RefusesCertificate)),
+            ("has no TLS in common", Fault::Tls(TlsFault::NothingInCommon)),
+            ("needs an authority", Fault::Tls(TlsFault::NoAuthorities)),
             ("is another program", Fault::OtherProtocol),
             ("is another kind of server", Fault::OtherKind),
         ] {
