@@ -69,6 +69,18 @@ mod tests {
 
     use super::*;
 
+    const VERIFIED: LinkTls = LinkTls::Verified(ClientTls { ca: None, identity: None, server_name: None });
+
+    #[test]
+    fn a_verified_link_accepts_no_other_server_and_one_without_tls_asks_for_none() {
+        let postgres = |tls| of_postgres(PgConnectOptions::new_without_pgpass(), tls).get_ssl_mode();
+        assert!(matches!(postgres(&VERIFIED), PgSslMode::VerifyFull));
+        assert!(matches!(postgres(&LinkTls::Off { crosses_network: true }), PgSslMode::Disable));
+        let mysql = |tls| of_mysql(MySqlConnectOptions::new(), tls).get_ssl_mode();
+        assert!(matches!(mysql(&VERIFIED), MySqlSslMode::VerifyIdentity));
+        assert!(matches!(mysql(&LinkTls::Off { crosses_network: true }), MySqlSslMode::Disabled));
+    }
+
     #[test]
     fn what_this_machine_trusts_reads_as_it_was() {
         let read: Result<Vec<CertificateDer<'_>>, _> =
