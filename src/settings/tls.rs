@@ -108,7 +108,6 @@ pub(super) fn database(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
             has_no_use(from, &tls, "the link to the database has no TLS");
             LinkTls::Off { crosses_network: !driver.is_local }
         }
-        (Some(Wanted::Verify), _) | (None, Some(Mode::Verified)) => LinkTls::Verified(tls),
         (None, Some(Mode::Unverified)) if !driver.is_local || tls != ClientTls::default() => {
             from.problem(
                 "database.url",
@@ -119,7 +118,7 @@ pub(super) fn database(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
         }
         (None, Some(Mode::Unverified)) => LinkTls::AsOffered,
         (None, None) if driver.is_local && tls == ClientTls::default() => LinkTls::AsOffered,
-        (None, None) => LinkTls::Verified(tls),
+        (Some(Wanted::Verify), _) | (None, Some(Mode::Verified) | None) => LinkTls::Verified(tls),
     }
 }
 

@@ -52,8 +52,7 @@ impl Place {
             _ => part(|url| url.path().strip_prefix('/')),
         };
         let (host, user) = (part(Url::host_str), part(|url| Some(url.username())));
-        let port = parsed.as_ref().and_then(Url::port);
-        Self { backend, url: url.to_owned(), host, port, user, name }
+        Self { backend, url: url.to_owned(), host, port: parsed.as_ref().and_then(Url::port), user, name }
     }
 
     pub const fn backend(&self) -> DatabaseBackend {

@@ -55,7 +55,7 @@ fn of_this_machine() -> &'static [u8] {
         for certificate in rustls_native_certs::load_native_certs().certs {
             let text = BASE64.encode(&certificate);
             if usable.add(certificate).is_ok() {
-                pem += &format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+                pem.extend(["-----BEGIN CERTIFICATE-----\n", text.as_str(), "\n-----END CERTIFICATE-----\n"]);
             }
         }
         pem.into_bytes()
