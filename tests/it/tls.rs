@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use tokenkeeper_testkit::authority::{Authority, Signed};
 use tokenkeeper_testkit::servers::{self, ServerTls};
 
+use crate::cli::Cli;
+use crate::harness::{Dialect, Kind, World};
+
 /// Whether this machine can run servers of a test's own.
 #[allow(clippy::print_stderr, reason = "a test that looks at nothing must say so")]
 fn can_run_servers() -> bool {
@@ -64,4 +67,27 @@ impl Trust {
         }
         settings
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_text_over_a_network_is_refused_or_warned_about_where_the_operator_wants_it() {
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set_broker_url("amqp://tk:s3cret@no-such-host.invalid/%2f".to_owned());
+    world.set("database.url", "postgres://tk:s3cret@no-such-host.invalid/t").set("database.tls", "off");
+    let refused = Cli::of(&world).run(&["doctor"]).await.with_code(2);
+    refused.says("would send passwords and tokens to no-such-host.invalid in plain text");
+
+    world.set("broker.tls", "off");
+
+    let told = Cli::of(&world).run(&["doctor"]).await.with_code(1);
+    let worker = world.launch_worker_process().await;
+    for link in ["broker", "database"] {
+        let is_warning =
+            |line: &str| line.starts_with(&format!("! {link} TLS ")) && line.contains("in plain text");
+        assert!(told.stdout.lines().any(is_warning), "{}", told.stdout);
+        worker.wait_for_log(&format!("in plain text ({link}.tls)"), 1).await;
+    }
+    assert_eq!(worker.log().matches("in plain text (").count(), 2, "each link once");
+    assert!(!told.stdout.contains("s3cret") && !worker.log().contains("s3cret"));
+    worker.stop(&world).await;
 }
