@@ -53,7 +53,8 @@ pub async fn connect(settings: &Broker, name: &str) -> Result<Connection, Broker
         connected.map_err(|error| Diagnosis::of_connect(&error))
     };
     // The URI's own `connection_timeout` is ignored by the library.
-    let connected = timeout(settings.connect_timeout, connecting).await;
+    // Boxed: the handshakes are large, and every command that connects would carry their size.
+    let connected = timeout(settings.connect_timeout, Box::pin(connecting)).await;
     let connected = connected.unwrap_or(Err(Diagnosis::Silent { after: settings.connect_timeout }));
     connected.map_err(|diagnosis| BrokerError::Connect { diagnosis: diagnosis.into(), login: login.into() })
 }
