@@ -61,7 +61,8 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         Command::List(arguments) => list::run(broker, keys.as_ref(), &arguments).await,
         Command::Summary(arguments) => by_reason::run(broker, &arguments).await,
         Command::Show(arguments) => show::run(broker, keys.as_ref(), &arguments).await,
-        Command::Replay(arguments) => replay::run(broker, keys, arguments).await,
+        // Boxed: it is larger than the others, and each of them would carry its size.
+        Command::Replay(arguments) => Box::pin(replay::run(broker, keys, arguments)).await,
         Command::Drop(arguments) => drop::run(broker, arguments).await,
     }
 }
