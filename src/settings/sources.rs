@@ -51,7 +51,9 @@ impl Sources {
         };
         let (text, exposed) =
             read().map_err(|error| SettingsError::Unreadable { path: path.to_owned(), error })?;
-        Ok(Self { exposed, ..Self::of(Some((path, &text)), environment)? })
+        let mut sources = Self::of(Some((path, &text)), environment)?;
+        sources.exposed = exposed;
+        Ok(sources)
     }
 
     /// The same of a file's path and text.

@@ -220,7 +220,7 @@ async fn a_proxy_may_have_a_private_address_and_an_address_in_the_url_is_checked
 async fn a_server_is_offered_http_1_alone() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/token", listener.local_addr().unwrap());
-    let connector = Connector::new(Duration::from_secs(10)).unwrap();
+    let connector = Connector::new(Duration::from_secs(10), &ClientTls::default()).unwrap();
     let connecting = tokio::spawn(async move { connected(&connector, &url, Reach::Loopback).await });
     let (mut tcp, _) = listener.accept().await.unwrap();
     let mut hello = vec![0; 4096];
