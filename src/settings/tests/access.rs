@@ -156,7 +156,7 @@ fn a_worker_that_every_user_of_a_shared_broker_may_ask_is_told_of() {
     let unguarded = |url, rules| {
         from_environment(&[("AMQP_URL", url), ("TOKENKEEPER__ACCESS__RULES", rules)]).unwrap().unguarded()
     };
-    let shared = "amqp://worker:s3cret@mq.example.org/%2f";
+    let shared = "amqps://worker:s3cret@mq.example.org/%2f";
     crate::domain::problem::documented("no publishers named", &unguarded(shared, "").unwrap());
     assert_eq!(unguarded(shared, "[]"), None);
     assert_eq!(unguarded("amqp://guest:guest@127.0.0.1:5672/%2f", ""), None);

@@ -27,7 +27,7 @@ fn a_settings_file_that_others_may_read_holds_no_secret() {
     for (text, key) in [
         (of_keys.as_str(), "encryption.keys"),
         ("[admin]\ntoken = \"0123456789abcdef\"", "admin.token"),
-        ("[broker]\nurl = \"amqp://u:s3cret@mq/%2f\"", "broker.url"),
+        ("[broker]\nurl = \"amqps://u:s3cret@mq/%2f\"", "broker.url"),
         ("[database]\nurl = \"postgres://db/tokens?user=u&password=s3cret\"", "database.url"),
     ] {
         let (_folder, path) = file(text);
@@ -53,13 +53,13 @@ fn a_settings_file_that_others_may_read_holds_no_secret() {
 fn a_url_may_stand_in_a_file_of_its_own() {
     let (folder, path) = file("[broker]\nurl_file = \"broker\"\n[database]\nurl_file = \"database\"");
     let [broker, database] = ["broker", "database"].map(|name| folder.path().join(name));
-    write_private(&broker, "amqp://u:s3cret@mq/%2f\n");
+    write_private(&broker, "amqps://u:s3cret@mq/%2f\n");
     write_private(&database, "postgres://u:s3cret@db/tokens\n");
     let load = |variables| Settings::load_from(Some(&path), environment(variables));
     let settings = load(&[]).unwrap();
-    assert_eq!(settings.broker.url.expose_secret(), "amqp://u:s3cret@mq/%2f");
+    assert_eq!(settings.broker.url.expose_secret(), "amqps://u:s3cret@mq/%2f");
     assert_eq!(settings.database.url.expose_secret(), "postgres://u:s3cret@db/tokens");
-    let both = problem(load(&[("AMQP_URL", "amqp://mq/%2f")]));
+    let both = problem(load(&[("AMQP_URL", "amqps://mq/%2f")]));
     assert!(both.key == "broker.url_file" && both.text.contains("set one of the two"), "{both}");
     set_mode(&database, 0o644);
     let exposed = problem(load(&[]));

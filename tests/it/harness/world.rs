@@ -69,6 +69,11 @@ impl World {
 
     /// A world with this SCM, applied as a provider with its kind's defaults.
     pub(crate) async fn with_scm(kind: Kind, options: ScmOptions) -> Self {
+        // Boxed: it is large, and every test would carry its size.
+        Box::pin(Self::make(kind, options)).await
+    }
+
+    async fn make(kind: Kind, options: ScmOptions) -> Self {
         logs::capture();
         let log_began = logs::captured_len();
         let scm = SimulatedScm::start(options).await;
