@@ -31,7 +31,7 @@ pub async fn run(settings: &Settings) -> Vec<Finding> {
         findings
     };
     let of_broker = async {
-        let mut findings = within("broker", LIMIT, broker::look(&settings.broker)).await;
+        let mut findings = within("broker", LIMIT, Box::pin(broker::look(&settings.broker))).await;
         if matches!(findings[..], [Finding { verdict: Verdict::Good(_), .. }, ..]) {
             findings.extend(within("dead letters", LIMIT, broker::dead_letters(&settings.broker)).await);
             findings.extend(within("parked pairs", LIMIT, broker::parked_pairs(settings)).await);

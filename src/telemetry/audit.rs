@@ -102,14 +102,7 @@ pub fn handed_out(
 
 /// `effect`: what the login did to the stored pair. `generation`: of the pair that is stored now. `sealed`: the broker could
 /// not read the login.
-pub fn stored(
-    asker: Asker<'_>,
-    user: &str,
-    host: &str,
-    effect: &'static str,
-    generation: i64,
-    sealed: bool,
-) {
+pub fn stored(asker: Asker<'_>, user: &str, host: &str, effect: &'static str, generation: i64, sealed: bool) {
     let Asker { kind, publisher, request_id } = asker;
     let kind = kind.routing_key();
     tracing::info!(

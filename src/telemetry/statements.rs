@@ -32,8 +32,8 @@ pub fn grouped_statement(statement: GroupedStatement, rows: usize) {
 
 /// A statement for many rows failed and is repeated for each row.
 pub fn group_split(statement: GroupedStatement, rows: usize, error: &dyn Display) {
-    counter!(SPLIT, "statement" => statement.name()).increment(1);
     static TOLD: Repeated = Repeated::new();
+    counter!(SPLIT, "statement" => statement.name()).increment(1);
     if let Some(kept_back) = TOLD.lets_through(error, Instant::now()) {
         tracing::warn!(
             statement = statement.name(), rows, %error, kept_back,

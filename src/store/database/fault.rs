@@ -95,13 +95,11 @@ impl Fault {
             return Self::of_mysql(error.number());
         }
         let code = error.code().unwrap_or_default();
-        match error.try_downcast_ref::<SqliteError>() {
-            Some(error) => Self::of_sqlite(code.parse().unwrap_or_default(), error.message()),
-            None => {
-                let error = error.try_downcast_ref::<PgDatabaseError>();
-                Self::of_postgres(&code, error.and_then(PgDatabaseError::routine).unwrap_or_default())
-            }
+        if let Some(error) = error.try_downcast_ref::<SqliteError>() {
+            return Self::of_sqlite(code.parse().unwrap_or_default(), error.message());
         }
+        let error = error.try_downcast_ref::<PgDatabaseError>();
+        Self::of_postgres(&code, error.and_then(PgDatabaseError::routine).unwrap_or_default())
     }
 
     /// By SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Where one has several meanings, also by the
