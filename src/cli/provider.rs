@@ -27,7 +27,7 @@ enum Command {
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     match arguments.command {
         // It opens the database itself, after it has read the file: an invalid file must not create a database.
-        Command::Apply(arguments) => apply::run(&settings, &arguments).await,
+        Command::Apply(arguments) => Box::pin(apply::run(&settings, &arguments)).await,
         Command::List(arguments) => list::run(&open_store(&settings).await?, &arguments).await,
         Command::Remove(arguments) => remove::run(&open_store_to_write(&settings).await?, &arguments).await,
     }

@@ -108,7 +108,7 @@ async fn with_an_admin_token_only_healthz_answers_without_it() {
         }
         worker.stop().await;
     }
-    logs::assert_holds_none_of(&logs::captured(), &[token.to_owned()], "a worker with an admin token");
+    logs::assert_holds_none_of(logs::captured(), &[token.to_owned()], "a worker with an admin token");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

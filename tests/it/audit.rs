@@ -112,7 +112,7 @@ async fn who_was_given_stored_or_refused_what_is_told_in_a_line_each() {
     let malformed = &told[6];
     assert_eq!((&malformed["outcome"], &malformed["user"]), (&json!("invalid_request"), &json!("mallory")));
     assert_eq!(told.len(), 7, "{told:#?}");
-    assert_holds_none_of(&std::fs::read_to_string(&file).unwrap(), &world.secrets(), "the audit log");
+    assert_holds_none_of(std::fs::read_to_string(&file).unwrap(), &world.secrets(), "the audit log");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

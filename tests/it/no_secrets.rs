@@ -49,7 +49,7 @@ async fn an_eventful_life(world: &World, proxy: &FaultProxy) {
         assert_eq!(reply["status"], status, "{fault:?}: {}", reply["error"]);
         let secrets = world.secrets();
         if status == "error" {
-            assert_holds_none_of(&reply.to_string(), &secrets, "a reply without a token");
+            assert_holds_none_of(reply.to_string(), &secrets, "a reply without a token");
         }
     }
     let body = world.token_request("alice").to_string();
@@ -58,13 +58,9 @@ async fn an_eventful_life(world: &World, proxy: &FaultProxy) {
     let malformed = json!({"user_id": "mallory", "host": world.scm.host(), "token": MISPLACED_TOKEN});
     let refused = world.broker.request(TOKEN_STORE, malformed).await;
     assert_eq!(refused.body["error"]["code"], "invalid_request");
-    assert_holds_none_of(&refused.body.to_string(), &[MISPLACED_TOKEN.to_owned()], "a refusal");
+    assert_holds_none_of(refused.body.to_string(), &[MISPLACED_TOKEN.to_owned()], "a refusal");
     let letters = world.broker.wait_for_dead_letters(1).await;
-    assert_holds_none_of(
-        &format!("{:?}", letters[0].headers),
-        &[MISPLACED_TOKEN.to_owned()],
-        "a dead letter",
-    );
+    assert_holds_none_of(format!("{:?}", letters[0].headers), &[MISPLACED_TOKEN.to_owned()], "a dead letter");
     assert_holds_none_of(&letters[0].body, &[MISPLACED_TOKEN.to_owned()], "the body of a dead letter");
     proxy.cut_all();
     assert_eq!(world.request("alice").await["status"], "ok");
@@ -185,7 +181,7 @@ async fn publish(world: &World, exchange: &str, key: &str, body: &str, headers: 
 
 /// An error that repeats a token, percent-encoded.
 async fn plant_a_reply(world: &World, token: &str) {
-    let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = token.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
     let body = json!({"status": "error", "error": {"message": encoded}}).to_string();
     publish(world, "", world.broker.reply_queue(), &body, FieldTable::default()).await;
     eventually("the reply to come", PATIENCE, async || {
@@ -222,7 +218,7 @@ async fn plant_an_event(world: &World, token: &str) {
 
 /// In a column for ciphertexts: PostgreSQL shows its bytes as hexadecimal digits.
 async fn plant_a_row(world: &World, kind: Kind, token: &str) {
-    let digits: String = token.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let digits = token.bytes().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let bytes = match kind {
         Kind::Postgres => format!("'\\x{digits}'"),
         Kind::Sqlite | Kind::MariaDb => format!("X'{digits}'"),

@@ -172,9 +172,9 @@ async fn while_it_waits_for_a_place_in_hand() {
 
     for _ in 0..2 {
         let with = BasicProperties::default().with_expiration("1000".into());
-        let sent = Instant::now();
+        let began = Instant::now();
         let reply = send("token-requests.1", "jdoe", with).await.reply().await.body;
-        let took = sent.elapsed();
+        let took = began.elapsed();
         error_message(&reply, "deadline_exceeded");
         let end = Duration::from_secs(1);
         assert!((end..end + A_MOMENT).contains(&took), "{took:?}");

@@ -90,7 +90,7 @@ const OF_VALID: [Change; 14] = [
     ("another refresh token's end", |row| row.refresh_token_expires_at = Some(1)),
     ("another lifetime", |row| row.granted_lifetime_ms = Some(1)),
     ("another user name", |row| row.username = Some("mallory".to_owned())),
-    ("other scopes", |row| row.scopes = "[\"admin\"]".to_owned()),
+    ("other scopes", |row| row.scopes = "[\"admin\"]".into()),
     ("another origin", |row| row.refreshed_at = Some(1)),
     ("another login", |row| row.login_fingerprint = None),
     ("another date of issue", |row| row.issued_at = Some(1)),
@@ -172,7 +172,7 @@ on_every_database! {
         let attacker = Attacker::on(&world).await;
         world.user_with_token("bystander").await;
         world.user_with_token("victim").await;
-        attacker.change("victim", |row| row.user_id = "mallory".to_owned()).await;
+        attacker.change("victim", |row| row.user_id = "mallory".into()).await;
 
         let again = world.scm.token_store_body(&world.scm.authorize("victim"));
         let reply = world.broker.request("token.store", again).await.body;
@@ -203,7 +203,7 @@ on_every_database! {
         let attacker = Attacker::on(&world).await;
         world.user_with_token("bystander").await;
         let pair = world.user_with_token("jdoe").await;
-        attacker.change("jdoe", |row| row.scopes = "[]".to_owned()).await;
+        attacker.change("jdoe", |row| row.scopes = "[]".into()).await;
         is_given_away_to_nobody(&world, "jdoe", "other scopes").await;
 
         world.store_pair(&pair).await;
@@ -292,9 +292,9 @@ on_every_database! {
         };
         let pair = NewPair { source, ..login(&world.scm.authorize("victim"), world.scm.now_ms()) };
         let parked = world.store.seal_parked(&world.scm.host(), &entry, &pair, "flight");
-        attacker.change("victim", |row| row.user_id = "mallory".to_owned()).await;
+        attacker.change("victim", |row| row.user_id = "mallory".into()).await;
         assert!(world.store.store_parked(&parked, now).await.is_err());
-        attacker.change("mallory", |row| row.user_id = "victim".to_owned()).await;
+        attacker.change("mallory", |row| row.user_id = "victim".into()).await;
         assert_eq!(world.store.store_parked(&parked, now).await.unwrap(), Restored::Stored);
     }
 

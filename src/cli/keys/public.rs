@@ -15,7 +15,7 @@ use crate::cli::{Ending, Failure};
   tokenkeeper keys public
   tokenkeeper keys public --json    # with the key's id, for the field key_id")]
 pub(crate) struct Arguments {
-    /// Prints JSON: key_id and public_key
+    /// Prints JSON: `key_id` and `public_key`
     #[arg(long)]
     json: bool,
 }

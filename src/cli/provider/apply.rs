@@ -78,7 +78,8 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<En
         return Ok(Ending::Bad);
     }
     let mut rows = table(["HOST", "CHANGE", "SETTING", "BEFORE", "AFTER"]);
-    let applied = Presence::during(&store, "provider apply", apply(&store, &records, &mut rows)).await;
+    let applied =
+        Presence::during(&store, "provider apply", Box::pin(apply(&store, &records, &mut rows))).await;
     // Also after an error of the database: these changes were written.
     Output::new().table(rows)?;
     applied?;

@@ -80,7 +80,9 @@ async fn a_generated_key_is_printed_as_the_setting_takes_it() {
     assert_eq!(first.stdout.lines().count(), 1);
     assert!(first.stdout.starts_with("k-") && second.stdout.starts_with("k-2:"), "{second:?}");
     let ring = format!("{},{}", first.stdout.trim(), second.stdout.trim());
-    cli.set("TOKENKEEPER_KEYS", &ring).run(&["provider", "list"]).await.good();
+    let cli = cli.set("TOKENKEEPER_KEYS", &ring);
+    cli.run(&["migrate", "up"]).await.good();
+    cli.run(&["provider", "list"]).await.good();
     Cli::with([]).run(&["keys", "generate", "--id", "a b"]).await.with_code(2).says("--id must be");
 }
 
@@ -92,6 +94,7 @@ async fn commands_that_need_keys_refuse_without_them_and_say_how_to_make_some() 
         cli.run(command).await.with_code(2).says("tokenkeeper keys generate");
     }
     assert!(!cli.folder.path().join("tokenkeeper.db").exists(), "nothing was begun");
+    cli.run(&["migrate", "up"]).await.good();
     cli.run(&["token", "list"]).await.good();
 }
 
@@ -100,7 +103,7 @@ async fn schemas_come_one_by_one_or_all_under_their_names() {
     let cli = Cli::with([]);
     let all = cli.run(&["schema"]).await.good().json();
     let names: Vec<&String> = all.as_object().unwrap().keys().collect();
-    assert_eq!(names.len(), 9);
+    assert_eq!(names.len(), 10);
     for name in names {
         let one = cli.run(&["schema", name]).await.good().json();
         assert_eq!(one, all[name]);

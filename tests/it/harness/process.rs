@@ -182,7 +182,7 @@ impl WorkerProcess {
     pub(crate) async fn wait(mut self, world: &World) -> ExitStatus {
         let status = self.worker.wait().await.expect("wait for it");
         assert_json_lines(&self.log(), "a worker process");
-        assert_holds_none_of(&self.log(), &world.secrets(), "a worker process");
+        assert_holds_none_of(self.log(), &world.secrets(), "a worker process");
         status
     }
 

@@ -34,7 +34,7 @@ async fn without_a_broker_the_rest_is_shown_and_what_was_not_looked_at_is_said()
     let cli = Cli::of(&world).set("AMQP_URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
 
     let status = cli.run(&["keys", "status"]).await.good().keeps_secrets_of(&world);
-    assert_eq!(status.table()[1][5..7], ["1", "-"], "{status:?}");
+    assert_eq!(status.table()[1][6..8], ["1", "-"], "{status:?}");
     assert!(!status.stderr.contains("s3cret"), "{status:?}");
     let status = status
         .says("The broker was not asked for parked pairs and dead letters: nothing listens at 127.0.0.1:1");

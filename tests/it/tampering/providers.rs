@@ -10,13 +10,13 @@ type Change = (&'static str, fn(&mut Model, &SimulatedScm));
 
 const CHANGES: [Change; 9] = [
     ("its token endpoint", |row, evil| row.token_url = Some(evil.token_url())),
-    ("its client id", |row, _| row.client_id = "another".to_owned()),
+    ("its client id", |row, _| row.client_id = "another".into()),
     ("how it authenticates", |row, _| row.client_auth = Some("basic".to_owned())),
     ("its redirect URI", |row, _| row.redirect_uri = Some("https://evil.example.org/".to_owned())),
-    ("its kind", |row, _| row.kind = "gitea".to_owned()),
+    ("its kind", |row, _| row.kind = "gitea".into()),
     ("its user name", |row, _| row.username = Some("mallory".to_owned())),
     ("its overrides", |row, evil| {
-        row.overrides = Some(format!("{{\"validate_url\":\"{}\"}}", evil.user_url()))
+        row.overrides = Some(format!("{{\"validate_url\":\"{}\"}}", evil.user_url()));
     }),
     ("its rule for reservations", |row, _| row.required_while_reserved = Some("wait".to_owned())),
     ("the date of its settings", |row, _| row.updated_at += 1),

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod dead_letters;
 mod requester;
 
 use std::{
@@ -26,14 +27,14 @@ use std::{
 pub use lapin::{BasicProperties, types::FieldTable};
 use lapin::{
     Channel, Connection, ConnectionProperties, Queue,
-    options::{
-        BasicGetOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
-    },
+    options::{ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
 };
 use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
+use self::dead_letters::next_dead_letter;
+pub use self::dead_letters::{DeadLetter, remaining_dead_letters};
 pub use self::requester::{PendingReply, Reply};
 use self::requester::{Requester, publish_mandatory};
 use crate::wait::{PATIENCE, eventually, within};
@@ -80,19 +81,6 @@ pub struct TestBroker {
     partitions: AtomicU16,
     /// The dead letters that were taken out so far, for [`TestBroker::dead_letters_seen`].
     letters: Mutex<Vec<DeadLetter>>,
-}
-
-/// A message that a worker gave up on.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// The routing key it was published with.
-    pub routing_key: String,
-    /// Its properties, without the headers.
-    pub properties: BasicProperties,
-    /// Its headers, those of the dead-lettering among them.
-    pub headers: FieldTable,
-    /// Its body as it was published.
-    pub body: Vec<u8>,
 }
 
 /// A user of the broker who publishes over a connection of its own.
@@ -347,33 +335,6 @@ async fn delete_topology(url: &str, prefix: &str, partitions: u16) {
         deleted.expect("delete an exchange");
     }
     connection.close(200, "done".into()).await.expect("close the connection");
-}
-
-/// Takes the dead letters that a test has left, over a connection of its own: the test may be over. None are there where no
-/// worker has declared the queue.
-pub async fn remaining_dead_letters(url: &str, prefix: &str) -> Vec<DeadLetter> {
-    let connection = connect(url).await;
-    let channel = connection.create_channel().await.expect("open a channel");
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let queue = format!("{prefix}.dead-letters");
-    let mut letters = Vec::new();
-    if channel.queue_declare(queue.into(), passive, FieldTable::default()).await.is_ok() {
-        while let Some(letter) = next_dead_letter(&channel, prefix).await {
-            letters.push(letter);
-        }
-    }
-    connection.close(200, "done".into()).await.expect("close the connection");
-    letters
-}
-
-async fn next_dead_letter(channel: &Channel, prefix: &str) -> Option<DeadLetter> {
-    let queue = format!("{prefix}.dead-letters");
-    let taken = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
-    let delivery = taken.expect("take a dead letter")?.delivery;
-    let headers = delivery.properties.headers().clone().unwrap_or_default();
-    let properties = delivery.properties.with_headers(FieldTable::default());
-    let routing_key = delivery.routing_key.to_string();
-    Some(DeadLetter { routing_key, properties, headers, body: delivery.data })
 }
 
 async fn connect(url: &str) -> Connection {
