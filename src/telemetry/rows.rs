@@ -26,7 +26,7 @@ pub fn row_unusable(error: &dyn Display) {
     counter!(UNUSABLE).increment(1);
     let (text, now) = (error.to_string(), Instant::now());
     if is_due(&mut TOLD.lock(), &text, now) {
-        tracing::error!(error = text, "a stored row cannot be used; what needs it is refused");
+        tracing::error!(error = %text, "a stored row cannot be used; what needs it is refused");
     }
 }
 

@@ -47,7 +47,7 @@ async fn without_a_list_whoever_names_itself_is_served_where_that_is_required() 
 async fn a_worker_and_doctor_warn_where_every_user_of_a_shared_broker_may_ask() {
     let mut world = world().await;
     // Nobody has such a name (RFC 2606). The warning comes before the worker looks for its broker.
-    world.set_broker_url("amqp://worker:s3cret@mq.invalid:5672/%2f".to_owned());
+    world.set_broker_url("amqps://worker:s3cret@mq.invalid:5671/%2f".to_owned());
     let looked = Cli::of(&world).run(&["doctor"]).await;
     assert!(looked.stdout.contains("! publishers"), "{}", looked.stdout);
     assert!(looked.stdout.contains(WARNING) && !looked.stdout.contains("s3cret"), "{}", looked.stdout);

@@ -1,6 +1,8 @@
 use lapin::{
     ExchangeKind,
-    options::{BasicConsumeOptions, BasicRejectOptions, ExchangeDeclareOptions, QueueBindOptions},
+    options::{
+        BasicConsumeOptions, BasicGetOptions, BasicRejectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    },
     types::AMQPValue,
 };
 use serde_json::json;
