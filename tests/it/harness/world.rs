@@ -20,10 +20,11 @@ use tokenkeeper::store::database;
 use tokenkeeper::store::{Entry, Found, Store};
 use tokenkeeper::worker::{TimeSource, Worker};
 use tokenkeeper_entity::token_entry;
-use tokenkeeper_testkit::database::{Kind, TestDatabase};
+use tokenkeeper_testkit::database::{Kind, Schema, TestDatabase};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
 use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
 use tokenkeeper_testkit::wait::{PATIENCE, eventually};
+use tokio::sync::OnceCell;
 
 use super::evidence::Evidence;
 use super::{logs, process::WorkerProcess};
@@ -32,6 +33,25 @@ use super::{logs, process::WorkerProcess};
 pub(crate) async fn store_of(settings: &Settings, db: DatabaseConnection) -> Store {
     let grouped = database::open_grouped(&settings.database, &db).await.expect("open another pool");
     Store::new(db, settings.key_ring().expect("keys")).with_grouped(grouped)
+}
+
+/// Migrates an empty database. On MariaDB only the first world of a process waits for that: the others copy its tables.
+async fn migrate(kind: Kind, db: &DatabaseConnection) {
+    static MIGRATED: OnceCell<Schema> = OnceCell::const_new();
+    let mut is_first = false;
+    if kind == Kind::MariaDb {
+        let schema = MIGRATED.get_or_init(async || {
+            is_first = true;
+            database::migrate(db).await.expect("migrate the database");
+            Schema::of(db).await
+        });
+        let schema = schema.await;
+        if !is_first {
+            schema.make_in(db).await;
+        }
+    } else {
+        database::migrate(db).await.expect("migrate the database");
+    }
 }
 
 /// A database, queues and an SCM for one test alone. When it ends, everything that its workers left behind is searched for its
@@ -91,7 +111,7 @@ impl World {
         ]);
         let settings = Settings::load_from(None, environment.clone()).expect("settings of the test");
         let db = database::open(&settings.database).await.expect("open the database");
-        database::migrate(&db).await.expect("migrate the database");
+        migrate(kind, &db).await;
         let store = store_of(&settings, db).await;
         let (evidence, has_planted) = (Evidence::default(), AtomicBool::new(false));
         let world =

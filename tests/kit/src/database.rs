@@ -1,6 +1,7 @@
 //! An operator's database, empty and for one test alone.
 
 mod contents;
+mod schema;
 
 use std::{env, fmt, path::Path, time::Duration};
 
@@ -11,6 +12,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::contents::contents;
+pub use self::schema::Schema;
 use crate::wait::{PATIENCE, within};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

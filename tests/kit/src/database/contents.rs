@@ -61,7 +61,7 @@ async fn rows_of_mariadb(connection: &DatabaseConnection) -> Vec<(String, Vec<u8
     rows
 }
 
-async fn texts(connection: &DatabaseConnection, select: &str) -> Vec<String> {
+pub(super) async fn texts(connection: &DatabaseConnection, select: &str) -> Vec<String> {
     let rows = connection.query_all_raw(statement(connection, select.to_owned())).await;
     let rows = rows.unwrap_or_else(|error| panic!("{select}: {error}"));
     rows.iter().map(|row| row.try_get_by_index(0).expect("a text")).collect()
