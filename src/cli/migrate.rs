@@ -2,6 +2,8 @@
 
 mod losses;
 
+use std::time::Duration;
+
 use anyhow::{Context, anyhow};
 use clap::value_parser;
 use sea_orm::{DatabaseConnection, DbErr};
@@ -9,6 +11,7 @@ use tokenkeeper::domain::problem::Problem;
 use tokenkeeper::settings::{self, Settings};
 use tokenkeeper::store::database::{self, Fault, Migrating, Place, able, in_words};
 use tokenkeeper_migration::{MigrationStatus, Migrator, MigratorTrait, dropped_by};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::confirm::Confirmation;
@@ -16,6 +19,9 @@ use super::ending::Interrupted;
 use super::interruption::stoppable;
 use super::output::{NOTHING, Output, cell, note, table, verdict};
 use super::{Ending, Failure};
+
+/// How long to wait for the connection to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Migrates the tables of the database
 ///
@@ -78,7 +84,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     }
     let stop = CancellationToken::new();
     let left = "`tokenkeeper migrate status` shows what is applied";
-    stoppable(&stop, left, async {
+    let ended = stoppable(&stop, left, async {
         let mut output = Output::new();
         let done = match arguments.command {
             Command::Status => status(&db, &mut output).await,
@@ -89,7 +95,11 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         done.map_err(|error| denied(name, &error).unwrap_or_else(|| error.context(failed())))?;
         Ok(Ending::Good)
     })
-    .await
+    .await;
+    // With its last connection SQLite merges its write-ahead log into the file, in a thread that must not end with this process.
+    // Nothing is lost where that fails.
+    drop(timeout(CLOSE_TIMEOUT, db.close()).await);
+    ended
 }
 
 /// Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
