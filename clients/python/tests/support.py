@@ -121,6 +121,8 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
         self.connections = 0
         self._is_open = True
+        self.cut_after: int | None = None
+        """How many bytes of the broker's the next connection lets through, and no more."""
         self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -154,17 +156,19 @@ class Wire:
         broker = aio_pika.connection.make_url(AMQP_URL)
         far_reader, far_writer = await asyncio.open_connection(broker.host, broker.port or 5672)
         self._writers |= {writer, far_writer}
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
+        budget, self.cut_after = self.cut_after, None
+        for source, sink, most in ((reader, far_writer, None), (far_reader, writer, budget)):
+            task = asyncio.create_task(self._pump(source, sink, most))
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
     @staticmethod
-    async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, most: int | None) -> None:
         with suppress(OSError):
-            while data := await source.read(65536):
-                sink.write(data)
+            while most != 0 and (data := await source.read(65536)):
+                sink.write(data[:most])
                 await sink.drain()
+                most = None if most is None else max(0, most - len(data))
         sink.close()
 
 

@@ -48,6 +48,15 @@ class Connection(WithScriptedWorker):
             self.wire.cut()
         self.assertTrue(all(isinstance(it, Token) for it in await asyncio.gather(*asked)))
 
+    async def test_a_connection_that_breaks_while_it_is_made_is_made_again(self) -> None:
+        # The broker's part of the handshake takes some 650 bytes.
+        for most in range(0, 760, 40):
+            self.wire.cut_after = most
+            client = self.another_client(self.wire.url())
+            await client.token("u-1", HOST)
+            await client.close()
+        self.assertGreater(self.wire.connections, 25)
+
     async def test_a_login_that_was_in_flight_is_not_sent_twice(self) -> None:
         async def rule(*_: object) -> None:
             return None

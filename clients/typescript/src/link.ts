@@ -7,7 +7,8 @@ import { BrokerRefusedError, UnroutableError } from "./errors.js";
 import { printable } from "./replies.js";
 
 export const DIRECT_REPLY_TO = "amq.rabbitmq.reply-to";
-const CONNECT_MS = 10_000;
+// amqplib does not notice every end of a connection that is being made.
+const CONNECT_MS = 5000;
 // A connection whose other end is gone without a word is noticed after two of these.
 const HEARTBEAT_SECS = 10;
 // Exclusive queues of events that nobody reads in time forget the oldest.
@@ -37,6 +38,11 @@ interface Question {
 /** A connection with the channel that publishes and gets the replies. Once it is lost it stays so. */
 export class Link {
   #isLost = false;
+  #sayLost = () => {};
+  /** amqplib leaves some of what it was asked unanswered when the connection breaks: so that nobody waits for that. */
+  readonly #lost = new Promise<void>((resolve) => (this.#sayLost = resolve)).then(() => {
+    throw new LinkLost(false);
+  });
   readonly #over: Promise<void>;
   readonly #connection: ChannelModel;
   readonly #channel: ConfirmChannel;
@@ -47,6 +53,7 @@ export class Link {
     this.#connection = connection;
     this.#channel = channel;
     this.#over = new Promise((resolve) => connection.on("close", () => resolve()));
+    this.#lost.catch(() => {});
     connection.on("close", () => this.#lose(undefined));
     channel.on("error", (error) => this.#lose(error));
     channel.on("close", () => this.#lose(undefined));
@@ -60,15 +67,20 @@ export class Link {
   static async open(url: string, socketOptions: SocketOptions): Promise<Link> {
     const to = new URL(url);
     if (!to.searchParams.has("heartbeat")) to.searchParams.set("heartbeat", String(HEARTBEAT_SECS));
-    const options = { noDelay: true, timeout: CONNECT_MS, ...socketOptions };
-    const connection = await amqplib.connect(to.href, options);
+    const connecting = amqplib.connect(to.href, { noDelay: true, timeout: CONNECT_MS, ...socketOptions });
+    const connection = await before(Date.now() + CONNECT_MS, connecting).catch((error) => {
+      // One that comes too late is not wanted.
+      connecting.then((late) => late.close()).catch(() => {});
+      throw error instanceof TooLate ? new Error("the broker does not answer") : error;
+    });
     // Without a listener it would end the process. "close" follows.
     connection.on("error", () => {});
     try {
       const opening = connection.createConfirmChannel().then(async (channel) => {
         const link = new Link(connection, channel);
         // Without acks, and over the channel that publishes: so the broker wants it.
-        await channel.consume(DIRECT_REPLY_TO, (reply) => link.#onReply(reply), { noAck: true });
+        const consuming = channel.consume(DIRECT_REPLY_TO, (reply) => link.#onReply(reply), { noAck: true });
+        await Promise.race([consuming, link.#lost]);
         return link;
       });
       return await before(Date.now() + CONNECT_MS, opening);
@@ -90,7 +102,7 @@ export class Link {
     options: Options.Publish & { correlationId: string },
     deadline: number,
   ): Promise<Buffer> {
-    await before(deadline, this.#see(exchange, routingKey));
+    await before(deadline, Promise.race([this.#see(exchange, routingKey), this.#lost]));
     if (this.#isLost) throw new LinkLost(false);
     const answer = new Promise<Buffer>((answer, fail) => {
       const question: Question = { exchange, routingKey, confirmed: false, answer, fail };
@@ -138,8 +150,7 @@ export class Link {
     patterns: readonly string[],
     heard: (event: ConsumeMessage | null) => void,
   ): Promise<Channel> {
-    try {
-      const channel = await this.#connection.createChannel();
+    const listening = this.#connection.createChannel().then(async (channel) => {
       channel.on("error", () => {});
       channel.on("close", () => heard(null));
       await channel.prefetch(EVENTS_IN_HAND);
@@ -147,6 +158,9 @@ export class Link {
       for (const pattern of patterns) await channel.bindQueue(queue, exchange, pattern);
       await channel.consume(queue, heard);
       return channel;
+    });
+    try {
+      return await Promise.race([listening, this.#lost]);
     } catch (error) {
       if (hasCode(error, [404])) throw new UnroutableError(exchange, "events");
       if (hasCode(error, [403])) throw new BrokerRefusedError(plain(error));
@@ -172,6 +186,7 @@ export class Link {
     // Where the channel alone broke, the next connection brings another one.
     if (!this.#isLost) setImmediate(() => this.close());
     this.#isLost = true;
+    this.#sayLost();
     const said = plain(cause);
     for (const question of this.#waiting.values()) {
       // By what was published to this exchange, if the broker says so.

@@ -13,7 +13,7 @@ async function wired(t: TestContext) {
   await wire.start();
   const { worker, client, clientAt } = await scripted(t);
   t.after(() => wire.stop());
-  return { wire, worker, bystander: client, client: clientAt(wire.url) };
+  return { wire, worker, bystander: client, client: clientAt(wire.url), clientAt };
 }
 
 test("reads that were in flight are asked again", async (t) => {
@@ -37,6 +37,18 @@ test("a connection that breaks again and again costs time and no request", async
     wire.cut();
   }
   assert.ok((await asked).every((it) => it instanceof Token));
+});
+
+test("a connection that breaks while it is made is made again", async (t) => {
+  const { wire, clientAt } = await wired(t);
+  // The broker's part of the handshake takes some 650 bytes.
+  for (let most = 0; most < 760; most += 40) {
+    wire.cutAfter = most;
+    const client = clientAt(wire.url);
+    await client.token("u-1", HOST);
+    await client.close();
+  }
+  assert.ok(wire.connections > 25, `${wire.connections}`);
 });
 
 test("a login that was in flight is not sent twice", async (t) => {

@@ -118,6 +118,8 @@ export class ScriptedWorker {
 export class Wire {
   connections = 0;
   isOpen = true;
+  /** How many bytes of the broker's the next connection lets through, and no more. */
+  cutAfter = Number.POSITIVE_INFINITY;
   #sockets: net.Socket[] = [];
   readonly #server = net.createServer((near) => {
     near.on("error", () => {});
@@ -129,7 +131,14 @@ export class Wire {
     near.on("close", () => far.destroy());
     far.on("close", () => near.destroy());
     this.#sockets.push(near, far);
-    near.pipe(far).pipe(near);
+    let left = this.cutAfter;
+    this.cutAfter = Number.POSITIVE_INFINITY;
+    near.pipe(far);
+    far.on("data", (data) => {
+      near.write(data.subarray(0, Math.min(left, data.length)));
+      left -= data.length;
+      if (left <= 0) near.end(() => near.destroy());
+    });
   });
 
   async start(): Promise<void> {
