@@ -114,7 +114,7 @@ same() { [[ -e $1 ]] && cmp -s "$1" "$2"; }
 runs() { "$@" >/dev/null 2>&1 </dev/null; }
 
 leave_out() {
-  local line="== $1: NOT TESTED, $2 is not installed here"
+  local line="== $1: NOT TESTED here, it takes $2"
   echo "$line"
   left_out+=$line$'\n'
 }

@@ -40,7 +40,7 @@ OK = granted("u-1", HOST)
 NO_REPLIES: dict[str, Body | bytes] = {
     "nothing": b"",
     "no JSON": b"{",
-    "no UTF-8": b'{"status": "\xff\xfe"}',
+    "no UTF-8": json.dumps(granted("no UTF-8", HOST)).encode().replace(b'"repo"', b'"\xff"'),
     "no object": b'["ok"]',
     "a number of many digits": b"1" * 100_000,
     "deep": b'{"status":' * 200_000,

@@ -12,7 +12,7 @@ const OK = granted("u-1", HOST);
 const NO_REPLIES: Record<string, Body | Buffer> = {
   "nothing": Buffer.from(""),
   "no JSON": Buffer.from("{"),
-  "no UTF-8": Buffer.from('{"status": "\xff\xfe"}', "latin1"),
+  "no UTF-8": Buffer.from(JSON.stringify(granted("no UTF-8", HOST)).replace("repo", "\xff"), "latin1"),
   "no object": Buffer.from('["ok"]'),
   "a number of many digits": Buffer.from("1".repeat(100_000)),
   "deep": Buffer.from('{"status":'.repeat(200_000)),
