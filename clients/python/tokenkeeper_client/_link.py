@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -26,6 +27,9 @@ from .errors import BrokerRefusedError, UnroutableError
 T = TypeVar("T")
 
 # The libraries below raise all kinds of errors when a connection breaks under them, even a bare `Exception`.
+
+# At DEBUG this one writes frames as they are, with the tokens in them.
+logging.getLogger("aiormq.connection").addFilter(lambda record: record.levelno > logging.DEBUG)
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 CONNECT_SECS = 10.0
