@@ -39,7 +39,10 @@ interface Question {
 export class Link {
   #isLost = false;
   #sayLost = () => {};
-  /** amqplib leaves some of what it was asked unanswered when the connection breaks: so that nobody waits for that. */
+  /**
+   * amqplib leaves some of what it was asked unanswered when the connection breaks: so that nobody waits for that. Whoever waits for
+   * this one is remembered for as long as the connection lives, so that a request must not, in the ordinary case.
+   */
   readonly #lost = new Promise<void>((resolve) => (this.#sayLost = resolve)).then(() => {
     throw new LinkLost(false);
   });
@@ -48,6 +51,7 @@ export class Link {
   readonly #channel: ConfirmChannel;
   readonly #waiting = new Map<string, Question>();
   readonly #looks = new Map<string, Promise<void>>();
+  readonly #seen = new Set<string>();
 
   private constructor(connection: ChannelModel, channel: ConfirmChannel) {
     this.#connection = connection;
@@ -102,7 +106,7 @@ export class Link {
     options: Options.Publish & { correlationId: string },
     deadline: number,
   ): Promise<Buffer> {
-    await before(deadline, Promise.race([this.#see(exchange, routingKey), this.#lost]));
+    if (!this.#seen.has(exchange)) await before(deadline, Promise.race([this.#see(exchange, routingKey), this.#lost]));
     if (this.#isLost) throw new LinkLost(false);
     const answer = new Promise<Buffer>((answer, fail) => {
       const question: Question = { exchange, routingKey, confirmed: false, answer, fail };
@@ -131,6 +135,7 @@ export class Link {
     this.#looks.set(exchange, look);
     try {
       await look;
+      this.#seen.add(exchange);
     } catch (error) {
       this.#looks.delete(exchange);
       throw hasCode(error, [404]) ? new UnroutableError(exchange, routingKey) : new LinkLost(false);
