@@ -44,6 +44,11 @@ impl Output {
         self.raw(escape::json(text).as_bytes())
     }
 
+    /// Our own text of several lines. Other unprintable characters are not in it.
+    pub(super) fn text(&mut self, text: &str) -> anyhow::Result<()> {
+        self.raw(text.as_bytes())
+    }
+
     /// A foreign body: unchanged if it is JSON, else as a line of text.
     pub(super) fn body(&mut self, body: &[u8]) -> anyhow::Result<()> {
         match serde_json::from_slice::<IgnoredAny>(body) {

@@ -10,7 +10,6 @@ use crate::domain::escape;
 /// Something that happened. The routing key is its name. No field is a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "event")]
-#[schemars(title = "event")]
 pub enum Event {
     /// A user's refresh token is dead: the user must log in again. Once for each pair.
     #[serde(rename = "token.reauthorization_required")]

@@ -33,9 +33,9 @@ pub struct GrantedToken {
 
 /// The token in the reply's JSON. Built while it is written, so that no token is copied.
 #[derive(Serialize, JsonSchema)]
-#[schemars(extend("oneOf" = [
-    {"required": ["value", "userinfo"], "properties": {"sealed": false}},
-    {"required": ["sealed"], "properties": {"value": false, "userinfo": false}},
+#[schemars(description = "A token that is handed out, in clear or sealed.", extend("oneOf" = [
+    {"title": "Clear", "description": "A token in clear.", "required": ["value", "userinfo"], "properties": {"sealed": false}},
+    {"title": "Sealed", "description": "A token that only the requester can open.", "required": ["sealed"], "properties": {"value": false, "userinfo": false}},
 ]))]
 struct WrittenToken<'a> {
     /// The access token.
@@ -145,7 +145,6 @@ pub struct SealedToken(String);
 /// What is sealed in a reply: the fields that are left out of `token`, and whose token it is. So a token of another user, which
 /// somebody put into this reply, is noticed.
 #[derive(Serialize, JsonSchema)]
-#[schemars(title = "token.sealed")]
 pub struct SealedContent<'a> {
     /// The user of the reply.
     user_id: &'a str,

@@ -73,7 +73,6 @@ impl Reply {
 /// The answer to `token.request`, and to each host of `workspace.start`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
-#[schemars(title = "token.reply")]
 pub enum TokenReply {
     /// Here is the token.
     Ok(TokenGrant),
@@ -242,6 +241,23 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code, in the order in which the contract checks them.
+    pub const ALL: [Self; 13] = [
+        Self::InvalidRequest,
+        Self::Forbidden,
+        Self::UnknownHost,
+        Self::UserNotFound,
+        Self::IdentityNotFound,
+        Self::TokenNotFound,
+        Self::NotRefreshable,
+        Self::ReauthorizationRequired,
+        Self::ProviderMisconfigured,
+        Self::ProviderUnavailable,
+        Self::RefreshTimeout,
+        Self::DeadlineExceeded,
+        Self::Internal,
+    ];
+
     /// Whether the same request may succeed later.
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -282,7 +298,23 @@ impl ErrorCode {
 
 /// The answer to `workspace.start`.
 #[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "workspace.start.reply")]
+#[schemars(extend("oneOf" = [
+    {
+        "title": "Ok",
+        "description": "Here are all the tokens.",
+        "required": ["workspace_id", "user_id"],
+        "properties": {
+            "status": {"type": "string", "const": "ok"},
+            "tokens": {"items": {"$ref": "#/$defs/TokenReplyOk"}},
+            "error": false,
+        },
+    },
+    {
+        "title": "Error",
+        "description": "A token is missing, or the message as a whole is wrong.",
+        "properties": {"status": {"type": "string", "const": "error"}},
+    },
+]))]
 pub struct WorkspaceStartReply {
     /// `ok` when every token is.
     pub status: Status,
@@ -308,7 +340,6 @@ pub struct WorkspaceStartReply {
 /// The answer to `token.store`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
-#[schemars(title = "token.store.reply")]
 pub enum StoreReply {
     /// The pair is stored.
     Ok {
@@ -323,7 +354,6 @@ pub enum StoreReply {
 /// The answer to `token.report`.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
-#[schemars(title = "token.report.reply")]
 pub enum ReportReply {
     /// The report was taken.
     Ok {

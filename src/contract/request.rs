@@ -149,7 +149,7 @@ impl Request {
 
 /// `token.request`: hand out a user's token for a host.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "token.request", extend("not" = {"required": ["status"]}))]
+#[schemars(extend("not" = {"required": ["status"]}))]
 pub struct TokenRequest {
     /// The platform's user.
     pub user_id: UserId,
@@ -169,7 +169,7 @@ pub struct TokenRequest {
 
 /// `workspace.start`: hand out the tokens that a workspace needs to clone its repositories.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "workspace.start", extend("not" = {"required": ["status"]}))]
+#[schemars(extend("not" = {"required": ["status"]}))]
 pub struct WorkspaceStartRequest {
     /// The workspace; echoed in the reply.
     pub workspace_id: WorkspaceId,
@@ -219,7 +219,7 @@ impl WorkspaceStartRequest {
 
 /// `token.report`: the host rejected a token that was handed out.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[schemars(title = "token.report", extend("not" = {"required": ["status"]}))]
+#[schemars(extend("not" = {"required": ["status"]}))]
 pub struct ReportRequest {
     /// The platform's user.
     pub user_id: UserId,

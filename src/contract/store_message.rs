@@ -85,7 +85,10 @@ impl SealedStoreRequest {
 /// A body of the kind `token.store`.
 #[derive(Deserialize, JsonSchema)]
 #[serde(try_from = "Fields")]
-#[schemars(with = "Fields")]
+#[schemars(
+    with = "Fields",
+    description = "`token.store`: a user has authorised; tokenkeeper owns the pair from here on."
+)]
 pub enum StoreMessage {
     /// Its pair stands in it.
     Clear(Box<StoreRequest>),
@@ -105,12 +108,15 @@ impl From<StoreMessage> for Request {
 /// `token.store`: a user has authorised; tokenkeeper owns the pair from here on.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(
-    title = "token.store",
     extend(
         "not" = {"required": ["status"]},
         "oneOf" = [
-            {"required": ["token"], "properties": {"sealed": {"type": "null"}}},
             {
+                "title": "Clear", "description": "A login whose pair stands in it.",
+                "required": ["token"], "properties": {"sealed": {"type": "null"}},
+            },
+            {
+                "title": "Sealed", "description": "A login whose pair only the worker can open.",
                 "required": ["sealed"],
                 "properties": {
                     "sealed": {"type": "string"}, "token": false,

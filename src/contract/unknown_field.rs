@@ -21,7 +21,7 @@ const OF_ANOTHER: usize = 8;
 
 /// A field that the contract does not know, as a warning: `unknown_field: token.refreshToken`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(extend("pattern" = "^unknown_field: "))]
+#[schemars(title = "UnknownField", extend("pattern" = "^unknown_field: "))]
 pub struct UnknownField(String);
 
 impl UnknownField {

@@ -99,17 +99,20 @@ async fn commands_that_need_keys_refuse_without_them_and_say_how_to_make_some() 
 }
 
 #[tokio::test]
-async fn schemas_come_one_by_one_or_all_under_their_names() {
+async fn the_contract_comes_as_one_schema_or_all_or_as_asyncapi() {
     let cli = Cli::with([]);
     let all = cli.run(&["schema"]).await.good().json();
-    let names: Vec<&String> = all.as_object().unwrap().keys().collect();
+    let names: Vec<&String> = all["properties"].as_object().unwrap().keys().collect();
     assert_eq!(names.len(), 10);
     for name in names {
         let one = cli.run(&["schema", name]).await.good().json();
-        assert_eq!(one, all[name]);
-        assert_eq!(one["title"], name.as_str());
+        assert_eq!(one["$id"], format!("urn:tokenkeeper:{name}"));
+        let examples = cli.run(&["schema", name, "--format", "examples"]).await.good().json();
+        assert_eq!(examples[name][0]["body"], one["examples"][0]);
     }
     cli.run(&["schema", "token.reques"]).await.with_code(2).says("token.request");
+    cli.run(&["schema", "--format", "asyncapi"]).await.good().says("asyncapi: \"3.0.0\"");
+    cli.run(&["schema", "event", "--format", "asyncapi"]).await.with_code(2).says("leave the name out");
 }
 
 #[tokio::test]

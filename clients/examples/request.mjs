@@ -1,0 +1,39 @@
+// Asks for a token until there is one, or it is certain that there will be none: request.mjs USER HOST (npm install amqplib).
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import amqplib from "amqplib";
+
+const [user, host] = process.argv.slice(2);
+const deadline = Date.now() + 30_000;
+const waiting = new Map();
+const connection = await amqplib.connect(process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f");
+const channel = await connection.createConfirmChannel();
+// Direct reply-to needs no queue. Consume it first, on the channel that publishes, without acks.
+const settle = ({ properties, content }) => waiting.get(properties.correlationId)?.(content);
+await channel.consume("amq.rabbitmq.reply-to", settle, { noAck: true });
+channel.on("return", () => fail("unroutable: no worker ever declared the queue"));
+
+function fail(message) {
+  console.error(message);
+  process.exit(1);
+}
+
+async function ask() {
+  const [correlationId, left] = [randomUUID(), deadline - Date.now()];
+  const body = { user_id: user, host, requested_lifetime_secs: 300 };
+  const properties = { replyTo: "amq.rabbitmq.reply-to", correlationId, expiration: left, mandatory: true };
+  const replied = new Promise((resolve) => waiting.set(correlationId, resolve));
+  channel.publish(process.env.PREFIX ?? "tokenkeeper", "token.request", Buffer.from(JSON.stringify(body)), properties);
+  // A worker's last word comes up to a quarter of a second late.
+  const late = sleep(left + 1000).then(() => fail("no reply in time: does a worker run?"));
+  return JSON.parse(await Promise.race([replied, late]));
+}
+
+let reply;
+while ((reply = await ask()).status === "error") {
+  const { code, message, retryable, retry_after_secs: pause = 1 } = reply.error;
+  if (!retryable || Date.now() + pause * 1000 >= deadline) fail(`${code}: ${message}`);
+  await sleep(pause * 1000);
+}
+console.log("a token until", reply.token.reserved_until); // git clone https://${reply.token.userinfo}@${host}/…
+process.exit(0);

@@ -1,0 +1,108 @@
+"""A connection that breaks, at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tokenkeeper_client import ConnectionLostError, Login, Token
+
+from .support import Body, Wire, WithScriptedWorker, granted
+
+HOST = "git.example.org"
+
+
+class Connection(WithScriptedWorker):
+    async def asyncSetUp(self) -> None:
+        await super().asyncSetUp()
+        self.wire = Wire()
+        await self.wire.start()
+        self.wired = self.another_client(self.wire.url())
+
+    async def asyncTearDown(self) -> None:
+        await self.wired.close()
+        await self.wire.stop()
+        await super().asyncTearDown()
+
+    async def test_reads_that_were_in_flight_are_asked_again(self) -> None:
+        everybody, answer = asyncio.Event(), False
+
+        async def rule(body: Body, _: object) -> Body | None:
+            if len(self.worker.messages) == 100:
+                everybody.set()
+            return granted(body["user_id"], body["host"]) if answer else None
+
+        self.worker.rule = rule
+        asked = [asyncio.create_task(self.wired.token(f"u-{n}", HOST)) for n in range(100)]
+        await everybody.wait()
+        answer = True
+        self.wire.cut()
+        tokens = await asyncio.gather(*asked)
+        self.assertEqual([token.user_id for token in tokens], [f"u-{n}" for n in range(100)])
+        self.assertEqual((len(self.worker.messages), self.wire.connections), (200, 2))
+
+    async def test_a_connection_that_breaks_again_and_again_costs_time_and_no_request(self) -> None:
+        asked = [asyncio.create_task(self.wired.token(f"u-{n % 7}", HOST)) for n in range(300)]
+        for _ in range(5):
+            await asyncio.sleep(0.05)
+            self.wire.cut()
+        self.assertTrue(all(isinstance(it, Token) for it in await asyncio.gather(*asked)))
+
+    async def test_a_connection_that_breaks_while_it_is_made_is_made_again(self) -> None:
+        # The broker's part of the handshake takes some 650 bytes.
+        for most in range(0, 760, 40):
+            self.wire.cut_after = most
+            client = self.another_client(self.wire.url())
+            await client.token("u-1", HOST)
+            await client.close()
+        self.assertGreater(self.wire.connections, 25)
+
+    async def test_a_login_that_was_in_flight_is_not_sent_twice(self) -> None:
+        async def rule(*_: object) -> None:
+            return None
+
+        self.worker.rule = rule
+        stored = asyncio.create_task(self.wired.store(Login("u-1", HOST, "s3cret")))
+        await self.worker.arrived.wait()
+        self.wire.cut()
+        with self.assertRaises(ConnectionLostError) as raised:
+            await stored
+        self.assertTrue(raised.exception.retryable)
+        self.assertNotIn("s3cret", f"{raised.exception!r}")
+        self.assertEqual(len(self.worker.messages), 1)
+
+    async def test_others_are_served_while_one_connection_is_down(self) -> None:
+        await self.wired.token("u-1", HOST)
+        self.wire.refuse()
+        down = asyncio.create_task(self.wired.token("u-1", HOST, timeout=0.5))
+        for _ in range(20):
+            await self.client.token("u-2", HOST)
+        with self.assertRaises(ConnectionLostError):
+            await down
+        self.wire.admit()
+        await self.wired.token("u-1", HOST)
+
+    async def test_events_come_again_after_a_break_and_never_twice(self) -> None:
+        heard: list[Any] = []
+
+        async def listen() -> None:
+            async for event in self.wired.events("provider.*"):
+                heard.append(event)
+
+        listening = asyncio.create_task(listen())
+
+        async def publish_until(count: int, number: int) -> None:
+            while len(heard) < count:
+                event = {"event": "provider.recovered", "host": f"h-{number}", "at": "2020-01-01T01:00:00.000Z"}
+                for _ in range(2):
+                    await self.worker.event(event, message_id=f"m-{number}")
+                other = {**event, "event": "token.refreshed"}
+                await self.worker.event(other)
+                await asyncio.sleep(0.01)
+
+        await publish_until(1, 1)
+        self.wire.cut()
+        await publish_until(2, 2)
+        self.assertEqual([event["host"] for event in heard], ["h-1", "h-2"])
+        await self.wired.close()
+        await listening

@@ -1,0 +1,101 @@
+/** A connection that breaks, at any time. */
+
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { inspect } from "node:util";
+
+import { ConnectionLostError, type Event, Token } from "../src/index.js";
+import { granted, HOST, scripted, Wire } from "./support.js";
+
+async function wired(t: TestContext) {
+  const wire = new Wire();
+  await wire.start();
+  const { worker, client, clientAt } = await scripted(t);
+  t.after(() => wire.stop());
+  return { wire, worker, bystander: client, client: clientAt(wire.url), clientAt };
+}
+
+test("reads that were in flight are asked again", async (t) => {
+  const { wire, worker, client } = await wired(t);
+  let isAnswering = false;
+  worker.rule = (body) => (isAnswering ? granted(body.user_id, body.host) : undefined);
+  const asked = Array.from({ length: 100 }, (_, n) => client.token(`u-${n}`, HOST));
+  await worker.arrived(100);
+  isAnswering = true;
+  wire.cut();
+  const tokens = await Promise.all(asked);
+  assert.deepEqual(tokens.map(({ userId }) => userId), tokens.map((_, n) => `u-${n}`));
+  assert.deepEqual([worker.messages.length, wire.connections], [200, 2]);
+});
+
+test("a connection that breaks again and again costs time and no request", async (t) => {
+  const { wire, client } = await wired(t);
+  const asked = Promise.all(Array.from({ length: 300 }, (_, n) => client.token(`u-${n % 7}`, HOST)));
+  for (let cuts = 0; cuts < 5; cuts += 1) {
+    await sleep(50);
+    wire.cut();
+  }
+  assert.ok((await asked).every((it) => it instanceof Token));
+});
+
+test("a connection that breaks while it is made is made again", async (t) => {
+  const { wire, clientAt } = await wired(t);
+  // The broker's part of the handshake takes some 650 bytes.
+  for (let most = 0; most < 760; most += 40) {
+    wire.cutAfter = most;
+    const client = clientAt(wire.url);
+    await client.token("u-1", HOST);
+    await client.close();
+  }
+  assert.ok(wire.connections > 25, `${wire.connections}`);
+});
+
+test("a login that was in flight is not sent twice", async (t) => {
+  const { wire, worker, client } = await wired(t);
+  worker.rule = () => undefined;
+  const stored = assert.rejects(client.store({ userId: "u-1", host: HOST, value: "s3cret" }), (error) => {
+    assert.ok(error instanceof ConnectionLostError && error.retryable, inspect(error));
+    assert.ok(!inspect(error).includes("s3cret"));
+    return true;
+  });
+  await worker.arrived(1);
+  wire.cut();
+  await stored;
+  assert.equal(worker.messages.length, 1);
+});
+
+test("others are served while one connection is down", async (t) => {
+  const { wire, client, bystander } = await wired(t);
+  await client.token("u-1", HOST);
+  wire.isOpen = false;
+  wire.cut();
+  const down = assert.rejects(client.token("u-1", HOST, undefined, { timeoutMs: 500 }), ConnectionLostError);
+  for (let count = 0; count < 20; count += 1) await bystander.token("u-2", HOST);
+  await down;
+  wire.isOpen = true;
+  await client.token("u-1", HOST);
+});
+
+test("events come again after a break, and never twice", async (t) => {
+  const { wire, worker, client } = await wired(t);
+  const heard: Event[] = [];
+  const listening = (async () => {
+    for await (const event of client.events("provider.*")) heard.push(event);
+  })();
+  const publishUntil = async (count: number) => {
+    while (heard.length < count) {
+      const event = { event: "provider.recovered", host: `h-${count}`, at: "2020-01-01T01:00:00.000Z" };
+      worker.event(event, `m-${count}`);
+      worker.event(event, `m-${count}`);
+      worker.event({ ...event, event: "token.refreshed" });
+      await sleep(10);
+    }
+  };
+  await publishUntil(1);
+  wire.cut();
+  await publishUntil(2);
+  assert.deepEqual(heard.map(({ host }) => host), ["h-1", "h-2"]);
+  await client.close();
+  await listening;
+});

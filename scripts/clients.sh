@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Checks the clients of other languages, and runs them and the examples with a live worker: see --help.
+# Needs bash (3.2 is enough) and a Rust toolchain.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat <<'EOT'
+Usage: scripts/clients.sh [--generate]
+
+Installs what clients/ needs (Python packages and Node packages, in the versions that are pinned there) under
+target/clients, checks the types, sees that the types that are generated from docs/schema are up to date, and runs the
+clients' suites and the examples with a live worker (tests/it/clients.rs). What cannot run here, because Python, Node or
+amqp-tools are not installed, is named, and the rest runs all the same.
+
+--generate writes the generated types anew, and ends.
+EOT
+}
+
+prepared=$PWD/target/clients
+left_out=''
+
+main() {
+  case ${1:-} in
+    '' | --generate) ;;
+    -h | --help) usage && return ;;
+    *) usage >&2 && return 2 ;;
+  esac
+  mkdir -p "$prepared"
+  export PYTHONDONTWRITEBYTECODE=1
+  if runs "${PYTHON:-python3}" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))'; then
+    prepare_python
+  else
+    leave_out 'Python client and examples' 'Python 3.11 with venv'
+    rm -rf "$prepared/venv"
+  fi
+  if runs node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && runs npm --version; then
+    prepare_node
+  else
+    leave_out 'TypeScript client and example' 'Node 20 with npm'
+    rm -rf "$prepared/typescript"
+  fi
+  if [[ ${1:-} == --generate ]]; then
+    generate
+    return
+  fi
+  rm -f "$prepared/amqp-tools"
+  if runs amqp-publish --help && runs jq --version; then
+    : >"$prepared/amqp-tools"
+  else
+    leave_out 'clients/examples/request.sh' 'amqp-tools and jq'
+  fi
+
+  [[ ! -x $prepared/venv/bin/python ]] || check_python
+  [[ ! -d $prepared/typescript ]] || check_node
+  echo '== the suites and the examples, with a live worker'
+  scripts/services.sh rabbitmq
+  # shellcheck source=/dev/null  # written by services.sh
+  source target/services.env
+  CLIENTS=$prepared cargo test --locked --workspace --test it clients::
+  printf '%s' "$left_out"
+}
+
+# Packages are installed again only where the pinned versions have changed.
+prepare_python() {
+  same "$prepared/venv/pinned" clients/requirements.txt && return
+  echo "== Python packages: $prepared/venv"
+  rm -rf "$prepared/venv"
+  "${PYTHON:-python3}" -m venv "$prepared/venv"
+  "$prepared/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement clients/requirements.txt
+  cp clients/requirements.txt "$prepared/venv/pinned"
+}
+
+# The sources are copied, so that no node_modules lies among them.
+prepare_node() {
+  local to=$prepared/typescript
+  mkdir -p "$to"
+  if ! same "$to/pinned" clients/typescript/package-lock.json; then
+    echo "== Node packages: $to"
+    cp clients/typescript/package.json clients/typescript/package-lock.json "$to"
+    (cd "$to" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    cp clients/typescript/package-lock.json "$to/pinned"
+  fi
+  rm -rf "$to/src" "$to/tests" "$to/dist"
+  cp -R clients/typescript/{src,tests,package.json,tsconfig.json,generate.mjs} clients/examples/request.mjs "$to"
+}
+
+check_python() {
+  echo '== Python: types, and whether they are as generated'
+  (cd clients/python && "$prepared/venv/bin/mypy" --strict --no-error-summary --cache-dir "$prepared/mypy" \
+    tokenkeeper_client tests)
+  clients/python/generate.sh "$prepared/venv/bin/python" docs/schema/messages.json "$prepared/wire.py"
+  diff clients/python/tokenkeeper_client/wire.py "$prepared/wire.py" || out_of_date
+}
+
+check_node() {
+  echo '== TypeScript: types, and whether they are as generated'
+  (cd "$prepared/typescript" && node_modules/.bin/tsc && node generate.mjs "$OLDPWD/docs/schema/messages.json" "$prepared/wire.ts")
+  diff clients/typescript/src/wire.ts "$prepared/wire.ts" || out_of_date
+}
+
+generate() {
+  clients/python/generate.sh "$prepared/venv/bin/python" docs/schema/messages.json clients/python/tokenkeeper_client/wire.py
+  (cd "$prepared/typescript" && node generate.mjs "$OLDPWD/docs/schema/messages.json" "$OLDPWD/clients/typescript/src/wire.ts")
+}
+
+out_of_date() {
+  echo 'clients.sh: docs/schema has changed since: scripts/clients.sh --generate' >&2
+  return 1
+}
+
+same() { [[ -e $1 ]] && cmp -s "$1" "$2"; }
+
+runs() { "$@" >/dev/null 2>&1 </dev/null; }
+
+leave_out() {
+  local line="== $1: NOT TESTED here, it takes $2"
+  echo "$line"
+  left_out+=$line$'\n'
+}
+
+main "$@"

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs generators of code and validators on docs/schema and docs/asyncapi.yaml: see clients/generators.
+# --missing: prints what it lacks in one line and fails, or says nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+from=clients/generators
+work=target/schema-generators
+
+main() {
+  local missing
+  if ! missing=$(missing); then
+    echo "$missing"
+    return 1
+  fi
+  if [[ ${1:-} == --missing ]]; then return; fi
+  mkdir -p "$work"
+  # Node looks for packages beside the program that imports them.
+  cp "$from"/{.npmrc,package.json,package-lock.json,requirements.txt,check.mjs,check.py} "$work"
+  rm -rf "$work/out"
+  once node "$from/package-lock.json" npm ci --prefix "$work"
+  once python "$from/requirements.txt" provide_python
+  # Nothing of them in the work tree: check.mjs and check.py write to the folder that they are told.
+  (cd "$work" && node check.mjs ../../docs out/node)
+  "$work/venv/bin/python" "$work/check.py" docs "$work/out/python"
+}
+
+missing() {
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+    echo "Node.js with npm is not installed here"
+    return 1
+  fi
+  if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "Python 3.11 or newer with venv is not installed here"
+    return 1
+  fi
+}
+
+provide_python() {
+  python3 -m venv --clear "$work/venv"
+  "$work/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$from/requirements.txt"
+}
+
+# Runs a command unless it has succeeded before with the same file.
+once() {
+  local stamp=$work/installed-$1 file=$2
+  shift 2
+  if ! cmp --silent "$file" "$stamp"; then
+    "$@"
+    cp "$file" "$stamp"
+  fi
+}
+
+main "$@"
