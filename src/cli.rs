@@ -12,6 +12,7 @@ mod requester;
 pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod doctor;
+pub(crate) mod fake;
 pub(crate) mod housekeeping;
 pub(crate) mod keys;
 pub(crate) mod migrate;

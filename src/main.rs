@@ -66,6 +66,7 @@ enum Command {
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
     Schema(cli::schema::Arguments),
+    Fake(cli::fake::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +94,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
+        Command::Fake(arguments) => in_runtime(cli::fake::run(load()?, arguments)),
         Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
         Command::Audit(arguments) => cli::audit::run(&load()?, &arguments),
         // It works without settings.

@@ -23,7 +23,7 @@ use crate::settings::{Broker, Topology};
 ///
 /// # Errors
 /// [`BrokerError`]: mostly a missing permission, as [`Diagnosis::Forbidden`].
-pub(crate) async fn may_publish(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
+pub async fn may_publish(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
     let names = Names::new(&settings.prefix);
     let mut exchanges = vec![String::new(), names.dead_letters()];
     // With `none` the others need not be there.

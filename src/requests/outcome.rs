@@ -26,7 +26,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub(super) fn invalid(kind: MessageKind, echo: Echo, reason: String) -> Self {
+    /// The message breaks the contract, for this reason.
+    pub fn invalid(kind: MessageKind, echo: Echo, reason: String) -> Self {
         let error = ErrorBody::new(ErrorCode::InvalidRequest, reason.clone());
         Self::Invalid { reply: error_reply(kind, echo, error), reason }
     }
@@ -37,7 +38,7 @@ impl Outcome {
     }
 
     /// An error about a whole message.
-    pub(super) fn error(kind: MessageKind, echo: Echo, error: ErrorBody) -> Self {
+    pub fn error(kind: MessageKind, echo: Echo, error: ErrorBody) -> Self {
         Self::Answered(error_reply(kind, echo, error))
     }
 

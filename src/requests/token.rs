@@ -132,7 +132,7 @@ impl Handler {
         let provider = self.providers.find(host).await?;
         let own_host = provider.as_ref().map_or(host, |provider| &provider.host);
         if let Err(denied) = self.access.admits_host(asker.publisher, asker.kind, own_host) {
-            return Err(forbidden(self.denied(asker.publisher, denied)).into());
+            return Err(forbidden(self.admission().denied(asker.publisher, denied)).into());
         }
         provider.ok_or_else(|| Refusal::unknown_host(host))
     }

@@ -53,7 +53,7 @@ impl Handler {
 }
 
 /// The element of a repository that has no clone URL.
-fn no_clone_url(user_id: &str, place: usize) -> TokenReply {
+pub fn no_clone_url(user_id: &str, place: usize) -> TokenReply {
     let error = ErrorBody::new(ErrorCode::InvalidRequest, format!("repositories[{place}]: {CloneUrlError}"));
     let echo = Echo { user_id: Some(user_id.to_owned()), ..Echo::default() };
     TokenReply::Error(ErrorReply::new(echo, error))

@@ -23,6 +23,7 @@ mod endless_answers;
 mod errors;
 mod events;
 mod every_state;
+mod fake;
 mod first_errors;
 mod flags;
 mod frozen;

@@ -36,7 +36,7 @@ const COMMANDS: [&[&str]; 23] = [
 #[tokio::test]
 async fn every_command_explains_itself_without_settings() {
     let cli = Cli::with([("TOKENKEEPER__NO__SUCH".to_owned(), "1".to_owned())]);
-    for command in COMMANDS.into_iter().chain([&["request"][..], &["workspace-start"]]) {
+    for command in COMMANDS.into_iter().chain([&["request"][..], &["workspace-start"], &["fake"]]) {
         let help = cli.run(&[command, &["--help"]].concat()).await.good().stdout;
         assert!(help.contains("Usage: tokenkeeper"), "{help}");
     }
@@ -111,7 +111,8 @@ async fn the_contract_comes_as_one_schema_or_all_or_as_asyncapi() {
         assert_eq!(examples[name][0]["body"], one["examples"][0]);
     }
     cli.run(&["schema", "token.reques"]).await.with_code(2).says("token.request");
-    cli.run(&["schema", "--format", "asyncapi"]).await.good().says("asyncapi: \"3.0.0\"");
+    let asyncapi = cli.run(&["schema", "--format", "asyncapi"]).await.good().stdout;
+    assert!(asyncapi.contains("asyncapi: \"3.0.0\""), "{asyncapi}");
     cli.run(&["schema", "event", "--format", "asyncapi"]).await.with_code(2).says("leave the name out");
 }
 
