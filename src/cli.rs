@@ -18,7 +18,6 @@ pub(crate) mod migrate;
 pub(crate) mod provider;
 pub(crate) mod request;
 pub(crate) mod schema;
-mod sealing;
 pub(crate) mod token;
 pub(crate) mod worker;
 pub(crate) mod workspace_start;

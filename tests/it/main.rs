@@ -13,6 +13,7 @@ mod bulkhead;
 mod circuit;
 mod claims;
 mod cli;
+mod client;
 mod clock;
 mod crash;
 mod database_loss;
