@@ -10,6 +10,7 @@ mod reply;
 mod requester;
 
 pub(crate) mod audit;
+pub(crate) mod credential;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod housekeeping;

@@ -145,7 +145,8 @@ pub(super) fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn lifetime(text: &str) -> Result<u64, String> {
+/// Parses how long a token must work, into seconds.
+pub(super) fn lifetime(text: &str) -> Result<u64, String> {
     let lifetime = duration(text)?;
     if lifetime.subsec_nanos() != 0 {
         return Err("must be whole seconds".to_owned());

@@ -35,7 +35,7 @@ async fn client(world: &World) -> Client {
 }
 
 /// A world whose queues are declared, and which no worker works in.
-async fn world_without_a_worker() -> World {
+pub(crate) async fn world_without_a_worker() -> World {
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     world.start_worker().await.stop().await;
     world
@@ -52,9 +52,9 @@ fn granted(user: &str, host: &str, value: &str) -> Value {
 }
 
 /// A request that a replier got.
-struct Asked {
-    body: Value,
-    correlation_id: ShortString,
+pub(crate) struct Asked {
+    pub(crate) body: Value,
+    pub(crate) correlation_id: ShortString,
     properties: BasicProperties,
 }
 
@@ -63,7 +63,7 @@ impl Asked {
         self.body["user_id"].as_str().expect("a user")
     }
 
-    fn granted(&self, value: &str) -> Vec<u8> {
+    pub(crate) fn granted(&self, value: &str) -> Vec<u8> {
         let host = self.body["host"].as_str().expect("a host");
         granted(self.user(), host, value).to_string().into_bytes()
     }
@@ -76,10 +76,10 @@ impl Asked {
 
 /// Somebody who takes token requests out of their queue, and answers as the test wants it: with any number of bodies, each to any
 /// correlation id. Ends when it is dropped.
-struct Replier(JoinHandle<()>);
+pub(crate) struct Replier(JoinHandle<()>);
 
 impl Replier {
-    async fn start(
+    pub(crate) async fn start(
         world: &World,
         mut answer: impl FnMut(&Asked) -> Vec<(ShortString, Vec<u8>)> + Send + 'static,
     ) -> Self {

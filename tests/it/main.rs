@@ -16,6 +16,7 @@ mod cli;
 mod client;
 mod clock;
 mod crash;
+mod credential;
 mod database_loss;
 mod dead_letters;
 mod doctor;
