@@ -263,7 +263,7 @@ fn a_worker_reads_every_request_of_the_client_without_a_warning() {
 
     let (value, refresh_token) = (SecretString::from("access"), SecretString::from("refresh"));
     let least = wire::Pair {
-        value: &value,
+        value: wire::Secret(&value),
         refresh_token: None,
         username: None,
         scopes: None,
@@ -271,7 +271,7 @@ fn a_worker_reads_every_request_of_the_client_without_a_warning() {
         refresh_token_expires_at: None,
     };
     let all = wire::Pair {
-        refresh_token: Some(&refresh_token),
+        refresh_token: Some(wire::Secret(&refresh_token)),
         username: Some("x"),
         scopes: Some(&["repo".to_owned()]),
         expires_at: DateTime::from_timestamp_millis(1_577_836_800_123),

@@ -67,11 +67,12 @@ impl Asked {
         let host = self.body["host"].as_str().expect("a host");
         granted(self.user(), host, value).to_string().into_bytes()
     }
+}
 
-    fn refused(&self, code: &str, retry_after_secs: u64) -> Vec<u8> {
-        let error = json!({"code": code, "message": "not now", "retryable": true, "retry_after_secs": retry_after_secs});
-        json!({"status": "error", "error": error}).to_string().into_bytes()
-    }
+fn refused(code: &str, retry_after_secs: u64) -> Vec<u8> {
+    let error =
+        json!({"code": code, "message": "not now", "retryable": true, "retry_after_secs": retry_after_secs});
+    json!({"status": "error", "error": error}).to_string().into_bytes()
 }
 
 /// Somebody who takes token requests out of their queue, and answers as the test wants it: with any number of bodies, each to any

@@ -4,6 +4,7 @@ mod cloning;
 mod talking;
 
 use std::path::Path;
+use std::process::Stdio;
 
 use tokio::process::Command;
 
@@ -38,7 +39,6 @@ impl<'a> Git<'a> {
     /// A git command in the folder, with its output.
     async fn run_in(&self, folder: &Path, arguments: &[&str], input: &str) -> Ended {
         let mut command = self.command(folder, arguments);
-        use std::process::Stdio;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start git");
         let mut stdin = child.stdin.take().unwrap();

@@ -72,8 +72,7 @@ impl Client {
         token: &SecretString,
     ) -> ReportRequest<'_> {
         let digest = Sha256::digest(token.expose_secret().as_bytes());
-        let digits = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        ReportRequest::new(self, user.into(), host.into(), digits)
+        ReportRequest::new(self, user.into(), host.into(), hexadecimal(&digest))
     }
 
     /// The events whose name fits this pattern of a topic exchange: `#` for all, `token.*`, `provider.unavailable`. The
@@ -114,6 +113,11 @@ impl Client {
         let permit = Arc::clone(&self.0.permits).acquire_owned().await;
         permit.map(Arc::new).map_err(|_| Error::Closed)
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let digit = |four: u8| char::from_digit(four.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 impl fmt::Debug for Client {

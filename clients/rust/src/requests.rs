@@ -20,7 +20,6 @@ macro_rules! terms {
     ($name:ident) => {
         impl $name<'_> {
             /// How long it may take, from 1 ms to 24 h; asking again included. Default: that of the options.
-            #[must_use]
             pub fn timeout(mut self, timeout: Duration) -> Self {
                 self.terms.timeout = timeout;
                 self
@@ -28,21 +27,18 @@ macro_rules! terms {
 
             /// How often it is asked again within its time after an error that is retryable. Waits as long as the worker says, at
             /// least. Default: that of the options.
-            #[must_use]
             pub fn retries(mut self, retries: u32) -> Self {
                 self.terms.retries = retries;
                 self
             }
 
             /// The W3C trace context, which the worker copies to its reply.
-            #[must_use]
             pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
                 self.terms.traceparent = Some(traceparent.into());
                 self
             }
 
             /// Says how far the request has come, to somebody who may stop waiting for it.
-            #[must_use]
             pub fn progress(mut self, progress: &Progress) -> Self {
                 self.terms.progress = progress.clone();
                 self
@@ -311,8 +307,8 @@ impl<'c> StoreRequest<'c> {
                 auth_id: self.auth_id.as_deref(),
                 auth_name: self.auth_name.as_deref(),
                 token: wire::Pair {
-                    value: &self.value,
-                    refresh_token: self.refresh_token.as_ref(),
+                    value: wire::Secret(&self.value),
+                    refresh_token: self.refresh_token.as_ref().map(wire::Secret),
                     username: self.username.as_deref(),
                     scopes: self.scopes.as_deref(),
                     expires_at: self.expires_at,

@@ -42,10 +42,7 @@ impl ReplyKey {
     /// An error has no token, and stays as it is.
     fn open_token(&self, user: &str, reply: &mut Map<String, Value>) -> Result<(), UnusableReply> {
         let host = reply.get("host").cloned();
-        let token = match reply.get_mut("token") {
-            Some(Value::Object(token)) => token,
-            _ => return Ok(()),
-        };
+        let Some(Value::Object(token)) = reply.get_mut("token") else { return Ok(()) };
         let sealed = token.remove("sealed").ok_or(UnusableReply::NotSealed)?;
         let sealed = sealed.as_str().and_then(|text| BASE64.decode(text).ok());
         let opened = sealed.and_then(|sealed| self.0.unseal(&sealed).ok()).map(Zeroizing::new);

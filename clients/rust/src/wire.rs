@@ -64,11 +64,10 @@ pub struct TokenStore<'a> {
 #[derive(Debug, Clone, Serialize)]
 pub struct Pair<'a> {
     /// The access token.
-    #[serde(serialize_with = "secret")]
-    pub value: &'a SecretString,
+    pub value: Secret<'a>,
     /// The refresh token.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_secret")]
-    pub refresh_token: Option<&'a SecretString>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<Secret<'a>>,
     /// The user name that git sends beside the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<&'a str>,
@@ -81,6 +80,16 @@ pub struct Pair<'a> {
     /// When the refresh token expires.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "date")]
     pub refresh_token_expires_at: Option<DateTime<Utc>>,
+}
+
+/// A token that JSON shows, and `Debug` does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Secret<'a>(pub &'a SecretString);
+
+impl Serialize for Secret<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.expose_secret())
+    }
 }
 
 /// The body of a `token.store` that the broker cannot read.
@@ -227,15 +236,6 @@ pub struct ErrorBody {
     pub retry_after_secs: Option<u64>,
     /// With `reauthorization_required`: how it came to that.
     pub reason: Option<String>,
-}
-
-fn secret<S: Serializer>(token: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(token.expose_secret())
-}
-
-#[allow(clippy::ref_option, reason = "serde hands over references to fields")]
-fn optional_secret<S: Serializer>(token: &Option<&SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(token.map(ExposeSecret::expose_secret).unwrap_or_default())
 }
 
 #[allow(clippy::ref_option, reason = "serde hands over references to fields")]

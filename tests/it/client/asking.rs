@@ -96,7 +96,7 @@ async fn a_thousand_requests_are_in_flight_over_one_connection() {
         match answer {
             Ok(token) => assert!(number % 10 > 0 && token.value.expose_secret() == pair.access_token),
             Err(error) => {
-                assert!(number % 10 == 0 && code(&error) == "user_not_found", "{number}: {error:?}")
+                assert!(number % 10 == 0 && code(&error) == "user_not_found", "{number}: {error:?}");
             }
         }
     }

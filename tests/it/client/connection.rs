@@ -95,8 +95,8 @@ async fn a_client_that_is_closed_or_dropped_leaves_no_connection_behind() {
     let world = world_without_a_worker().await;
     let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
     let (closed, dropped) = (client_through(&proxy, &world).await, client_through(&proxy, &world).await);
-    let clone = closed.clone();
-    let in_flight = clone.token("jdoe", "git.example.org").send();
+    let other = closed.clone();
+    let in_flight = other.token("jdoe", "git.example.org").send();
     let close = async {
         eventually("the request to be published", PATIENCE, async || {
             (world.broker.queue_depth("token-requests").await == 1).then_some(())
@@ -106,7 +106,7 @@ async fn a_client_that_is_closed_or_dropped_leaves_no_connection_behind() {
     };
     let (answer, ()) = tokio::join!(in_flight, close);
     assert!(matches!(answer, Err(Error::Closed)), "{answer:?}");
-    assert!(matches!(clone.token("jdoe", "h").send().await, Err(Error::Closed)));
+    assert!(matches!(other.token("jdoe", "h").send().await, Err(Error::Closed)));
     drop(dropped);
     eventually("no connection", PATIENCE, async || (proxy.connections() == 0).then_some(())).await;
 }

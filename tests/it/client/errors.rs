@@ -60,8 +60,8 @@ async fn a_message_that_no_queue_takes_is_told_at_once_and_alone() {
     // No exchange: the broker closes the channel.
     let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let client = client(&world).await;
-    let unroutable = |answer: Result<_, Error>| {
-        let error = answer.map(|_: ()| ()).unwrap_err();
+    let unroutable = |answer: Result<(), Error>| {
+        let error = answer.unwrap_err();
         assert!(
             matches!(&error, Error::Unroutable { prefix, .. } if prefix == world.broker.prefix()),
             "{error:?}"
@@ -91,8 +91,10 @@ async fn a_message_that_no_queue_takes_is_told_at_once_and_alone() {
         join_all((0..200).map(|_| client.token("jdoe", &*host).send())),
         join_all((0..20).map(|_| client.report("jdoe", &*host, &value).send())),
     );
-    tokens.into_iter().for_each(|token| drop(token.expect("a token")));
-    reported.into_iter().for_each(|report| unroutable(report.map(drop)));
+    assert!(tokens.iter().all(Result::is_ok), "{tokens:?}");
+    for report in reported {
+        unroutable(report.map(drop));
+    }
     let bind = QueueBindOptions::default();
     channel.queue_bind(reports.into(), exchange(), key.into(), bind, FieldTable::default()).await.unwrap();
     assert!(client.report("jdoe", &*host, &value).send().await.is_ok());
@@ -136,8 +138,8 @@ async fn it_is_asked_again_when_the_worker_says_and_not_before() {
     let replier = Replier::start(&world, move |asked| {
         asked_before += 1;
         let body = match (asked.user(), asked_before) {
-            ("later", _) => asked.refused("provider_unavailable", 60),
-            (_, 1..=2) => asked.refused("provider_unavailable", 1),
+            ("later", _) => refused("provider_unavailable", 60),
+            (_, 1..=2) => refused("provider_unavailable", 1),
             _ => asked.granted("t"),
         };
         vec![(asked.correlation_id.clone(), body)]

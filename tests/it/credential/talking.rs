@@ -1,5 +1,7 @@
 //! The helper's own words: what it answers to git, and to what is no git.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 use super::*;
@@ -142,9 +144,7 @@ async fn a_token_with_a_line_break_is_not_written() {
         let mut body: serde_json::Value = serde_json::from_slice(&asked.granted("unused")).unwrap();
         let value = if asked.body["user_id"] == "value" { "t\nhost=evil.example.org" } else { "t" };
         let inside = json!({"user_id": asked.body["user_id"], "host": asked.body["host"], "value": value});
-        use base64::Engine as _;
-        let sealed =
-            base64::engine::general_purpose::STANDARD.encode(key.seal(inside.to_string().as_bytes()));
+        let sealed = BASE64.encode(key.seal(inside.to_string().as_bytes()));
         let username = if asked.body["user_id"] == "name" { "x\r\nhost=evil.example.org" } else { "x" };
         body["token"]["sealed"] = sealed.into();
         body["token"]["username"] = username.into();
