@@ -10,6 +10,7 @@ mod reply;
 mod requester;
 
 pub(crate) mod audit;
+pub(crate) mod credential;
 pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod fake;
@@ -19,7 +20,6 @@ pub(crate) mod migrate;
 pub(crate) mod provider;
 pub(crate) mod request;
 pub(crate) mod schema;
-mod sealing;
 pub(crate) mod token;
 pub(crate) mod worker;
 pub(crate) mod workspace_start;

@@ -5,6 +5,8 @@
 //! sent into an error text: a token in the wrong place must not travel on into a log or a dead letter.
 
 mod clean;
+#[cfg(test)]
+mod client;
 mod clone_url;
 mod decode;
 mod envelope;

@@ -2,6 +2,7 @@
 
 mod cli;
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ enum Command {
     Audit(cli::audit::Arguments),
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
+    Credential(cli::credential::Arguments),
     Schema(cli::schema::Arguments),
     Fake(cli::fake::Arguments),
 }
@@ -72,13 +74,24 @@ enum Command {
 fn main() -> ExitCode {
     // Before any file is made and any secret is read. A worker logs it where that fails.
     let _ = hardening::harden();
-    let command_line = CommandLine::parse();
+    let command_line = CommandLine::parse_from(as_helper(std::env::args_os()));
     // Fails only if a provider is installed already, which is fine.
     drop(rustls::crypto::ring::default_provider().install_default());
     match run(command_line) {
         Ok(ending) => ending.into(),
         Err(failure) => failure.report(),
     }
+}
+
+/// The arguments, with `credential` where git runs this program as its helper `tokenkeeper`: `git-credential-tokenkeeper get`.
+fn as_helper(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<_> = arguments.collect();
+    let is_helper = arguments.first().map(Path::new).and_then(Path::file_name)
+        == Some(OsStr::new("git-credential-tokenkeeper"));
+    if is_helper && arguments.get(1).is_none_or(|first| first != "credential") {
+        arguments.insert(1, "credential".into());
+    }
+    arguments
 }
 
 fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> {
@@ -94,6 +107,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Housekeeping(arguments) => in_runtime(cli::housekeeping::run(load()?, arguments)),
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
+        Command::Credential(arguments) => in_runtime(cli::credential::run(file.as_deref(), arguments)),
         Command::Fake(arguments) => in_runtime(cli::fake::run(load()?, arguments)),
         Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
         Command::Audit(arguments) => cli::audit::run(&load()?, &arguments),
@@ -123,5 +137,14 @@ mod tests {
     #[test]
     fn the_command_line_definition_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_helper_of_git_it_is_the_command_credential() {
+        let helper = |arguments: &[&str]| as_helper(arguments.iter().map(OsString::from));
+        let expected = ["/bin/git-credential-tokenkeeper", "credential", "get"];
+        assert_eq!(helper(&["/bin/git-credential-tokenkeeper", "get"]), expected);
+        assert_eq!(helper(&["/bin/git-credential-tokenkeeper", "credential", "get"]), expected);
+        assert_eq!(helper(&["/bin/tokenkeeper", "get"]), ["/bin/tokenkeeper", "get"]);
     }
 }

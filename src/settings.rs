@@ -180,6 +180,14 @@ impl Settings {
         let default = Path::new(DEFAULT_FILE);
         // A file that is there but cannot be examined must not be ignored silently.
         let file = file.or_else(|| default.try_exists().unwrap_or(true).then_some(default));
+        Self::load_named(file)
+    }
+
+    /// The same without [`DEFAULT_FILE`], for a program that runs in somebody else's folder: a settings file may name a command.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_named(file: Option<&Path>) -> Result<Self, SettingsError> {
         Self::load_from(file, process_environment()?)
     }
 

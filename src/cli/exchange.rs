@@ -1,18 +1,56 @@
 //! What the commands that send a request to a worker share: options, and the exchange itself.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use serde_json::{Map, Value};
+use serde::Serialize;
 use tokenkeeper::app::lifecycle::StopSignals;
 use tokenkeeper::contract::{LifetimeSecs, MessageKind, decode};
-use tokenkeeper::settings::Settings;
+use tokenkeeper::settings::{Broker, Settings};
+use tokenkeeper_client::{Body, Error, Progress, Published, wire};
 
 use super::Failure;
 use super::ending::Interrupted;
-use super::requester::{Question, Sent, ask};
-use super::sealing::Sealing;
+use super::requester::{NoReply, client};
+
+/// What is asked.
+pub(super) enum Asked {
+    Token { user: String, host: String },
+    Workspace { workspace: String, user: String, repositories: Vec<String> },
+}
+
+impl Asked {
+    const fn kind(&self) -> MessageKind {
+        match self {
+            Self::Token { .. } => MessageKind::TokenRequest,
+            Self::Workspace { .. } => MessageKind::WorkspaceStart,
+        }
+    }
+
+    /// A worker would refuse it too, and the message would end up in the dead letters.
+    fn check(&self) -> Result<(), Failure> {
+        let checked = match self {
+            Self::Token { user, host } => self.decoded(&wire::TokenRequest {
+                user_id: user,
+                host,
+                requested_lifetime_secs: None,
+                reply_public_key: None,
+            }),
+            Self::Workspace { workspace, user, repositories } => self.decoded(&wire::WorkspaceStart {
+                workspace_id: workspace,
+                user_id: user,
+                repositories,
+                requested_lifetime_secs: None,
+                reply_public_key: None,
+            }),
+        };
+        checked.map_err(Failure::Usage)
+    }
+
+    fn decoded(&self, body: &impl Serialize) -> anyhow::Result<()> {
+        decode(self.kind(), &serde_json::to_vec(body)?).map(drop).map_err(|invalid| anyhow!(invalid.reason))
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -32,48 +70,65 @@ pub(super) struct Options {
     pub(super) json: bool,
 }
 
-/// Publishes a request with these fields and returns the body of the reply, opened if it is sealed.
+/// Publishes a request and returns the body of the reply, opened if it is sealed.
 pub(super) async fn exchange(
     settings: &Settings,
-    kind: MessageKind,
-    mut fields: Map<String, Value>,
+    asked: &Asked,
     options: &Options,
     timeout: Duration,
-) -> Result<Vec<u8>, Failure> {
-    if let Some(lifetime) = options.lifetime {
-        fields.insert("requested_lifetime_secs".to_owned(), lifetime.into());
-    }
-    let sealing = options.sealed.then(Sealing::new);
-    if let Some(sealing) = &sealing {
-        fields.insert("reply_public_key".to_owned(), sealing.public_key().into());
-    }
-    let user = fields.get("user_id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let body = Value::Object(fields).to_string();
-    // A worker would refuse it too, and the message would end up in the dead letters.
-    decode(kind, body.as_bytes()).map_err(|invalid| Failure::Usage(anyhow!(invalid.reason)))?;
-    let question = Question { kind, user: &user, body: body.as_bytes(), timeout };
+) -> Result<Body, Failure> {
+    asked.check()?;
     let mut signals = StopSignals::listen().context("cannot listen for signals")?;
-    let sent = Cell::new(Sent::No);
-    let reply = tokio::select! {
-        reply = ask(&settings.broker, &question, &sent) => {
-            reply.map_err(|error| Failure::NoReply(error.into()))?
-        }
-        () = signals.next() => {
-            return Err(anyhow!(Interrupted).context(left_behind(sent.get())).into());
-        }
-    };
-    match sealing {
-        None => Ok(reply),
-        Some(sealing) => sealing.open(&user, &reply).map_err(Failure::NoReply),
+    let progress = Progress::new();
+    tokio::select! {
+        reply = ask(&settings.broker, asked, options, timeout, &progress) => match reply {
+            Ok(reply) => Ok(reply),
+            // What is wrong with the reply, and not with the way to it.
+            Err(Error::Reply(unusable)) => Err(Failure::NoReply(unusable.into())),
+            Err(error) => {
+                Err(Failure::NoReply(NoReply::of(error, asked.kind(), &settings.broker).into()))
+            }
+        },
+        () = signals.next() => Err(anyhow!(Interrupted).context(left_behind(progress.published())).into()),
     }
 }
 
+async fn ask(
+    settings: &Broker,
+    asked: &Asked,
+    options: &Options,
+    timeout: Duration,
+    progress: &Progress,
+) -> Result<Body, Error> {
+    let client = client(settings, "tokenkeeper request").await?;
+    let lifetime = options.lifetime.map(Duration::from_secs);
+    let reply = match asked {
+        Asked::Token { user, host } => {
+            let request = client.token(user, host).timeout(timeout).sealed(options.sealed).progress(progress);
+            match lifetime {
+                Some(lifetime) => request.lifetime(lifetime).body().await,
+                None => request.body().await,
+            }
+        }
+        Asked::Workspace { workspace, user, repositories } => {
+            let request = client.workspace_start(workspace, user, repositories);
+            let request = request.timeout(timeout).sealed(options.sealed).progress(progress);
+            match lifetime {
+                Some(lifetime) => request.lifetime(lifetime).body().await,
+                None => request.body().await,
+            }
+        }
+    };
+    client.close().await;
+    reply
+}
+
 /// What becomes of a request that nobody waits for any more.
-const fn left_behind(sent: Sent) -> &'static str {
-    match sent {
-        Sent::No => "no request was published",
-        Sent::Perhaps => "the request may have been published; its reply is not waited for",
-        Sent::Yes => {
+const fn left_behind(published: Published) -> &'static str {
+    match published {
+        Published::No => "no request was published",
+        Published::Perhaps => "the request may have been published; its reply is not waited for",
+        Published::Yes => {
             "the request was published, and its reply is not waited for; a worker still handles it, unless its \
              time is over before"
         }
@@ -90,7 +145,8 @@ pub(super) fn patience(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn lifetime(text: &str) -> Result<u64, String> {
+/// Parses how long a token must work, into seconds.
+pub(super) fn lifetime(text: &str) -> Result<u64, String> {
     let lifetime = duration(text)?;
     if lifetime.subsec_nanos() != 0 {
         return Err("must be whole seconds".to_owned());

@@ -58,7 +58,7 @@ impl Output {
     }
 
     /// `bytes` hold no unprintable characters except our own line breaks and colours.
-    fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         if self.closed {
             return Ok(());
         }

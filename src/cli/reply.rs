@@ -1,68 +1,13 @@
-//! Replies as a requester reads them. Unknown values from a newer worker are accepted.
+//! Replies, as the command line shows them.
 
 use anyhow::Context;
 use serde::Deserialize;
 use tokenkeeper::domain::clock::Timestamp;
-use tokenkeeper::domain::secret::{ExposeSecret, SecretString};
+use tokenkeeper::domain::secret::ExposeSecret;
+use tokenkeeper_client::Body;
+use tokenkeeper_client::wire::{GrantedToken, Status};
 
 use super::Ending;
-
-/// Also each element of the reply to `workspace.start`.
-#[derive(Debug, Deserialize)]
-pub(super) struct TokenReply {
-    pub(super) status: Status,
-    pub(super) user_id: Option<String>,
-    pub(super) host: Option<String>,
-    pub(super) token: Option<GrantedToken>,
-    pub(super) refresh: Option<String>,
-    #[serde(default)]
-    pub(super) warnings: Vec<String>,
-    pub(super) error: Option<ErrorBody>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct WorkspaceStartReply {
-    pub(super) status: Status,
-    #[serde(default)]
-    pub(super) tokens: Vec<TokenReply>,
-    pub(super) error: Option<ErrorBody>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct GrantedToken {
-    pub(super) value: SecretString,
-    pub(super) username: String,
-    /// `None` from a worker of an older version.
-    pub(super) userinfo: Option<SecretString>,
-    pub(super) scopes: Vec<String>,
-    pub(super) updated_at: Timestamp,
-    pub(super) expires_at: Option<Timestamp>,
-    pub(super) reserved_until: Timestamp,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct ErrorBody {
-    pub(super) code: String,
-    pub(super) message: String,
-    pub(super) retryable: bool,
-    pub(super) retry_after_secs: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Status {
-    Ok,
-    Error,
-}
-
-impl Status {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-        }
-    }
-}
 
 impl From<Status> for Ending {
     fn from(status: Status) -> Self {
@@ -73,21 +18,27 @@ impl From<Status> for Ending {
     }
 }
 
-impl GrantedToken {
-    /// Hidden unless `show`: screens are shared, and terminals keep a history.
-    pub(super) fn shown_value(&self, show: bool) -> &str {
-        if show { self.value.expose_secret() } else { "(hidden; --show-token prints it)" }
-    }
-
-    /// The part of a clone URL before `@HOST`. It contains the token.
-    pub(super) fn shown_userinfo(&self, show: bool) -> Option<&str> {
-        self.userinfo.as_ref().filter(|_| show).map(ExposeSecret::expose_secret)
+/// Hidden unless `show`: screens are shared, and terminals keep a history.
+pub(super) fn shown_value(token: &GrantedToken, show: bool) -> &str {
+    match &token.value {
+        Some(value) if show => value.expose_secret(),
+        Some(_) => "(hidden; --show-token prints it)",
+        None => "(sealed to somebody else)",
     }
 }
 
-pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> anyhow::Result<T> {
-    // The body holds a token, and errors of serde quote parts of the input.
-    serde_json::from_slice(body).ok().context("this version does not understand the reply; --json prints it")
+/// The part of a clone URL before `@HOST`. It contains the token.
+pub(super) fn shown_userinfo(token: &GrantedToken, show: bool) -> Option<&str> {
+    token.userinfo.as_ref().filter(|_| show).map(ExposeSecret::expose_secret)
+}
+
+/// A date of a reply, as this program has them.
+pub(super) const fn of_client(date: chrono::DateTime<chrono::Utc>) -> Timestamp {
+    Timestamp::from_millis(date.timestamp_millis())
+}
+
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a Body) -> anyhow::Result<T> {
+    body.read().ok().context("this version does not understand the reply; --json prints it")
 }
 
 #[cfg(test)]
@@ -95,26 +46,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_with_unknown_fields_and_values_is_read() {
-        let body = br#"{"status": "ok", "user_id": "u", "host": "h", "refresh": "later", "warnings": ["new"], "x": 1,
-            "token": {"value": "s3cret", "username": "x", "scopes": [], "updated_at": "2020-01-01T00:00:00.000Z",
-                      "expires_at": null, "reserved_until": "2020-01-01T00:05:00.000Z"}}"#;
-        let reply: TokenReply = read(body).unwrap();
-        assert_eq!(reply.refresh.as_deref(), Some("later"));
-        assert!(!format!("{reply:?}").contains("s3cret"));
-    }
-
-    #[test]
-    fn the_error_about_an_invalid_reply_does_not_quote_it() {
-        let error = read::<TokenReply>(br#"{"status": "s3cret"}"#).unwrap_err();
-        assert!(!format!("{error:?}").contains("s3cret"));
-    }
-
-    #[test]
     fn the_token_is_hidden_unless_show_token_is_set() {
-        let time = Timestamp::from_millis(0);
+        let time = chrono::DateTime::UNIX_EPOCH;
         let token = GrantedToken {
-            value: "s3cret".into(),
+            value: Some("s3cret".into()),
+            sealed: None,
             username: "x".into(),
             userinfo: Some("x:s3cret".into()),
             scopes: Vec::new(),
@@ -122,9 +58,9 @@ mod tests {
             expires_at: None,
             reserved_until: time,
         };
-        assert_eq!(token.shown_value(true), "s3cret");
-        assert!(!token.shown_value(false).contains("s3cret"));
-        assert_eq!((token.shown_userinfo(true), token.shown_userinfo(false)), (Some("x:s3cret"), None));
+        assert_eq!(shown_value(&token, true), "s3cret");
+        assert!(!shown_value(&token, false).contains("s3cret"));
+        assert_eq!((shown_userinfo(&token, true), shown_userinfo(&token, false)), (Some("x:s3cret"), None));
         assert!(!format!("{token:?}").contains("s3cret"));
     }
 }

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use comfy_table::Table;
-use serde_json::{Map, Value};
-use tokenkeeper::contract::MessageKind;
 use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::settings::Settings;
+use tokenkeeper_client::wire::{ErrorBody, GrantedToken, Status, TokenReply};
 
-use super::exchange::{Options, exchange, patience};
+use super::exchange::{Asked, Options, exchange, patience};
 use super::output::{Output, cell, key_value_table, or_nothing, verdict, yes_no};
 use super::relative::date_and_distance;
-use super::reply::{self, ErrorBody, GrantedToken, Status, TokenReply};
+use super::reply::{self, of_client};
 use super::{Ending, Failure};
 
 /// Requests one token from a worker through RabbitMQ, and prints the reply
@@ -45,11 +44,10 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Ending, Failure> {
     let Arguments { user, host, timeout, options } = arguments;
-    let fields = Map::from_iter([("user_id".into(), Value::from(user)), ("host".into(), host.into())]);
-    let body = exchange(&settings, MessageKind::TokenRequest, fields, &options, timeout).await?;
+    let body = exchange(&settings, &Asked::Token { user, host }, &options, timeout).await?;
     let mut output = Output::new();
     if options.json {
-        output.body(&body)?;
+        output.body(body.expose())?;
     }
     let reply: TokenReply = reply::read(&body)?;
     if !options.json {
@@ -75,10 +73,10 @@ fn table(reply: &TokenReply, show_token: bool, now: Timestamp) -> Table {
 }
 
 fn add_token(rows: &mut Table, token: &GrantedToken, show_token: bool, now: Timestamp) {
-    let date = |at| date_and_distance(at, now);
-    rows.add_row([cell("token"), cell(token.shown_value(show_token))]);
+    let date = |at| date_and_distance(of_client(at), now);
+    rows.add_row([cell("token"), cell(reply::shown_value(token, show_token))]);
     rows.add_row([cell("username"), cell(&token.username)]);
-    if let Some(userinfo) = token.shown_userinfo(show_token) {
+    if let Some(userinfo) = reply::shown_userinfo(token, show_token) {
         rows.add_row([cell("userinfo"), cell(userinfo)]);
     }
     rows.add_row([cell("scopes"), cell(or_nothing(joined(&token.scopes)))]);
@@ -96,6 +94,7 @@ pub(super) fn add_error(rows: &mut Table, error: &ErrorBody) {
     }
 }
 
-fn joined(words: &[String]) -> Option<String> {
+fn joined(words: &[impl ToString]) -> Option<String> {
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
     Some(words.join(" ")).filter(|words| !words.is_empty())
 }

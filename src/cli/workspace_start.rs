@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use comfy_table::{Cell, Table};
-use serde_json::{Map, Value};
-use tokenkeeper::contract::{CloneUrl, MessageKind};
+use tokenkeeper::contract::CloneUrl;
 use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::settings::Settings;
+use tokenkeeper_client::wire::{Status, TokenReply, WorkspaceStartReply};
 
-use super::exchange::{Options, exchange, patience};
+use super::exchange::{Asked, Options, exchange, patience};
 use super::output::{NOTHING, Output, cell, key_value_table, or_nothing, table, verdict};
 use super::relative::distance;
-use super::reply::{self, Status, TokenReply, WorkspaceStartReply};
+use super::reply::{self, of_client};
 use super::request::add_error;
 use super::{Ending, Failure};
 
@@ -57,15 +57,11 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         CloneUrl::try_from(Cow::Borrowed(repository.as_str()))
             .map_err(|error| Failure::Usage(anyhow!("repositories[{place}]: {error}")))?;
     }
-    let fields = Map::from_iter([
-        ("user_id".into(), Value::from(user)),
-        ("workspace_id".into(), workspace.into()),
-        ("repositories".into(), repositories.into()),
-    ]);
-    let body = exchange(&settings, MessageKind::WorkspaceStart, fields, &options, timeout).await?;
+    let asked = Asked::Workspace { workspace, user, repositories };
+    let body = exchange(&settings, &asked, &options, timeout).await?;
     let mut output = Output::new();
     if options.json {
-        output.body(&body)?;
+        output.body(body.expose())?;
     }
     let reply: WorkspaceStartReply = reply::read(&body)?;
     if !options.json {
@@ -93,7 +89,7 @@ fn tokens(replies: &[TokenReply], show_token: bool, now: Timestamp) -> Table {
 
 fn token(reply: &TokenReply, show_token: bool, now: Timestamp) -> [Cell; 8] {
     let token = reply.token.as_ref();
-    let distance = |at| distance(at, now);
+    let distance = |at| distance(of_client(at), now);
     [
         cell(or_nothing(reply.host.as_ref())),
         verdict(reply.status == Status::Ok, reply.status.name()),
@@ -101,7 +97,7 @@ fn token(reply: &TokenReply, show_token: bool, now: Timestamp) -> [Cell; 8] {
         cell(or_nothing(token.map(|token| token.expires_at.map_or_else(|| "never".to_owned(), distance)))),
         cell(or_nothing(token.map(|token| distance(token.reserved_until)))),
         cell(or_nothing(token.map(|token| &token.username))),
-        cell(or_nothing(token.map(|token| token.shown_value(show_token)))),
+        cell(or_nothing(token.map(|token| reply::shown_value(token, show_token)))),
         cell(remarks(reply)),
     ]
 }
@@ -110,6 +106,6 @@ fn remarks(reply: &TokenReply) -> String {
     match &reply.error {
         Some(error) => format!("{}: {}", error.code, error.message),
         None if reply.warnings.is_empty() => NOTHING.to_owned(),
-        None => reply.warnings.join(" "),
+        None => reply.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
     }
 }

@@ -5,6 +5,7 @@
 //! that is under way. One that is wrong, missing or there twice makes the run a failure.
 
 mod ask;
+mod by_client;
 mod heard;
 mod mix;
 mod ticks;
@@ -31,6 +32,7 @@ use self::{
 };
 pub(crate) use self::{
     ask::{Ask, OK, SEEDED_USERS, Users, user_name},
+    by_client::{Load, Requester},
     heard::Heard,
     mix::{Mix, REFRESHED},
 };

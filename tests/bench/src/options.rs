@@ -87,6 +87,9 @@ pub(crate) enum Scenario {
     Once,
     /// Memory over 100,000 requests, 512 in flight.
     Memory,
+    /// The Rust client (`clients/rust`) in place of the load generator: 128 and 1,000 requests in flight, against echo and on
+    /// PostgreSQL.
+    Client,
     /// From the start of the process to `/readyz`, and the size of the program.
     Start,
 }
@@ -106,6 +109,7 @@ impl Scenario {
             Self::Partitions => "partitions",
             Self::Once => "once",
             Self::Memory => "memory",
+            Self::Client => "client",
             Self::Start => "start",
         }
     }

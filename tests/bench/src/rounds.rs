@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     figures::{float, median},
-    load::{Amount, Ask, Heard, Pace},
+    load::{Amount, Ask, Heard, Pace, Requester},
     options::{Options, Scenario},
     progress::Progress,
     report::{Cpu, Row, Sample},
@@ -24,6 +24,7 @@ pub(crate) struct Cell {
 pub(crate) struct Contestant<'a> {
     pub(crate) system: &'a System,
     pub(crate) ask: Ask,
+    pub(crate) requester: Requester,
     pub(crate) workers: usize,
     /// Tokens expire again before each round, which then has so many requests at most: who is refreshed is so once.
     pub(crate) once_each: Option<u64>,
@@ -34,7 +35,7 @@ pub(crate) struct Contestant<'a> {
 impl<'a> Contestant<'a> {
     /// One worker.
     pub(crate) const fn new(system: &'a System, ask: Ask) -> Self {
-        Self { system, ask, workers: 1, once_each: None, remark: None }
+        Self { system, ask, requester: Requester::Generator, workers: 1, once_each: None, remark: None }
     }
 
     fn name(&self) -> String {
@@ -104,9 +105,9 @@ impl<'a> Lane<'a> {
             install.expire().await?;
             left = most;
         }
-        let mut load = system.generator(self.next).await?;
+        let mut load = system.load(self.contestant.requester, self.next).await?;
         let mut phase = async |time| {
-            let heard = load.run(ask, pace, Amount::of_time(time).at_most(left), |_| ()).await?;
+            let heard = load.run(ask, pace, Amount::of_time(time).at_most(left)).await?;
             left = left.saturating_sub(heard.answered);
             self.answered += heard.answered;
             anyhow::Ok(heard)

@@ -1,6 +1,7 @@
 //! One file a scenario.
 
 mod alone;
+mod client;
 mod hot;
 mod memory;
 mod mixed;
@@ -21,6 +22,7 @@ use crate::{options::Scenario, progress::Progress, report::Findings, world::Worl
 /// Measures one scenario.
 pub(crate) async fn play(scenario: Scenario, world: &World<'_>, progress: &Progress) -> Result<Findings> {
     match scenario {
+        Scenario::Client => client::play(world, progress).await,
         Scenario::Hot => hot::play(world, progress).await,
         Scenario::Paced => paced::play(world, progress).await,
         Scenario::Alone => alone::play(world, progress).await,

@@ -16,7 +16,11 @@ use tokio::process::Child;
 pub(crate) use self::install::{
     BITBUCKETS, Crowd, GITHUB, Install, REFRESHING, REPLY_BYTES, STALLING, UNKNOWN,
 };
-use crate::{load::Generator, process_of_ours, statements::Statements};
+use crate::{
+    load::{Generator, Load, Requester},
+    process_of_ours,
+    statements::Statements,
+};
 
 /// A worker of some kind, and what it stands on.
 pub(crate) struct System {
@@ -82,6 +86,11 @@ impl System {
     /// Connects a load generator to it, whose first request has this number.
     pub(crate) async fn generator(&self, first: usize) -> Result<Generator> {
         Generator::connect(self.broker.url(), self.broker.prefix(), first).await
+    }
+
+    /// Connects a load to it, whose first request has this number.
+    pub(crate) async fn load(&self, requester: Requester, first: usize) -> Result<Load> {
+        Load::connect(requester, self.broker.url(), self.broker.prefix(), first).await
     }
 
     fn start_echo(&self, grouped: bool) -> Result<Child> {

@@ -190,6 +190,11 @@ impl SimulatedScm {
         self.scm.ledger().number_of(access_token)
     }
 
+    /// Kills this access token alone, as when somebody revokes a token that leaked.
+    pub fn kill(&self, access_token: &str) {
+        self.scm.ledger().kill(access_token);
+    }
+
     /// Kills every token of `user`, as when the user withdraws the authorisation.
     pub fn revoke(&self, user: &str) {
         self.scm.ledger().revoke(user);

@@ -87,7 +87,14 @@ impl Run {
         self.sent >= self.amount.requests || due.duration_since(self.began) >= self.amount.time
     }
 
-    fn take(&mut self, sent: Instant, part: Part, answer: Answer, now: Instant) {
+    /// Whether another request that is due then is part of it. It counts as sent.
+    pub(super) fn enter(&mut self, due: Instant) -> bool {
+        let is_over = self.is_over(due);
+        self.sent += u64::from(!is_over);
+        !is_over
+    }
+
+    pub(super) fn take(&mut self, sent: Instant, part: Part, answer: Answer, now: Instant) {
         if part == Part::Timed {
             let took = now.saturating_duration_since(sent).as_micros();
             self.heard.latencies.0.saturating_record(u64::try_from(took).unwrap_or(LONGEST_US).max(1));
@@ -122,13 +129,12 @@ impl Book {
 
     /// The next request, which is due at `due`, and its number; none when the run is over.
     pub(super) fn enter(&mut self, ask: &Ask, run: &mut Run, due: Instant) -> Option<(usize, Request)> {
-        if run.is_over(due) {
+        if !run.enter(due) {
             return None;
         }
         let number = self.next_number();
         let request = ask.request(number);
         self.sent.push(Some((due, request)));
-        run.sent += 1;
         *self.under_way(request.part) += 1;
         self.most_slow = self.most_slow.max(self.slow);
         Some((number, request))

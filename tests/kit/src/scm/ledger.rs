@@ -124,6 +124,13 @@ impl Ledger {
         }))
     }
 
+    /// Kills this access token, and nothing else.
+    pub(super) fn kill(&mut self, access_token: &str) {
+        if let Some(token) = self.access_tokens.get_mut(access_token) {
+            token.revoked = true;
+        }
+    }
+
     /// Kills every token of `user`, as when the user revokes the application's access.
     pub(super) fn revoke(&mut self, user: &str) {
         for token in self.access_tokens.values_mut().filter(|token| token.user == user) {

@@ -1,0 +1,197 @@
+//! One request, until there is an answer or its time is over: published, asked again where that is right, and read.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::book::Fate;
+use crate::client::Client;
+use crate::error::{Error, UnusableReply};
+use crate::kind::MessageKind;
+use crate::line::Outgoing;
+use crate::options::Options;
+use crate::progress::{Progress, Published};
+use crate::reply::Body;
+use crate::seal::ReplyKey;
+
+/// A worker also answers when the request's time is over, up to a quarter of a second later. The rest is the way of the answer.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// The broker and the workers count a request's time in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_hours(24);
+
+/// The first and the longest wait before a request is asked again.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What all kinds of request have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    pub(crate) timeout: Duration,
+    pub(crate) retries: u32,
+    pub(crate) sealed: bool,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) progress: Progress,
+}
+
+impl Terms {
+    pub(crate) fn of(options: &Options) -> Self {
+        let Options { timeout, retries, sealed, .. } = *options;
+        Self { timeout, retries, sealed, traceparent: None, progress: Progress::new() }
+    }
+}
+
+/// A message, as it is published.
+pub(crate) struct Message {
+    pub(crate) body: Vec<u8>,
+    /// Opens what comes back.
+    pub(crate) key: Option<ReplyKey>,
+}
+
+/// What is asked, and of whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Question<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) kind: MessageKind,
+    pub(crate) user: &'a str,
+    pub(crate) terms: &'a Terms,
+}
+
+impl Question<'_> {
+    /// Asks, and asks again after a retryable error as often as the terms say. `write` makes the message of each try, `read` reads
+    /// its answer, and `pause` says of an answer whether it is worth another try, and after what time at least.
+    pub(crate) async fn ask<T>(
+        &self,
+        mut write: impl FnMut() -> Result<Message, Error>,
+        read: impl Fn(&Body) -> Result<T, Error>,
+        pause: impl Fn(&T) -> Option<Duration>,
+    ) -> Result<T, Error> {
+        let timeout = self.terms.timeout;
+        if !(SHORTEST..=LONGEST).contains(&timeout) {
+            return Err(Error::Invalid("the timeout must be from 1 ms to 24 h"));
+        }
+        let deadline = Instant::now() + timeout;
+        let mut wait = AGAIN.0;
+        let mut tries_left = self.terms.retries;
+        loop {
+            let answer = self.once(&mut write, deadline).await.and_then(|body| read(&body));
+            let at_least = match &answer {
+                Ok(answer) => pause(answer),
+                Err(Error::Refused(refusal)) if refusal.retryable => {
+                    Some(refusal.retry_after.unwrap_or_default())
+                }
+                Err(Error::Nacked { .. }) => Some(Duration::ZERO),
+                Err(_) => None,
+            };
+            let Some(at_least) = at_least.filter(|_| tries_left > 0) else { return answer };
+            // Others were refused at the same time.
+            let next = Instant::now() + at_least.max(wait.mul_f64(0.5)) + wait.mul_f64(0.5 * fastrand::f64());
+            if next >= deadline {
+                return answer;
+            }
+            sleep(next.saturating_duration_since(Instant::now())).await;
+            tries_left -= 1;
+            wait = (wait * 2).min(AGAIN.1);
+        }
+    }
+
+    /// One answer. A request for tokens is asked again over a new line where the old one broke.
+    async fn once(
+        &self,
+        write: &mut impl FnMut() -> Result<Message, Error>,
+        deadline: Instant,
+    ) -> Result<Body, Error> {
+        loop {
+            match timeout_at(deadline + LAST_WORD, self.over_a_line(write, deadline)).await {
+                Ok(Ok(Some(body))) => return Ok(body),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(self.too_late()),
+            }
+        }
+    }
+
+    /// None: the line broke, and the request may be asked again.
+    async fn over_a_line(
+        &self,
+        write: &mut impl FnMut() -> Result<Message, Error>,
+        deadline: Instant,
+    ) -> Result<Option<Body>, Error> {
+        let Self { client, kind, user, terms } = *self;
+        let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late())??;
+        let line = match client.shared().line().now_or_never() {
+            Some(line) => line?,
+            None => timeout_at(deadline, client.shared().line()).await.map_err(|_| self.too_late())??,
+        };
+        let Message { body, key } = write()?;
+        let (exchange, routing_key) = self.route();
+        let mut slip = client.shared().book.enter(line.number, exchange.clone(), terms.progress.clone());
+        let properties = self.properties()?;
+        let id = slip.id;
+        let outgoing =
+            Outgoing { id, exchange, routing_key, properties, body, deadline, permit: permit.clone() };
+        let fate = if line.send(outgoing).await { slip.fate().await } else { Fate::Lost };
+        drop(permit);
+        let body = match fate {
+            Fate::Answered(body) => body,
+            Fate::TooLong => return Err(UnusableReply::TooLong.into()),
+            Fate::Unroutable => {
+                let prefix = client.options().prefix.clone();
+                return Err(Error::Unroutable { kind, prefix });
+            }
+            Fate::Nacked => return Err(Error::Nacked { kind }),
+            Fate::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
+            Fate::Lost if kind.is_repeatable() || terms.progress.published() == Published::No => {
+                return Ok(None);
+            }
+            Fate::Lost => {
+                return Err(Error::ConnectionLost { kind, published: terms.progress.published() });
+            }
+        };
+        match key {
+            None => Ok(Some(Body(body))),
+            Some(key) => Ok(Some(Body(key.open(user, &body)?))),
+        }
+    }
+
+    /// What is told where the time is over.
+    fn too_late(&self) -> Error {
+        let published = self.terms.progress.published();
+        match self.client.shared().cause() {
+            Some(cause) if published != Published::Yes => Error::Connect(cause),
+            _ => Error::NoReply { kind: self.kind, after: self.terms.timeout, published },
+        }
+    }
+
+    /// The exchange and the routing key. With partitions, the user's name is the key, if it is short enough.
+    fn route(&self) -> (ShortString, ShortString) {
+        let options = self.client.options();
+        // The prefix was checked to be short.
+        let to = |exchange: String| ShortString::try_new(exchange).unwrap_or_default();
+        match (options.partitions.then(|| self.kind.partitions()).flatten(), ShortString::try_new(self.user))
+        {
+            (Some(name), Ok(user)) => (to(format!("{}.{name}", options.prefix)), user),
+            _ => (to(options.prefix.clone()), self.kind.routing_key().into()),
+        }
+    }
+
+    fn properties(&self) -> Result<BasicProperties, Error> {
+        let mut properties = BasicProperties::default();
+        if let Some(publisher) = Options::publisher(&self.client.shared().uri) {
+            let publisher = ShortString::try_new(publisher);
+            let publisher = publisher
+                .map_err(|_| Error::Options("the broker's user is longer than 255 bytes".to_owned()))?;
+            properties = properties.with_user_id(publisher);
+        }
+        if let Some(traceparent) = &self.terms.traceparent {
+            let mut headers = FieldTable::default();
+            headers
+                .insert("traceparent".into(), AMQPValue::LongString(LongString::from(traceparent.as_str())));
+            properties = properties.with_headers(headers);
+        }
+        Ok(properties)
+    }
+}

@@ -1,0 +1,190 @@
+//! What can go wrong, told apart by what a caller does about it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kind::MessageKind;
+use crate::progress::Published;
+use crate::wire::ErrorBody;
+use crate::words::{ErrorCode, Warning, plain};
+
+/// An error of a connector, shared by all requests that wait for a connection.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no answer, or no good one. None of them repeats a token.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The options cannot work. The text does not repeat a password.
+    #[error("{0}")]
+    Options(String),
+    /// The request breaks the contract, and was not sent.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// No connection came about within the request's time.
+    #[error("{0}")]
+    Connect(Cause),
+    /// The broker does not answer.
+    #[error("cannot {action}: no answer within {} s", after.as_secs())]
+    Silent {
+        /// What was tried.
+        action: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The broker refuses what was tried, most often for a missing permission.
+    #[error("cannot {action}: {error}")]
+    Broker {
+        /// What was tried.
+        action: &'static str,
+        /// What it said.
+        error: lapin::Error,
+    },
+    /// No queue takes the message: the prefix is wrong, or no worker has ever run there.
+    #[error("no queue takes {kind} under the prefix `{prefix}`")]
+    Unroutable {
+        /// What was published.
+        kind: MessageKind,
+        /// Under which prefix.
+        prefix: String,
+    },
+    /// The broker refuses to keep the message (`basic.nack`): its queue is full, or its node has no room.
+    #[error("the broker refused (basic.nack) {kind}")]
+    Nacked {
+        /// What was published.
+        kind: MessageKind,
+    },
+    /// No reply came in time: no worker runs, or all of them are held up.
+    #[error("no reply to {kind} came within {after:?}")]
+    NoReply {
+        /// What was published.
+        kind: MessageKind,
+        /// The request's time.
+        after: Duration,
+        /// Whether the broker had it.
+        published: Published,
+    },
+    /// The connection broke before the reply to a `token.store` or `token.report`. Requests for tokens are asked again instead.
+    #[error("the connection broke before the reply to {kind}")]
+    ConnectionLost {
+        /// What was published.
+        kind: MessageKind,
+        /// Whether the broker had it. A worker handles what it had.
+        published: Published,
+    },
+    /// A worker refuses the message.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The reply cannot be used. Nothing of it was taken.
+    #[error("{0}")]
+    Reply(#[from] UnusableReply),
+    /// Events may be missing: the connection was away. The stream goes on.
+    #[error("the connection was away: events may be missing")]
+    EventsMissed,
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the same request may succeed later.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.retryable,
+            Self::Connect(_)
+            | Self::Silent { .. }
+            | Self::Nacked { .. }
+            | Self::NoReply { .. }
+            | Self::ConnectionLost { .. }
+            | Self::EventsMissed => true,
+            Self::Options(_)
+            | Self::Invalid(_)
+            | Self::Broker { .. }
+            | Self::Unroutable { .. }
+            | Self::Reply(_)
+            | Self::Closed => false,
+        }
+    }
+
+    /// How long to wait before that, if a worker knows.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// The code of a worker's refusal.
+    pub fn code(&self) -> Option<&ErrorCode> {
+        match self {
+            Self::Refused(refusal) => Some(&refusal.code),
+            _ => None,
+        }
+    }
+}
+
+/// A worker's error, as it stands in its reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// For the program.
+    pub code: ErrorCode,
+    /// For a person. [`Display`](fmt::Display) escapes what is not printable.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// How long to wait before that, if it is known.
+    pub retry_after: Option<Duration>,
+    /// With `reauthorization_required`: `refresh_token_refused` or `refresh_interrupted`.
+    pub reason: Option<String>,
+    /// What the worker says about the message.
+    pub warnings: Vec<Warning>,
+}
+
+impl Refusal {
+    pub(crate) fn new(error: ErrorBody, warnings: Vec<Warning>) -> Self {
+        let ErrorBody { code, message, retryable, retry_after_secs, reason } = error;
+        Self {
+            code,
+            message,
+            retryable,
+            retry_after: retry_after_secs.map(Duration::from_secs),
+            reason,
+            warnings,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", plain(self.code.as_str()), plain(&self.message))
+    }
+}
+
+/// Why a reply cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnusableReply {
+    /// It is longer than any reply of the contract.
+    #[error("the reply is longer than any of the contract")]
+    TooLong,
+    /// It is not what the contract says: no JSON, another shape, an unknown `status`.
+    #[error("the reply is not understood")]
+    NotUnderstood,
+    /// It is about another user or host than the request.
+    #[error("the reply is about another user or host than the request")]
+    OfSomebodyElse,
+    /// A sealed token was asked for, and this one is in clear.
+    #[error("the reply is not sealed: the worker is of an older version, and the broker has seen the token")]
+    NotSealed,
+    /// The box does not open.
+    #[error("the sealed token does not open: somebody changed the reply on its way")]
+    NotOpened,
+    /// What is in the box is no token.
+    #[error("what is sealed in the reply is no JSON object")]
+    NothingSealed,
+    /// The box holds the token of another user or host.
+    #[error("the sealed token is of another user or host: somebody changed the reply on its way")]
+    SealedForSomebodyElse,
+}

@@ -1,0 +1,325 @@
+//! One connection with one channel, over which requests go out and replies come in; and the task that keeps one up.
+//!
+//! Publishing is a task of its own: a caller who stops waiting must not stop in the middle of a message. It also waits for all
+//! confirms, since the library keeps each one that nobody waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::runtime::default_runtime;
+use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::book::{Book, Fate};
+use crate::error::{Cause, Error};
+use crate::options::Options;
+
+/// Where replies go without a queue (<https://www.rabbitmq.com/docs/direct-reply-to>).
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// The first and the longest wait before another connection.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long the reason of an end is waited for.
+const REASON: Duration = Duration::from_millis(500);
+
+/// What is on its way to the broker.
+pub(crate) struct Outgoing {
+    pub(crate) id: Uuid,
+    pub(crate) exchange: ShortString,
+    pub(crate) routing_key: ShortString,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: Vec<u8>,
+    /// When nobody waits for its reply any more.
+    pub(crate) deadline: Instant,
+    /// Held until the broker has confirmed it: so what the library keeps is bounded also where nobody waits.
+    pub(crate) permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// A connection that works, as far as anybody knows.
+pub(crate) struct Line {
+    pub(crate) number: u64,
+    pub(crate) connection: Connection,
+    outgoing: mpsc::Sender<Outgoing>,
+}
+
+impl Line {
+    /// Hands a message to the task that publishes. False: the line is gone.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> bool {
+        self.outgoing.send(outgoing).await.is_ok()
+    }
+}
+
+/// Whether there is a line.
+#[derive(Clone)]
+pub(crate) enum State {
+    Up(Arc<Line>),
+    /// Another connection is tried. With the error of the last try, if there was one.
+    Down(Option<Cause>),
+    Closed,
+}
+
+/// What a line consists of before it is in use.
+pub(crate) struct Ends {
+    line: Arc<Line>,
+    channel: Channel,
+    replies: Consumer,
+    to_publish: mpsc::Receiver<Outgoing>,
+}
+
+/// What the client and the task that keeps a line up share.
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) uri: AMQPUri,
+    pub(crate) book: Book,
+    pub(crate) state: watch::Sender<State>,
+    numbers: Mutex<u64>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: Options) -> Result<Self, Error> {
+        let uri = options.uri()?;
+        let (book, state) = (Book::default(), watch::Sender::new(State::Down(None)));
+        Ok(Self { options, uri, book, state, numbers: Mutex::new(0) })
+    }
+
+    /// Connects, and prepares the channel.
+    pub(crate) async fn open(&self) -> Result<Ends, Error> {
+        let limit = self.options.connect_timeout;
+        // Boxed: the handshakes are large.
+        let connected = timeout(limit, Box::pin(connect(&self.options, self.uri.clone()))).await;
+        let connection = connected
+            .map_err(|_| Error::Silent { action: "connect", after: limit })?
+            .map_err(|error| Error::Connect(error.into()))?;
+        let channel = self.within("open a channel", connection.create_channel()).await?;
+        // Without this every confirm looks like success.
+        self.within("ask for publisher confirms", channel.confirm_select(ConfirmSelectOptions::default()))
+            .await?;
+        // Direct reply-to: the consumer must come first, on the channel that publishes.
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consume =
+            channel.basic_consume(DIRECT_REPLY_TO.into(), "".into(), options, FieldTable::default());
+        let replies = self.within("consume the reply", consume).await?;
+        let number = {
+            let mut numbers = self.numbers.lock();
+            *numbers += 1;
+            *numbers
+        };
+        let (outgoing, to_publish) = mpsc::channel(1);
+        let line = Arc::new(Line { number, connection, outgoing });
+        Ok(Ends { line, channel, replies, to_publish })
+    }
+
+    /// Waits for an AMQP call, with a limit: a blocked or half-dead connection never answers.
+    pub(crate) async fn within<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
+        let after = self.options.operation_timeout;
+        match timeout(after, call).await {
+            Ok(called) => called.map_err(|error| Error::Broker { action, error }),
+            Err(_) => Err(Error::Silent { action, after }),
+        }
+    }
+
+    /// Waits until there is a line.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]. While there is none, it goes on waiting.
+    pub(crate) async fn line(&self) -> Result<Arc<Line>, Error> {
+        let mut state = self.state.subscribe();
+        loop {
+            match &*state.borrow_and_update() {
+                State::Up(line) => return Ok(Arc::clone(line)),
+                State::Closed => return Err(Error::Closed),
+                State::Down(_) => {}
+            }
+            state.changed().await.map_err(|_| Error::Closed)?;
+        }
+    }
+
+    /// Why there was no line at the last try.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        match &*self.state.borrow() {
+            State::Down(cause) => cause.clone(),
+            State::Up(_) | State::Closed => None,
+        }
+    }
+}
+
+/// Keeps a line up, for ever.
+pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
+    let mut next = Some(first);
+    let mut pause = AGAIN.0;
+    loop {
+        match next.take() {
+            Some(ends) => {
+                let began = Instant::now();
+                let number = ends.line.number;
+                let error = run(&shared, ends).await;
+                shared.state.send_replace(State::Down(None));
+                shared.book.end(number, error.as_ref());
+                if began.elapsed() > AGAIN.1 {
+                    pause = AGAIN.0;
+                }
+            }
+            None => match shared.open().await {
+                Ok(ends) => {
+                    next = Some(ends);
+                    continue;
+                }
+                Err(error) => {
+                    let cause = match error {
+                        Error::Connect(cause) => cause,
+                        other => Arc::new(other),
+                    };
+                    shared.state.send_replace(State::Down(Some(cause)));
+                }
+            },
+        }
+        // Many clients lose the same broker at once.
+        sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+        pause = (pause * 2).min(AGAIN.1);
+    }
+}
+
+/// Publishes and consumes until the channel ends. Tells why, if the library knows.
+async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
+    let Ends { line, channel, mut replies, mut to_publish } = ends;
+    shared.state.send_replace(State::Up(line));
+    let book = &shared.book;
+    let consuming = async {
+        while let Some(reply) = replies.next().await {
+            match reply {
+                Ok(reply) => book.answered(reply.properties.correlation_id().as_ref(), reply.data),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    };
+    tokio::pin!(consuming);
+    let mut confirms = FuturesUnordered::new();
+    let publishing = async {
+        loop {
+            tokio::select! {
+                Some(outgoing) = to_publish.recv() => {
+                    let (id, permit) = (outgoing.id, Arc::clone(&outgoing.permit));
+                    match publish(&channel, book, outgoing).await {
+                        // By now nobody waits for it.
+                        None => {}
+                        Some(Ok(confirm)) => confirms.push(async move { (id, confirm.await, permit) }),
+                        Some(Err(error)) => break error,
+                    }
+                }
+                Some((id, confirmation, _permit)) = confirms.next() => {
+                    if let Err(error) = settle(book, id, confirmation) {
+                        break error;
+                    }
+                }
+                else => std::future::pending().await,
+            }
+        }
+    };
+    let error = tokio::select! {
+        error = &mut consuming => return error,
+        error = publishing => error,
+    };
+    if matches!(error.kind(), ErrorKind::ProtocolError(_)) {
+        return Some(error);
+    }
+    // "The channel is closed": the consumer is told why.
+    timeout(REASON, consuming).await.ok().flatten().or(Some(error))
+}
+
+/// None: nobody waits for it any more.
+async fn publish(
+    channel: &Channel,
+    book: &Book,
+    outgoing: Outgoing,
+) -> Option<lapin::Result<lapin::PublisherConfirm>> {
+    let Outgoing { id, exchange, routing_key, properties, body, deadline, .. } = outgoing;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() || !book.publishes(id) {
+        return None;
+    }
+    let expiration = ShortString::from(left.as_millis().max(1).to_string());
+    let properties = properties
+        .with_content_type("application/json".into())
+        .with_reply_to(DIRECT_REPLY_TO.into())
+        .with_correlation_id(ShortString::from(id.simple().to_string()))
+        .with_expiration(expiration);
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    Some(channel.basic_publish(exchange, routing_key, options, &body, properties).await)
+}
+
+/// A returned message comes with whichever confirm is next, so it says itself whose it is.
+fn settle(book: &Book, id: Uuid, confirmation: lapin::Result<Confirmation>) -> lapin::Result<()> {
+    let (returned, fate) = match confirmation? {
+        Confirmation::Ack(returned) => {
+            book.confirmed(id);
+            (returned, None)
+        }
+        Confirmation::Nack(returned) => (returned, Some(Fate::Nacked)),
+        Confirmation::NotRequested => (None, Some(Fate::Nacked)),
+    };
+    if let Some(returned) = returned {
+        let theirs = returned.properties.correlation_id().as_ref().map(ShortString::as_str);
+        if let Some(theirs) = theirs.and_then(|id| Uuid::try_parse(id).ok()) {
+            book.tell(theirs, Fate::Unroutable);
+        }
+    }
+    if let Some(fate) = fate {
+        book.tell(id, fate);
+    }
+    Ok(())
+}
+
+async fn connect(
+    options: &Options,
+    uri: AMQPUri,
+) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+    if let Some(connect) = &options.connector {
+        return connect().await;
+    }
+    let properties = ConnectionProperties::default().with_connection_name(options.name.as_str().into());
+    if uri.scheme == AMQPScheme::AMQP {
+        return Ok(Connection::connect_uri(uri, properties).await?);
+    }
+    let config = match &options.tls {
+        Some(config) => Arc::clone(config),
+        None => Arc::new(trusting_this_machine()?),
+    };
+    let (connector, name) = (RustlsConnector::from(config), uri.authority.host.clone());
+    let connected = Connection::connector(
+        uri,
+        default_runtime()?,
+        async move |mut uri, runtime| {
+            // TCP alone: the library's own TLS takes no configuration of ours.
+            uri.scheme = AMQPScheme::AMQP;
+            Ok(uri.connect_async(&runtime).await?.into_rustls(&connector, &name).await?)
+        },
+        properties,
+    );
+    Ok(connected.await?)
+}
+
+/// With the process's own provider of cryptography, if it has chosen one.
+fn trusting_this_machine() -> Result<ClientConfig, rustls::Error> {
+    let provider = CryptoProvider::get_default().cloned();
+    let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_platform_verifier()?.with_no_client_auth())
+}

@@ -1,0 +1,375 @@
+//! The four kinds of request, as they are put together.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::Serialize;
+
+use crate::ask::{Message, Question, Terms};
+use crate::client::Client;
+use crate::error::Error;
+use crate::kind::MessageKind;
+use crate::progress::Progress;
+use crate::reply::{self, Body, Report, Stored, Token, Workspace};
+use crate::seal::{DeploymentKey, ReplyKey};
+use crate::wire;
+
+/// What every request can be told.
+macro_rules! terms {
+    ($name:ident) => {
+        impl $name<'_> {
+            /// How long it may take, from 1 ms to 24 h; asking again included. Default: that of the options.
+            pub fn timeout(mut self, timeout: Duration) -> Self {
+                self.terms.timeout = timeout;
+                self
+            }
+
+            /// How often it is asked again within its time after an error that is retryable. Waits as long as the worker says, at
+            /// least. Default: that of the options.
+            pub fn retries(mut self, retries: u32) -> Self {
+                self.terms.retries = retries;
+                self
+            }
+
+            /// The W3C trace context, which the worker copies to its reply.
+            pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+                self.terms.traceparent = Some(traceparent.into());
+                self
+            }
+
+            /// Says how far the request has come, to somebody who may stop waiting for it.
+            pub fn progress(mut self, progress: &Progress) -> Self {
+                self.terms.progress = progress.clone();
+                self
+            }
+        }
+    };
+}
+
+terms!(TokenRequest);
+terms!(WorkspaceRequest);
+terms!(StoreRequest);
+terms!(ReportRequest);
+
+/// A request for one token.
+#[derive(Debug, Clone)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct TokenRequest<'c> {
+    client: &'c Client,
+    user: String,
+    host: String,
+    lifetime: Option<Duration>,
+    terms: Terms,
+}
+
+impl<'c> TokenRequest<'c> {
+    pub(crate) fn new(client: &'c Client, user: String, host: String) -> Self {
+        Self { client, user, host, lifetime: None, terms: Terms::of(client.options()) }
+    }
+
+    /// How long from now the token must work, in whole seconds (rounded up) from 1 s to 24 h. Default: the worker decides.
+    pub fn lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime: Some(lifetime), ..self }
+    }
+
+    /// Whether the broker must not read the token: it is sealed to a key pair that is made for this request, and opened here.
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.terms.sealed = sealed;
+        self
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn send(self) -> Result<Token, Error> {
+        self.ask(|body| reply::token(body, &self.user, &self.host), |_| None).await
+    }
+
+    /// Asks, for the reply as it came, errors included.
+    ///
+    /// # Errors
+    /// [`Error`], but no [`Error::Refused`].
+    pub async fn body(self) -> Result<Body, Error> {
+        self.ask(|body| Ok(body.clone()), |_| None).await
+    }
+
+    async fn ask<T>(
+        &self,
+        read: impl Fn(&Body) -> Result<T, Error>,
+        pause: impl Fn(&T) -> Option<Duration>,
+    ) -> Result<T, Error> {
+        let lifetime = self.lifetime.map(whole_seconds).transpose()?;
+        let write = || {
+            let key = self.terms.sealed.then(ReplyKey::new);
+            let body = wire::TokenRequest {
+                user_id: &self.user,
+                host: &self.host,
+                requested_lifetime_secs: lifetime,
+                reply_public_key: key.as_ref().map(ReplyKey::public_key),
+            };
+            message(&body, key)
+        };
+        let question = Question {
+            client: self.client,
+            kind: MessageKind::TokenRequest,
+            user: &self.user,
+            terms: &self.terms,
+        };
+        question.ask(write, read, pause).await
+    }
+}
+
+/// A request for the tokens of a workspace.
+#[derive(Debug, Clone)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct WorkspaceRequest<'c> {
+    client: &'c Client,
+    workspace: String,
+    user: String,
+    repositories: Vec<String>,
+    lifetime: Option<Duration>,
+    terms: Terms,
+}
+
+impl<'c> WorkspaceRequest<'c> {
+    pub(crate) fn new(
+        client: &'c Client,
+        workspace: String,
+        user: String,
+        repositories: Vec<String>,
+    ) -> Self {
+        let terms = Terms::of(client.options());
+        Self { client, workspace, user, repositories, lifetime: None, terms }
+    }
+
+    /// How long from now the tokens must work, in whole seconds (rounded up) from 1 s to 24 h. Default: the worker decides.
+    pub fn lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime: Some(lifetime), ..self }
+    }
+
+    /// Whether the broker must not read the tokens: they are sealed to a key pair that is made for this request, and opened here.
+    pub fn sealed(mut self, sealed: bool) -> Self {
+        self.terms.sealed = sealed;
+        self
+    }
+
+    /// Asks. With [`retries`](Self::retries) it is asked again while the error of a host is retryable; what the last reply says of
+    /// each host is the answer.
+    ///
+    /// # Errors
+    /// [`Error`], where there is nothing for any host. The errors of single hosts stand in the answer.
+    pub async fn send(self) -> Result<Workspace, Error> {
+        let refused = |workspace: &Workspace| {
+            let refusals = workspace.tokens.iter().filter_map(|it| it.token.as_ref().err());
+            let retryable = refusals.filter(|refusal| refusal.retryable);
+            retryable.map(|refusal| refusal.retry_after.unwrap_or_default()).max()
+        };
+        self.ask(|body| reply::workspace(body, &self.user), refused).await
+    }
+
+    /// Asks, for the reply as it came, errors included.
+    ///
+    /// # Errors
+    /// [`Error`], but no [`Error::Refused`].
+    pub async fn body(self) -> Result<Body, Error> {
+        self.ask(|body| Ok(body.clone()), |_| None).await
+    }
+
+    async fn ask<T>(
+        &self,
+        read: impl Fn(&Body) -> Result<T, Error>,
+        pause: impl Fn(&T) -> Option<Duration>,
+    ) -> Result<T, Error> {
+        if !(1..=16).contains(&self.repositories.len()) {
+            return Err(Error::Invalid("a workspace must have 1 to 16 repositories"));
+        }
+        let lifetime = self.lifetime.map(whole_seconds).transpose()?;
+        let write = || {
+            let key = self.terms.sealed.then(ReplyKey::new);
+            let body = wire::WorkspaceStart {
+                workspace_id: &self.workspace,
+                user_id: &self.user,
+                repositories: &self.repositories,
+                requested_lifetime_secs: lifetime,
+                reply_public_key: key.as_ref().map(ReplyKey::public_key),
+            };
+            message(&body, key)
+        };
+        let question = Question {
+            client: self.client,
+            kind: MessageKind::WorkspaceStart,
+            user: &self.user,
+            terms: &self.terms,
+        };
+        question.ask(write, read, pause).await
+    }
+}
+
+/// A login on its way to tokenkeeper.
+#[derive(Debug, Clone)]
+#[must_use = "a login is not stored until it is sent"]
+pub struct StoreRequest<'c> {
+    client: &'c Client,
+    user: String,
+    host: String,
+    auth_id: Option<String>,
+    auth_name: Option<String>,
+    value: SecretString,
+    refresh_token: Option<SecretString>,
+    username: Option<String>,
+    scopes: Option<Vec<String>>,
+    expires_at: Option<DateTime<Utc>>,
+    refresh_token_expires_at: Option<DateTime<Utc>>,
+    seal: Option<DeploymentKey>,
+    terms: Terms,
+}
+
+impl<'c> StoreRequest<'c> {
+    pub(crate) fn new(client: &'c Client, user: String, host: String, value: SecretString) -> Self {
+        Self {
+            client,
+            user,
+            host,
+            auth_id: None,
+            auth_name: None,
+            value,
+            refresh_token: None,
+            username: None,
+            scopes: None,
+            expires_at: None,
+            refresh_token_expires_at: None,
+            seal: None,
+            terms: Terms::of(client.options()),
+        }
+    }
+
+    /// The refresh token. Without one the pair cannot be refreshed.
+    pub fn refresh_token(self, token: impl Into<SecretString>) -> Self {
+        Self { refresh_token: Some(token.into()), ..self }
+    }
+
+    /// When the access token expires. Default: never.
+    pub fn expires_at(self, date: DateTime<Utc>) -> Self {
+        Self { expires_at: Some(date), ..self }
+    }
+
+    /// When the refresh token expires. Default: nobody knows.
+    pub fn refresh_token_expires_at(self, date: DateTime<Utc>) -> Self {
+        Self { refresh_token_expires_at: Some(date), ..self }
+    }
+
+    /// The account's id at the provider. Default: the user.
+    pub fn auth_id(self, id: impl Into<String>) -> Self {
+        Self { auth_id: Some(id.into()), ..self }
+    }
+
+    /// The account's display name at the provider.
+    pub fn auth_name(self, name: impl Into<String>) -> Self {
+        Self { auth_name: Some(name.into()), ..self }
+    }
+
+    /// The user name that git sends beside the token. Default: the provider's.
+    pub fn username(self, name: impl Into<String>) -> Self {
+        Self { username: Some(name.into()), ..self }
+    }
+
+    /// The scopes that were granted.
+    pub fn scopes(self, scopes: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { scopes: Some(scopes.into_iter().map(Into::into).collect()), ..self }
+    }
+
+    /// Seals the login to the deployment's public key, so that the broker cannot read it.
+    pub fn sealed_to(self, key: &DeploymentKey) -> Self {
+        Self { seal: Some(key.clone()), ..self }
+    }
+
+    /// Stores it.
+    ///
+    /// # Errors
+    /// [`Error`]. After [`Error::ConnectionLost`] the same login may be sent again: a repeated one changes nothing.
+    pub async fn send(self) -> Result<Stored, Error> {
+        let question = Question {
+            client: self.client,
+            kind: MessageKind::TokenStore,
+            user: &self.user,
+            terms: &self.terms,
+        };
+        question.ask(|| self.message(), reply::stored, |_| None).await
+    }
+
+    fn message(&self) -> Result<Message, Error> {
+        let login = message(
+            &wire::TokenStore {
+                user_id: &self.user,
+                host: &self.host,
+                auth_id: self.auth_id.as_deref(),
+                auth_name: self.auth_name.as_deref(),
+                token: wire::Pair {
+                    value: wire::Secret(&self.value),
+                    refresh_token: self.refresh_token.as_ref().map(wire::Secret),
+                    username: self.username.as_deref(),
+                    scopes: self.scopes.as_deref(),
+                    expires_at: self.expires_at,
+                    refresh_token_expires_at: self.refresh_token_expires_at,
+                },
+            },
+            None,
+        )?;
+        let Some(key) = &self.seal else { return Ok(login) };
+        let sealed = key.seal(&login.body)?;
+        let (user_id, host) = (&*self.user, &*self.host);
+        message(&wire::SealedTokenStore { user_id, host, sealed, key_id: key.id() }, None)
+    }
+}
+
+/// A report of a token that its host rejected.
+#[derive(Debug, Clone)]
+#[must_use = "a report does nothing until it is sent"]
+pub struct ReportRequest<'c> {
+    client: &'c Client,
+    user: String,
+    host: String,
+    token_sha256: String,
+    terms: Terms,
+}
+
+impl<'c> ReportRequest<'c> {
+    pub(crate) fn new(client: &'c Client, user: String, host: String, token_sha256: String) -> Self {
+        Self { client, user, host, token_sha256, terms: Terms::of(client.options()) }
+    }
+
+    /// Reports it.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn send(self) -> Result<Report, Error> {
+        let question = Question {
+            client: self.client,
+            kind: MessageKind::TokenReport,
+            user: &self.user,
+            terms: &self.terms,
+        };
+        let write = || {
+            let (user_id, host, token_sha256) = (&*self.user, &*self.host, &*self.token_sha256);
+            message(&wire::TokenReport { user_id, host, token_sha256 }, None)
+        };
+        question.ask(write, reply::report, |_| None).await
+    }
+}
+
+fn message(body: &impl Serialize, key: Option<ReplyKey>) -> Result<Message, Error> {
+    let body = serde_json::to_vec(body).map_err(|_| Error::Invalid("the request has no JSON form"))?;
+    Ok(Message { body, key })
+}
+
+/// Rounded up: the token must work for that long.
+fn whole_seconds(lifetime: Duration) -> Result<u64, Error> {
+    const MOST: u64 = 86_400;
+    let secs = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
+    match secs {
+        1..=MOST => Ok(secs),
+        _ => Err(Error::Invalid("the lifetime must be from 1 s to 24 h")),
+    }
+}

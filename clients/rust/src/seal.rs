@@ -1,0 +1,176 @@
+//! Sealed boxes (libsodium's `crypto_box_seal`): replies that the broker cannot read, and logins.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use crypto_box::aead::OsRng;
+use crypto_box::{PublicKey, SecretKey};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, UnusableReply};
+
+/// The key pair of one request.
+pub(crate) struct ReplyKey(SecretKey);
+
+impl ReplyKey {
+    pub(crate) fn new() -> Self {
+        Self(SecretKey::generate(&mut OsRng))
+    }
+
+    /// For the field `reply_public_key`.
+    pub(crate) fn public_key(&self) -> String {
+        BASE64.encode(self.0.public_key().as_bytes())
+    }
+
+    /// The reply with each `token.sealed` replaced by what lies in it. `user`: whom the request was about.
+    pub(crate) fn open(&self, user: &str, reply: &[u8]) -> Result<Vec<u8>, UnusableReply> {
+        let reply = serde_json::from_slice(reply).map_err(|_| UnusableReply::NotUnderstood)?;
+        let mut reply: Map<String, Value> = reply;
+        match reply.get_mut("tokens").and_then(Value::as_array_mut) {
+            Some(tokens) => {
+                for element in tokens.iter_mut().filter_map(Value::as_object_mut) {
+                    self.open_token(user, element)?;
+                }
+            }
+            None => self.open_token(user, &mut reply)?,
+        }
+        Ok(Value::Object(reply).to_string().into_bytes())
+    }
+
+    /// An error has no token, and stays as it is.
+    fn open_token(&self, user: &str, reply: &mut Map<String, Value>) -> Result<(), UnusableReply> {
+        let host = reply.get("host").cloned();
+        let Some(Value::Object(token)) = reply.get_mut("token") else { return Ok(()) };
+        let sealed = token.remove("sealed").ok_or(UnusableReply::NotSealed)?;
+        let sealed = sealed.as_str().and_then(|text| BASE64.decode(text).ok());
+        let opened = sealed.and_then(|sealed| self.0.unseal(&sealed).ok()).map(Zeroizing::new);
+        let opened = opened.ok_or(UnusableReply::NotOpened)?;
+        let opened = serde_json::from_slice(&opened).map_err(|_| UnusableReply::NothingSealed)?;
+        let mut opened: Map<String, Value> = opened;
+        let is_ours = opened.remove("user_id").as_ref().and_then(Value::as_str) == Some(user)
+            && opened.remove("host") == host;
+        if !is_ours {
+            return Err(UnusableReply::SealedForSomebodyElse);
+        }
+        // Whatever stood beside the box, the broker could have put there.
+        for field in ["value", "userinfo"] {
+            token.remove(field);
+            if let Some(inside) = opened.remove(field) {
+                token.insert(field.to_owned(), inside);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The public key of a deployment, which logins are sealed to: `tokenkeeper keys public` prints it.
+#[derive(Clone)]
+pub struct DeploymentKey {
+    key: PublicKey,
+    id: Option<String>,
+}
+
+impl DeploymentKey {
+    /// Reads a key: 32 bytes in base64, with padding.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: it is not.
+    pub fn new(base64: &str) -> Result<Self, Error> {
+        const SHAPE: Error = Error::Invalid("the public key must be 32 bytes in base64, with padding");
+        let bytes = BASE64.decode(base64.trim()).map_err(|_| SHAPE)?;
+        let bytes: [u8; 32] = bytes.try_into().map_err(|_| SHAPE)?;
+        Ok(Self { key: bytes.into(), id: None })
+    }
+
+    /// The id of the key, so that a worker need not try its keys: `tokenkeeper keys public --json` prints it.
+    #[must_use]
+    pub fn with_id(self, id: impl Into<String>) -> Self {
+        Self { id: Some(id.into()), ..self }
+    }
+
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// In base64.
+    pub(crate) fn seal(&self, content: &[u8]) -> Result<String, Error> {
+        let sealed = self.key.seal(&mut OsRng, content);
+        sealed
+            .map(|sealed| BASE64.encode(sealed))
+            .map_err(|_| Error::Invalid("the login is too long to seal"))
+    }
+}
+
+/// Shows no key: somebody may have given a secret one in its place.
+impl fmt::Debug for DeploymentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeploymentKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sealed_for(key: &ReplyKey, user: &str, host: &str) -> String {
+        let content = json!({"user_id": user, "host": host, "value": "s3cret", "userinfo": "x:s3cret"});
+        BASE64.encode(key.0.public_key().seal(&mut OsRng, content.to_string().as_bytes()).unwrap())
+    }
+
+    fn open(key: &ReplyKey, reply: &Value) -> Result<Value, UnusableReply> {
+        let opened = key.open("u-1", reply.to_string().as_bytes())?;
+        Ok(serde_json::from_slice(&opened).unwrap())
+    }
+
+    #[test]
+    fn every_token_of_a_reply_is_opened_and_errors_stay_as_they_are() {
+        let key = ReplyKey::new();
+        let error = json!({"status": "error", "host": "h-2", "error": {"code": "unknown_host"}});
+        let sealed =
+            json!({"host": "h-1", "token": {"sealed": sealed_for(&key, "u-1", "h-1"), "username": "x"}});
+        let opened =
+            json!({"host": "h-1", "token": {"value": "s3cret", "userinfo": "x:s3cret", "username": "x"}});
+        assert_eq!(open(&key, &sealed).unwrap(), opened);
+        assert_eq!(open(&key, &error).unwrap(), error);
+        let start = json!({"tokens": [sealed, error]});
+        assert_eq!(open(&key, &start).unwrap(), json!({"tokens": [opened, error]}));
+    }
+
+    #[test]
+    fn a_token_in_clear_or_of_somebody_else_is_not_taken() {
+        let key = ReplyKey::new();
+        for (token, expected) in [
+            (json!({"value": "s3cret"}), UnusableReply::NotSealed),
+            (json!({"sealed": sealed_for(&ReplyKey::new(), "u-1", "h-1")}), UnusableReply::NotOpened),
+            (json!({"sealed": "s3cret"}), UnusableReply::NotOpened),
+            (json!({"sealed": sealed_for(&key, "u-2", "h-1")}), UnusableReply::SealedForSomebodyElse),
+            (json!({"sealed": sealed_for(&key, "u-1", "h-2")}), UnusableReply::SealedForSomebodyElse),
+        ] {
+            assert_eq!(open(&key, &json!({"host": "h-1", "token": token})), Err(expected));
+        }
+    }
+
+    #[test]
+    fn what_stands_beside_the_box_is_not_taken_for_what_is_in_it() {
+        let key = ReplyKey::new();
+        let content = json!({"user_id": "u-1", "host": "h-1", "username": "forged"});
+        let sealed = key.0.public_key().seal(&mut OsRng, content.to_string().as_bytes()).unwrap();
+        let token = json!({"sealed": BASE64.encode(sealed), "value": "forged", "userinfo": "forged", "username": "x"});
+        let opened = open(&key, &json!({"host": "h-1", "token": token})).unwrap();
+        assert_eq!(opened["token"], json!({"username": "x"}));
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_refused_and_no_key_is_shown() {
+        for text in ["", "AAAA", "not base64 at all, but as long as one key.="] {
+            assert!(matches!(DeploymentKey::new(text), Err(Error::Invalid(_))), "{text}");
+        }
+        let text = ReplyKey::new().public_key();
+        let key = DeploymentKey::new(&format!("{text}\n")).unwrap().with_id("k-1");
+        assert!(!format!("{key:?}").contains(&text) && format!("{key:?}").contains("k-1"));
+    }
+}

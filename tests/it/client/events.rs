@@ -1,0 +1,47 @@
+//! Events as a stream.
+
+use tokenkeeper_client::{Event, EventKind, Events, RefreshCause};
+use tokenkeeper_testkit::proxy::FaultProxy;
+use tokenkeeper_testkit::wait::{PATIENCE, within};
+
+use super::*;
+
+async fn next(events: &mut Events) -> Result<Event, Error> {
+    within("an event", PATIENCE, events.next()).await.expect("the stream goes on")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_heard_from_the_first_one_and_again_after_the_connection_was_away() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = world.start_worker().await;
+    let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
+    let client = Client::connect(options_at(&world, &proxy.url(world.broker.url()))).await.unwrap();
+    let mut events = client.events("token.*").await.unwrap();
+    for user in ["alice", "bob", "carol"] {
+        world.user_with_expired_token(user).await;
+    }
+
+    assert!(client.token("alice", world.scm.host()).send().await.is_ok());
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.kind, event.cause), (EventKind::TokenRefreshed, Some(RefreshCause::Required)));
+    assert_eq!((event.user_id.as_deref(), event.host), (Some("alice"), world.scm.host()));
+    assert!(event.message_id.is_some() && event.generation == Some(2) && event.expires_at.is_some());
+
+    // What is no event does not end the stream.
+    let channel = world.broker.channel().await;
+    let (exchange, key) = (world.broker.name("events"), ShortString::from("token.refreshed"));
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    drop(channel.basic_publish(exchange.into(), key, options, b"{", properties).await.unwrap().await);
+    proxy.cut_all();
+    let missed = next(&mut events).await.unwrap_err();
+    assert!(matches!(missed, Error::EventsMissed), "{missed:?}");
+    world.scm.revoke("bob");
+    assert!(client.token("bob", world.scm.host()).send().await.is_err());
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.kind, event.user_id.as_deref()), (EventKind::ReauthorizationRequired, Some("bob")));
+    assert_eq!(event.reason.as_deref(), Some("refresh_token_refused"));
+
+    client.close().await;
+    assert!(within("the end of the stream", PATIENCE, events.next()).await.is_none());
+    worker.stop().await;
+}
