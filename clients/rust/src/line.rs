@@ -32,6 +32,9 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// The first and the longest wait before another connection.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How many messages wait for the task that publishes. A few: what waits there when a line ends is asked again.
+const WAITING: usize = 128;
+
 /// How long the reason of an end is waited for.
 const REASON: Duration = Duration::from_millis(500);
 
@@ -117,7 +120,7 @@ impl Shared {
             *numbers += 1;
             *numbers
         };
-        let (outgoing, to_publish) = mpsc::channel(1);
+        let (outgoing, to_publish) = mpsc::channel(WAITING);
         let line = Arc::new(Line { number, connection, outgoing });
         Ok(Ends { line, channel, replies, to_publish })
     }
@@ -322,4 +325,44 @@ fn trusting_this_machine() -> Result<ClientConfig, rustls::Error> {
     let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder.with_platform_verifier()?.with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::message::{BasicReturnMessage, Delivery};
+
+    use super::*;
+    use crate::progress::{Progress, Published};
+
+    fn returned(id: Uuid) -> BasicReturnMessage {
+        let mut delivery = Delivery::mock(0, "tokenkeeper".into(), "token.report".into(), false, Vec::new());
+        let id = ShortString::from(id.simple().to_string());
+        delivery.properties = BasicProperties::default().with_correlation_id(id);
+        BasicReturnMessage { delivery, reply_code: 312, reply_text: "NO_ROUTE".into() }
+    }
+
+    #[tokio::test]
+    async fn a_returned_message_is_its_own_and_not_that_of_the_confirm_it_comes_with() {
+        let book = Book::default();
+        let progress = Progress::new();
+        let mut lost = book.enter(1, "tokenkeeper".into(), Progress::new());
+        let routed = book.enter(1, "tokenkeeper".into(), progress.clone());
+
+        settle(&book, routed.id, Ok(Confirmation::Ack(Some(returned(lost.id))))).unwrap();
+
+        assert!(matches!(lost.fate().await, Fate::Unroutable));
+        assert_eq!(progress.published(), Published::Yes);
+        assert!(book.publishes(routed.id), "it goes on waiting for its reply");
+        // One that is nobody's does nothing.
+        settle(&book, routed.id, Ok(Confirmation::Ack(Some(returned(Uuid::new_v4()))))).unwrap();
+        assert!(book.publishes(routed.id));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_the_broker_does_not_keep_is_told() {
+        let book = Book::default();
+        let mut refused = book.enter(1, "tokenkeeper".into(), Progress::new());
+        settle(&book, refused.id, Ok(Confirmation::Nack(None))).unwrap();
+        assert!(matches!(refused.fate().await, Fate::Nacked));
+    }
 }

@@ -19,7 +19,7 @@ use lapin::{
 };
 use tokenkeeper::{
     broker::{Feed, Names, connect, declare},
-    contract::MessageKind,
+    contract::{DIRECT_REPLY_TO, MessageKind},
     settings::Settings,
 };
 use tokio::sync::mpsc;
@@ -136,7 +136,9 @@ impl Echo {
         if let Some(id) = request.correlation_id().clone() {
             properties = properties.with_correlation_id(id);
         }
-        let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        // A broker up to 4.1 returns what goes to a direct reply-to, and delivers it all the same.
+        let mandatory = !reply_to.as_str().starts_with(DIRECT_REPLY_TO);
+        let mandatory = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
         let publish = self.replies.basic_publish("".into(), reply_to, mandatory, &self.reply, properties);
         publish.await.context("publish a reply")
     }

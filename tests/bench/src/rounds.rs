@@ -1,5 +1,7 @@
 //! Several systems under the same load, in alternating rounds: what else happens on the machine happens to all of them.
 
+use std::{ptr, rc::Rc};
+
 use anyhow::{Context, Result};
 
 use crate::{
@@ -55,7 +57,11 @@ pub(crate) async fn measure(
 ) -> Result<Vec<Row>> {
     let mut lanes = Vec::new();
     for contestant in contestants {
-        lanes.push(Lane::open(contestant).await?);
+        let lane = match lanes.iter_mut().find(|lane: &&mut Lane<'_>| lane.is_on(contestant.system)) {
+            Some(other) => other.beside(contestant),
+            None => Lane::open(contestant).await?,
+        };
+        lanes.push(lane);
     }
     let rounds = match cell.pace {
         Pace::InFlight(_) => options.rounds(),
@@ -82,7 +88,9 @@ pub(crate) async fn measure(
 /// One contestant, round by round.
 struct Lane<'a> {
     contestant: &'a Contestant<'a>,
-    running: Running<'a>,
+    /// Shared by those who are on one system: there are no other workers beside them.
+    running: Rc<Running<'a>>,
+    is_shared: bool,
     /// Before the first request.
     statements: Option<u64>,
     answered: u64,
@@ -95,7 +103,35 @@ impl<'a> Lane<'a> {
     async fn open(contestant: &'a Contestant<'a>) -> Result<Self> {
         let running = contestant.system.start(contestant.workers).await?;
         let statements = running.statements().await?;
-        Ok(Self { contestant, running, statements, answered: 0, next: 0, samples: Vec::new() })
+        let running = Rc::new(running);
+        Ok(Self {
+            contestant,
+            running,
+            is_shared: false,
+            statements,
+            answered: 0,
+            next: 0,
+            samples: Vec::new(),
+        })
+    }
+
+    fn is_on(&self, system: &System) -> bool {
+        ptr::eq(self.contestant.system, system)
+    }
+
+    /// Another one on the same system and its workers.
+    fn beside(&mut self, contestant: &'a Contestant<'a>) -> Self {
+        self.is_shared = true;
+        let running = Rc::clone(&self.running);
+        Self {
+            contestant,
+            running,
+            is_shared: true,
+            statements: None,
+            answered: 0,
+            next: 0,
+            samples: Vec::new(),
+        }
     }
 
     async fn round(&mut self, pace: Pace, options: &Options) -> Result<Sample> {
@@ -126,8 +162,13 @@ impl<'a> Lane<'a> {
     }
 
     async fn close(mut self, cell: &Cell) -> Result<Row> {
-        let ended_with = self.running.stop().await?;
-        if let Some((now, then)) = ended_with.zip(self.statements) {
+        let ended_with = match Rc::into_inner(self.running) {
+            Some(running) => running.stop().await?,
+            // Somebody else's as well.
+            None => None,
+        };
+        // Of those who share it nobody knows whose they were.
+        if let Some((now, then)) = ended_with.zip(self.statements.filter(|_| !self.is_shared)) {
             let each = float(now - then) / float(self.answered.max(1));
             self.samples.iter_mut().for_each(|sample| sample.statements = Some(each));
         }
