@@ -180,7 +180,8 @@ fn a_file_that_cannot_be_used_is_a_wrong_setting() {
 
 #[test]
 fn a_private_key_that_others_may_read_is_refused_on_every_link() {
-    let (folder, client) = (TempDir::new().unwrap(), Authority::new("an authority").sign_client("tokenkeeper"));
+    let (folder, client) =
+        (TempDir::new().unwrap(), Authority::new("an authority").sign_client("tokenkeeper"));
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
     write_private(&cert, &client.cert);
     write_private(&key, &client.key);

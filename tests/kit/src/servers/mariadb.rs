@@ -19,7 +19,7 @@ pub struct MariaDb {
     client: PathBuf,
     folder: PathBuf,
     port: u16,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 impl MariaDb {
@@ -57,9 +57,9 @@ impl MariaDb {
         }
         let log = folder.join("mariadb.log");
         let daemon = Daemon::spawn(NAME, "KILL", &mut mariadbd, &log)?;
-        let mut server = Self { owner, client: find_program("mariadb", [])?, folder, port, _daemon: daemon };
+        let mut server = Self { owner, client: find_program("mariadb", [])?, folder, port, daemon };
         let answers = eventually("MariaDB to answer", PATIENCE, async || {
-            if let Some(ended) = server._daemon.ended() {
+            if let Some(ended) = server.daemon.ended() {
                 return Some(Err(ended));
             }
             server.query("select 1").await.ok().map(Ok)
@@ -82,7 +82,7 @@ impl MariaDb {
         Ok(())
     }
 
-    /// The URL of a database, without the user and the password.
+    /// Its host and port in a URL.
     pub fn address(&self, host: &str) -> String {
         format!("{host}:{}", self.port)
     }
