@@ -179,10 +179,13 @@ on_every_database! {
         attacker.change("victim", |row| row.access_token_sealed = victims.access_token_sealed).await;
         is_given_away_to_nobody(&world, "victim", "an older pair's token").await;
         // Of an identity that has no row any more.
-        let (victims, own) = (attacker.row("victim").await, attacker.row("mallory").await);
-        token_entry::Entity::delete_by_id(victims.id).exec(&attacker.db).await.unwrap();
-        attacker.write(Model { identity_id: victims.identity_id, ..own }).await;
-        is_given_away_to_nobody(&world, "mallory", "the identity of another user").await;
+        for user in ["leaver", "heir"] {
+            put(&world, &world.store, user, world.scm.now_ms() + 7_200_000).await;
+        }
+        let leavers = attacker.row("leaver").await;
+        token_entry::Entity::delete_by_id(leavers.id).exec(&attacker.db).await.unwrap();
+        attacker.change("heir", |row| row.identity_id = leavers.identity_id).await;
+        is_given_away_to_nobody(&world, "heir", "the identity of another user").await;
         worker.stop().await;
     }
 
