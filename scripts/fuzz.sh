@@ -56,7 +56,8 @@ build() {
     -Cllvm-args=-sanitizer-coverage-trace-compares
   )
   # --target keeps these away from build scripts.
-  RUSTFLAGS="--cfg fuzzing ${coverage[*]}" cargo "+$toolchain" build --release --locked --target "$host" --bins
+  # --target-dir: CARGO_TARGET_DIR would put the programs elsewhere.
+  RUSTFLAGS="--cfg fuzzing ${coverage[*]}" cargo "+$toolchain" build --release --locked --target "$host" --target-dir target --bins
 }
 
 # A run that takes too long, or too much memory for an input of this length, is a finding as well.

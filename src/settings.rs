@@ -235,7 +235,7 @@ impl Settings {
             admin: Admin::read(from, files),
             flags: FlagSettings::read(from),
             worker: WorkerSettings::read(from),
-            refresh: RefreshSettings::read(from),
+            refresh: RefreshSettings::read(from, files),
             housekeeping: HousekeepingSettings::read(from),
             limits: LimitSettings::read(from),
             log: Log::read(from),
@@ -289,7 +289,7 @@ impl Broker {
     fn read(from: &mut Reader, files: FileRule) -> Self {
         const URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
         let url = from.url(["broker.url", "broker.url_file"], URL, ConnectionUrl::broker, files);
-        let tls = tls::broker(from, &url);
+        let tls = tls::broker(from, &url, files);
         Self {
             url,
             tls,
@@ -325,7 +325,7 @@ impl Database {
     fn read(from: &mut Reader, files: FileRule) -> Self {
         const URL: &str = "sqlite://tokenkeeper.db";
         let url = from.url(["database.url", "database.url_file"], URL, ConnectionUrl::database, files);
-        let tls = tls::database(from, &url);
+        let tls = tls::database(from, &url, files);
         // The user of an embedded database expects it to work. A shared one is migrated by one replica.
         let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
         Self {

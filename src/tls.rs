@@ -16,6 +16,7 @@ use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
 
 pub use self::fault::TlsFault;
 pub use self::file::{TlsFile, TlsFileError};
+use crate::settings::FileRule;
 
 /// How a link to a server is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Identity {
     pub cert: TlsFile,
     /// Its private key in PEM, without a password.
     pub key: TlsFile,
+    /// Whether the key is refused if others may read it.
+    pub rule: FileRule,
 }
 
 /// What a file of authorities does to those that this machine trusts.
@@ -91,7 +94,7 @@ impl ClientTls {
             }
         };
         let Some(identity) = &self.identity else { return Ok(builder.with_no_client_auth()) };
-        let (chain, key) = (identity.cert.certificates()?, identity.key.private_key()?);
+        let (chain, key) = (identity.cert.certificates()?, identity.key.private_key(identity.rule)?);
         let with_identity = builder.with_client_auth_cert(chain, key);
         with_identity.map_err(|_| identity.key.does_not_fit(&identity.cert).into())
     }
@@ -104,8 +107,8 @@ impl ClientTls {
         if let Some(ca) = &self.ca {
             ca.authorities()?;
         }
-        if let Some(Identity { cert, key }) = &self.identity {
-            key.belongs_to(cert)?;
+        if let Some(Identity { cert, key, rule }) = &self.identity {
+            key.belongs_to(cert, *rule)?;
         }
         Ok(())
     }

@@ -69,7 +69,7 @@ impl TryFrom<Cow<'_, str>> for CloneUrl {
 
 fn http_host(text: &str) -> Option<String> {
     let url = Url::parse(text).ok()?;
-    let name = url.host_str()?.trim_end_matches('.').to_owned();
+    let name = without_final_dot(url.host_str()?)?.to_owned();
     if url.path().len() < 2 {
         return None;
     }
@@ -88,7 +88,7 @@ fn http_host(text: &str) -> Option<String> {
 fn ssh_host(rest: &str) -> Option<String> {
     // As https: the URL standard neither checks nor lower-cases the host of an ssh URL.
     let url = Url::parse(&format!("https://{rest}")).ok()?;
-    if url.path().len() < 2 { None } else { url.host_str().map(web_host) }
+    if url.path().len() < 2 { None } else { url.host_str().and_then(web_host) }
 }
 
 /// `[user@]host:path`, as git reads it: a colon before the first slash. Brackets hold an IPv6 address, or
@@ -103,21 +103,28 @@ fn scp_host(text: &str) -> Option<String> {
         Ok(address) => format!("[{address}]"),
         Err(_) => name.to_owned(),
     };
-    Url::parse(&format!("https://{name}/")).ok()?.host_str().map(web_host)
+    Url::parse(&format!("https://{name}/")).ok()?.host_str().and_then(web_host)
 }
 
 /// The host whose tokens an ssh host needs. Some providers serve ssh under another name, or under a second name for a
 /// port that no firewall blocks.
-fn web_host(ssh_host: &str) -> String {
-    match ssh_host.trim_end_matches('.') {
+fn web_host(ssh_host: &str) -> Option<String> {
+    let name = match without_final_dot(ssh_host)? {
         "ssh.dev.azure.com" => "dev.azure.com",
         // https://docs.github.com/authentication/troubleshooting-ssh/using-ssh-over-the-https-port
         "ssh.github.com" => "github.com",
         "altssh.gitlab.com" => "gitlab.com",
         "altssh.bitbucket.org" => "bitbucket.org",
         name => name,
-    }
-    .to_owned()
+    };
+    Some(name.to_owned())
+}
+
+/// Without the dot that ends a full name (RFC 1034, section 3.1). None: more dots than one end it, so it is no name, and without
+/// them it would be that of another host.
+fn without_final_dot(name: &str) -> Option<&str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    (!name.ends_with('.')).then_some(name)
 }
 
 #[cfg(test)]
@@ -173,6 +180,11 @@ mod tests {
         for text in [
             "",
             "repo",
+            // Without its dots it would be another host, or no host at all.
+            "https://127.0.0.1../p/r",
+            "https://example.org../p/r",
+            "ssh://git@example.org../p/r",
+            "git@host.7..:p/r",
             "/srv/git/repo.git",
             "./repo:x",
             "file:///srv/repo.git",

@@ -144,8 +144,10 @@ const fn v6(first: u16, second: u16) -> Ipv6Addr {
     Ipv6Addr::new(first, second, 0, 0, 0, 0, 0, 0)
 }
 
-/// IANA's registry of special-purpose IPv6 addresses (RFC 6890), multicast, and the metadata services of clouds.
-const V6: [Block<Ipv6Addr>; 14] = [
+/// IANA's registry of special-purpose IPv6 addresses (RFC 6890), multicast, and the metadata services of clouds. What is private
+/// because it lies outside of the internet's block is not listed: unique local (`fc00::/7`), site-local (`fec0::/10`), segment routing
+/// (`5f00::/16`).
+const V6: [Block<Ipv6Addr>; 11] = [
     (v6(0x2000, 0), 3, Zone::Public),              // Global unicast, RFC 4291
     (Ipv6Addr::UNSPECIFIED, 128, Zone::Forbidden), // RFC 4291, section 2.5.2
     (Ipv6Addr::LOCALHOST, 128, Zone::Loopback),    // RFC 4291, section 2.5.3
@@ -153,13 +155,10 @@ const V6: [Block<Ipv6Addr>; 14] = [
     (v6(0x2001, 0), 23, Zone::Private),            // IETF protocols, RFC 2928; Teredo
     (v6(0x2001, 0x0db8), 32, Zone::Private),       // Documentation, RFC 3849
     (v6(0x3fff, 0), 20, Zone::Private),            // Documentation, RFC 9637
-    (v6(0xfc00, 0), 7, Zone::Private),             // Unique local, RFC 4193
     (Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254), 128, Zone::Forbidden), // Metadata of AWS
     (Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254), 128, Zone::Forbidden), // Metadata of Google Cloud
     (v6(0xfe80, 0), 10, Zone::Forbidden),          // Link-local, RFC 4291
-    (v6(0xfec0, 0), 10, Zone::Private),            // Site-local, RFC 3879
     (v6(0xff00, 0), 8, Zone::Forbidden),           // Multicast, RFC 4291
-    (v6(0x5f00, 0), 16, Zone::Private),            // Segment routing, RFC 9602
 ];
 
 /// An IPv6 address that carries an IPv4 address leads at least where that one does. `None`: it carries none.
@@ -207,8 +206,11 @@ mod tests {
                 Private,
                 "100.64.0.0 100.127.255.255 192.0.0.1 192.0.2.1 198.51.100.1 203.0.113.1 198.18.0.1 240.0.0.1",
             ),
-            // RFC 4193, RFC 3879, RFC 3849, Teredo, what nobody has been given
-            (Private, "fc00::1 fdff:ffff::1 fec0::1 2001:db8::1 2001::1 4000::1 8000::1 5f00::1"),
+            // RFC 7535, RFC 7450, RFC 7526
+            (Private, "192.31.196.1 192.31.196.255 192.52.193.1 192.52.193.255 192.88.99.0 192.88.99.255"),
+            (Public, "192.31.195.255 192.31.197.0 192.52.192.255 192.52.194.0 192.88.98.255 192.88.100.0"),
+            // RFC 4193, RFC 3879, RFC 3849, RFC 9637, Teredo, what nobody has been given
+            (Private, "fc00::1 fdff:ffff::1 fec0::1 2001:db8::1 3fff:fff::1 2001::1 4000::1 8000::1 5f00::1"),
             (Loopback, "127.0.0.1 127.255.255.254 ::1"),
             // RFC 791, RFC 3927, RFC 5771, RFC 919
             (

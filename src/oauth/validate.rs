@@ -100,9 +100,14 @@ mod tests {
         let clock = ManualClock::at(Timestamp::from_millis(0));
         let client =
             TokenClient::new(Duration::from_secs(1), Duration::from_secs(1), Arc::new(clock)).unwrap();
-        for url in ["http://git.example.org/user", "https://elsewhere.example.org/user"] {
+        // This machine, by an address that does not say so: it could be reached.
+        let endpoint = Endpoint::start(|_| Reply::Bytes(http("200 OK", "", "{}"))).await;
+        let reachable = format!("http://[::ffff:127.0.0.1]:{}/user", endpoint.port);
+        let provider = Provider { allow_private_network: true, ..provider(ProviderKind::Generic) };
+        for url in [&reachable, "http://git.example.org/user", "https://elsewhere.example.org/user"] {
             let url = Url::parse(url).unwrap();
-            assert_eq!(client.status(&provider(ProviderKind::Generic), &url, &"t0ken".into()).await, None);
+            assert_eq!(client.status(&provider, &url, &"t0ken".into()).await, None);
         }
+        assert_eq!(endpoint.seen().len(), 0);
     }
 }

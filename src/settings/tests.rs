@@ -120,7 +120,7 @@ fn the_example_file_is_valid_with_its_commented_keys_active() {
     let client = ca.sign_client("tokenkeeper");
     for (name, text) in [("ca.pem", ca.pem()), ("client.pem", &client.cert), ("client-key.pem", &client.key)]
     {
-        fs::write(folder.path().join(name), text).unwrap();
+        write_private(&folder.path().join(name), text);
     }
     // The default links stay on this machine and have no TLS.
     let text = lines.join("\n").replace("# ", "").replace("\"amqp://", "\"amqps://");

@@ -12,6 +12,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 use secrecy::ExposeSecret;
 use url::Url;
 
+use super::private_file::FileRule;
 use super::reader::Reader;
 use super::url::ConnectionUrl;
 use crate::tls::{ClientTls, Identity, LinkTls, TlsFile};
@@ -35,9 +36,9 @@ const SERVER_NAME: &str = "broker.tls_server_name";
 const SERVER_NAME_SHAPE: &str = "a host name or an IP address, as it stands in the broker's certificate";
 
 /// The link to the broker. `amqps://` is TLS, `amqp://` is not.
-pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
+pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> LinkTls {
     let wanted = from.one_of("broker.tls", &WANTED);
-    let mut tls = files(from, BROKER_FILES, UrlFiles::default());
+    let mut tls = files(from, BROKER_FILES, UrlFiles::default(), rule);
     tls.server_name =
         from.text(SERVER_NAME, |text| ServerName::try_from(text.to_owned()).is_ok(), SERVER_NAME_SHAPE);
     // A wrong URL was told already, and is this machine's here.
@@ -81,10 +82,10 @@ pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
 }
 
 /// The link to the database. Its URL may say more, in the words of its driver.
-pub(super) fn database(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
+pub(super) fn database(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> LinkTls {
     let wanted = from.one_of("database.tls", &WANTED);
     let driver = Driver::of(url.expose_secret());
-    let tls = files(from, DATABASE_FILES, driver.files);
+    let tls = files(from, DATABASE_FILES, driver.files, rule);
     if url.is_sqlite() {
         if wanted == Some(Wanted::Verify) {
             from.problem("database.tls", "is \"verify\", but an SQLite database is a file of this machine");
@@ -123,8 +124,8 @@ pub(super) fn database(from: &mut Reader, url: &ConnectionUrl) -> LinkTls {
 }
 
 /// The links to the providers, which are always encrypted.
-pub(super) fn providers(from: &mut Reader) -> ClientTls {
-    files(from, PROVIDER_FILES, UrlFiles::default())
+pub(super) fn providers(from: &mut Reader, rule: FileRule) -> ClientTls {
+    files(from, PROVIDER_FILES, UrlFiles::default(), rule)
 }
 
 /// What a database's URL says of files.
@@ -136,7 +137,12 @@ struct UrlFiles {
 }
 
 /// Reads the keys of a link's files, and the files.
-fn files(from: &mut Reader, [ca_key, cert_key, key_key]: FileKeys, in_url: UrlFiles) -> ClientTls {
+fn files(
+    from: &mut Reader,
+    [ca_key, cert_key, key_key]: FileKeys,
+    in_url: UrlFiles,
+    rule: FileRule,
+) -> ClientTls {
     let mut file = |setting: &'static str, in_url: Option<PathBuf>| match (from.path(setting), in_url) {
         (Some(_), Some(_)) => {
             from.problem(setting, "is set beside the same in `database.url`; set one of the two");
@@ -147,7 +153,7 @@ fn files(from: &mut Reader, [ca_key, cert_key, key_key]: FileKeys, in_url: UrlFi
     };
     let (ca, cert, key) = (file(ca_key, in_url.ca), file(cert_key, in_url.cert), file(key_key, in_url.key));
     let identity = match (cert, key) {
-        (Some(cert), Some(key)) => Some(Identity { cert, key }),
+        (Some(cert), Some(key)) => Some(Identity { cert, key, rule }),
         (Some(_), None) => {
             from.problem(key_key, format!("must be set beside `{cert_key}`"));
             None

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::circuit::CircuitSettings;
+use super::private_file::FileRule;
 use super::reader::Reader;
 use super::tls;
 use crate::tls::ClientTls;
@@ -81,14 +82,14 @@ impl WorkerSettings {
 }
 
 impl RefreshSettings {
-    pub(super) fn read(from: &mut Reader) -> Self {
+    pub(super) fn read(from: &mut Reader, files: FileRule) -> Self {
         Self {
             // Heartbeats come at a third of it: below 3 s one slow query would lose the lease.
             lease_ttl: from.seconds("refresh.lease_ttl_secs", 1..=300, 8),
             wait: from.seconds("refresh.wait_secs", 1..=300, 10),
             connect_timeout: from.seconds("refresh.connect_timeout_secs", 1..=60, 5),
             total_timeout: from.seconds("refresh.total_timeout_secs", 1..=300, 15),
-            tls: tls::providers(from),
+            tls: tls::providers(from, files),
             retry_initial: from.milliseconds("refresh.retry_initial_ms", 10..=60_000, 200),
             retry_max: from.milliseconds("refresh.retry_max_ms", 10..=60_000, 5_000),
             retry_after_cap: from.seconds("refresh.retry_after_cap_secs", 1..=600, 30),

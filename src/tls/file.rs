@@ -1,6 +1,7 @@
 //! The files that a link's TLS is made of.
 
 use std::fmt::Display;
+use std::io;
 use std::path::PathBuf;
 
 use rustls::RootCertStore;
@@ -10,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::domain::problem::{Problem, of_system};
+use crate::settings::{FileRule, PrivateFileError};
 
 /// A file in PEM, and the setting that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,15 +62,22 @@ impl TlsFile {
     /// The private key in it.
     ///
     /// # Errors
-    /// [`TlsFileError`]
-    pub fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsFileError> {
-        PrivateKeyDer::from_pem_file(&self.path).map_err(|error| self.unusable(&error, NO_KEY))
+    /// [`TlsFileError`]: also that others may read it, where `rule` forbids that.
+    pub fn private_key(&self, rule: FileRule) -> Result<PrivateKeyDer<'static>, TlsFileError> {
+        let text = rule.file(self.path.clone()).read().map_err(|error| match error {
+            PrivateFileError::Unreadable(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.error(NO_KEY)
+            }
+            error @ PrivateFileError::Exposed { .. } => self.error(format!("is not private: {error}")),
+            error @ PrivateFileError::Unreadable(_) => self.error(error),
+        })?;
+        PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| self.unusable(&error, NO_KEY))
     }
 
     /// Whether the private key in it is that of a certificate.
-    pub(super) fn belongs_to(&self, cert: &Self) -> Result<(), TlsFileError> {
+    pub(super) fn belongs_to(&self, cert: &Self, rule: FileRule) -> Result<(), TlsFileError> {
         let chain = cert.certificates()?;
-        let key = any_supported_type(&self.private_key()?)
+        let key = any_supported_type(&self.private_key(rule)?)
             .map_err(|_| self.error("holds a private key of a kind that is not supported"))?;
         // Fails where the certificate is damaged, or is another key's.
         CertifiedKey::new(chain, key).keys_match().map_err(|_| self.does_not_fit(cert))

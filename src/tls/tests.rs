@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use tempfile::TempDir;
 use tokenkeeper_testkit::authority::{Authority, Signed};
+use tokenkeeper_testkit::program::write_private;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -14,12 +15,14 @@ use super::*;
 
 fn file(folder: &TempDir, setting: &'static str, text: &str) -> TlsFile {
     let path = folder.path().join(setting);
-    std::fs::write(&path, text).unwrap();
+    write_private(&path, text).unwrap();
     TlsFile { setting, path }
 }
 
+const PRIVATE: FileRule = FileRule { require_private: true };
+
 fn identity(folder: &TempDir, Signed { cert, key }: &Signed) -> Identity {
-    Identity { cert: file(folder, "cert", cert), key: file(folder, "key", key) }
+    Identity { cert: file(folder, "cert", cert), key: file(folder, "key", key), rule: PRIVATE }
 }
 
 fn server(shown: &Signed, client_ca: Option<&Authority>) -> TlsAcceptor {
@@ -105,8 +108,10 @@ fn a_file_that_cannot_be_used_is_told_with_its_setting_and_not_with_its_content(
         format!("{}: {}", error.setting, error.reason)
     };
     let of_ca = |ca| reason(ClientTls { ca: Some(ca), ..ClientTls::default() });
-    let of_pair =
-        |cert, key| reason(ClientTls { identity: Some(Identity { cert, key }), ..ClientTls::default() });
+    let of_pair = |cert, key| {
+        let identity = Some(Identity { cert, key, rule: PRIVATE });
+        reason(ClientTls { identity, ..ClientTls::default() })
+    };
     let missing = TlsFile { setting: "ca", path: Path::new("/nowhere/ca.pem").to_owned() };
     assert_eq!(of_ca(missing), "ca: cannot be read: No such file or directory");
     assert_eq!(of_ca(file(&folder, "ca", "no PEM")), "ca: holds no certificate in PEM");
@@ -120,13 +125,45 @@ fn a_file_that_cannot_be_used_is_told_with_its_setting_and_not_with_its_content(
         of_pair(cert(), file(&folder, "key", &client.cert)),
         "key: holds no private key in PEM; one with a password cannot be used"
     );
+    let in_der = file(&folder, "key", "");
+    std::fs::write(&in_der.path, [0x30, 0x82, 0xff]).unwrap();
+    assert_eq!(
+        of_pair(cert(), in_der),
+        "key: holds no private key in PEM; one with a password cannot be used"
+    );
     assert!(
         of_pair(cert(), file(&folder, "key", &other.key))
             .starts_with("key: is not the key of the certificate in ")
     );
-    let good = Identity { cert: cert(), key: file(&folder, "key", &client.key) };
+    let good = identity(&folder, &client);
     let ca = Some(file(&folder, "ca", ca.pem()));
     assert_eq!(ClientTls { ca, identity: Some(good), server_name: None }.check(), Ok(()));
+}
+
+/// For each connection, and not at the start alone: the next one reads the file again.
+#[test]
+fn a_private_key_that_others_may_read_is_refused_each_time_it_is_read_with_the_command_that_mends_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, ca) = (TempDir::new().unwrap(), Authority::new("known"));
+    let mut identity = identity(&folder, &ca.sign_client("tokenkeeper"));
+    let path = identity.key.path.clone();
+    let of = |identity: &Identity| ClientTls { identity: Some(identity.clone()), ..ClientTls::default() };
+    assert_eq!(of(&identity).check(), Ok(()));
+    for mode in [0o644, 0o604, 0o602, 0o622] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let expected = format!(
+            "is not private: other users of this machine may read or change it (mode {mode:04o}); next: chmod 600 {}, \
+             or files.require_private = false in the settings",
+            path.display()
+        );
+        assert_eq!(of(&identity).check().unwrap_err().reason, expected);
+        let TlsError::File(refused) = of(&identity).config(CaFile::Adds).unwrap_err() else {
+            panic!("it is about the file")
+        };
+        assert_eq!((refused.setting, refused.reason), ("key", expected));
+    }
+    identity.rule = FileRule { require_private: false };
+    assert_eq!(of(&identity).check(), Ok(()));
 }
 
 #[test]

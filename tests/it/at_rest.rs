@@ -2,11 +2,15 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+#[cfg(target_os = "linux")]
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
 use tempfile::TempDir;
 use tokenkeeper::domain::secret::{ExposeSecret, KeyRing};
+use tokenkeeper_testkit::authority::Authority;
 use tokenkeeper_testkit::program::write_private;
+use tokenkeeper_testkit::wait::within;
 
 use crate::cli::Cli;
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
@@ -77,6 +81,31 @@ async fn a_worker_writes_no_core_file_however_much_its_parent_allows() {
     worker.stop(&world).await;
 }
 
+/// Of each process that a signal ends the system says whether it left a core file, wherever that goes.
+#[cfg(target_os = "linux")]
+#[allow(clippy::print_stderr, reason = "a test that proves nothing must say so")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_has_handled_tokens_and_is_aborted_leaves_no_core_file() {
+    const UNLIMITED: &str = "ulimit -c unlimited";
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let worker = WorkerProcess::spawn_after(&world, UNLIMITED).await;
+    world.user_with_token("jdoe").await;
+    assert_eq!(world.request("jdoe").await["status"], "ok");
+
+    worker.signal("ABRT").await;
+
+    let ended = worker.wait(&world).await;
+    assert!(ended.signal().is_some() && !ended.core_dumped(), "{ended:?}");
+    // It proves something where another program leaves one under the same limit.
+    let folder = TempDir::new().unwrap();
+    let mut other = tokio::process::Command::new("sh");
+    other.args(["-c", &format!("{UNLIMITED} && kill -s ABRT $$")]).current_dir(folder.path());
+    let other = other.status().await.expect("run sh");
+    if !other.core_dumped() {
+        eprintln!("SKIPPED: this system writes no core files at all (/proc/sys/kernel/core_pattern)");
+    }
+}
+
 /// The files of a process that is not dumpable belong to root (proc(5)), and nobody else may attach to it (ptrace(2)).
 #[cfg(target_os = "linux")]
 #[tokio::test]
@@ -98,14 +127,46 @@ async fn another_process_of_the_same_user_reads_neither_memory_nor_environment()
         (environment.uid() == 0).then_some(())
     })
     .await;
-    let mut reader = tokio::process::Command::new("cat");
-    reader.arg(format!("/proc/{pid}/environ"));
-    if is_root {
-        reader.uid(NOBODY).gid(NOBODY);
+    let by_the_same_user = |program: &str, arguments: &[&str]| {
+        let mut reader = tokio::process::Command::new(program);
+        reader.args(arguments).current_dir("/");
+        if is_root {
+            reader.uid(NOBODY).gid(NOBODY);
+        }
+        reader
+    };
+    for file in ["environ", "maps", "auxv"] {
+        let read =
+            by_the_same_user("cat", &[&format!("/proc/{pid}/{file}")]).output().await.expect("run cat");
+        assert!(!read.status.success() && read.stdout.is_empty(), "{file}: {read:?}");
     }
-    let read = reader.output().await.expect("run cat");
-    assert!(!read.status.success() && read.stdout.is_empty(), "{read:?}");
+    // Memory has nothing at its begin, so that reading it fails for everybody: opening it is what is refused.
+    let opened = by_the_same_user("sh", &["-c", &format!("exec 3< /proc/{pid}/mem")]).status().await;
+    assert!(!opened.expect("run sh").success(), "its memory can be opened");
+    no_debugger_makes_a_core_file_of(pid, by_the_same_user).await;
     child.kill().await.expect("end it");
+}
+
+/// `gcore` of gdb, which attaches to a process and writes its memory to a file. Root may still do that.
+#[cfg(target_os = "linux")]
+#[allow(clippy::print_stderr, reason = "a test that looks at nothing must say so")]
+async fn no_debugger_makes_a_core_file_of(
+    pid: u32,
+    by_the_same_user: impl Fn(&str, &[&str]) -> tokio::process::Command,
+) {
+    if !Path::new("/usr/bin/gcore").exists() {
+        eprintln!("SKIPPED: gcore is not installed here (Debian: apt-get install gdb)");
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    set_mode(folder.path(), 0o777);
+    let core = folder.path().join("core");
+    let arguments = ["-o", core.to_str().unwrap(), &pid.to_string()];
+    let tried = by_the_same_user("gcore", &arguments).output().await.expect("run gcore");
+    let written: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert!(written.is_empty(), "{written:?}: {tried:?}");
+    let said = String::from_utf8_lossy(&tried.stderr);
+    assert!(!tried.status.success() && said.contains("Operation not permitted"), "{tried:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,6 +200,32 @@ async fn a_file_with_secrets_that_others_may_read_is_refused_with_the_command_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_endpoint_s_token_and_key_are_refused_where_others_may_read_them() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let signed = Authority::new("an authority").sign_server("localhost");
+    for (settings, exposed) in [
+        (&[("TOKENKEEPER__ADMIN__TOKEN_FILE", "token")][..], "token"),
+        (
+            &[
+                ("TOKENKEEPER__ADMIN__TLS_CERT_FILE", "cert.pem"),
+                ("TOKENKEEPER__ADMIN__TLS_KEY_FILE", "key.pem"),
+            ],
+            "key.pem",
+        ),
+    ] {
+        let cli = settings.iter().fold(Cli::of(&world), |cli, (variable, value)| cli.set(variable, value));
+        for (name, text) in
+            [("token", "an-admin-token-of-a-test"), ("cert.pem", &signed.cert), ("key.pem", &signed.key)]
+        {
+            cli.write(name, text);
+        }
+        set_mode(&cli.folder.path().join(exposed), 0o644);
+        let refused = cli.run(&["worker"]).await.with_code(1).keeps_secrets_of(&world);
+        refused.says(&format!("(mode 0644); next: chmod 600 {exposed}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_command_is_run_once_and_its_failures_are_told_without_its_output() {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
     let folder = TempDir::new().unwrap();
@@ -169,4 +256,20 @@ async fn the_keys_command_is_run_once_and_its_failures_are_told_without_its_outp
         let refused = cli.run(&["worker"]).await.with_code(2).keeps_secrets_of(&world).says(told);
         assert!(!refused.stderr.contains("s3cret"), "{refused:?}");
     }
+    let cli = Cli::of(&world)
+        .unset("TOKENKEEPER_KEYS")
+        .set("TOKENKEEPER__ENCRYPTION__KEYS_COMMAND", &command("exec 9> open; sleep 600 & wait"))
+        .set("TOKENKEEPER__ENCRYPTION__KEYS_COMMAND_TIMEOUT_SECS", "5");
+    // A pipe ends when nobody holds it open any more: neither the command nor what it started.
+    let pipe = cli.folder.path().join("open");
+    assert!(tokio::process::Command::new("mkfifo").arg(&pipe).status().await.unwrap().success());
+    let all_have_ended = tokio::spawn(async move { tokio::fs::read(pipe).await });
+    cli.run(&["worker"]).await.with_code(2).says("did not end within 5 s, and was killed");
+    within("all that the command started to end", PATIENCE, all_have_ended).await.unwrap().unwrap();
+    // What comes on the standard input is the worker's own, as a provider file is.
+    let cli = Cli::of(&world)
+        .unset("TOKENKEEPER_KEYS")
+        .set("TOKENKEEPER__ENCRYPTION__KEYS_COMMAND", &serde_json::to_string(&["cat"]).unwrap());
+    let refused = cli.run_with_input(&["worker"], &ring).await.with_code(2).keeps_secrets_of(&world);
+    refused.says("printed no keys: there are no encryption keys");
 }

@@ -2,6 +2,7 @@
 
 mod formats;
 mod providers;
+mod records;
 
 use futures_util::future::join_all;
 use sea_orm::ActiveValue::{Set, Unchanged};
@@ -9,7 +10,8 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseConnection, EntityTrait, In
 use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::domain::secret::KeyRing;
 use tokenkeeper::store::{
-    AccountNames, Failure, FailureKind, Guarded, NewPair, Origin, PairSource, Restored, Store,
+    AccountNames, Failure, FailureKind, Guarded, LoginEffect, NewPair, Origin, PairSource, ParkedPair,
+    Restored, Store,
 };
 use tokenkeeper_entity::identity;
 use tokenkeeper_entity::token_entry::{self, Model};
@@ -104,6 +106,15 @@ const OF_VALID: [Change; 14] = [
     ("another generation", |row| row.generation += 1),
 ];
 
+/// Changes of what is on record against a pair, one column each.
+const OF_RECORD: [Change; 5] = [
+    ("another kind of failure", |row| row.failure_code = Some("interrupted".to_owned())),
+    ("another message", |row| row.failure_message = Some("another".to_owned())),
+    ("another refused token", |row| row.failure_fingerprint = Some("another".to_owned())),
+    ("another date of the failure", |row| row.failed_at = Some(1)),
+    ("a report that is made up", |row| row.reported_at = Some(1)),
+];
+
 on_every_database! {
     async fn a_changed_row_gives_no_token_away_and_nothing_of_it_is_sent(kind: Kind) {
         let world = World::new(kind, Dialect::GitHub).await;
@@ -152,10 +163,14 @@ on_every_database! {
         attacker.write(own).await;
         token(&world.request("mallory").await);
 
-        attacker.write(Model { provider_id: other_provider, expires_at: Some(1), ..victims.clone() }).await;
-        let elsewhere = serde_json::json!({"user_id": "victim", "host": other_scm.host()});
-        let reply = world.broker.request("token.request", elsewhere).await.body;
-        error_message(&reply, "internal");
+        put(&world, &world.store, "expired", world.scm.now_ms() - 1000).await;
+        let expired = attacker.row("expired").await;
+        for (user, row) in [("victim", &victims), ("expired", &expired)] {
+            attacker.write(Model { provider_id: other_provider, ..row.clone() }).await;
+            let elsewhere = serde_json::json!({"user_id": user, "host": other_scm.host()});
+            let reply = world.broker.request("token.request", elsewhere).await.body;
+            error_message(&reply, "internal");
+        }
         assert!(other_scm.log().is_empty(), "no refresh token is sent to another host");
 
         attacker.write(victims.clone()).await;
@@ -163,6 +178,14 @@ on_every_database! {
         // Of an older pair.
         attacker.change("victim", |row| row.access_token_sealed = victims.access_token_sealed).await;
         is_given_away_to_nobody(&world, "victim", "an older pair's token").await;
+        // Of an identity that has no row any more.
+        for user in ["leaver", "heir"] {
+            put(&world, &world.store, user, world.scm.now_ms() + 7_200_000).await;
+        }
+        let leavers = attacker.row("leaver").await;
+        token_entry::Entity::delete_by_id(leavers.id).exec(&attacker.db).await.unwrap();
+        attacker.change("heir", |row| row.identity_id = leavers.identity_id).await;
+        is_given_away_to_nobody(&world, "heir", "the identity of another user").await;
         worker.stop().await;
     }
 
@@ -220,6 +243,13 @@ on_every_database! {
 
         world.user_with_expired_token("refused").await;
         world.scm.fail_next_for("refused", 1, Fault::InvalidGrant);
+        error_message(&world.request("refused").await, "reauthorization_required");
+        let refused = attacker.row("refused").await;
+        for (what, change) in OF_RECORD {
+            attacker.change("refused", change).await;
+            is_given_away_to_nobody(&world, "refused", what).await;
+            attacker.write(refused.clone()).await;
+        }
         error_message(&world.request("refused").await, "reauthorization_required");
         attacker
             .change("refused", |row| {
@@ -295,6 +325,23 @@ on_every_database! {
         attacker.change("victim", |row| row.user_id = "mallory".into()).await;
         assert!(world.store.store_parked(&parked, now).await.is_err());
         attacker.change("mallory", |row| row.user_id = "victim".into()).await;
+        // Whoever writes to the queue or the spool folder changes what stands in clear.
+        put(&world, &world.store, "other", world.scm.now_ms() + 7_200_000).await;
+        let other = world.entry("other").await;
+        for change in [
+            serde_json::json!({"generation": 0}),
+            serde_json::json!({"host": "git.example.org"}),
+            serde_json::json!({"holder": "another"}),
+            serde_json::json!({"identity_id": other.identity_id}),
+            serde_json::json!({"entry_id": other.id}),
+            serde_json::json!({"entry_id": other.id, "identity_id": other.identity_id}),
+        ] {
+            let mut changed: serde_json::Value = serde_json::from_slice(&parked.encode()).unwrap();
+            changed.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            let changed = ParkedPair::decode(changed.to_string().as_bytes()).unwrap();
+            let stored = world.store.store_parked(&changed, now).await;
+            assert!(!matches!(stored, Ok(Restored::Stored)), "{change} was stored");
+        }
         assert_eq!(world.store.store_parked(&parked, now).await.unwrap(), Restored::Stored);
     }
 

@@ -10,6 +10,7 @@ mod providers;
 use std::path::{Path, PathBuf};
 
 use tokenkeeper_testkit::authority::{Authority, Signed};
+use tokenkeeper_testkit::program::write_private;
 use tokenkeeper_testkit::servers::{self, ServerTls};
 
 use crate::cli::Cli;
@@ -48,7 +49,7 @@ impl Trust {
 
     fn write(&self, name: &str, text: &str) -> String {
         let path: PathBuf = self.folder().join(name);
-        std::fs::write(&path, text).unwrap();
+        write_private(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
 

@@ -133,13 +133,18 @@ mod tests {
     fn no_two_bindings_have_one_encoding() {
         let new = || Binding::new("t", "c");
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let eight_times_nothing = (0..8).fold(new(), |binding, _| binding.optional_text(None));
         let bindings = [
             new(),
+            Binding::new("other", "c"),
+            // As long as a count, and all of it zero.
+            eight_times_nothing,
             Binding::new("tc", ""),
             Binding::new("", "tc"),
             new().text(""),
             new().text("ab").text("c"),
             new().text("a").text("bc"),
+            new().text("a\u{1}bc"),
             new().optional_text(None),
             new().optional_text(None).optional_text(None),
             new().number(0),

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use http_body_util::Full;
 use rustix::io::Errno;
 use rustls::crypto::ring;
@@ -126,6 +127,18 @@ async fn an_unreachable_proxy_is_a_local_failure() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_does_not_answer_is_given_up_in_time() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxies = Matcher::builder().https(format!("http://{}", mute.local_addr().unwrap())).build();
+    let patience = Duration::from_millis(100);
+    let connector = Connector { proxies, patience, ..Proxy::answering("").await.connector() };
+    let url = token_url();
+    let connecting = connector.connect(&url, Reach::Public);
+    let error = tokio::time::timeout(Duration::from_secs(30), connecting).await.unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::Local { cause: LocalCause::Proxy, .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn plain_http_and_excluded_hosts_use_no_proxy() {
     let proxy = Proxy::answering("HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -136,6 +149,32 @@ async fn plain_http_and_excluded_hosts_use_no_proxy() {
     let direct = Url::parse("https://direct.example.org/token").unwrap();
     assert!(proxy.connector().proxy(&direct, Reach::Public).unwrap().is_none());
     assert_eq!(proxy.asked.lock().unwrap().len(), 0);
+    let for_all =
+        Connector { proxies: Matcher::builder().all(proxy.url.as_str()).build(), ..proxy.connector() };
+    let without_tls = Url::parse("http://git.example.org/token").unwrap();
+    assert!(for_all.proxy(&without_tls, Reach::Public).unwrap().is_none());
+    assert!(for_all.proxy(&direct, Reach::Public).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn only_so_many_names_are_looked_up_at_once() {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let connector = connector_with(|_, _| {
+        async {
+            MOST.fetch_max(RUNNING.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            RUNNING.fetch_sub(1, Ordering::Relaxed);
+            Ok(Vec::new())
+        }
+        .boxed()
+    })
+    .await;
+    let asked = (0..8).map(|_| connected(&connector, "https://git.example.org/token", Reach::Public));
+    assert!(join_all(asked).await.iter().all(Result::is_err));
+    assert_eq!(MOST.load(Ordering::Relaxed), 1, "a test's connector looks up one name at a time");
 }
 
 /// A connector whose name service is `lookup`, and that uses no proxy.

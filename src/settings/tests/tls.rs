@@ -163,7 +163,7 @@ fn a_file_that_cannot_be_used_is_a_wrong_setting() {
     let (folder, ca) = (TempDir::new().unwrap(), Authority::new("an authority"));
     let path = |name: &str, text: &str| {
         let path = folder.path().join(name);
-        fs::write(&path, text).unwrap();
+        write_private(&path, text);
         path.to_str().unwrap().to_owned()
     };
     let cert = path("cert.pem", &ca.sign_client("tokenkeeper").cert);
@@ -176,4 +176,54 @@ fn a_file_that_cannot_be_used_is_a_wrong_setting() {
     assert_eq!(wrong.key, "broker.tls_key_file");
     assert!(wrong.text.contains("is not the key of the certificate in"), "{wrong}");
     assert!(!wrong.to_string().contains("BEGIN"), "{wrong}");
+}
+
+#[test]
+fn a_private_key_that_others_may_read_is_refused_on_every_link() {
+    let (folder, client) =
+        (TempDir::new().unwrap(), Authority::new("an authority").sign_client("tokenkeeper"));
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    write_private(&cert, &client.cert);
+    write_private(&key, &client.key);
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    let there = [("AMQP_URL", "amqps://mq.example.org"), ("DATABASE_URL", "postgres://db.example.org/t")];
+    let in_url = format!("{}?sslcert={cert}&sslkey={key}", there[1].1);
+    for (variables, of) in [
+        (
+            [
+                there[1],
+                ("TOKENKEEPER__BROKER__TLS_CERT_FILE", cert),
+                ("TOKENKEEPER__BROKER__TLS_KEY_FILE", key),
+            ],
+            "broker.tls_key_file",
+        ),
+        (
+            [
+                there[1],
+                ("TOKENKEEPER__DATABASE__TLS_CERT_FILE", cert),
+                ("TOKENKEEPER__DATABASE__TLS_KEY_FILE", key),
+            ],
+            "database.tls_key_file",
+        ),
+        (
+            [
+                there[1],
+                ("TOKENKEEPER__REFRESH__TLS_CERT_FILE", cert),
+                ("TOKENKEEPER__REFRESH__TLS_KEY_FILE", key),
+            ],
+            "refresh.tls_key_file",
+        ),
+        ([("DATABASE_URL", &in_url), ("", ""), ("", "")], "database.url"),
+    ] {
+        let load = |more: &[(&str, &str)]| from_environment(&[&variables, &there[..1], more].concat());
+        set_mode(Path::new(key), 0o600);
+        load(&[]).unwrap();
+        set_mode(Path::new(key), 0o644);
+        let refused = problem(load(&[]));
+        assert_eq!(refused.key, of);
+        let expected =
+            format!("other users of this machine may read or change it (mode 0644); next: chmod 600 {key}");
+        assert!(refused.text.contains(&expected) && !refused.text.contains("BEGIN"), "{refused}");
+        load(&[("TOKENKEEPER__FILES__REQUIRE_PRIVATE", "false")]).unwrap();
+    }
 }

@@ -159,8 +159,20 @@ impl Place {
             ),
             Fault::Password => (
                 format!("{at} refuses the login of {user}"),
-                "the password is wrong, or there is no such user".to_owned(),
-                "correct database.url, or set the password there: ".to_owned() + &self.set_password(),
+                match self.backend {
+                    DatabaseBackend::Postgres => "the password is wrong, or there is no such user",
+                    // It has one error for all of these.
+                    _ => {
+                        "the password is wrong, there is no such user, or it may not log in without TLS or a client certificate"
+                    }
+                }
+                .to_owned(),
+                match self.backend {
+                    DatabaseBackend::Postgres => "correct database.url, or set the password there: ",
+                    _ => "correct database.url, set database.tls_cert_file, or set the password there: ",
+                }
+                .to_owned()
+                    + &self.set_password(),
             ),
             Fault::Login => (
                 format!("{at} refuses the user {user}"),

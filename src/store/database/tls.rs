@@ -22,7 +22,7 @@ pub(super) fn of_postgres(options: PgConnectOptions, tls: &LinkTls) -> PgConnect
         None => options.ssl_root_cert_from_pem(of_this_machine().to_vec()),
     };
     match identity {
-        Some(Identity { cert, key }) => options.ssl_client_cert(&cert.path).ssl_client_key(&key.path),
+        Some(Identity { cert, key, .. }) => options.ssl_client_cert(&cert.path).ssl_client_key(&key.path),
         None => options,
     }
 }
@@ -39,7 +39,7 @@ pub(super) fn of_mysql(options: MySqlConnectOptions, tls: &LinkTls) -> MySqlConn
         None => options.ssl_ca_from_pem(of_this_machine().to_vec()),
     };
     match identity {
-        Some(Identity { cert, key }) => options.ssl_client_cert(&cert.path).ssl_client_key(&key.path),
+        Some(Identity { cert, key, .. }) => options.ssl_client_cert(&cert.path).ssl_client_key(&key.path),
         None => options,
     }
 }

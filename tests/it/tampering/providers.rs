@@ -8,7 +8,7 @@ use super::*;
 /// What an attacker with a server of his own does to a provider's row, and what it is called.
 type Change = (&'static str, fn(&mut Model, &SimulatedScm));
 
-const CHANGES: [Change; 9] = [
+const CHANGES: [Change; 13] = [
     ("its token endpoint", |row, evil| row.token_url = Some(evil.token_url())),
     ("its client id", |row, _| row.client_id = "another".into()),
     ("how it authenticates", |row, _| row.client_auth = Some("basic".to_owned())),
@@ -19,6 +19,10 @@ const CHANGES: [Change; 9] = [
         row.overrides = Some(format!("{{\"validate_url\":\"{}\"}}", evil.user_url()));
     }),
     ("its rule for reservations", |row, _| row.required_while_reserved = Some("wait".to_owned())),
+    ("its spare secrets", |row, _| row.spare_client_secrets_sealed = None),
+    ("whether it is refreshed early", |row, _| row.opportunistic_refresh = Some(false)),
+    ("how early it is refreshed", |row, _| row.opportunistic_refresh_window_secs = Some(1)),
+    ("how often it is called at once", |row, _| row.max_concurrent_refreshes = Some(1)),
     ("the date of its settings", |row, _| row.updated_at += 1),
 ];
 
@@ -54,7 +58,7 @@ on_every_database! {
         world.user_with_token("bystander").await;
         for (what, change) in CHANGES {
             let scm = SimulatedScm::start_as(Dialect::GitHub).await;
-            world.apply(&scm, |_| {}).await;
+            world.apply(&scm, |record| record.spare_client_secrets = vec!["spare-client-secret".into()]).await;
             user_at(&world, &scm).await;
             let mut row = row_of(&db, &scm.host()).await;
             change(&mut row, &evil);
@@ -84,6 +88,8 @@ on_every_database! {
         }
         let (first, second) = (row_of(&db, &one.host()).await, row_of(&db, &other.host()).await);
         write(&db, Model { host: "gone.example.org".to_owned(), ..first.clone() }).await;
+        let elsewhere = serde_json::json!({"user_id": "jdoe", "host": "gone.example.org"});
+        error_message(&world.broker.request("token.request", elsewhere).await.body, "internal");
         // Everything but its id.
         write(&db, Model { id: second.id, created_at: second.created_at, ..first.clone() }).await;
         error_message(&request_at(&world, &one).await, "internal");

@@ -37,6 +37,12 @@ async fn a_broker_is_used_by_certificate_and_each_way_to_fail_is_one_line_with_i
     let unknown = told(&url, settings(&trust.unknown, Some(&client))).await;
     assert!(unknown.contains("is not trusted (broker.tls_ca_file)"), "{unknown}");
 
+    // The file takes the place of those that this machine trusts.
+    let mut of_machine = settings(&trust.unknown, Some(&client));
+    of_machine.push(("SSL_CERT_FILE".to_owned(), trust.write("machine.pem", trust.known.pem())));
+    let of_machine = told(&url, of_machine).await;
+    assert!(of_machine.contains("is not trusted (broker.tls_ca_file)"), "{of_machine}");
+
     let by_address = rabbitmq.url_by_certificate("127.0.0.1");
     let other_name = told(&by_address, settings(&trust.known, Some(&client))).await;
     assert!(

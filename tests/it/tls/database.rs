@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokenkeeper_testkit::authority::{Authority, Signed};
 use tokenkeeper_testkit::database::TestDatabase;
-use tokenkeeper_testkit::servers::Postgres;
+use tokenkeeper_testkit::servers::{MariaDb, Postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -95,4 +95,50 @@ async fn a_mariadb_without_tls_is_told_apart() {
         .with_code(1)
         .says("MariaDB at ")
         .says("offers no TLS (database.tls)");
+}
+
+const PASSWORD: &str = "mariadb-password-that-nobody-tells";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::print_stderr, reason = "a test that looks at nothing must say so")]
+async fn a_mariadb_is_used_by_certificate_and_each_way_to_fail_is_one_line_with_its_cause() {
+    if !MariaDb::is_installed() {
+        eprintln!("SKIPPED: MariaDB is not installed here (Debian: apt-get install mariadb-server)");
+        return;
+    }
+    let trust = Trust::new();
+    let shown = trust.known.sign_server("localhost");
+    let mariadb = MariaDb::start(trust.folder(), &trust.of_server(&shown)).await.unwrap();
+    mariadb.add_user(USER, PASSWORD, "tokens").await.unwrap();
+    let client = trust.known.sign_client(USER);
+    let settings = |trusted: &Authority, shown: Option<&Signed>| trust.settings("DATABASE", trusted, shown);
+    let url_at = |host: &str| format!("mysql://{USER}:{PASSWORD}@{}/tokens", mariadb.address(host));
+    let url = url_at("localhost");
+    let told = async |url: &str, settings| {
+        let ended = migrate(url, settings).await;
+        assert!(!format!("{ended:?}").contains(PASSWORD), "{ended:?}");
+        ended
+    };
+
+    told(&url, settings(&trust.known, Some(&client))).await.good();
+
+    let unknown = told(&url, settings(&trust.unknown, Some(&client))).await;
+    unknown.with_code(1).says("is not trusted (database.tls_ca_file)");
+
+    let by_address = told(&url_at("127.0.0.1"), settings(&trust.known, Some(&client))).await;
+    by_address.with_code(1).says("is for another name (database.url): it does not name 127.0.0.1");
+
+    let nothing_shown = told(&url, settings(&trust.known, None)).await;
+    nothing_shown.with_code(1).says("without TLS or a client certificate").says("set database.tls_cert_file");
+
+    let of_others = trust.unknown.sign_client(USER);
+    let refused = told(&url, settings(&trust.known, Some(&of_others))).await;
+    refused.with_code(1).says("refuses our client certificate (database.tls_cert_file)");
+
+    let plain = told(&url, vec![("TOKENKEEPER__DATABASE__TLS".to_owned(), "off".to_owned())]).await;
+    plain.with_code(1).says("without TLS or a client certificate");
+
+    let expired = trust.known.sign_expired_server("localhost");
+    mariadb.change_certificate(&trust.of_server(&expired)).await.unwrap();
+    told(&url, settings(&trust.known, Some(&client))).await.with_code(1).says("has expired (database.url)");
 }

@@ -1,6 +1,7 @@
-//! A PostgreSQL and a RabbitMQ that belong to this run alone, so that they may be broken, or speak TLS.
+//! A PostgreSQL, a MariaDB and a RabbitMQ that belong to this run alone, so that they may be broken, or speak TLS.
 
 mod daemon;
+mod mariadb;
 mod postgres;
 mod rabbitmq;
 
@@ -14,11 +15,12 @@ use anyhow::{Context, Result};
 use self::daemon::Owner;
 pub use self::{
     daemon::are_installed,
+    mariadb::MariaDb,
     postgres::Postgres,
     rabbitmq::{Permissions, RabbitMq},
 };
 
-/// Both of them. They end, and whatever they wrote with them, when this is dropped.
+/// PostgreSQL and RabbitMQ. They end, and whatever they wrote with them, when this is dropped.
 pub struct Servers {
     /// The database.
     pub postgres: Postgres,

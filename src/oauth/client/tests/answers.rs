@@ -7,7 +7,6 @@ use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
 use super::super::super::body::MAX_ANSWER;
-use super::super::super::testing::read_request;
 use super::*;
 
 #[tokio::test]
@@ -166,13 +165,22 @@ async fn the_timeout_applies_to_an_answer_that_comes_byte_by_byte() {
 
 #[tokio::test]
 async fn an_answer_may_have_hundreds_of_headers_and_interim_answers_before_it() {
-    let interim = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(50);
-    let headers = "x-request: 1\r\n".repeat(200);
-    let answer =
-        format!("{interim}HTTP/1.1 200 OK\r\n{JSON}{headers}content-length: {}\r\n\r\n{PAIR}", PAIR.len());
-    let endpoint = Endpoint::replying(Reply::Bytes(answer.into())).await;
-    let pair = refresh_at(&endpoint).await.unwrap();
+    let asked = async |interim: usize, headers: usize| {
+        let interim = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(interim);
+        let headers = "x-request: 1\r\n".repeat(headers);
+        let answer = format!(
+            "{interim}HTTP/1.1 200 OK\r\n{JSON}{headers}content-length: {}\r\n\r\n{PAIR}",
+            PAIR.len()
+        );
+        refresh_at(&Endpoint::replying(Reply::Bytes(answer.into())).await).await
+    };
+    let pair = asked(50, 200).await.unwrap();
     assert_eq!(pair.access_token.expose_secret(), "new-access");
+    // And no more than that, though it is far less than an answer may have in bytes.
+    for (interim, headers) in [(1_000, 0), (0, 300)] {
+        let result = asked(interim, headers).await;
+        assert_eq!(acted(&result), Acted::Unknown, "{interim} {headers}: {result:?}");
+    }
 }
 
 #[tokio::test]
