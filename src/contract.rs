@@ -10,6 +10,7 @@ mod client;
 mod clone_url;
 mod decode;
 mod envelope;
+mod error_code;
 mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -28,13 +29,14 @@ pub use clean::holds_no_secret;
 pub use clone_url::{CloneUrl, CloneUrlError, Repository};
 pub use decode::{Echo, InvalidRequest, MAX_BODY_BYTES, decode, decode_noting, max_body_bytes};
 pub use envelope::{Envelope, PARKED_PAIR_TYPE, Unanswerable};
+pub use error_code::ErrorCode;
 pub use event::{Event, RefreshCause};
 pub use granted_token::{GrantedToken, SealedContent, SealedToken, TokenValue};
 pub use lifetime::LifetimeSecs;
 pub use redacted::RedactedBody;
 pub use reply::{
-    ErrorBody, ErrorCode, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status,
-    StoreReply, TokenGrant, TokenReply, WorkspaceStartReply,
+    ErrorBody, ErrorReason, ErrorReply, Refresh, Reply, ReportReply, ReportResult, Status, StoreReply,
+    TokenGrant, TokenReply, WorkspaceStartReply,
 };
 pub use reply_to::{DIRECT_REPLY_TO, ReplyTo, UnfitReplyTo};
 pub use request::{

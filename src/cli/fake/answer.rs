@@ -205,14 +205,15 @@ impl Fake {
         let until = now.plus(ask.lifetime);
         // A token that expires by rule is never too short.
         let needed = if behaviour.life.is_some() { now } else { until };
-        match self.memory.hand_out(ask.user_id, ask.host, now, needed) {
-            Ok((pair, is_new)) => TokenReply::Ok(grant(ask, behaviour, pair, is_new, now)),
-            Err(NotRefreshable) => {
+        let handed_out = self.memory.hand_out(ask.user_id, ask.host, now, needed);
+        handed_out.map_or_else(
+            |NotRefreshable| {
                 let message = "the token is too short or was reported, and no refresh token was stored";
                 let error = ErrorBody::new(ErrorCode::NotRefreshable, message);
                 TokenReply::Error(ErrorReply::new(echo(), error))
-            }
-        }
+            },
+            |(pair, is_new)| TokenReply::Ok(grant(ask, behaviour, pair, is_new, now)),
+        )
     }
 
     fn store(&self, request: StoreRequest, behaviour: &Behaviour, now: Timestamp) -> StoreReply {

@@ -135,7 +135,8 @@ impl Pair {
 
 /// A token that says what it is.
 fn token(user_id: &str, host: &str, generation: u64) -> SecretString {
-    let digest = Sha256::new().chain_update(user_id).chain_update("\0").chain_update(host).finalize();
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("fake-not-a-real-token-{name}-{generation}").into()
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(user_id).chain_update("\0").chain_update(host).finalize().into();
+    let (name, _): (&[u8; 8], _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    format!("fake-not-a-real-token-{:016x}-{generation}", u64::from_be_bytes(*name)).into()
 }

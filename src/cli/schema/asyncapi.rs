@@ -123,8 +123,8 @@ fn by_routing_key(exchange: &Value) -> Value {
 
 /// References to messages of the components, as a channel has them.
 fn component<const N: usize>(names: [&str; N]) -> Value {
-    let named = |name: &str| (name.to_owned(), json!({"$ref": format!("#/components/messages/{name}")}));
-    names.map(named).into_iter().collect::<Map<_, _>>().into()
+    let reference = |name: &str| (name.to_owned(), json!({"$ref": format!("#/components/messages/{name}")}));
+    names.map(reference).into_iter().collect::<Map<_, _>>().into()
 }
 
 /// `token.request` in a path of references.

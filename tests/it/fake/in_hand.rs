@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
+use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST};
 
 use super::*;
 
@@ -70,7 +70,7 @@ async fn a_thousand_requests_in_flight_are_each_answered_once() {
         broker.send(TOKEN_REQUEST, request(&user).to_string(), BasicProperties::default()).await
     }))
     .await;
-    let replies = join_all(pending.into_iter().map(|pending| pending.reply())).await;
+    let replies = join_all(pending.into_iter().map(PendingReply::reply)).await;
     for (number, reply) in replies.iter().enumerate() {
         assert_eq!(reply.body["user_id"], format!("slow-200ms.u-{number}"));
         assert_eq!(reply.body["status"], "ok");

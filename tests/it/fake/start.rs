@@ -28,7 +28,6 @@ async fn it_does_not_start_beside_others_unless_it_is_told_to() {
 async fn it_takes_no_message_from_a_worker_and_a_worker_takes_over_after_it() {
     let mut world = World::new(Kind::Sqlite, Dialect::BitbucketServer).await;
     world.set("broker.partitions", 2);
-    world.user_with_token("u-1").await;
     let mut fake = Fake::start_with(&world.broker, &[], &[("TOKENKEEPER__BROKER__PARTITIONS", "2")]).await;
     let faked = world.send_to_partition("u-1").await.reply().await.body;
     assert!(faked["token"]["value"].as_str().unwrap().starts_with("fake-"), "{faked}");
@@ -39,6 +38,7 @@ async fn it_takes_no_message_from_a_worker_and_a_worker_takes_over_after_it() {
     let mut late = launch(&world.broker, &folder, &[], &[("TOKENKEEPER__BROKER__PARTITIONS", "2")]);
     let ended = within("the late one to end", PATIENCE, late.wait()).await.unwrap();
     assert_eq!(ended.code(), Some(1));
+    world.user_with_token("u-1").await;
     let real = world.request("u-1").await;
     assert_eq!(real["status"], "ok");
     assert!(!real["token"]["value"].as_str().unwrap().starts_with("fake-"), "a token of the provider");
