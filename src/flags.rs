@@ -38,7 +38,8 @@ pub const WORKSPACE_START_LIFETIME: &str = "workspace_start_scm_access_token_lif
 
 const DEFAULT_REFRESH: bool = true;
 const DEFAULT_MINUTES: i64 = 10;
-const DEFAULT_LIFETIME: Duration = Duration::from_mins(DEFAULT_MINUTES.unsigned_abs());
+/// How long the tokens of a starting workspace work if neither its message nor a flag says it.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_mins(DEFAULT_MINUTES.unsigned_abs());
 const LIFETIME_MINUTES: RangeInclusive<i64> = 1..=1440;
 
 /// The file that flags are read from.

@@ -20,7 +20,7 @@ pub use self::admission::Admission;
 pub use self::outcome::Outcome;
 pub use self::store_pair::Login;
 use self::store_pair::Seal;
-pub use self::time_frame::{Budgets, TimeFrame};
+pub use self::time_frame::{Budgets, LATE_REPLY, TimeFrame};
 use self::token::Ask;
 pub use self::workspace_start::no_clone_url;
 use crate::contract::{
@@ -127,8 +127,7 @@ impl Handler {
             Ok(grant) => TokenReply::Ok(grant),
             Err(error) => {
                 audit::refused(ask.asker, Some(ask.user_id), Some(ask.host), error.code);
-                let (user_id, host) = (Some(ask.user_id.to_owned()), Some(ask.host.to_owned()));
-                TokenReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
+                TokenReply::Error(ErrorReply::new(Echo::of_user(ask.user_id, ask.host), error))
             }
         }
     }

@@ -64,6 +64,11 @@ impl Echo {
         }
     }
 
+    /// Of a message about a user at a host.
+    pub fn of_user(user_id: impl Into<String>, host: impl Into<String>) -> Self {
+        Self { user_id: Some(user_id.into()), host: Some(host.into()), workspace_id: None }
+    }
+
     /// Reads what it can of a broken body. Only a valid user, host and workspace are taken: anything else in their places may
     /// be a secret.
     pub fn read(body: &[u8]) -> Self {

@@ -43,8 +43,7 @@ impl Handler {
             Ok(result) => ReportReply::Ok { result, warnings: Vec::new() },
             Err(error) => {
                 audit::refused(asker, Some(user_id), Some(host), error.code);
-                let (user_id, host) = (Some(user_id.to_owned()), Some(host.to_owned()));
-                ReportReply::Error(ErrorReply::new(Echo { user_id, host, workspace_id: None }, error))
+                ReportReply::Error(ErrorReply::new(Echo::of_user(user_id, host), error))
             }
         }
     }

@@ -35,8 +35,7 @@ impl Handler {
         let mut outcome = match opened {
             Ok(login) => Outcome::store(self.store_pair(login, time, asker, Seal::Opened).await),
             Err(invalid) => {
-                let (user_id, host) = (request.user_id.to_string(), request.host.to_string());
-                let echo = Echo { user_id: Some(user_id), host: Some(host), workspace_id: None };
+                let echo = Echo::of_user(request.user_id.as_str(), request.host.as_str());
                 let refused = Outcome::invalid(MessageKind::TokenStore, echo, invalid.to_string());
                 refused.audit(asker);
                 refused
@@ -53,11 +52,7 @@ impl Handler {
         asker: Asker<'_>,
         seal: Seal,
     ) -> StoreReply {
-        let echo = Echo {
-            user_id: Some(request.user_id.to_string()),
-            host: Some(request.host.to_string()),
-            workspace_id: None,
-        };
+        let echo = Echo::of_user(request.user_id.as_str(), request.host.as_str());
         let login = Login::from(request);
         let stored = self.in_time(time, || self.try_store(&login, asker)).await;
         match stored {

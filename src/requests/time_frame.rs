@@ -11,6 +11,9 @@ use crate::settings::WorkerSettings;
 /// The most time that a request can ask for. The broker closes a channel if a message is not acked for half an hour.
 const LONGEST_BUDGET: Duration = Duration::from_secs(600);
 
+/// How long the reply to a request whose time is over may take. A broker that syncs its disk needs some seconds at times.
+pub const LATE_REPLY: Duration = Duration::from_secs(5);
+
 /// AMQP's `timestamp` counts whole seconds, so a message may be younger than it says by up to this.
 const REST_OF_THE_SECOND: Duration = Duration::from_millis(999);
 

@@ -7,6 +7,7 @@ use super::circuit::CircuitSettings;
 use super::private_file::FileRule;
 use super::reader::Reader;
 use super::tls;
+use crate::contract::MessageKind;
 use crate::tls::ClientTls;
 
 /// How many messages a worker takes, and how long it works on each.
@@ -28,6 +29,18 @@ pub struct WorkerSettings {
     pub workspace_start_budget: Duration,
     /// Keeps refreshed pairs, encrypted, if a worker must stop while neither database nor broker takes them.
     pub spool_dir: PathBuf,
+}
+
+impl WorkerSettings {
+    /// How many messages of this kind may be unacked at once.
+    pub const fn prefetch(&self, kind: MessageKind) -> u16 {
+        match kind {
+            MessageKind::TokenRequest => self.prefetch_token_requests,
+            MessageKind::WorkspaceStart => self.prefetch_workspace_starts,
+            MessageKind::TokenStore => self.prefetch_token_stores,
+            MessageKind::TokenReport => self.prefetch_token_reports,
+        }
+    }
 }
 
 /// How tokens are refreshed.

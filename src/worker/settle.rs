@@ -25,12 +25,9 @@ use crate::contract::{
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::KeyRing;
 use crate::limits::bulkhead::{Bulkhead, Queue, Resource, WaitSlot, Waiter};
-use crate::requests::{Handler, Incoming, Outcome, TimeFrame};
+use crate::requests::{Handler, Incoming, LATE_REPLY, Outcome, TimeFrame};
 use crate::store::database::Availability;
 use crate::telemetry::{self, InFlight, MessageOutcome};
-
-/// How long the reply to a request whose time is over may take. A broker that syncs its disk needs some seconds at times.
-const LATE_REPLY: Duration = Duration::from_secs(5);
 
 pub(super) struct Settler {
     pub(super) handler: Handler,

@@ -155,12 +155,7 @@ impl Consumers {
     /// How many messages may be in hand at once: of this queue, or of all partitions of a kind together.
     fn in_hand(&self, feed: Feed) -> u16 {
         match feed {
-            Feed::Messages(kind) | Feed::Partition(kind, _) => match kind {
-                MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
-                MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
-                MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
-                MessageKind::TokenReport => self.prefetch.prefetch_token_reports,
-            },
+            Feed::Messages(kind) | Feed::Partition(kind, _) => self.prefetch.prefetch(kind),
             Feed::ParkedPairs => PREFETCH_PARKED_PAIRS,
             Feed::Suspects | Feed::Isolated => self.tier.prefetch(),
         }

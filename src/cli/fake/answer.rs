@@ -12,6 +12,7 @@ use tokenkeeper::contract::{
 use tokenkeeper::domain::clock::{Clock, SystemClock, Timestamp};
 use tokenkeeper::domain::sealed_box::PublicKey;
 use tokenkeeper::domain::secret::KeyRing;
+use tokenkeeper::flags;
 use tokenkeeper::limits::publisher::PublisherLimit;
 use tokenkeeper::requests::{Admission, Budgets, Login, Outcome, TimeFrame, no_clone_url};
 use tokenkeeper::settings::{Access, Settings};
@@ -21,8 +22,6 @@ use super::behaviour::{Behaviour, Life, WrongWord};
 use super::memory::{Memory, NotRefreshable, Pair};
 use super::rules::Rules;
 
-/// The lifetime of a workspace's tokens where neither the message nor a flag says another.
-const WORKSPACE_LIFETIME: Duration = Duration::from_mins(10);
 /// When to ask again after an error that says so.
 const RETRY_AFTER_SECS: u64 = 5;
 
@@ -89,7 +88,7 @@ impl Fake {
         let request = decode_noting(kind, body, &mut unknown);
         let admission = Admission { access: &self.access, publisher_limit: self.publisher_limit.as_ref() };
         let mut taken = match admission.accept(kind, request, envelope, time) {
-            Ok(request) => self.by_rule(kind, request, time, &mut unknown).await,
+            Ok(request) => self.by_rule(kind, request, envelope, time, &mut unknown).await,
             Err(refused) => Taken::Handled(refused.into()),
         };
         if let Taken::Handled(outcome) = &mut taken {
@@ -102,9 +101,11 @@ impl Fake {
         &self,
         kind: MessageKind,
         request: Request,
+        envelope: &Envelope,
         time: TimeFrame,
         unknown: &mut UnknownFields,
     ) -> Taken {
+        let publisher = envelope.publisher.as_deref();
         let echo = Echo::of(&request);
         let behaviour = match self.behaviour(&request) {
             Ok(behaviour) => behaviour,
@@ -127,10 +128,10 @@ impl Fake {
         let now = SystemClock.now();
         handled(match request {
             Request::Token(request) => {
-                Outcome::Answered(Reply::Token(self.token_request(&request, &behaviour, now)))
+                Outcome::Answered(Reply::Token(self.token_request(&request, publisher, &behaviour, now)))
             }
             Request::WorkspaceStart(request) => {
-                Outcome::Answered(Reply::WorkspaceStart(self.workspace_start(&request, now)))
+                Outcome::Answered(Reply::WorkspaceStart(self.workspace_start(&request, publisher, now)))
             }
             Request::Store(request) => Outcome::Answered(Reply::Store(self.store(*request, &behaviour, now))),
             Request::SealedStore(request) => self.sealed_store(&request, &behaviour, now, unknown),
@@ -156,21 +157,40 @@ impl Fake {
         Ok(whole)
     }
 
-    fn token_request(&self, request: &TokenRequest, behaviour: &Behaviour, now: Timestamp) -> TokenReply {
-        let lifetime = request.requested_lifetime_secs;
+    /// The lifetime that was asked for, or this one within what the publisher may have.
+    fn lifetime(
+        &self,
+        asked: Option<LifetimeSecs>,
+        publisher: Option<&str>,
+        otherwise: Duration,
+    ) -> Duration {
+        asked.map_or_else(|| self.access.within_limit(publisher, otherwise), LifetimeSecs::duration)
+    }
+
+    fn token_request(
+        &self,
+        request: &TokenRequest,
+        publisher: Option<&str>,
+        behaviour: &Behaviour,
+        now: Timestamp,
+    ) -> TokenReply {
         let ask = Ask {
             user_id: request.user_id.as_str(),
             host: request.host.as_str(),
-            lifetime: lifetime.map_or(LifetimeSecs::DEFAULT, LifetimeSecs::duration),
+            lifetime: self.lifetime(request.requested_lifetime_secs, publisher, LifetimeSecs::DEFAULT),
             seal_to: request.reply_public_key.as_ref(),
         };
         self.token(&ask, behaviour, now)
     }
 
-    fn workspace_start(&self, request: &WorkspaceStartRequest, now: Timestamp) -> WorkspaceStartReply {
+    fn workspace_start(
+        &self,
+        request: &WorkspaceStartRequest,
+        publisher: Option<&str>,
+        now: Timestamp,
+    ) -> WorkspaceStartReply {
         let user_id = request.user_id.as_str();
-        let lifetime = request.requested_lifetime_secs;
-        let lifetime = lifetime.map_or(WORKSPACE_LIFETIME, LifetimeSecs::duration);
+        let lifetime = self.lifetime(request.requested_lifetime_secs, publisher, flags::DEFAULT_LIFETIME);
         let seal_to = request.reply_public_key.as_ref();
         let one = |wanted| match wanted {
             Wanted::TokenFor(host) => {
@@ -194,11 +214,7 @@ impl Fake {
     }
 
     fn token(&self, ask: &Ask<'_>, behaviour: &Behaviour, now: Timestamp) -> TokenReply {
-        let echo = || Echo {
-            user_id: Some(ask.user_id.to_owned()),
-            host: Some(ask.host.to_owned()),
-            workspace_id: None,
-        };
+        let echo = || Echo::of_user(ask.user_id, ask.host);
         if let Some(code) = behaviour.error {
             return TokenReply::Error(ErrorReply::new(echo(), by_word(code)));
         }
@@ -218,11 +234,8 @@ impl Fake {
 
     fn store(&self, request: StoreRequest, behaviour: &Behaviour, now: Timestamp) -> StoreReply {
         if let Some(code) = behaviour.error {
-            let (user_id, host) = (Some(request.user_id.to_string()), Some(request.host.to_string()));
-            return StoreReply::Error(ErrorReply::new(
-                Echo { user_id, host, workspace_id: None },
-                by_word(code),
-            ));
+            let echo = Echo::of_user(request.user_id.as_str(), request.host.as_str());
+            return StoreReply::Error(ErrorReply::new(echo, by_word(code)));
         }
         self.memory.store(Login::from(request), now);
         StoreReply::Ok { warnings: Vec::new() }
@@ -238,8 +251,7 @@ impl Fake {
         match request.open(&self.keys, unknown) {
             Ok(login) => Outcome::Answered(Reply::Store(self.store(login, behaviour, now))),
             Err(invalid) => {
-                let (user_id, host) = (Some(request.user_id.to_string()), Some(request.host.to_string()));
-                let echo = Echo { user_id, host, workspace_id: None };
+                let echo = Echo::of_user(request.user_id.as_str(), request.host.as_str());
                 Outcome::invalid(MessageKind::TokenStore, echo, invalid.to_string())
             }
         }
@@ -248,9 +260,7 @@ impl Fake {
     fn report(&self, request: &ReportRequest, behaviour: &Behaviour, now: Timestamp) -> ReportReply {
         let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
         if let Some(code) = behaviour.error {
-            let echo =
-                Echo { user_id: Some(user_id.to_owned()), host: Some(host.to_owned()), workspace_id: None };
-            return ReportReply::Error(ErrorReply::new(echo, by_word(code)));
+            return ReportReply::Error(ErrorReply::new(Echo::of_user(user_id, host), by_word(code)));
         }
         let result =
             behaviour.result.unwrap_or_else(|| self.memory.report(user_id, host, &request.token_sha256, now));

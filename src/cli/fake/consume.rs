@@ -16,7 +16,7 @@ use tokenkeeper::broker::{
     within,
 };
 use tokenkeeper::contract::{Envelope, ErrorCode, MessageKind};
-use tokenkeeper::requests::Outcome;
+use tokenkeeper::requests::{LATE_REPLY, Outcome};
 use tokenkeeper::retry::retry_until_cancelled;
 use tokenkeeper::settings::{Broker, Settings, WorkerSettings};
 use tokio::time::{Instant, timeout};
@@ -25,8 +25,6 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Fake, Taken};
 
 const NAME: &str = "tokenkeeper fake";
-/// How long a reply may wait although its request's time is over.
-const LATE_REPLY: Duration = Duration::from_secs(5);
 /// How long the answers under way may take once the command ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -175,13 +173,7 @@ impl Consumers {
         let limit = self.broker.operation_timeout;
         let queue = Names::new(&self.broker.prefix).queue(feed);
         let channel = within(limit, || "open a channel".to_owned(), connection.create_channel()).await?;
-        let prefetch = match kind {
-            MessageKind::TokenRequest => self.prefetch.prefetch_token_requests,
-            MessageKind::WorkspaceStart => self.prefetch.prefetch_workspace_starts,
-            MessageKind::TokenStore => self.prefetch.prefetch_token_stores,
-            MessageKind::TokenReport => self.prefetch.prefetch_token_reports,
-        };
-        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        let qos = channel.basic_qos(self.prefetch.prefetch(kind), BasicQosOptions::default());
         within(limit, || format!("set the prefetch of queue {queue}"), qos).await?;
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(short(&queue)?, "".into(), options, FieldTable::default());

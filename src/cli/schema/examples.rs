@@ -302,7 +302,7 @@ fn token(value: TokenValue, expires_at: Option<i64>) -> GrantedToken {
 }
 
 fn refused(code: ErrorCode) -> ErrorReply {
-    let echo = Echo { user_id: Some(USER.to_owned()), host: Some(HOST.to_owned()), workspace_id: None };
+    let echo = Echo::of_user(USER, HOST);
     let error = ErrorBody::new(code, message(code));
     let error = match code {
         ErrorCode::ProviderUnavailable => ErrorBody { retry_after_secs: Some(12), ..error },

@@ -30,6 +30,31 @@ fn start(user: &str, repositories: &[&str]) -> Value {
     json!({"workspace_id": "ws-1", "user_id": user, "repositories": repositories})
 }
 
+#[tokio::test]
+async fn a_lifetime_that_nobody_says_is_within_what_the_publisher_may_have() {
+    let broker = TestBroker::connect().await;
+    let url = url::Url::parse(broker.url()).expect("the broker's URL");
+    let user = if url.username().is_empty() { "guest" } else { url.username() };
+    let publishers = json!([{
+        "amqp_user": user, "messages": ["token.request", "workspace.start"], "hosts": ["*"], "users": ["*"],
+        "max_lifetime_secs": 20,
+    }]);
+    let _fake = Fake::start_with(&broker, &[], &[("TOKENKEEPER__PUBLISHERS", &publishers.to_string())]).await;
+    let repositories = ["https://git.example.org/p/r"];
+    for (routing_key, body, token) in [
+        (TOKEN_REQUEST, request("u-1"), "/token"),
+        (WORKSPACE_START, start("u-1", &repositories), "/tokens/0/token"),
+    ] {
+        let before = SystemClock.now();
+        let named = BasicProperties::default().with_user_id(user.into());
+        let reply = broker.send(routing_key, body.to_string(), named).await.reply().await.body;
+        let token = reply.pointer(token).unwrap_or_else(|| panic!("{reply}"));
+        let reserved = token["reserved_until"].as_str().and_then(|date| Timestamp::parse_rfc3339(date).ok());
+        let most = before.plus(std::time::Duration::from_secs(20 + PATIENCE.as_secs()));
+        assert!(reserved.is_some_and(|reserved| reserved < most), "{reply}");
+    }
+}
+
 async fn ask(broker: &TestBroker, routing_key: &str, body: Value) -> Value {
     broker.request(routing_key, body).await.body
 }
