@@ -15,6 +15,7 @@ pub mod housekeeping;
 pub mod limits;
 pub mod oauth;
 pub mod parking;
+pub mod private_file;
 pub mod refresh;
 pub mod requests;
 pub mod retry;

@@ -17,7 +17,6 @@ pub(crate) mod fuzzing;
 mod housekeeping;
 mod keys_command;
 mod limits;
-mod private_file;
 pub mod provider_file;
 mod reader;
 mod sources;
@@ -42,11 +41,11 @@ pub use self::encryption::Encryption;
 pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
-pub use self::private_file::{Exposed, FileRule, PrivateFile, PrivateFileError};
 pub use self::url::ConnectionUrl;
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::domain::secret::KeyRing;
 use crate::flags::FlagFile;
+use crate::private_file::FileRule;
 use crate::tls::LinkTls;
 use reader::Reader;
 use sources::Sources;
@@ -224,7 +223,7 @@ impl Settings {
     }
 
     fn read(from: &mut Reader) -> Self {
-        let files = FileRule::read(from);
+        let files = FileRule { require_private: from.boolean("files.require_private").unwrap_or(true) };
         let broker = Broker::read(from, files);
         let settings = Self {
             access: Access::read(from, &broker.prefix),

@@ -16,7 +16,7 @@ use rustls_platform_verifier::{BuilderVerifierExt, Verifier};
 
 pub use self::fault::TlsFault;
 pub use self::file::{TlsFile, TlsFileError};
-use crate::settings::FileRule;
+use crate::private_file::FileRule;
 
 /// How a link to a server is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]

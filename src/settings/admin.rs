@@ -1,9 +1,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::private_file::{FileRule, PrivateFile};
 use super::reader::Reader;
 use crate::domain::secret::SecretString;
+use crate::private_file::{FileRule, PrivateFile};
 
 /// The endpoint for metrics and health.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
-use super::private_file::FileRule;
 use super::reader::Reader;
 use crate::domain::secret::{DEFAULT_DEPLOYMENT, KeyRing, is_key_id};
+use crate::private_file::FileRule;
 
 const DEPLOYMENT_SHAPE: &str = "1 to 64 letters, digits, `-`, `_` or `.`";
 

@@ -13,11 +13,11 @@ use zeroize::Zeroize;
 
 use super::error::{Problem, SettingsError, Source};
 use super::keys_command;
-use super::private_file::{Exposed, FileRule};
 use super::sources::{Sources, variable_of, wipe};
 use super::url::ConnectionUrl;
 use crate::domain::expected::must_be;
 use crate::domain::secret::{KeyRing, SecretString};
+use crate::private_file::{Exposed, FileRule};
 
 /// Keys and values that an operator wrote.
 pub(super) trait Written {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use zeroize::Zeroize;
 
 use super::error::{NotToml, SettingsError, Source};
-use super::private_file::{Exposed, text_of};
 use super::reader::{Found, Written};
+use crate::private_file::{Exposed, text_of};
 
 /// The values of file and environment, merged, and where each one came from.
 pub(super) struct Sources {

@@ -12,9 +12,9 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::private_file::FileRule;
 use super::reader::Reader;
 use super::url::ConnectionUrl;
+use crate::private_file::FileRule;
 use crate::tls::{ClientTls, Identity, LinkTls, TlsFile};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

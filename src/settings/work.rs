@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::circuit::CircuitSettings;
-use super::private_file::FileRule;
 use super::reader::Reader;
 use super::tls;
 use crate::contract::MessageKind;
+use crate::private_file::FileRule;
 use crate::tls::ClientTls;
 
 /// How many messages a worker takes, and how long it works on each.

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use crate::domain::problem::{Problem, of_system};
-use crate::settings::{FileRule, PrivateFileError};
+use crate::private_file::{FileRule, PrivateFileError};
 
 /// A file in PEM, and the setting that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

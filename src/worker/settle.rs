@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use lapin::message::Delivery;
 use tokio::time::Instant;

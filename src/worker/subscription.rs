@@ -23,7 +23,6 @@ use super::consume::Consumers;
 use super::in_hand::Place;
 use crate::app::admin::Progress;
 use crate::broker::{BrokerError, Feed, Names, Replies, within};
-use crate::contract::MessageKind;
 
 /// Parked pairs in hand at once.
 const PREFETCH_PARKED_PAIRS: u16 = 64;

@@ -10,8 +10,9 @@ use comfy_table::{Cell, Table};
 use tokenkeeper::app::presence::Presence;
 use tokenkeeper::domain::provider::ProviderRecord;
 use tokenkeeper::oauth::address;
+use tokenkeeper::private_file::{FileRule, PrivateFileError};
+use tokenkeeper::settings::Settings;
 use tokenkeeper::settings::provider_file::{SecretSource, holds_secret, parse};
-use tokenkeeper::settings::{FileRule, PrivateFileError, Settings};
 use tokenkeeper::store::database;
 use tokenkeeper::store::{Move, ProviderChange, Store};
 

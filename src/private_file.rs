@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::reader::Reader;
 use crate::domain::problem::of_system;
 
 /// Whether such files are refused that others may read.
@@ -46,10 +45,6 @@ const GROUP_WRITES: u32 = 0o020;
 const PERMISSIONS: u32 = 0o7777;
 
 impl FileRule {
-    pub(super) fn read(from: &mut Reader) -> Self {
-        Self { require_private: from.boolean("files.require_private").unwrap_or(true) }
-    }
-
     /// The file at `path`, which holds a secret.
     pub fn file(self, path: PathBuf) -> PrivateFile {
         PrivateFile { path, rule: self }
@@ -57,8 +52,11 @@ impl FileRule {
 }
 
 impl Exposed {
-    /// Looks at an open file, so that it cannot be replaced between look and use.
-    pub(super) fn of(file: &File) -> io::Result<Option<Self>> {
+    /// Looks at an open file, so that it cannot be replaced between look and use. None: it is private.
+    ///
+    /// # Errors
+    /// The system does not say its mode.
+    pub fn of(file: &File) -> io::Result<Option<Self>> {
         Ok(Self::of_metadata(&file.metadata()?))
     }
 
@@ -74,7 +72,7 @@ impl Exposed {
     }
 
     /// What the operator does about the file at `path`.
-    pub(super) fn next(path: &Path) -> String {
+    pub fn next(path: &Path) -> String {
         format!("chmod 600 {}, or files.require_private = false in the settings", path.display())
     }
 }
@@ -100,7 +98,10 @@ impl PrivateFile {
 }
 
 /// The text of an open file, in a buffer that did not grow: growing leaves copies behind.
-pub(super) fn text_of(file: &mut File) -> io::Result<Zeroizing<String>> {
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn text_of(file: &mut File) -> io::Result<Zeroizing<String>> {
     let length = usize::try_from(file.metadata()?.len()).unwrap_or_default();
     let mut text = Zeroizing::new(String::with_capacity(length + 1));
     file.read_to_string(&mut text)?;
