@@ -19,8 +19,9 @@ from tokenkeeper_client import (
     UnroutableError,
 )
 
-from .support import AMQP_URL, Body, WithScriptedWorker, grant, granted, refused
+from .support import BROKER, Body, WithScriptedWorker, granted, refused
 
+NO_BROKER = "amqp://127.0.0.1:1/"
 CODES = {
     "invalid_request": False,
     "forbidden": False,
@@ -50,7 +51,7 @@ class Requests(WithScriptedWorker):
             {"user_id": "u-1", "host": "git.example.org", "requested_lifetime_secs": 600},
         )
         self.assertEqual(message.headers["traceparent"], traceparent)
-        self.assertEqual(message.user_id, "guest")
+        self.assertEqual(message.user_id, BROKER.user or "guest")
         # In seconds here, in milliseconds on the wire: half a second less than the deadline, less the time to connect.
         self.assertTrue(3 < float(str(message.expiration)) <= 7.5, message.expiration)
 
@@ -139,26 +140,22 @@ class Requests(WithScriptedWorker):
         in_flight.set()
         self.assertEqual(await bystander, "held")
         self.assertEqual(len(self.worker.messages), 1)
-        await client.close()
 
     async def test_a_publisher_that_the_broker_does_not_know_is_refused(self) -> None:
         client = self.another_client(publisher="somebody-else")
         with self.assertRaises(BrokerRefusedError) as raised:
             await client.token("u-1", "git.example.org")
         self.assertFalse(raised.exception.retryable)
-        await client.close()
 
     async def test_a_refused_login_is_said_at_once_and_shows_no_password(self) -> None:
-        url = AMQP_URL.replace("guest:guest", "guest:wr0ng-password")
-        client = Client(url, timeout=30)
+        client = self.another_client(str(BROKER.with_password("wr0ng-password")), timeout=30)
         began = time.monotonic()
         with self.assertRaises(BrokerRefusedError) as raised:
             await client.token("u-1", "git.example.org")
         self.assertLess(time.monotonic() - began, 10)
         self.assertNotIn("wr0ng-password", f"{raised.exception!r} {client!r}")
-        await client.close()
 
-    async def test_a_url_that_shows_the_password_or_is_none_is_refused(self) -> None:
+    async def test_a_malformed_url_or_one_that_shows_the_password_is_refused(self) -> None:
         for url in ("amqp://u:s3cret@broker.example.org/", "http://u:s3cret@127.0.0.1/", "amqp://u:s3cret@[::1/"):
             with self.assertRaises(ValueError) as raised:
                 Client(url)
@@ -167,10 +164,9 @@ class Requests(WithScriptedWorker):
         Client("amqps://u:s3cret@broker.example.org/")
 
     async def test_a_broker_that_is_not_there_costs_the_deadline_and_no_more(self) -> None:
-        client = Client("amqp://guest:guest@127.0.0.1:1/", timeout=0.5)
+        client = self.another_client(NO_BROKER, timeout=0.5)
         with self.assertRaises(ConnectionLostError):
             await client.token("u-1", "git.example.org")
-        await client.close()
 
     async def test_five_hundred_requests_are_in_flight_at_once_over_one_connection(self) -> None:
         everybody = asyncio.Event()
@@ -212,11 +208,12 @@ class Requests(WithScriptedWorker):
         assert isinstance(there, Token) and isinstance(away, RefusedError)
         self.assertGreater(len(self.worker.messages), 1)
 
-    async def test_what_is_no_message_is_not_sent(self) -> None:
-        for user_id in ("x" * 70_000, "u-\ud800"):
-            with self.assertRaises(RefusedError) as raised:
-                await self.client.token(user_id, "git.example.org")
-            self.assertEqual(raised.exception.code, "invalid_request")
+    async def test_an_invalid_message_is_refused_with_a_broker_and_without(self) -> None:
+        for client in (self.client, self.another_client(NO_BROKER, timeout=0.5)):
+            for user_id in ("x" * 70_000, "u-\ud800"):
+                with self.assertRaises(RefusedError) as raised:
+                    await client.token(user_id, "git.example.org")
+                self.assertEqual(raised.exception.code, "invalid_request")
         await self.client.token("u-1", "git.example.org")
         self.assertEqual(len(self.worker.messages), 1)
 
@@ -245,6 +242,3 @@ class Requests(WithScriptedWorker):
         token = await self.client.token("u-1", "git.example.org")
         login = Login("u-1", "git.example.org", "s3cret-token", refresh_token="s3cret-refresh")
         self.assertNotIn("s3cret", f"{token!r} {token} {login!r} {login}")
-
-
-del grant  # the rule that workers have from the start
