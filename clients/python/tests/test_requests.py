@@ -7,6 +7,8 @@ import json
 import time
 from datetime import datetime
 
+from aio_pika.abc import AbstractIncomingMessage
+
 from tokenkeeper_client import (
     BrokerRefusedError,
     Client,
@@ -122,6 +124,23 @@ class Requests(WithScriptedWorker):
             await self.client.report("u-1", "git.example.org", "t")
         self.assertIn("no worker ever declared the queue", str(raised.exception))
         self.assertEqual((await self.client.token("u-1", "git.example.org")).host, "git.example.org")
+
+    async def test_a_message_that_a_full_queue_refuses_is_sent_again_in_its_time_and_others_are_served(self) -> None:
+        full = await self.worker.channel.declare_queue(
+            exclusive=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
+        )
+        await full.bind(self.worker.prefix, "token.report")
+
+        async def rule(body: Body, message: AbstractIncomingMessage) -> Body | None:
+            return None if message.routing_key == "token.report" else granted(body["user_id"], body["host"])
+
+        # The other queue takes each.
+        self.worker.rule = rule
+        with self.assertRaises(BrokerRefusedError) as raised:
+            await self.client.report("u-1", "git.example.org", "t", timeout=1)
+        self.assertTrue(raised.exception.retryable)
+        self.assertGreater(len(self.worker.messages), 1)
+        await self.client.token("u-1", "git.example.org")
 
     async def test_an_exchange_that_is_not_there_costs_nobody_else_the_channel(self) -> None:
         client = self.another_client(partitioned=True)

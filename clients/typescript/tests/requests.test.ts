@@ -17,6 +17,7 @@ import {
 import { AMQP_URL, type Body, granted, HOST, refused, scripted, USER } from "./support.js";
 
 const NO_BROKER = "amqp://127.0.0.1:1/";
+const FULL = { "x-max-length": 0, "x-overflow": "reject-publish" };
 const CODES = {
   invalid_request: false,
   forbidden: false,
@@ -131,6 +132,20 @@ test("a message without a queue is unroutable, and others are served", async (t)
     assert.match(error.message, /no worker ever declared the queue/);
     return true;
   });
+  await client.token("u-1", HOST);
+});
+
+test("a message that a full queue refuses is sent again in its time, and others are served", async (t) => {
+  const { worker, client } = await scripted(t);
+  const { queue } = await worker.channel.assertQueue("", { exclusive: true, arguments: FULL });
+  await worker.channel.bindQueue(queue, worker.prefix, "token.report");
+  // The other queue takes each.
+  worker.rule = (body, { fields }) => (fields.routingKey === "token.report" ? undefined : granted(body.user_id, HOST));
+  await assert.rejects(client.report("u-1", HOST, "t", { timeoutMs: 1000 }), (error) => {
+    assert.ok(error instanceof BrokerRefusedError && error.retryable, inspect(error));
+    return true;
+  });
+  assert.ok(worker.messages.length > 1);
   await client.token("u-1", HOST);
 });
 
