@@ -51,7 +51,7 @@ class Connection(WithScriptedWorker):
             return granted(body["user_id"], body["host"])
 
         self.worker.rule = rule
-        tokens = await asyncio.gather(*(self.wired.token(f"u-{n % 7}", HOST) for n in range(300)))
+        tokens = await asyncio.gather(*(self.wired.token(f"u-{n % 7}", HOST, timeout=60) for n in range(300)))
         self.assertTrue(all(isinstance(it, Token) for it in tokens))
         self.assertEqual(self.wire.connections, 6)
 

@@ -12,6 +12,7 @@ import {
   NoReplyError,
   RefusedError,
   Token,
+  TokenkeeperError,
   UnroutableError,
 } from "../src/index.js";
 import { AMQP_URL, type Body, granted, HOST, refused, scripted, USER } from "./support.js";
@@ -106,9 +107,9 @@ for (const [step, hours] of [["forward", 1], ["back", -1]] as const) {
     const began = performance.now();
     await Promise.all([
       client.token("in time", HOST),
-      assert.rejects(client.token("late", HOST, undefined, { timeoutMs: 1000 }), isError(RefusedError)),
+      assert.rejects(client.token("late", HOST, undefined, { timeoutMs: 1000 }), isError(TokenkeeperError)),
     ]);
-    assert.ok(performance.now() - began < 5000);
+    assert.ok(performance.now() - began < 10_000);
   });
 }
 
