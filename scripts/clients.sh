@@ -4,16 +4,19 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# shellcheck source=scripts/runtimes.sh
+source scripts/runtimes.sh
+
 usage() {
   cat <<'EOT'
 Usage: scripts/clients.sh [--generate]
 
 Installs what clients/ needs (Python packages and Node packages, in the versions that are pinned there) under
-target/clients, checks the types, sees that the types that are generated from docs/schema are up to date, and runs the
-clients' suites and the examples with a live worker (tests/it/clients.rs). What cannot run here, because Python, Node or
-amqp-tools are not installed, is named, and the rest runs all the same.
+target/clients, checks types and style, sees that the types that are generated from docs/schema are up to date, and runs
+the clients' suites and the examples with a live worker (tests/it/clients.rs). What cannot run here, because Python, Node
+or amqp-tools are not installed, is named, and the rest runs all the same.
 
---generate writes the generated types anew, and ends.
+--generate writes the generated types anew, and ends. It takes Python and Node.
 EOT
 }
 
@@ -28,21 +31,22 @@ main() {
   esac
   mkdir -p "$prepared"
   export PYTHONDONTWRITEBYTECODE=1
-  if runs "${PYTHON:-python3}" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))'; then
-    prepare_python
-  else
-    leave_out 'Python client and examples' 'Python 3.11 with venv'
-    rm -rf "$prepared/venv"
-  fi
-  if runs node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' && runs npm --version; then
-    prepare_node
-  else
-    leave_out 'TypeScript client and example' 'Node 20 with npm'
-    rm -rf "$prepared/typescript"
-  fi
   if [[ ${1:-} == --generate ]]; then
     generate
     return
+  fi
+  check_pins
+  if has_python; then
+    prepare_python
+  else
+    leave_out 'Python client and examples' "$python_needed"
+    rm -rf "$prepared/venv"
+  fi
+  if has_node; then
+    prepare_node
+  else
+    leave_out 'TypeScript client and example' "$node_needed"
+    rm -rf "$prepared/typescript"
   fi
   rm -f "$prepared/amqp-tools"
   if runs amqp-publish --help && runs jq --version; then
@@ -66,7 +70,7 @@ prepare_python() {
   same "$prepared/venv/pinned" clients/requirements.txt && return
   echo "== Python packages: $prepared/venv"
   rm -rf "$prepared/venv"
-  "${PYTHON:-python3}" -m venv "$prepared/venv"
+  "$python" -m venv "$prepared/venv"
   "$prepared/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement clients/requirements.txt
   cp clients/requirements.txt "$prepared/venv/pinned"
 }
@@ -85,8 +89,21 @@ prepare_node() {
   cp -R clients/typescript/{src,tests,package.json,tsconfig.json,generate.mjs} clients/examples/request.mjs "$to"
 }
 
+# Of Python's packages clients/requirements.txt alone names versions. npm has no such file: there, what two lists have in common
+# must have one version.
+check_pins() {
+  local pins apart
+  pins=$(grep -hoE '"[^"]+": "[0-9]+\.[0-9]+\.[0-9]+"' clients/{typescript,generators}/package.json | sort -u)
+  apart=$(cut -d : -f 1 <<<"$pins" | uniq -d)
+  if [[ -n $apart ]]; then
+    echo "clients.sh: clients/typescript and clients/generators pin different versions of: ${apart//$'\n'/, }" >&2
+    return 1
+  fi
+}
+
 check_python() {
-  echo '== Python: types, and whether they are as generated'
+  echo '== Python: style, types, and whether they are as generated'
+  (cd clients && "$prepared/venv/bin/ruff" check --quiet --cache-dir "$prepared/ruff" .)
   (cd clients/python && "$prepared/venv/bin/mypy" --strict --no-error-summary --cache-dir "$prepared/mypy" \
     tokenkeeper_client tests)
   clients/python/generate.sh "$prepared/venv/bin/python" docs/schema/messages.json "$prepared/wire.py"
@@ -100,6 +117,10 @@ check_node() {
 }
 
 generate() {
+  has_python || { lack "$python_needed" && return 1; }
+  has_node || { lack "$node_needed" && return 1; }
+  prepare_python
+  prepare_node
   clients/python/generate.sh "$prepared/venv/bin/python" docs/schema/messages.json clients/python/tokenkeeper_client/wire.py
   (cd "$prepared/typescript" && node generate.mjs "$OLDPWD/docs/schema/messages.json" "$OLDPWD/clients/typescript/src/wire.ts")
 }
@@ -109,9 +130,9 @@ out_of_date() {
   return 1
 }
 
-same() { [[ -e $1 ]] && cmp -s "$1" "$2"; }
+lack() { echo "clients.sh: --generate takes $1, which is not installed here" >&2; }
 
-runs() { "$@" >/dev/null 2>&1 </dev/null; }
+same() { [[ -e $1 ]] && cmp -s "$1" "$2"; }
 
 leave_out() {
   local line="== $1: NOT TESTED here, it takes $2"

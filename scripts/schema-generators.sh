@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# shellcheck source=scripts/runtimes.sh
+source scripts/runtimes.sh
+
 from=clients/generators
 work=target/schema-generators
 
@@ -16,28 +19,23 @@ main() {
   if [[ ${1:-} == --missing ]]; then return; fi
   mkdir -p "$work"
   # Node looks for packages beside the program that imports them.
-  cp "$from"/{.npmrc,package.json,package-lock.json,requirements.txt,check.mjs,check.py} "$work"
+  cp "$from"/{.npmrc,package.json,package-lock.json,check.mjs,check.py} "$work"
+  cat "$from/requirements.txt" clients/requirements.txt >"$work/requirements"
   rm -rf "$work/out"
   once node "$from/package-lock.json" npm ci --prefix "$work"
-  once python "$from/requirements.txt" provide_python
+  once python "$work/requirements" provide_python
   # Nothing of them in the work tree: check.mjs and check.py write to the folder that they are told.
   (cd "$work" && node check.mjs ../../docs out/node)
   "$work/venv/bin/python" "$work/check.py" docs "$work/out/python"
 }
 
 missing() {
-  if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-    echo "Node.js with npm is not installed here"
-    return 1
-  fi
-  if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "Python 3.11 or newer with venv is not installed here"
-    return 1
-  fi
+  has_node || { echo "$node_needed is not installed here" && return 1; }
+  has_python || { echo "$python_needed is not installed here" && return 1; }
 }
 
 provide_python() {
-  python3 -m venv --clear "$work/venv"
+  "$python" -m venv --clear "$work/venv"
   "$work/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$from/requirements.txt"
 }
 

@@ -42,7 +42,7 @@ def same(written: Any, example: Any) -> None:
             same(written[key], value)
     elif isinstance(example, list):
         assert len(written) == len(example)
-        for one, other in zip(written, example):
+        for one, other in zip(written, example, strict=True):
             same(one, other)
     elif isinstance(example, str) and example.endswith(".000Z"):
         assert written.replace("Z", ".000Z") == example, (written, example)

@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from tokenkeeper_client import Client
 
 AMQP_URL = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")
+BROKER = aio_pika.connection.make_url(AMQP_URL)
 KINDS = {
     "token.request": "token-requests",
     "workspace.start": "workspace-starts",
@@ -127,7 +128,7 @@ class Wire:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def url(self) -> str:
-        return str(aio_pika.connection.make_url(AMQP_URL).with_host("127.0.0.1").with_port(self.port))
+        return str(BROKER.with_host("127.0.0.1").with_port(self.port))
 
     def cut(self) -> None:
         """Breaks every connection without a word. New ones are let through."""
@@ -153,8 +154,7 @@ class Wire:
             writer.transport.abort()
             return
         self.connections += 1
-        broker = aio_pika.connection.make_url(AMQP_URL)
-        far_reader, far_writer = await asyncio.open_connection(broker.host, broker.port or 5672)
+        far_reader, far_writer = await asyncio.open_connection(BROKER.host, BROKER.port or 5672)
         self._writers |= {writer, far_writer}
         budget, self.cut_after = self.cut_after, None
         for source, sink, most in ((reader, far_writer, None), (far_reader, writer, budget)):
@@ -180,12 +180,11 @@ class WithScriptedWorker(IsolatedAsyncioTestCase):
         asyncio.get_running_loop().set_debug(False)
         self.worker = ScriptedWorker()
         await self.worker.start()
+        self.addAsyncCleanup(self.worker.stop)
         self.client = self.another_client()
 
-    async def asyncTearDown(self) -> None:
-        await self.client.close()
-        await self.worker.stop()
-
     def another_client(self, url: str = AMQP_URL, **options: Any) -> Client:
-        options = {"sealed": False, "timeout": 10, **options}
-        return Client(url, prefix=self.worker.prefix, **options)
+        """A client of this worker's, which is closed when the test ends."""
+        client = Client(url, **{"prefix": self.worker.prefix, "sealed": False, "timeout": 10, **options})
+        self.addAsyncCleanup(client.close)
+        return client

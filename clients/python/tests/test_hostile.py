@@ -7,6 +7,7 @@ import json
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from nacl.public import PrivateKey, PublicKey, SealedBox
@@ -55,11 +56,11 @@ NO_REPLIES: dict[str, Body | bytes] = {
     "a value that is no text": with_value(OK, 7, "token", "value"),
     "no userinfo": without(OK, "token", "userinfo"),
     "scopes that are no list": with_value(OK, "repo", "token", "scopes"),
-    "a date that is none": with_value(OK, "s3cret", "token", "reserved_until"),
+    "a malformed date": with_value(OK, "s3cret", "token", "reserved_until"),
     "a date without a zone": with_value(OK, "2020-01-01", "token", "reserved_until"),
     "no error": {"status": "error"},
     "an error that is a text": {"status": "error", "error": "s3cret"},
-    "a code that is none": refused("Ünknown code\n"),
+    "a malformed code": refused("Ünknown code\n"),
     "an error without a message": {"status": "error", "error": {"code": "internal"}},
 }
 
@@ -133,15 +134,23 @@ class Hostile(WithScriptedWorker):
         with self.assertRaises(BadReplyError):
             await self.client.report("u-1", HOST, "s3cret")
 
-    async def test_an_event_that_is_none_is_passed_over(self) -> None:
-        heard = asyncio.create_task(first(self.client.events()))
+    async def test_a_malformed_or_unknown_event_is_skipped(self) -> None:
         good = {"event": "provider.recovered", "host": HOST, "at": "2020-01-01T01:00:00.000Z"}
         bad: list[Body | bytes] = [b"{", b"[]", b"{}", {**good, "event": "of.tomorrow"}, without(good, "host"),
+                                   {**good, "event": "of.tomorrow", "an event of tomorrow": True},
                                    with_value(good, 7, "at"), {**good, "event": "token.refreshed"}]
-        while not heard.done():
+        async with aclosing(self.client.events()) as events:
+            heard = asyncio.create_task(first(events))
+            # Nobody says when the queue is bound, and an event before is missed.
+            early = {**good, "host": "early.example.org"}
+            while not heard.done():
+                await self.worker.event(early)
             for body in [*bad, good]:
                 await self.worker.event(body)
-        self.assertEqual(await heard, good)
+            event = await heard
+            while event == early:
+                event = await first(events)
+        self.assertEqual(event, good)
 
 
 class Sealed(WithScriptedWorker):
@@ -152,10 +161,6 @@ class Sealed(WithScriptedWorker):
         self.deployment = PrivateKey.generate()
         public_key = b64encode(bytes(self.deployment.public_key)).decode()
         self.sealing = self.another_client(sealed=True, store_key=public_key, store_key_id="k-1")
-
-    async def asyncTearDown(self) -> None:
-        await self.sealing.close()
-        await super().asyncTearDown()
 
     async def test_a_sealed_token_is_opened_and_each_request_has_a_key_of_its_own(self) -> None:
         async def rule(body: Body, _: object) -> Body:
@@ -217,24 +222,21 @@ class Sealed(WithScriptedWorker):
              "token": {"value": "s3cret", "refresh_token": "s3cret-refresh"}},
         )
 
-    async def test_a_key_that_is_none_is_refused_before_anything_is_sent(self) -> None:
+    async def test_an_invalid_key_is_refused_before_anything_is_sent(self) -> None:
         for key in ("", "AAAA", "no base64 ü"):
             with self.assertRaises(ValueError):
                 self.another_client(store_key=key)
 
     async def test_nothing_that_is_logged_holds_a_secret(self) -> None:
         self.worker.rule = _always(granted("u-1", HOST, "s3cret"))
-        libraries = [logging.getLogger(name) for name in ("aiormq", "aio_pika")]
-        levels = [library.level for library in libraries]
+        for library in (logging.getLogger(name) for name in ("aiormq", "aio_pika")):
+            self.addCleanup(library.setLevel, library.level)
+            library.setLevel(logging.DEBUG)
         with self.assertLogs(level=logging.DEBUG) as logs:
-            for library in libraries:
-                library.setLevel(logging.DEBUG)
             with self.assertRaises(NotSealedError):
                 await self.another_client(sealed=True).token("u-1", HOST)
             await self.client.token("u-1", HOST)
             await self.client.store(Login("u-1", HOST, "s3cret"))
-            for library, level in zip(libraries, levels, strict=True):
-                library.setLevel(level)
         self.assertTrue(logs.output)
         self.assertEqual([line for line in logs.output if "s3cret" in line], [])
 

@@ -7,6 +7,8 @@ import json
 import time
 from datetime import datetime
 
+from aio_pika.abc import AbstractIncomingMessage
+
 from tokenkeeper_client import (
     BrokerRefusedError,
     Client,
@@ -19,8 +21,9 @@ from tokenkeeper_client import (
     UnroutableError,
 )
 
-from .support import AMQP_URL, Body, WithScriptedWorker, grant, granted, refused
+from .support import BROKER, Body, WithScriptedWorker, granted, refused
 
+NO_BROKER = "amqp://127.0.0.1:1/"
 CODES = {
     "invalid_request": False,
     "forbidden": False,
@@ -50,7 +53,7 @@ class Requests(WithScriptedWorker):
             {"user_id": "u-1", "host": "git.example.org", "requested_lifetime_secs": 600},
         )
         self.assertEqual(message.headers["traceparent"], traceparent)
-        self.assertEqual(message.user_id, "guest")
+        self.assertEqual(message.user_id, BROKER.user or "guest")
         # In seconds here, in milliseconds on the wire: half a second less than the deadline, less the time to connect.
         self.assertTrue(3 < float(str(message.expiration)) <= 7.5, message.expiration)
 
@@ -122,6 +125,23 @@ class Requests(WithScriptedWorker):
         self.assertIn("no worker ever declared the queue", str(raised.exception))
         self.assertEqual((await self.client.token("u-1", "git.example.org")).host, "git.example.org")
 
+    async def test_a_message_that_a_full_queue_refuses_is_sent_again_in_its_time_and_others_are_served(self) -> None:
+        full = await self.worker.channel.declare_queue(
+            exclusive=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
+        )
+        await full.bind(self.worker.prefix, "token.report")
+
+        async def rule(body: Body, message: AbstractIncomingMessage) -> Body | None:
+            return None if message.routing_key == "token.report" else granted(body["user_id"], body["host"])
+
+        # The other queue takes each.
+        self.worker.rule = rule
+        with self.assertRaises(BrokerRefusedError) as raised:
+            await self.client.report("u-1", "git.example.org", "t", timeout=1)
+        self.assertTrue(raised.exception.retryable)
+        self.assertGreater(len(self.worker.messages), 1)
+        await self.client.token("u-1", "git.example.org")
+
     async def test_an_exchange_that_is_not_there_costs_nobody_else_the_channel(self) -> None:
         client = self.another_client(partitioned=True)
         in_flight = asyncio.Event()
@@ -139,26 +159,22 @@ class Requests(WithScriptedWorker):
         in_flight.set()
         self.assertEqual(await bystander, "held")
         self.assertEqual(len(self.worker.messages), 1)
-        await client.close()
 
     async def test_a_publisher_that_the_broker_does_not_know_is_refused(self) -> None:
         client = self.another_client(publisher="somebody-else")
         with self.assertRaises(BrokerRefusedError) as raised:
             await client.token("u-1", "git.example.org")
         self.assertFalse(raised.exception.retryable)
-        await client.close()
 
     async def test_a_refused_login_is_said_at_once_and_shows_no_password(self) -> None:
-        url = AMQP_URL.replace("guest:guest", "guest:wr0ng-password")
-        client = Client(url, timeout=30)
+        client = self.another_client(str(BROKER.with_password("wr0ng-password")), timeout=30)
         began = time.monotonic()
         with self.assertRaises(BrokerRefusedError) as raised:
             await client.token("u-1", "git.example.org")
         self.assertLess(time.monotonic() - began, 10)
         self.assertNotIn("wr0ng-password", f"{raised.exception!r} {client!r}")
-        await client.close()
 
-    async def test_a_url_that_shows_the_password_or_is_none_is_refused(self) -> None:
+    async def test_a_malformed_url_or_one_that_shows_the_password_is_refused(self) -> None:
         for url in ("amqp://u:s3cret@broker.example.org/", "http://u:s3cret@127.0.0.1/", "amqp://u:s3cret@[::1/"):
             with self.assertRaises(ValueError) as raised:
                 Client(url)
@@ -167,10 +183,9 @@ class Requests(WithScriptedWorker):
         Client("amqps://u:s3cret@broker.example.org/")
 
     async def test_a_broker_that_is_not_there_costs_the_deadline_and_no_more(self) -> None:
-        client = Client("amqp://guest:guest@127.0.0.1:1/", timeout=0.5)
+        client = self.another_client(NO_BROKER, timeout=0.5)
         with self.assertRaises(ConnectionLostError):
             await client.token("u-1", "git.example.org")
-        await client.close()
 
     async def test_five_hundred_requests_are_in_flight_at_once_over_one_connection(self) -> None:
         everybody = asyncio.Event()
@@ -212,11 +227,12 @@ class Requests(WithScriptedWorker):
         assert isinstance(there, Token) and isinstance(away, RefusedError)
         self.assertGreater(len(self.worker.messages), 1)
 
-    async def test_what_is_no_message_is_not_sent(self) -> None:
-        for user_id in ("x" * 70_000, "u-\ud800"):
-            with self.assertRaises(RefusedError) as raised:
-                await self.client.token(user_id, "git.example.org")
-            self.assertEqual(raised.exception.code, "invalid_request")
+    async def test_an_invalid_message_is_refused_with_a_broker_and_without(self) -> None:
+        for client in (self.client, self.another_client(NO_BROKER, timeout=0.5)):
+            for user_id in ("x" * 70_000, "u-\ud800"):
+                with self.assertRaises(RefusedError) as raised:
+                    await client.token(user_id, "git.example.org")
+                self.assertEqual(raised.exception.code, "invalid_request")
         await self.client.token("u-1", "git.example.org")
         self.assertEqual(len(self.worker.messages), 1)
 
@@ -245,6 +261,3 @@ class Requests(WithScriptedWorker):
         token = await self.client.token("u-1", "git.example.org")
         login = Login("u-1", "git.example.org", "s3cret-token", refresh_token="s3cret-refresh")
         self.assertNotIn("s3cret", f"{token!r} {token} {login!r} {login}")
-
-
-del grant  # the rule that workers have from the start

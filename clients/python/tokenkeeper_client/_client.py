@@ -14,8 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar, cast
-from urllib.parse import unquote
+from typing import TypeVar
 
 import aio_pika
 from yarl import URL
@@ -47,20 +46,28 @@ _READS = frozenset(["token.request", "workspace.start"])
 
 @dataclass(frozen=True)
 class Login:
-    """A pair that a login flow obtained. Its text form shows no secret."""
+    """A pair that a login flow obtained. Its text form shows no secret. Its dates need a time zone."""
 
     user_id: str
+    """Whose pair it is, in the words of your platform."""
     host: str
+    """The source-code host, as it stands in clone URLs, with a port where there is one."""
     value: str = field(repr=False)
+    """The access token."""
     refresh_token: str | None = field(default=None, repr=False)
     """Without it the pair cannot be refreshed."""
     expires_at: datetime | None = None
-    """None: never."""
+    """When the access token ends. None: never."""
     refresh_token_expires_at: datetime | None = None
+    """When the refresh token ends. None: never."""
     username: str | None = None
+    """What git sends as the user name. None: the one of the host's provider."""
     scopes: tuple[str, ...] | None = None
+    """What the host allowed the token to do. None: nobody knows."""
     auth_id: str | None = None
+    """The user's id at the host. None: ``user_id``."""
     auth_name: str | None = None
+    """The user's name at the host, for people."""
 
 
 class Client:
@@ -266,6 +273,8 @@ class Client:
     async def _attempt(
         self, kind: str, body: Body, deadline: float, traceparent: str | None, seconds: float
     ) -> bytes:
+        # First, so that what breaks the contract is refused without a connection too.
+        encoded = _encoded(kind, body)
         is_connected = False
         try:
             async with asyncio.timeout_at(deadline):
@@ -274,7 +283,7 @@ class Client:
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     raise TimeoutError
-                message = self._message(kind, body, left, traceparent)
+                message = self._message(encoded, left, traceparent)
                 exchange, routing_key = self._route(kind, str(body["user_id"]))
                 return await link.ask(exchange, routing_key, message)
         except TimeoutError:
@@ -291,14 +300,7 @@ class Client:
             return f"{self._prefix}.{hashed}", user_id
         return self._prefix, kind
 
-    def _message(self, kind: str, body: object, left: float, traceparent: str | None) -> aio_pika.Message:
-        most = 128 if kind == "token.store" else 64
-        try:
-            encoded = json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise RefusedError("invalid_request", "not sent: a text is not Unicode") from None
-        if len(encoded) > most * 1024:
-            raise RefusedError("invalid_request", f"not sent: a {kind} is at most {most} KiB")
+    def _message(self, encoded: bytes, left: float, traceparent: str | None) -> aio_pika.Message:
         # Malformed, it is left out, as W3C's Trace Context says.
         traced = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
         return aio_pika.Message(
@@ -351,6 +353,18 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.75, 1.25)
         pause = min(pause * 2, 5)
+
+
+def _encoded(kind: str, body: Body) -> bytes:
+    """The body as it is sent. Raises `RefusedError` where the contract does not allow it."""
+    most = 128 if kind == "token.store" else 64
+    try:
+        encoded = json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RefusedError("invalid_request", "not sent: a text is not Unicode") from None
+    if len(encoded) > most * 1024:
+        raise RefusedError("invalid_request", f"not sent: a {kind} is at most {most} KiB")
+    return encoded
 
 
 def _store_body(login: Login) -> dict[str, object]:

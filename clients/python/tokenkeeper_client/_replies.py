@@ -32,14 +32,18 @@ class Token:
     userinfo: str = field(repr=False)
     """User name and value, percent-encoded for a clone URL: ``https://USERINFO@HOST/…``."""
     username: str
+    """The user name for git, beside ``value``."""
     scopes: tuple[str, ...]
     updated_at: datetime
+    """When the pair was stored or refreshed."""
     expires_at: datetime | None
     """None: it never expires."""
     reserved_until: datetime
+    """Until then nobody refreshes it away."""
     refresh: str
     """What this request did: none, reserved, opportunistic or required."""
     warnings: tuple[str, ...]
+    """The contract's words for what is not as it was asked for."""
 
 
 def parse(body: bytes) -> Mapping[str, object]:
@@ -73,7 +77,7 @@ def refusal(reply: Mapping[str, object]) -> RefusedError:
     error = _object(reply.get("error"), "error")
     code, message, after = text(error, "code"), text(error, "message"), error.get("retry_after_secs")
     if not _CODE.fullmatch(code):
-        raise BadReplyError("error.code is no code")
+        raise BadReplyError("error.code is malformed")
     known = isinstance(after, int) and not isinstance(after, bool) and 0 <= after <= 86400
     return RefusedError(
         code,
@@ -133,10 +137,11 @@ def workspace(
 
 
 def event(body: bytes) -> wire.Event | None:
-    """The event in a body, or None where it is none that this version knows."""
+    """The event in a body. None where it is malformed, or unknown to this version."""
     try:
         parsed = parse(body)
-        if not _EVENTS.get(text(parsed, "event"), {"an event of tomorrow"}) <= parsed.keys():
+        required = _EVENTS.get(text(parsed, "event"))
+        if required is None or not required <= parsed.keys():
             return None
         text(parsed, "host"), _date(parsed["at"])
     except BadReplyError:

@@ -79,7 +79,7 @@ class BrokerRefusedError(TokenkeeperError):
 
 
 class BadReplyError(TokenkeeperError):
-    """What came as the reply is none that a worker sends. It is not shown, because it may hold a token."""
+    """The reply is malformed, or about another user or host. It is not shown, because it may hold a token."""
 
     def __init__(self, message: str, *, code: str = "bad_reply") -> None:
         super().__init__(code, message)

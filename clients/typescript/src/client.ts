@@ -13,7 +13,7 @@ import {
   RefusedError,
   TokenkeeperError,
 } from "./errors.js";
-import { before, DIRECT_REPLY_TO, Link, LinkLost, plain, TooLate } from "./link.js";
+import { before, DIRECT_REPLY_TO, Link, LinkLost, TooLate, words } from "./link.js";
 import { event, type Fields, granted, parse, text, Token, workspace } from "./replies.js";
 import { checkPublicKey, ReplyKey, seal } from "./sealed.js";
 import type * as wire from "./wire.js";
@@ -29,7 +29,7 @@ export interface ClientOptions {
   storeKey?: string;
   /** Its id, as `tokenkeeper keys public --json` prints it. */
   storeKeyId?: string;
-  /** How long a request takes at most, retries included (30,000). */
+  /** How long a request takes at most, in ms, retries included (30,000). */
   timeoutMs?: number;
   /** The AMQP property `user_id`: by default the URL's user. `""` leaves it out. */
   publisher?: string;
@@ -40,22 +40,33 @@ export interface ClientOptions {
 }
 
 export interface CallOptions {
+  /** How long this request takes at most, in ms, retries included: by default the client's `timeoutMs`. */
   timeoutMs?: number;
-  /** W3C Trace Context, for the worker's logs. */
+  /** W3C Trace Context, for the worker's logs. A malformed one is left out. */
   traceparent?: string | undefined;
 }
 
-/** A pair that a login flow obtained. Dates that are left out: never. Without `refreshToken` it cannot be refreshed. */
+/** A pair that a login flow obtained. */
 export interface Login {
+  /** Whose pair it is, in the words of your platform. */
   userId: string;
+  /** The source-code host, as it stands in clone URLs, with a port where there is one. */
   host: string;
+  /** The access token. */
   value: string;
+  /** Without it the pair cannot be refreshed. */
   refreshToken?: string;
+  /** When the access token ends. Left out: never. */
   expiresAt?: Date;
+  /** When the refresh token ends. Left out: never. */
   refreshTokenExpiresAt?: Date;
+  /** What git sends as the user name. Left out: the one of the host's provider. */
   username?: string;
+  /** What the host allowed the token to do. Left out: nobody knows. */
   scopes?: string[];
+  /** The user's id at the host. Left out: `userId`. */
   authId?: string;
+  /** The user's name at the host, for people. */
   authName?: string;
 }
 
@@ -189,7 +200,7 @@ export class Client {
   ): Promise<T> {
     const isRead = kind === "token.request" || kind === "workspace.start";
     const timeoutMs = call.timeoutMs ?? this.#options.timeoutMs ?? 30_000;
-    const deadline = Date.now() + timeoutMs;
+    const deadline = performance.now() + timeoutMs;
     for (let pause of pauses()) {
       const key = isRead && this.#options.sealed !== false ? await ReplyKey.generate() : undefined;
       const body = key ? { ...request, reply_public_key: key.publicKey } : request;
@@ -200,10 +211,10 @@ export class Client {
         if (error instanceof TooLate) throw this.#late(timeoutMs);
         if (error instanceof LinkLost) {
           if (error.sent && !isRead) throw new ConnectionLostError(`the connection broke while a ${kind} was under way`);
-          pause = Math.min(pause, Math.max(0, deadline - Date.now()));
+          pause = Math.min(pause, Math.max(0, deadline - performance.now()));
         } else if (error instanceof TokenkeeperError && error.retryable) {
           pause += (error.retryAfterSecs ?? 0) * 1000;
-          if (Date.now() + pause >= deadline) throw error;
+          if (performance.now() + pause >= deadline) throw error;
         } else throw error;
       }
       // A client that is closed meanwhile finds out in the next attempt.
@@ -224,7 +235,7 @@ export class Client {
       throw new RefusedError("invalid_request", `not sent: a ${kind} is at most ${most} KiB`);
     }
     const link = await before(deadline, this.#connected());
-    const left = deadline - Date.now();
+    const left = deadline - performance.now();
     if (left <= 0) throw new TooLate();
     const [exchange, routingKey] = this.#route(kind, body.user_id);
     const options = {
@@ -271,7 +282,7 @@ export class Client {
         if (this.#closed.signal.aborted) await link.close();
         else return link;
       } catch (error) {
-        this.#trouble = plain(error);
+        this.#trouble = words(error);
         // Once it was let in, a refusal may be a broker that is starting.
         const isRefusal = /ACCESS_REFUSED|ACCESS-REFUSED|NOT_ALLOWED|NOT-ALLOWED/.test(this.#trouble);
         if (this.#link === undefined && isRefusal) throw new BrokerRefusedError(this.#trouble);

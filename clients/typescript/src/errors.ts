@@ -76,7 +76,7 @@ export class BrokerRefusedError extends TokenkeeperError {
   }
 }
 
-/** What came as the reply is none that a worker sends. It is not shown, because it may hold a token. */
+/** The reply is malformed, or about another user or host. It is not shown, because it may hold a token. */
 export class BadReplyError extends TokenkeeperError {
   constructor(message: string, code = "bad_reply") {
     super(code, message);
@@ -96,4 +96,9 @@ export class ClosedError extends TokenkeeperError {
   constructor() {
     super("closed", "the client is closed");
   }
+}
+
+/** What the broker, the system or a worker says, as one line of printable characters. */
+export function plain(said: string, most = 300): string {
+  return said.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, " ").slice(0, most);
 }

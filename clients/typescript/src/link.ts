@@ -3,8 +3,7 @@
 import amqplib from "amqplib";
 import type { Channel, ChannelModel, ConfirmChannel, ConsumeMessage, Options, SocketOptions } from "amqplib";
 
-import { BrokerRefusedError, UnroutableError } from "./errors.js";
-import { printable } from "./replies.js";
+import { BrokerRefusedError, plain, UnroutableError } from "./errors.js";
 
 export const DIRECT_REPLY_TO = "amq.rabbitmq.reply-to";
 // amqplib does not notice every end of a connection that is being made.
@@ -72,7 +71,7 @@ export class Link {
     const to = new URL(url);
     if (!to.searchParams.has("heartbeat")) to.searchParams.set("heartbeat", String(HEARTBEAT_SECS));
     const connecting = amqplib.connect(to.href, { noDelay: true, timeout: CONNECT_MS, ...socketOptions });
-    const connection = await before(Date.now() + CONNECT_MS, connecting).catch((error) => {
+    const connection = await before(performance.now() + CONNECT_MS, connecting).catch((error) => {
       // One that comes too late is not wanted.
       connecting.then((late) => late.close()).catch(() => {});
       throw error instanceof TooLate ? new Error("the broker does not answer") : error;
@@ -87,7 +86,7 @@ export class Link {
         await Promise.race([consuming, link.#lost]);
         return link;
       });
-      return await before(Date.now() + CONNECT_MS, opening);
+      return await before(performance.now() + CONNECT_MS, opening);
     } catch (error) {
       connection.close().catch(() => {});
       throw error;
@@ -98,7 +97,7 @@ export class Link {
     return this.#isLost;
   }
 
-  /** Publishes, and gives the body of the reply; rejects with `TooLate` at the deadline, in ms since 1970. */
+  /** Publishes, and gives the body of the reply; rejects with `TooLate` at the deadline. */
   async ask(
     exchange: string,
     routingKey: string,
@@ -168,7 +167,7 @@ export class Link {
       return await Promise.race([listening, this.#lost]);
     } catch (error) {
       if (hasCode(error, [404])) throw new UnroutableError(exchange, "events");
-      if (hasCode(error, [403])) throw new BrokerRefusedError(plain(error));
+      if (hasCode(error, [403])) throw new BrokerRefusedError(words(error));
       throw new LinkLost(false);
     }
   }
@@ -178,7 +177,7 @@ export class Link {
     this.#lose(undefined);
     // A second one is an error. A broker that is gone says nothing any more.
     this.#connection.close().catch(() => {});
-    await before(Date.now() + 2000, this.#over).catch(() => {});
+    await before(performance.now() + 2000, this.#over).catch(() => {});
   }
 
   #onReply(reply: ConsumeMessage | null): void {
@@ -192,7 +191,7 @@ export class Link {
     if (!this.#isLost) setImmediate(() => this.close());
     this.#isLost = true;
     this.#sayLost();
-    const said = plain(cause);
+    const said = words(cause);
     for (const question of this.#waiting.values()) {
       // By what was published to this exchange, if the broker says so.
       const isAtFault = said.includes(`'${question.exchange}'`) || !said.includes("exchange '");
@@ -202,11 +201,11 @@ export class Link {
   }
 }
 
-/** What this comes to, or `TooLate` at the deadline. */
+/** What this comes to, or `TooLate` at the deadline, which is of `performance.now()`: the machine's clock may be set meanwhile. */
 export async function before<T>(deadline: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new TooLate()), Math.max(0, deadline - Date.now()));
+    timer = setTimeout(() => reject(new TooLate()), Math.max(0, deadline - performance.now()));
   });
   try {
     return await Promise.race([work, late]);
@@ -215,9 +214,9 @@ export async function before<T>(deadline: number, work: Promise<T>): Promise<T> 
   }
 }
 
-/** What the system or the broker says, in one line. */
-export function plain(cause: unknown): string {
-  return printable(cause instanceof Error ? cause.message : "").slice(0, 300);
+/** The words of an error of the system or of amqplib. */
+export function words(cause: unknown): string {
+  return cause instanceof Error ? plain(cause.message) : "";
 }
 
 function hasCode(error: unknown, codes: readonly unknown[]): boolean {

@@ -1,6 +1,6 @@
 /** Reads replies and events. They come from outside, so that nothing in them is taken for granted. */
 
-import { BadReplyError, NotSealedError, RefusedError } from "./errors.js";
+import { BadReplyError, NotSealedError, plain, RefusedError } from "./errors.js";
 import type { ReplyKey } from "./sealed.js";
 import type { Event } from "./wire.js";
 
@@ -13,14 +13,18 @@ export type Fields = Readonly<Record<string, unknown>>;
 export class Token {
   readonly userId: string;
   readonly host: string;
+  /** The user name for git, beside `value`. */
   readonly username: string;
   readonly scopes: readonly string[];
+  /** When the pair was stored or refreshed. */
   readonly updatedAt: Date;
   /** `null`: it never expires. */
   readonly expiresAt: Date | null;
+  /** Until then nobody refreshes it away. */
   readonly reservedUntil: Date;
   /** What this request did: none, reserved, opportunistic or required. */
   readonly refresh: string;
+  /** The contract's words for what is not as it was asked for. */
   readonly warnings: readonly string[];
   readonly #value: string;
   readonly #userinfo: string;
@@ -52,6 +56,7 @@ export class Token {
     this.warnings = texts(reply, "warnings");
   }
 
+  /** The token as it is, for the host's API. */
   get value(): string {
     return this.#value;
   }
@@ -91,9 +96,9 @@ export function granted(reply: Fields): Fields {
 function refusal(reply: Fields): RefusedError {
   const error = fields(reply["error"], "error");
   const [code, message, after] = [text(error, "code"), text(error, "message"), error["retry_after_secs"]];
-  if (!/^[a-z_]{1,64}$/.test(code)) throw new BadReplyError("error.code is no code");
+  if (!/^[a-z_]{1,64}$/.test(code)) throw new BadReplyError("error.code is malformed");
   const known = typeof after === "number" && Number.isInteger(after) && after >= 0 && after <= 86400;
-  return new RefusedError(code, printable(message).slice(0, 500), {
+  return new RefusedError(code, plain(message, 500), {
     retryable: error["retryable"] === true,
     retryAfterSecs: known ? after : undefined,
     reason: optionalText(error, "reason"),
@@ -134,7 +139,7 @@ const EVENTS: { readonly [name in Event["event"]]: readonly Exclude<keyof (Event
   "provider.misconfigured": ["host", "at", "since", "reason"],
 };
 
-/** The event in a body, or `undefined` where it is none that this version knows. */
+/** The event in a body. `undefined` where it is malformed, or unknown to this version. */
 export function event(body: Buffer): Event | undefined {
   try {
     const read = parse(body);
@@ -147,11 +152,6 @@ export function event(body: Buffer): Event | undefined {
     if (error instanceof BadReplyError) return undefined;
     throw error;
   }
-}
-
-/** What the system or the broker says, in one line. */
-export function printable(said: string): string {
-  return said.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, " ");
 }
 
 function fields(value: unknown, name: string): Fields {

@@ -12,10 +12,13 @@ import {
   NoReplyError,
   RefusedError,
   Token,
+  TokenkeeperError,
   UnroutableError,
 } from "../src/index.js";
-import { AMQP_URL, type Body, granted, HOST, refused, scripted } from "./support.js";
+import { AMQP_URL, type Body, granted, HOST, refused, scripted, USER } from "./support.js";
 
+const NO_BROKER = "amqp://127.0.0.1:1/";
+const FULL = { "x-max-length": 0, "x-overflow": "reject-publish" };
 const CODES = {
   invalid_request: false,
   forbidden: false,
@@ -46,7 +49,7 @@ test("a token is asked for as the contract says", async (t) => {
   assert.equal(token.reservedUntil.toISOString(), "2020-01-01T01:05:00.000Z");
   assert.deepEqual(worker.bodies, [{ user_id: "u-1", host: HOST, requested_lifetime_secs: 600 }]);
   const { headers, userId, expiration } = worker.messages[0]!.properties;
-  assert.deepEqual([headers?.["traceparent"], userId], [traceparent, "guest"]);
+  assert.deepEqual([headers?.["traceparent"], userId], [traceparent, USER]);
   // Half a second less than the deadline, less the time to connect.
   assert.ok(Number(expiration) > 3000 && Number(expiration) <= 7500, expiration);
 });
@@ -94,6 +97,22 @@ test("without a pause from the worker, retries come within the deadline", async 
   assert.ok(worker.messages.length > 2);
 });
 
+for (const [step, hours] of [["forward", 1], ["back", -1]] as const) {
+  test(`a clock that is set ${step} neither ends a request nor prolongs it`, { timeout: 20_000 }, async (t) => {
+    const { worker, client } = await scripted(t);
+    const { now } = Date;
+    t.mock.method(Date, "now", () => now() + (worker.messages.length > 0 ? hours * 3_600_000 : 0));
+    worker.rule = (body) =>
+      worker.messages.length < 3 || body.user_id === "late" ? refused("internal", true) : granted(body.user_id, HOST);
+    const began = performance.now();
+    await Promise.all([
+      client.token("in time", HOST),
+      assert.rejects(client.token("late", HOST, undefined, { timeoutMs: 1000 }), isError(TokenkeeperError)),
+    ]);
+    assert.ok(performance.now() - began < 10_000);
+  });
+}
+
 test("a request that nobody answers ends with its time, and others are served", async (t) => {
   const { worker, client } = await scripted(t);
   worker.rule = (body) => (body.user_id === "silent" ? undefined : granted(body.user_id, body.host));
@@ -114,6 +133,20 @@ test("a message without a queue is unroutable, and others are served", async (t)
     assert.match(error.message, /no worker ever declared the queue/);
     return true;
   });
+  await client.token("u-1", HOST);
+});
+
+test("a message that a full queue refuses is sent again in its time, and others are served", async (t) => {
+  const { worker, client } = await scripted(t);
+  const { queue } = await worker.channel.assertQueue("", { exclusive: true, arguments: FULL });
+  await worker.channel.bindQueue(queue, worker.prefix, "token.report");
+  // The other queue takes each.
+  worker.rule = (body, { fields }) => (fields.routingKey === "token.report" ? undefined : granted(body.user_id, HOST));
+  await assert.rejects(client.report("u-1", HOST, "t", { timeoutMs: 1000 }), (error) => {
+    assert.ok(error instanceof BrokerRefusedError && error.retryable, inspect(error));
+    return true;
+  });
+  assert.ok(worker.messages.length > 1);
   await client.token("u-1", HOST);
 });
 
@@ -141,7 +174,9 @@ test("a publisher that the broker does not know is refused", async (t) => {
 });
 
 test("a refused login is said at once and shows no password", async (t) => {
-  const client = new Client(AMQP_URL.replace("guest:guest", "guest:wr0ng-password"));
+  const url = new URL(AMQP_URL);
+  url.password = "wr0ng-password";
+  const client = new Client(url.href);
   t.after(() => client.close());
   const began = performance.now();
   await assert.rejects(client.token("u-1", HOST), (error) => {
@@ -152,7 +187,7 @@ test("a refused login is said at once and shows no password", async (t) => {
   assert.ok(performance.now() - began < 10_000);
 });
 
-test("a URL that shows the password, or is none, is refused", () => {
+test("a malformed URL, or one that shows the password, is refused", () => {
   for (const url of ["amqp://u:s3cret@broker.example.org/", "http://u:s3cret@127.0.0.1/", "amqp://u:s3cret@[::1/"]) {
     assert.throws(() => new Client(url), (error) => error instanceof TypeError && !inspect(error).includes("s3cret"));
   }
@@ -161,7 +196,7 @@ test("a URL that shows the password, or is none, is refused", () => {
 });
 
 test("a broker that is not there costs the deadline and no more", async (t) => {
-  const client = new Client("amqp://guest:guest@127.0.0.1:1/", { timeoutMs: 500 });
+  const client = new Client(NO_BROKER, { timeoutMs: 500 });
   t.after(() => client.close());
   await assert.rejects(client.token("u-1", HOST), isError(ConnectionLostError));
 });
@@ -199,9 +234,11 @@ test("a workspace keeps the tokens it got when the rest stays away", async (t) =
   assert.ok(worker.messages.length > 1);
 });
 
-test("what is no message is not sent", async (t) => {
-  const { worker, client } = await scripted(t);
-  await assert.rejects(client.token("x".repeat(70_000), HOST), { code: "invalid_request" });
+test("an invalid message is refused, with a broker and without", async (t) => {
+  const { worker, client, clientAt } = await scripted(t);
+  for (const it of [client, clientAt(NO_BROKER, { timeoutMs: 500 })]) {
+    await assert.rejects(it.token("x".repeat(70_000), HOST), { code: "invalid_request" });
+  }
   await client.token("u-1", HOST);
   assert.equal(worker.messages.length, 1);
 });

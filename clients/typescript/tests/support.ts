@@ -10,6 +10,8 @@ import type { Channel, ChannelModel, ConsumeMessage } from "amqplib";
 import { Client, type ClientOptions } from "../src/index.js";
 
 export const AMQP_URL = process.env["AMQP_URL"] ?? "amqp://guest:guest@127.0.0.1:5672/%2f";
+/** The broker's user that the tests are connected as. */
+export const USER = decodeURIComponent(new URL(AMQP_URL).username) || "guest";
 export const HOST = "git.example.org";
 const KINDS = {
   "token.request": "token-requests",
