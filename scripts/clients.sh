@@ -94,9 +94,9 @@ prepare_node() {
 check_pins() {
   local pins apart
   pins=$(grep -hoE '"[^"]+": "[0-9]+\.[0-9]+\.[0-9]+"' clients/{typescript,generators}/package.json | sort -u)
-  apart=$(cut -d : -f 1 <<<"$pins" | uniq -d)
+  apart=$(cut -d : -f 1 <<<"$pins" | uniq -d | tr '\n' ' ')
   if [[ -n $apart ]]; then
-    echo "clients.sh: clients/typescript and clients/generators pin different versions of: ${apart//$'\n'/, }" >&2
+    echo "clients.sh: clients/typescript and clients/generators pin different versions of: $apart" >&2
     return 1
   fi
 }

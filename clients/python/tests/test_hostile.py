@@ -134,7 +134,7 @@ class Hostile(WithScriptedWorker):
         with self.assertRaises(BadReplyError):
             await self.client.report("u-1", HOST, "s3cret")
 
-    async def test_a_malformed_or_unknown_event_is_skipped(self) -> None:
+    async def test_a_malformed_or_unknown_event_is_passed_over(self) -> None:
         good = {"event": "provider.recovered", "host": HOST, "at": "2020-01-01T01:00:00.000Z"}
         bad: list[Body | bytes] = [b"{", b"[]", b"{}", {**good, "event": "of.tomorrow"}, without(good, "host"),
                                    {**good, "event": "of.tomorrow", "an event of tomorrow": True},

@@ -108,7 +108,7 @@ test("workspaces and reports are read as carefully", async (t) => {
   await assert.rejects(client.report("u-1", HOST, "s3cret"), showsNoSecret(BadReplyError));
 });
 
-test("a malformed or unknown event is skipped", async (t) => {
+test("a malformed or unknown event is passed over", async (t) => {
   const { worker, client } = await scripted(t);
   const good = { event: "provider.recovered", host: HOST, at: "2020-01-01T01:00:00.000Z" };
   const bad = [Buffer.from("{"), Buffer.from("[]"), {}, changed(good, "event", "of.tomorrow"), changed(good, "event", "toString"),
