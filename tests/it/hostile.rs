@@ -35,8 +35,8 @@ const ROUNDS: usize = 3;
 const GOOD_EVERY: usize = 10;
 /// How many messages are under way to the broker at once.
 const PIPELINED: usize = 250;
-/// So few messages wait at once that none runs out of time, however slow the machine is.
-const AT_ONCE: usize = 500;
+/// So few messages wait at once that none runs out of time, and no late reply out of its five seconds, however slow the machine.
+const AT_ONCE: usize = 100;
 /// How much more memory the worker may hold after the last round than before it: 0.2 to 1.7 MiB were measured. A message in
 /// hand is a kilobyte, so that keeping one of each would be 5.4 MiB.
 const GROWTH_KIB: u64 = 5 * 1024;
