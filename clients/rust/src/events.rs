@@ -1,5 +1,6 @@
 //! Events, as a stream that survives its connection.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ const PREFETCH: u16 = 256;
 
 /// How many events wait at the broker for a caller who is slow. The oldest give way: they are news.
 const WAITING: i64 = 10_000;
+
+/// How many events are remembered, so that one that comes twice is told once.
+const REMEMBERED: usize = 1_000;
 
 /// The wait before events are subscribed to again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -56,7 +60,7 @@ pub struct Event {
     pub retry_after_secs: Option<u64>,
     /// Since when a host has refused everybody.
     pub since: Option<DateTime<Utc>>,
-    /// The message's id. An event may come twice, with the same one.
+    /// The message's id. The broker may deliver an event twice, with the same one; a stream yields it once.
     #[serde(skip)]
     pub message_id: Option<String>,
 }
@@ -70,7 +74,7 @@ impl Events {
     /// Subscribes.
     pub(crate) async fn subscribe(shared: Arc<Shared>, pattern: String) -> Result<Self, Error> {
         let (after, action) = (shared.options.timeout, "subscribe to events");
-        let mut listening = Listening { shared, pattern, tap: None, is_over: false };
+        let mut listening = Listening { shared, pattern, tap: None, seen: Seen::default(), is_over: false };
         let subscribed = timeout(after, async {
             while listening.tap.is_none() {
                 listening.tap = listening.subscribe().await?;
@@ -100,7 +104,26 @@ struct Listening {
     shared: Arc<Shared>,
     pattern: String,
     tap: Option<Tap>,
+    seen: Seen,
     is_over: bool,
+}
+
+/// The ids of the last events.
+#[derive(Default)]
+struct Seen(VecDeque<String>);
+
+impl Seen {
+    /// Whether an id is a new one. From now on it is none.
+    fn is_new(&mut self, id: &str) -> bool {
+        if self.0.iter().any(|seen| seen == id) {
+            return false;
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(id.to_owned());
+        true
+    }
 }
 
 /// A subscription over one connection.
@@ -137,6 +160,9 @@ impl Listening {
                     let _ = delivery.ack(BasicAckOptions::default()).await;
                     let Ok(event) = serde_json::from_slice::<Event>(&delivery.data) else { continue };
                     let message_id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+                    if message_id.as_ref().is_some_and(|id| !self.seen.is_new(id)) {
+                        continue;
+                    }
                     return Some(Ok(Event { message_id, ..event }));
                 }
                 Some(Err(_)) | None => self.tap = None,
@@ -191,6 +217,17 @@ impl Listening {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_new_once_and_only_the_last_ones_are_remembered() {
+        let mut seen = Seen::default();
+        assert!(seen.is_new("first") && !seen.is_new("first"));
+        for number in 0..REMEMBERED {
+            assert!(seen.is_new(&number.to_string()));
+        }
+        assert_eq!(seen.0.len(), REMEMBERED);
+        assert!(!seen.is_new("0") && seen.is_new("first"));
+    }
 
     #[test]
     fn an_event_of_a_newer_worker_is_read() {
