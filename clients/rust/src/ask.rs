@@ -13,7 +13,7 @@ use crate::error::{Error, UnusableReply};
 use crate::kind::MessageKind;
 use crate::line::Outgoing;
 use crate::options::Options;
-use crate::progress::{Progress, Published};
+use crate::progress::{Progress, Published, Steps};
 use crate::reply::Body;
 use crate::seal::ReplyKey;
 
@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// The first and the longest wait before a request is asked again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What all kinds of request have in common.
 #[derive(Debug, Clone)]
@@ -74,10 +74,11 @@ impl Question<'_> {
             return Err(Error::Invalid("the timeout must be from 1 ms to 24 h"));
         }
         let deadline = Instant::now() + timeout;
+        let steps = Steps::new(&self.terms.progress);
         let mut wait = AGAIN.0;
         let mut tries_left = self.terms.retries;
         loop {
-            let answer = self.once(&mut write, deadline).await.and_then(|body| read(&body));
+            let answer = self.once(&mut write, deadline, &steps).await.and_then(|body| read(&body));
             let at_least = match &answer {
                 Ok(answer) => pause(answer),
                 Err(Error::Refused(refusal)) if refusal.retryable => {
@@ -88,10 +89,10 @@ impl Question<'_> {
             };
             let Some(at_least) = at_least.filter(|_| tries_left > 0) else { return answer };
             // Others were refused at the same time.
-            let next = Instant::now() + at_least.max(wait.mul_f64(0.5)) + wait.mul_f64(0.5 * fastrand::f64());
-            if next >= deadline {
+            let pause = at_least.max(wait.mul_f64(0.5)).saturating_add(wait.mul_f64(0.5 * fastrand::f64()));
+            let Some(next) = Instant::now().checked_add(pause).filter(|next| *next < deadline) else {
                 return answer;
-            }
+            };
             sleep(next.saturating_duration_since(Instant::now())).await;
             tries_left -= 1;
             wait = (wait * 2).min(AGAIN.1);
@@ -103,13 +104,14 @@ impl Question<'_> {
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
         deadline: Instant,
+        steps: &Steps,
     ) -> Result<Body, Error> {
         loop {
-            match timeout_at(deadline + LAST_WORD, self.over_a_line(write, deadline)).await {
+            match timeout_at(deadline + LAST_WORD, self.over_a_line(write, deadline, steps)).await {
                 Ok(Ok(Some(body))) => return Ok(body),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(self.too_late()),
+                Err(_) => return Err(self.too_late(steps)),
             }
         }
     }
@@ -119,16 +121,19 @@ impl Question<'_> {
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
         deadline: Instant,
+        steps: &Steps,
     ) -> Result<Option<Body>, Error> {
-        let Self { client, kind, user, terms } = *self;
-        let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late())??;
+        let Self { client, kind, user, .. } = *self;
+        let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late(steps))??;
         let line = match client.shared().line().now_or_never() {
             Some(line) => line?,
-            None => timeout_at(deadline, client.shared().line()).await.map_err(|_| self.too_late())??,
+            None => {
+                timeout_at(deadline, client.shared().line()).await.map_err(|_| self.too_late(steps))??
+            }
         };
         let Message { body, key } = write()?;
         let (exchange, routing_key) = self.route();
-        let mut slip = client.shared().book.enter(line.number, exchange.clone(), terms.progress.clone());
+        let mut slip = client.shared().book.enter(line.number, exchange.clone(), steps.clone());
         let properties = self.properties()?;
         let id = slip.id;
         let outgoing =
@@ -144,12 +149,9 @@ impl Question<'_> {
             }
             Fate::Nacked => return Err(Error::Nacked { kind }),
             Fate::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
-            Fate::Lost if kind.is_repeatable() || terms.progress.published() == Published::No => {
-                return Ok(None);
-            }
-            Fate::Lost => {
-                return Err(Error::ConnectionLost { kind, published: terms.progress.published() });
-            }
+            Fate::Lost if client.shared().is_closed() => return Err(Error::Closed),
+            Fate::Lost if kind.is_repeatable() || steps.published() == Published::No => return Ok(None),
+            Fate::Lost => return Err(Error::ConnectionLost { kind, published: steps.published() }),
         };
         match key {
             None => Ok(Some(Body(body))),
@@ -158,8 +160,8 @@ impl Question<'_> {
     }
 
     /// What is told where the time is over.
-    fn too_late(&self) -> Error {
-        let published = self.terms.progress.published();
+    fn too_late(&self, steps: &Steps) -> Error {
+        let published = steps.published();
         match self.client.shared().cause() {
             Some(cause) if published != Published::Yes => Error::Connect(cause),
             _ => Error::NoReply { kind: self.kind, after: self.terms.timeout, published },

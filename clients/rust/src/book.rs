@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::progress::{Progress, Published};
+use crate::progress::{Published, Steps};
 
 /// The longest reply that is read, in bytes: a workspace of 16 of the longest tokens, percent-encoded beside themselves and sealed,
 /// has less than 3 MiB.
@@ -39,7 +39,7 @@ struct Entry {
     /// The number of the line that it goes over.
     line: u64,
     exchange: ShortString,
-    progress: Progress,
+    steps: Steps,
 }
 
 #[derive(Default)]
@@ -47,11 +47,11 @@ pub(crate) struct Book(Mutex<HashMap<Uuid, Entry>>);
 
 impl Book {
     /// Enters a request before it is published. It leaves the book when its slip is dropped.
-    pub(crate) fn enter(&self, line: u64, exchange: ShortString, progress: Progress) -> Slip<'_> {
+    pub(crate) fn enter(&self, line: u64, exchange: ShortString, steps: Steps) -> Slip<'_> {
         let id = Uuid::new_v4();
         let (tell, fate) = oneshot::channel();
-        progress.set(Published::No);
-        self.0.lock().insert(id, Entry { tell, line, exchange, progress });
+        steps.set(Published::No);
+        self.0.lock().insert(id, Entry { tell, line, exchange, steps });
         Slip { book: self, id, fate }
     }
 
@@ -59,12 +59,12 @@ impl Book {
     pub(crate) fn publishes(&self, id: Uuid) -> bool {
         let entries = self.0.lock();
         let entry = entries.get(&id);
-        entry.inspect(|entry| entry.progress.set(Published::Perhaps)).is_some()
+        entry.inspect(|entry| entry.steps.set(Published::Perhaps)).is_some()
     }
 
     pub(crate) fn confirmed(&self, id: Uuid) {
         if let Some(entry) = self.0.lock().get(&id) {
-            entry.progress.set(Published::Yes);
+            entry.steps.set(Published::Yes);
         }
     }
 
@@ -91,9 +91,9 @@ impl Book {
         let refusal = error.and_then(Refusal::of);
         let gone: Vec<Entry> =
             self.0.lock().extract_if(|_, entry| entry.line == line).map(|(_, entry)| entry).collect();
-        for Entry { tell, exchange, progress, .. } in gone {
+        for Entry { tell, exchange, steps, .. } in gone {
             let is_meant = |refusal: &&Refusal<'_>| {
-                progress.published() == Published::Perhaps && refusal.can_mean(exchange.as_str())
+                steps.published() == Published::Perhaps && refusal.can_mean(exchange.as_str())
             };
             let fate = match refusal.as_ref().filter(is_meant) {
                 Some(Refusal { is_missing: true, .. }) => Fate::Unroutable,
@@ -101,6 +101,13 @@ impl Book {
                 None => Fate::Lost,
             };
             let _ = tell.send(fate);
+        }
+    }
+
+    /// The client is closed: all lines are gone.
+    pub(crate) fn end_all(&self) {
+        for (_, Entry { tell, .. }) in self.0.lock().drain() {
+            let _ = tell.send(Fate::Lost);
         }
     }
 
@@ -163,8 +170,8 @@ mod tests {
     #[tokio::test]
     async fn each_reply_finds_its_request_and_all_others_are_dropped() {
         let book = Book::default();
-        let mut first = book.enter(1, "x".into(), Progress::new());
-        let mut second = book.enter(1, "x".into(), Progress::new());
+        let mut first = book.enter(1, "x".into(), Steps::default());
+        let mut second = book.enter(1, "x".into(), Steps::default());
         book.answered(Some(&"nobody's".into()), b"0".to_vec());
         book.answered(Some(&Uuid::new_v4().to_string().into()), b"0".to_vec());
         book.answered(None, b"0".to_vec());
@@ -179,7 +186,7 @@ mod tests {
     #[test]
     fn a_request_that_nobody_waits_for_leaves_nothing_behind() {
         let book = Book::default();
-        let slip = book.enter(1, "x".into(), Progress::new());
+        let slip = book.enter(1, "x".into(), Steps::default());
         let id = slip.id;
         assert!(book.publishes(id));
         drop(slip);
@@ -190,8 +197,8 @@ mod tests {
     #[tokio::test]
     async fn a_line_that_ends_takes_its_own_requests_alone() {
         let book = Book::default();
-        let mut old = book.enter(1, "x".into(), Progress::new());
-        let _new = book.enter(2, "x".into(), Progress::new());
+        let mut old = book.enter(1, "x".into(), Steps::default());
+        let _new = book.enter(2, "x".into(), Steps::default());
         book.end(1, None);
         assert!(matches!(old.fate().await, Fate::Lost));
         assert_eq!(book.len(), 1);
@@ -215,9 +222,9 @@ mod tests {
             (320, "CONNECTION_FORCED - broker forced connection closure", "Lost"),
         ] {
             let book = Book::default();
-            let mut sent = book.enter(1, "tk".into(), Progress::new());
-            let mut confirmed = book.enter(1, "tk".into(), Progress::new());
-            let mut waiting = book.enter(1, "tk".into(), Progress::new());
+            let mut sent = book.enter(1, "tk".into(), Steps::default());
+            let mut confirmed = book.enter(1, "tk".into(), Steps::default());
+            let mut waiting = book.enter(1, "tk".into(), Steps::default());
             book.publishes(sent.id);
             book.publishes(confirmed.id);
             book.confirmed(confirmed.id);

@@ -87,7 +87,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) uri: AMQPUri,
     pub(crate) book: Book,
-    pub(crate) state: watch::Sender<State>,
+    state: watch::Sender<State>,
     numbers: Mutex<u64>,
 }
 
@@ -138,6 +138,29 @@ impl Shared {
         }
     }
 
+    /// Another state, unless the client is closed: that is the last one.
+    fn turn(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let is_open = !matches!(state, State::Closed);
+            if is_open {
+                *state = next;
+            }
+            is_open
+        });
+    }
+
+    /// Closes it for good. The line, if there was one.
+    pub(crate) fn close(&self) -> Option<Arc<Line>> {
+        match self.state.send_replace(State::Closed) {
+            State::Up(line) => Some(line),
+            State::Down(_) | State::Closed => None,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Closed)
+    }
+
     /// Waits until there is a line.
     ///
     /// # Errors
@@ -173,7 +196,7 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
                 let began = Instant::now();
                 let number = ends.line.number;
                 let error = run(&shared, ends).await;
-                shared.state.send_replace(State::Down(None));
+                shared.turn(State::Down(None));
                 shared.book.end(number, error.as_ref());
                 if began.elapsed() > AGAIN.1 {
                     pause = AGAIN.0;
@@ -189,7 +212,7 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
                         Error::Connect(cause) => cause,
                         other => Arc::new(other),
                     };
-                    shared.state.send_replace(State::Down(Some(cause)));
+                    shared.turn(State::Down(Some(cause)));
                 }
             },
         }
@@ -202,7 +225,7 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
 /// Publishes and consumes until the channel ends. Tells why, if the library knows.
 async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
     let Ends { line, channel, mut replies, mut to_publish } = ends;
-    shared.state.send_replace(State::Up(line));
+    shared.turn(State::Up(line));
     let book = &shared.book;
     let consuming = async {
         while let Some(reply) = replies.next().await {
@@ -332,7 +355,7 @@ mod tests {
     use lapin::message::{BasicReturnMessage, Delivery};
 
     use super::*;
-    use crate::progress::{Progress, Published};
+    use crate::progress::{Progress, Published, Steps};
 
     fn returned(id: Uuid) -> BasicReturnMessage {
         let mut delivery = Delivery::mock(0, "tokenkeeper".into(), "token.report".into(), false, Vec::new());
@@ -345,8 +368,8 @@ mod tests {
     async fn a_returned_message_is_its_own_and_not_that_of_the_confirm_it_comes_with() {
         let book = Book::default();
         let progress = Progress::new();
-        let mut lost = book.enter(1, "tokenkeeper".into(), Progress::new());
-        let routed = book.enter(1, "tokenkeeper".into(), progress.clone());
+        let mut lost = book.enter(1, "tokenkeeper".into(), Steps::default());
+        let routed = book.enter(1, "tokenkeeper".into(), Steps::new(&progress));
 
         settle(&book, routed.id, Ok(Confirmation::Ack(Some(returned(lost.id))))).unwrap();
 
@@ -361,8 +384,17 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_the_broker_does_not_keep_is_told() {
         let book = Book::default();
-        let mut refused = book.enter(1, "tokenkeeper".into(), Progress::new());
+        let mut refused = book.enter(1, "tokenkeeper".into(), Steps::default());
         settle(&book, refused.id, Ok(Confirmation::Nack(None))).unwrap();
         assert!(matches!(refused.fate().await, Fate::Nacked));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_closed_stays_closed_whatever_its_connection_does() {
+        let shared = Shared::new(Options::new("amqp://127.0.0.1/")).unwrap();
+        assert!(shared.close().is_none());
+        shared.turn(State::Down(None));
+        assert!(shared.is_closed());
+        assert!(matches!(shared.line().await, Err(Error::Closed)));
     }
 }

@@ -173,5 +173,10 @@ async fn a_message_says_who_publishes_how_long_it_is_waited_for_and_in_which_tra
     assert!((10_000..=20_000).contains(&expiration), "{expiration}");
     let headers = properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers.get("traceparent"), Some(&AMQPValue::LongString(TRACE.into())));
+
+    let malformed = client.token("jdoe", "git.example.org").traceparent(TRACE.to_uppercase());
+    malformed.send().await.expect("it is asked without");
+    let (properties, _) = seen.lock().unwrap().take().unwrap();
+    assert_eq!(properties.headers(), &None);
     drop(replier);
 }
