@@ -79,6 +79,9 @@ pub(super) async fn client(settings: &Broker, name: &'static str) -> Result<Clie
     let options = Options::new(settings.url.expose_secret())
         .prefix(&*settings.prefix)
         .partitions(settings.partitions > 0)
+        // Each command says itself whether it asks sealed, and how often.
+        .sealed(false)
+        .retries(0)
         // Each connection has its own limit, which says more.
         .connect_timeout(settings.connect_timeout + Duration::from_secs(1))
         .operation_timeout(settings.operation_timeout);

@@ -36,8 +36,8 @@ impl MessageKind {
         }
     }
 
-    /// Whether nothing is lost by asking twice. A second `token.store` could win over a login that came between; a second
-    /// `token.report` could be about the token that replaced the first one only by its digest, but its answer would differ.
+    /// Whether nothing is lost by asking twice. A second `token.store` could win over a login that came between. A repeated
+    /// `token.report` is harmless, but its answer would be `not_current`.
     pub(crate) const fn is_repeatable(self) -> bool {
         matches!(self, Self::TokenRequest | Self::WorkspaceStart)
     }
