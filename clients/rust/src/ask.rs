@@ -7,12 +7,12 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::book::Fate;
 use crate::client::Client;
 use crate::error::{Error, UnusableReply};
 use crate::kind::MessageKind;
-use crate::line::Outgoing;
+use crate::link::Outgoing;
 use crate::options::Options;
+use crate::pending::Outcome;
 use crate::progress::{Progress, Published, Steps};
 use crate::reply::Body;
 use crate::seal::ReplyKey;
@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// The first and the longest wait before a request is asked again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What all kinds of request have in common.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl Question<'_> {
         }
         let deadline = Instant::now() + timeout;
         let steps = Steps::new(&self.terms.progress);
-        let mut wait = AGAIN.0;
+        let mut wait = RETRY_PAUSES.0;
         let mut tries_left = self.terms.retries;
         loop {
             let answer = self.once(&mut write, deadline, &steps).await.and_then(|body| read(&body));
@@ -95,11 +95,11 @@ impl Question<'_> {
             };
             sleep(next.saturating_duration_since(Instant::now())).await;
             tries_left -= 1;
-            wait = (wait * 2).min(AGAIN.1);
+            wait = (wait * 2).min(RETRY_PAUSES.1);
         }
     }
 
-    /// One answer. A request for tokens is asked again over a new line where the old one broke.
+    /// One answer. A request for tokens is asked again over a new link where the old one broke.
     async fn once(
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
@@ -107,7 +107,7 @@ impl Question<'_> {
         steps: &Steps,
     ) -> Result<Body, Error> {
         loop {
-            match timeout_at(deadline + LAST_WORD, self.over_a_line(write, deadline, steps)).await {
+            match timeout_at(deadline + LAST_WORD, self.over_a_link(write, deadline, steps)).await {
                 Ok(Ok(Some(body))) => return Ok(body),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Err(error),
@@ -116,8 +116,8 @@ impl Question<'_> {
         }
     }
 
-    /// None: the line broke, and the request may be asked again.
-    async fn over_a_line(
+    /// None: the link broke, and the request may be asked again.
+    async fn over_a_link(
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
         deadline: Instant,
@@ -125,33 +125,33 @@ impl Question<'_> {
     ) -> Result<Option<Body>, Error> {
         let Self { client, kind, user, .. } = *self;
         let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late(steps))??;
-        let line = match client.shared().line().now_or_never() {
-            Some(line) => line?,
+        let link = match client.shared().link().now_or_never() {
+            Some(link) => link?,
             None => {
-                timeout_at(deadline, client.shared().line()).await.map_err(|_| self.too_late(steps))??
+                timeout_at(deadline, client.shared().link()).await.map_err(|_| self.too_late(steps))??
             }
         };
         let Message { body, key } = write()?;
         let (exchange, routing_key) = self.route();
-        let mut slip = client.shared().book.enter(line.number, exchange.clone(), steps.clone());
+        let mut reply = client.shared().pending.enter(link.number, exchange.clone(), steps.clone());
         let properties = self.properties()?;
-        let id = slip.id;
+        let id = reply.id;
         let outgoing =
             Outgoing { id, exchange, routing_key, properties, body, deadline, permit: permit.clone() };
-        let fate = if line.send(outgoing).await { slip.fate().await } else { Fate::Lost };
+        let outcome = if link.send(outgoing).await { reply.outcome().await } else { Outcome::Lost };
         drop(permit);
-        let body = match fate {
-            Fate::Answered(body) => body,
-            Fate::TooLong => return Err(UnusableReply::TooLong.into()),
-            Fate::Unroutable => {
+        let body = match outcome {
+            Outcome::Answered(body) => body,
+            Outcome::TooLong => return Err(UnusableReply::TooLong.into()),
+            Outcome::Unroutable => {
                 let prefix = client.options().prefix.clone();
                 return Err(Error::Unroutable { kind, prefix });
             }
-            Fate::Nacked => return Err(Error::Nacked { kind }),
-            Fate::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
-            Fate::Lost if client.shared().is_closed() => return Err(Error::Closed),
-            Fate::Lost if kind.is_repeatable() || steps.published() == Published::No => return Ok(None),
-            Fate::Lost => return Err(Error::ConnectionLost { kind, published: steps.published() }),
+            Outcome::Nacked => return Err(Error::Nacked { kind }),
+            Outcome::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
+            Outcome::Lost if client.shared().is_closed() => return Err(Error::Closed),
+            Outcome::Lost if kind.is_repeatable() || steps.published() == Published::No => return Ok(None),
+            Outcome::Lost => return Err(Error::ConnectionLost { kind, published: steps.published() }),
         };
         match key {
             None => Ok(Some(Body(body))),
@@ -173,8 +173,10 @@ impl Question<'_> {
         let options = self.client.options();
         // The prefix was checked to be short.
         let to = |exchange: String| ShortString::try_new(exchange).unwrap_or_default();
-        match (options.partitions.then(|| self.kind.partitions()).flatten(), ShortString::try_new(self.user))
-        {
+        match (
+            options.partitioned.then(|| self.kind.partition_exchange()).flatten(),
+            ShortString::try_new(self.user),
+        ) {
             (Some(name), Ok(user)) => (to(format!("{}.{name}", options.prefix)), user),
             _ => (to(options.prefix.clone()), self.kind.routing_key().into()),
         }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::events::Events;
-use crate::line::{Shared, keep_up};
+use crate::link::{Shared, reconnect};
 use crate::options::Options;
 use crate::requests::{ReportRequest, StoreRequest, TokenRequest, WorkspaceRequest};
 
@@ -23,7 +23,7 @@ struct Inner {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
     /// None: somebody closes the client.
-    keeping_up: Mutex<Option<JoinHandle<()>>>,
+    reconnecting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Client {
@@ -36,8 +36,8 @@ impl Client {
         let shared = Arc::new(Shared::new(options)?);
         let permits = Arc::new(Semaphore::new(shared.options.in_flight));
         let first = shared.open().await?;
-        let keeping_up = Mutex::new(Some(tokio::spawn(keep_up(Arc::clone(&shared), first))));
-        Ok(Self(Arc::new(Inner { shared, permits, keeping_up })))
+        let reconnecting = Mutex::new(Some(tokio::spawn(reconnect(Arc::clone(&shared), first))));
+        Ok(Self(Arc::new(Inner { shared, permits, reconnecting })))
     }
 
     /// Asks for a user's token for a host, as it stands in clone URLs (with its port, if it has one).
@@ -89,19 +89,19 @@ impl Client {
 
     /// Closes the connection, also for all clones. What is in flight ends with [`Error::Closed`].
     pub async fn close(self) {
-        let line = self.0.shared.close();
+        let link = self.0.shared.close();
         self.0.permits.close();
-        let keeping_up = self.0.keeping_up.lock().take();
-        if let Some(keeping_up) = keeping_up {
-            keeping_up.abort();
+        let reconnecting = self.0.reconnecting.lock().take();
+        if let Some(reconnecting) = reconnecting {
+            reconnecting.abort();
             // So that nothing is published from here on.
-            drop(keeping_up.await);
+            drop(reconnecting.await);
         }
-        self.0.shared.book.end_all();
-        if let Some(line) = line {
+        self.0.shared.pending.end_all();
+        if let Some(link) = link {
             // A blocked connection cannot be closed in good order; an error while closing does not matter.
-            if !line.connection.status().blocked() {
-                let close = line.connection.close(200, "done".into());
+            if !link.connection.status().blocked() {
+                let close = link.connection.close(200, "done".into());
                 drop(self.0.shared.within("close the connection", close).await);
             }
         }
@@ -135,8 +135,8 @@ impl fmt::Debug for Client {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(keeping_up) = self.keeping_up.get_mut() {
-            keeping_up.abort();
+        if let Some(reconnecting) = self.reconnecting.get_mut() {
+            reconnecting.abort();
         }
         self.shared.close();
     }

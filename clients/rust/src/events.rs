@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
 use crate::error::Error;
-use crate::line::Shared;
+use crate::link::Shared;
 pub use crate::words::EventKind;
 use crate::words::RefreshCause;
 
@@ -33,7 +33,7 @@ const WAITING: i64 = 10_000;
 const REMEMBERED: usize = 1_000;
 
 /// The wait before events are subscribed to again.
-const AGAIN: Duration = Duration::from_millis(500);
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Something that happened. Fields that do not apply are `None`. No field is a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,10 +74,11 @@ impl Events {
     /// Subscribes.
     pub(crate) async fn subscribe(shared: Arc<Shared>, pattern: String) -> Result<Self, Error> {
         let (after, action) = (shared.options.timeout, "subscribe to events");
-        let mut listening = Listening { shared, pattern, tap: None, seen: Seen::default(), is_over: false };
+        let mut listening =
+            Listening { shared, pattern, subscription: None, seen: Seen::default(), is_over: false };
         let subscribed = timeout(after, async {
-            while listening.tap.is_none() {
-                listening.tap = listening.subscribe().await?;
+            while listening.subscription.is_none() {
+                listening.subscription = listening.subscribe().await?;
             }
             Ok::<(), Error>(())
         });
@@ -103,7 +104,7 @@ impl fmt::Debug for Events {
 struct Listening {
     shared: Arc<Shared>,
     pattern: String,
-    tap: Option<Tap>,
+    subscription: Option<Subscription>,
     seen: Seen,
     is_over: bool,
 }
@@ -127,7 +128,7 @@ impl Seen {
 }
 
 /// A subscription over one connection.
-struct Tap {
+struct Subscription {
     /// Closed when it is dropped.
     _channel: Channel,
     events: Consumer,
@@ -139,10 +140,10 @@ impl Listening {
             return None;
         }
         loop {
-            let Some(tap) = &mut self.tap else {
+            let Some(subscription) = &mut self.subscription else {
                 match self.subscribe().await {
-                    Ok(Some(tap)) => {
-                        self.tap = Some(tap);
+                    Ok(Some(subscription)) => {
+                        self.subscription = Some(subscription);
                         return Some(Err(Error::EventsMissed));
                     }
                     Ok(None) => {}
@@ -154,7 +155,7 @@ impl Listening {
                 }
                 continue;
             };
-            match tap.events.next().await {
+            match subscription.events.next().await {
                 Some(Ok(delivery)) => {
                     // Where that fails the connection is gone, and so is the queue.
                     let _ = delivery.ack(BasicAckOptions::default()).await;
@@ -165,21 +166,21 @@ impl Listening {
                     }
                     return Some(Ok(Event { message_id, ..event }));
                 }
-                Some(Err(_)) | None => self.tap = None,
+                Some(Err(_)) | None => self.subscription = None,
             }
         }
     }
 
     /// None: the connection broke meanwhile.
-    async fn subscribe(&self) -> Result<Option<Tap>, Error> {
-        let line = self.shared.line().await?;
+    async fn subscribe(&self) -> Result<Option<Subscription>, Error> {
+        let link = self.shared.link().await?;
         let pattern = ShortString::try_new(self.pattern.as_str())
             .map_err(|_| Error::Invalid("the pattern is longer than 255 bytes"))?;
         let exchange =
             ShortString::try_new(format!("{}.events", self.shared.options.prefix)).unwrap_or_default();
         let subscribing = async {
             let shared = &self.shared;
-            let channel = shared.within("open a channel", line.connection.create_channel()).await?;
+            let channel = shared.within("open a channel", link.connection.create_channel()).await?;
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             let mut arguments = FieldTable::default();
             arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(WAITING));
@@ -198,16 +199,16 @@ impl Listening {
             let options = BasicConsumeOptions::default();
             let consume = channel.basic_consume(queue, "".into(), options, FieldTable::default());
             let events = shared.within("consume events", consume).await?;
-            Ok(Tap { _channel: channel, events })
+            Ok(Subscription { _channel: channel, events })
         };
         match subscribing.await {
-            Ok(tap) => Ok(Some(tap)),
+            Ok(subscription) => Ok(Some(subscription)),
             // The broker refuses it, and would do so again.
             Err(Error::Broker { action, error }) if error.is_amqp_soft_error() => {
                 Err(Error::Broker { action, error })
             }
             Err(_) => {
-                sleep(AGAIN).await;
+                sleep(RESUBSCRIBE_PAUSE).await;
                 Ok(None)
             }
         }

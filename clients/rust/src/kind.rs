@@ -27,7 +27,7 @@ impl MessageKind {
     }
 
     /// Where a message goes to reach its user's partition, behind the prefix. Reports have no partitions.
-    pub(crate) const fn partitions(self) -> Option<&'static str> {
+    pub(crate) const fn partition_exchange(self) -> Option<&'static str> {
         match self {
             Self::TokenRequest => Some("token-requests"),
             Self::WorkspaceStart => Some("workspace-starts"),

@@ -28,7 +28,7 @@ const HEARTBEAT_SECS: u16 = 10;
 pub struct Options {
     pub(crate) url: SecretString,
     pub(crate) prefix: String,
-    pub(crate) partitions: bool,
+    pub(crate) partitioned: bool,
     pub(crate) name: String,
     pub(crate) timeout: Duration,
     pub(crate) retries: u32,
@@ -48,7 +48,7 @@ impl Options {
         Self {
             url: SecretString::from(url.into()),
             prefix: "tokenkeeper".to_owned(),
-            partitions: false,
+            partitioned: false,
             name: "tokenkeeper-client".to_owned(),
             timeout: Duration::from_secs(30),
             retries: u32::MAX,
@@ -70,8 +70,8 @@ impl Options {
 
     /// Whether requests go to their user's partition: where the workers have `broker.partitions`. Default: no.
     #[must_use]
-    pub fn partitions(self, partitions: bool) -> Self {
-        Self { partitions, ..self }
+    pub fn partitioned(self, partitioned: bool) -> Self {
+        Self { partitioned, ..self }
     }
 
     /// How the broker's operators see the connection. Default: `tokenkeeper-client`.
@@ -189,7 +189,7 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("prefix", &self.prefix)
-            .field("partitions", &self.partitions)
+            .field("partitioned", &self.partitioned)
             .field("name", &self.name)
             .field("timeout", &self.timeout)
             .field("retries", &self.retries)

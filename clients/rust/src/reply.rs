@@ -142,7 +142,7 @@ pub(crate) fn check_workspace(body: &Body, workspace: &str, user: &str) -> Resul
 /// Of a `token.request` for this user and host.
 pub(crate) fn token(body: &Body, user: &str, host: &str) -> Result<Token, Error> {
     check_token(body, user, host)?;
-    outcome(body.read()?)?.map_err(|refusal| Error::Refused(refusal.into()))
+    token_or_refusal(body.read()?)?.map_err(|refusal| Error::Refused(refusal.into()))
 }
 
 /// Of a `workspace.start` for this workspace and user.
@@ -156,7 +156,7 @@ pub(crate) fn workspace(body: &Body, workspace: &str, user: &str) -> Result<Work
     }
     let tokens = tokens.into_iter().map(|reply| {
         let host = reply.host.clone();
-        let token = outcome(reply)?;
+        let token = token_or_refusal(reply)?;
         // A token for no host is nobody's.
         if token.is_ok() && host.is_none() {
             Err(UnusableReply::NotUnderstood)
@@ -195,7 +195,7 @@ fn refused(error: ErrorBody, warnings: Vec<Warning>) -> Error {
     Error::Refused(Refusal::new(error, warnings).into())
 }
 
-fn outcome(reply: TokenReply) -> Result<Result<Token, Refusal>, UnusableReply> {
+fn token_or_refusal(reply: TokenReply) -> Result<Result<Token, Refusal>, UnusableReply> {
     let TokenReply { status, token, refresh, warnings, error, .. } = reply;
     match (status, token, error) {
         (Status::Ok, Some(GrantedToken { value: Some(value), .. }), _) if value_is_empty(&value) => {

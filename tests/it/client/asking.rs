@@ -133,7 +133,7 @@ async fn with_partitions_requests_go_to_their_users_partition() {
     world.set("broker.partitions", 2);
     let worker = world.start_worker().await;
     let pair = world.user_with_token("jdoe").await;
-    let client = Client::connect(options(&world).partitions(true)).await.unwrap();
+    let client = Client::connect(options(&world).partitioned(true)).await.unwrap();
     let (host, url) = (world.scm.host(), world.scm.clone_url("p", "r"));
     // Reports have no partitions. A user whose name is too long for a routing key goes the other way.
     let value = SecretString::from("another");

@@ -18,7 +18,7 @@ const LONGEST_REPLY: usize = 4 * 1024 * 1024;
 
 /// What became of a request.
 #[derive(Debug)]
-pub(crate) enum Fate {
+pub(crate) enum Outcome {
     /// Somebody answered.
     Answered(Vec<u8>),
     /// The answer is longer than any reply.
@@ -35,24 +35,24 @@ pub(crate) enum Fate {
 
 /// A request in flight.
 struct Entry {
-    tell: oneshot::Sender<Fate>,
-    /// The number of the line that it goes over.
-    line: u64,
+    tell: oneshot::Sender<Outcome>,
+    /// The number of the link that it goes over.
+    link: u64,
     exchange: ShortString,
     steps: Steps,
 }
 
 #[derive(Default)]
-pub(crate) struct Book(Mutex<HashMap<Uuid, Entry>>);
+pub(crate) struct Pending(Mutex<HashMap<Uuid, Entry>>);
 
-impl Book {
-    /// Enters a request before it is published. It leaves the book when its slip is dropped.
-    pub(crate) fn enter(&self, line: u64, exchange: ShortString, steps: Steps) -> Slip<'_> {
+impl Pending {
+    /// Enters a request before it is published. It is forgotten when its [`PendingReply`] is dropped.
+    pub(crate) fn enter(&self, link: u64, exchange: ShortString, steps: Steps) -> PendingReply<'_> {
         let id = Uuid::new_v4();
-        let (tell, fate) = oneshot::channel();
+        let (tell, outcome) = oneshot::channel();
         steps.set(Published::No);
-        self.0.lock().insert(id, Entry { tell, line, exchange, steps });
-        Slip { book: self, id, fate }
+        self.0.lock().insert(id, Entry { tell, link, exchange, steps });
+        PendingReply { pending: self, id, outcome }
     }
 
     /// Whether somebody still waits. From now on the request counts as sent.
@@ -71,43 +71,43 @@ impl Book {
     /// A reply came. One that nobody waits for is dropped: it is a second one, comes too late, or is not ours.
     pub(crate) fn answered(&self, correlation_id: Option<&ShortString>, body: Vec<u8>) {
         let id = correlation_id.and_then(|id| Uuid::try_parse(id.as_str()).ok());
-        let fate = if body.len() > LONGEST_REPLY { Fate::TooLong } else { Fate::Answered(body) };
+        let outcome = if body.len() > LONGEST_REPLY { Outcome::TooLong } else { Outcome::Answered(body) };
         if let Some(id) = id {
-            self.tell(id, fate);
+            self.tell(id, outcome);
         }
     }
 
-    pub(crate) fn tell(&self, id: Uuid, fate: Fate) {
+    pub(crate) fn tell(&self, id: Uuid, outcome: Outcome) {
         let entry = self.0.lock().remove(&id);
         if let Some(entry) = entry {
             // Somebody who does not wait any more is not told.
-            let _ = entry.tell.send(fate);
+            let _ = entry.tell.send(outcome);
         }
     }
 
-    /// A line is gone. If that is because the broker refused what was published, those are told whom it can have meant, and all
-    /// others that the line is lost.
-    pub(crate) fn end(&self, line: u64, error: Option<&AmqpError>) {
+    /// A link is gone. If that is because the broker refused what was published, those are told whom it can have meant, and all
+    /// others that the link is lost.
+    pub(crate) fn end(&self, link: u64, error: Option<&AmqpError>) {
         let refusal = error.and_then(Refusal::of);
         let gone: Vec<Entry> =
-            self.0.lock().extract_if(|_, entry| entry.line == line).map(|(_, entry)| entry).collect();
+            self.0.lock().extract_if(|_, entry| entry.link == link).map(|(_, entry)| entry).collect();
         for Entry { tell, exchange, steps, .. } in gone {
             let is_meant = |refusal: &&Refusal<'_>| {
                 steps.published() == Published::Perhaps && refusal.can_mean(exchange.as_str())
             };
-            let fate = match refusal.as_ref().filter(is_meant) {
-                Some(Refusal { is_missing: true, .. }) => Fate::Unroutable,
-                Some(Refusal { error, .. }) => Fate::Refused((*error).clone()),
-                None => Fate::Lost,
+            let outcome = match refusal.as_ref().filter(is_meant) {
+                Some(Refusal { is_missing: true, .. }) => Outcome::Unroutable,
+                Some(Refusal { error, .. }) => Outcome::Refused((*error).clone()),
+                None => Outcome::Lost,
             };
-            let _ = tell.send(fate);
+            let _ = tell.send(outcome);
         }
     }
 
-    /// The client is closed: all lines are gone.
+    /// The client is closed: all links are gone.
     pub(crate) fn end_all(&self) {
         for (_, Entry { tell, .. }) in self.0.lock().drain() {
-            let _ = tell.send(Fate::Lost);
+            let _ = tell.send(Outcome::Lost);
         }
     }
 
@@ -139,23 +139,23 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// A place in the book.
-pub(crate) struct Slip<'a> {
-    book: &'a Book,
+/// The place of a request among the pending ones.
+pub(crate) struct PendingReply<'a> {
+    pending: &'a Pending,
     pub(crate) id: Uuid,
-    fate: oneshot::Receiver<Fate>,
+    outcome: oneshot::Receiver<Outcome>,
 }
 
-impl Slip<'_> {
-    pub(crate) async fn fate(&mut self) -> Fate {
-        // The sender is dropped with an entry that this slip removed, which is over then.
-        (&mut self.fate).await.unwrap_or(Fate::Lost)
+impl PendingReply<'_> {
+    pub(crate) async fn outcome(&mut self) -> Outcome {
+        // The sender is dropped with an entry that this place removed, which is over then.
+        (&mut self.outcome).await.unwrap_or(Outcome::Lost)
     }
 }
 
-impl Drop for Slip<'_> {
+impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
-        self.book.0.lock().remove(&self.id);
+        self.pending.0.lock().remove(&self.id);
     }
 }
 
@@ -163,45 +163,45 @@ impl Drop for Slip<'_> {
 mod tests {
     use super::*;
 
-    fn id(slip: &Slip<'_>) -> ShortString {
-        ShortString::from(slip.id.to_string())
+    fn id(reply: &PendingReply<'_>) -> ShortString {
+        ShortString::from(reply.id.to_string())
     }
 
     #[tokio::test]
     async fn each_reply_finds_its_request_and_all_others_are_dropped() {
-        let book = Book::default();
-        let mut first = book.enter(1, "x".into(), Steps::default());
-        let mut second = book.enter(1, "x".into(), Steps::default());
-        book.answered(Some(&"nobody's".into()), b"0".to_vec());
-        book.answered(Some(&Uuid::new_v4().to_string().into()), b"0".to_vec());
-        book.answered(None, b"0".to_vec());
-        book.answered(Some(&id(&second)), b"2".to_vec());
-        book.answered(Some(&id(&second)), b"another".to_vec());
-        book.answered(Some(&id(&first)), vec![b' '; LONGEST_REPLY + 1]);
-        assert!(matches!(second.fate().await, Fate::Answered(body) if body == b"2"));
-        assert!(matches!(first.fate().await, Fate::TooLong));
-        assert_eq!(book.len(), 0);
+        let pending = Pending::default();
+        let mut first = pending.enter(1, "x".into(), Steps::default());
+        let mut second = pending.enter(1, "x".into(), Steps::default());
+        pending.answered(Some(&"nobody's".into()), b"0".to_vec());
+        pending.answered(Some(&Uuid::new_v4().to_string().into()), b"0".to_vec());
+        pending.answered(None, b"0".to_vec());
+        pending.answered(Some(&id(&second)), b"2".to_vec());
+        pending.answered(Some(&id(&second)), b"another".to_vec());
+        pending.answered(Some(&id(&first)), vec![b' '; LONGEST_REPLY + 1]);
+        assert!(matches!(second.outcome().await, Outcome::Answered(body) if body == b"2"));
+        assert!(matches!(first.outcome().await, Outcome::TooLong));
+        assert_eq!(pending.len(), 0);
     }
 
     #[test]
     fn a_request_that_nobody_waits_for_leaves_nothing_behind() {
-        let book = Book::default();
-        let slip = book.enter(1, "x".into(), Steps::default());
-        let id = slip.id;
-        assert!(book.publishes(id));
-        drop(slip);
-        assert_eq!(book.len(), 0);
-        assert!(!book.publishes(id), "it is not published any more");
+        let pending = Pending::default();
+        let reply = pending.enter(1, "x".into(), Steps::default());
+        let id = reply.id;
+        assert!(pending.publishes(id));
+        drop(reply);
+        assert_eq!(pending.len(), 0);
+        assert!(!pending.publishes(id), "it is not published any more");
     }
 
     #[tokio::test]
-    async fn a_line_that_ends_takes_its_own_requests_alone() {
-        let book = Book::default();
-        let mut old = book.enter(1, "x".into(), Steps::default());
-        let _new = book.enter(2, "x".into(), Steps::default());
-        book.end(1, None);
-        assert!(matches!(old.fate().await, Fate::Lost));
-        assert_eq!(book.len(), 1);
+    async fn a_link_that_ends_takes_its_own_requests_alone() {
+        let pending = Pending::default();
+        let mut old = pending.enter(1, "x".into(), Steps::default());
+        let _new = pending.enter(2, "x".into(), Steps::default());
+        pending.end(1, None);
+        assert!(matches!(old.outcome().await, Outcome::Lost));
+        assert_eq!(pending.len(), 1);
     }
 
     #[tokio::test]
@@ -221,18 +221,18 @@ mod tests {
             ),
             (320, "CONNECTION_FORCED - broker forced connection closure", "Lost"),
         ] {
-            let book = Book::default();
-            let mut sent = book.enter(1, "tk".into(), Steps::default());
-            let mut confirmed = book.enter(1, "tk".into(), Steps::default());
-            let mut waiting = book.enter(1, "tk".into(), Steps::default());
-            book.publishes(sent.id);
-            book.publishes(confirmed.id);
-            book.confirmed(confirmed.id);
-            book.end(1, Some(&refusal(code, text)));
-            let fate = format!("{:?}", sent.fate().await);
-            assert!(fate.starts_with(expected), "{text}: {fate}");
-            assert!(matches!(confirmed.fate().await, Fate::Lost), "{text}");
-            assert!(matches!(waiting.fate().await, Fate::Lost), "{text}");
+            let pending = Pending::default();
+            let mut sent = pending.enter(1, "tk".into(), Steps::default());
+            let mut confirmed = pending.enter(1, "tk".into(), Steps::default());
+            let mut waiting = pending.enter(1, "tk".into(), Steps::default());
+            pending.publishes(sent.id);
+            pending.publishes(confirmed.id);
+            pending.confirmed(confirmed.id);
+            pending.end(1, Some(&refusal(code, text)));
+            let outcome = format!("{:?}", sent.outcome().await);
+            assert!(outcome.starts_with(expected), "{text}: {outcome}");
+            assert!(matches!(confirmed.outcome().await, Outcome::Lost), "{text}");
+            assert!(matches!(waiting.outcome().await, Outcome::Lost), "{text}");
         }
     }
 }
