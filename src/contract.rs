@@ -6,7 +6,7 @@
 
 mod clean;
 #[cfg(test)]
-mod client;
+mod client_tests;
 mod clone_url;
 mod decode;
 mod envelope;

@@ -78,7 +78,10 @@ fn of_broker<'a>(cause: &'a (dyn StdError + Send + Sync + 'static)) -> Option<&'
 pub(super) async fn client(settings: &Broker, name: &'static str) -> Result<Client, Error> {
     let options = Options::new(settings.url.expose_secret())
         .prefix(&*settings.prefix)
-        .partitions(settings.partitions > 0)
+        .partitioned(settings.partitions > 0)
+        // Each command says itself whether it asks sealed, and how often.
+        .sealed(false)
+        .retries(0)
         // Each connection has its own limit, which says more.
         .connect_timeout(settings.connect_timeout + Duration::from_secs(1))
         .operation_timeout(settings.operation_timeout);

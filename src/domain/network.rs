@@ -98,9 +98,15 @@ pub fn names_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Domain(name)) => is_this_machine(name),
         None => false,
     }
+}
+
+/// Whether a host, without its port, names this machine: a loopback address, in brackets or not, or `localhost` in any case.
+pub fn is_this_machine(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// First address, length of the prefix in bits, and where it leads.
@@ -264,6 +270,24 @@ mod tests {
             "https://x.localhost/t",
         ] {
             assert_eq!((reach(url, false), reach(url, true)), (Reach::Public, Reach::Private), "{url}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_name_and_address() {
+        for host in ["localhost", "LocalHost", "127.0.0.1", "127.8.9.1", "::1", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in [
+            "",
+            "[]",
+            "localhost.example.org",
+            "127.0.0.1.example.org",
+            "127.0.0.1:80",
+            "10.0.0.1",
+            "[[::1]]",
+        ] {
+            assert!(!is_this_machine(host), "{host}");
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! A link that leaves this machine is encrypted, and its server verified, unless the operator says `tls = "off"`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
@@ -14,6 +13,7 @@ use url::Url;
 
 use super::reader::Reader;
 use super::url::ConnectionUrl;
+use crate::domain::network::is_this_machine;
 use crate::private_file::FileRule;
 use crate::tls::{ClientTls, Identity, LinkTls, TlsFile};
 
@@ -238,10 +238,4 @@ impl Driver {
         driver.mode = says_mode.then_some(mode);
         driver
     }
-}
-
-/// Whether a host is this machine by its name or address.
-fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }

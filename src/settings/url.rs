@@ -1,10 +1,10 @@
 use std::fmt;
-use std::net::IpAddr;
 
 use lapin::uri::AMQPUri;
 use secrecy::ExposeSecret;
 use url::Url;
 
+use crate::domain::network::is_this_machine;
 use crate::domain::secret::SecretString;
 
 /// A URL with a password. Shown without it. Only the driver gets the whole URL.
@@ -76,9 +76,7 @@ impl ConnectionUrl {
     pub(super) fn is_on_this_machine(&self) -> bool {
         let url = Url::parse(&self.redacted).ok();
         // Such a URL's host is a name even where it is an IPv4 address.
-        url.as_ref().and_then(Url::host_str).is_some_and(|host| {
-            host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-        })
+        url.as_ref().and_then(Url::host_str).is_some_and(is_this_machine)
     }
 
     /// Whether each connection would open a database of its own.

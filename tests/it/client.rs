@@ -25,9 +25,9 @@ fn options(world: &World) -> Options {
     options_at(world, world.broker.url())
 }
 
-/// The same by another way to the broker.
+/// The same by another way to the broker. Asks once, and in clear, so that every test says itself what it wants beyond that.
 fn options_at(world: &World, url: &str) -> Options {
-    Options::new(url).prefix(world.broker.prefix())
+    Options::new(url).prefix(world.broker.prefix()).sealed(false).retries(0)
 }
 
 async fn client(world: &World) -> Client {
@@ -75,17 +75,26 @@ fn refused(code: &str, retry_after_secs: u64) -> Vec<u8> {
     json!({"status": "error", "error": error}).to_string().into_bytes()
 }
 
-/// Somebody who takes token requests out of their queue, and answers as the test wants it: with any number of bodies, each to any
+/// Somebody who takes messages out of their queue, and answers as the test wants it: with any number of bodies, each to any
 /// correlation id. Ends when it is dropped.
 pub(crate) struct Replier(JoinHandle<()>);
 
 impl Replier {
+    /// For token requests.
     pub(crate) async fn start(
         world: &World,
+        answer: impl FnMut(&Asked) -> Vec<(ShortString, Vec<u8>)> + Send + 'static,
+    ) -> Self {
+        Self::of(world, "token-requests", answer).await
+    }
+
+    pub(crate) async fn of(
+        world: &World,
+        queue: &str,
         mut answer: impl FnMut(&Asked) -> Vec<(ShortString, Vec<u8>)> + Send + 'static,
     ) -> Self {
         let channel = world.broker.channel().await;
-        let queue = world.broker.name("token-requests");
+        let queue = world.broker.name(queue);
         let unacked = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consumer = channel.basic_consume(queue.into(), "".into(), unacked, FieldTable::default()).await;
         let mut requests = consumer.expect("consume requests");

@@ -3,6 +3,7 @@
 pub(crate) mod accounts;
 pub(crate) mod events;
 pub(crate) mod evidence;
+pub(crate) mod in_process;
 pub(crate) mod json_lines;
 pub(crate) mod links;
 pub(crate) mod logs;
@@ -14,8 +15,9 @@ pub(crate) use tokenkeeper_testkit::database::Kind;
 pub(crate) use tokenkeeper_testkit::scm::{Dialect, Fault, ScmOptions, SimulatedScm};
 pub(crate) use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 
+pub(crate) use self::in_process::InProcessWorker;
 pub(crate) use self::process::WorkerProcess;
-pub(crate) use self::world::{InProcessWorker, World};
+pub(crate) use self::world::World;
 
 /// Makes a test of each `async fn NAME(kind: Kind)`, one for each kind of database.
 macro_rules! on_every_database {

@@ -7,13 +7,13 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::book::Fate;
 use crate::client::Client;
 use crate::error::{Error, UnusableReply};
 use crate::kind::MessageKind;
-use crate::line::Outgoing;
+use crate::link::Outgoing;
 use crate::options::Options;
-use crate::progress::{Progress, Published};
+use crate::pending::Outcome;
+use crate::progress::{Progress, Published, Steps};
 use crate::reply::Body;
 use crate::seal::ReplyKey;
 
@@ -25,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_hours(24);
 
 /// The first and the longest wait before a request is asked again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What all kinds of request have in common.
 #[derive(Debug, Clone)]
@@ -74,10 +74,11 @@ impl Question<'_> {
             return Err(Error::Invalid("the timeout must be from 1 ms to 24 h"));
         }
         let deadline = Instant::now() + timeout;
-        let mut wait = AGAIN.0;
+        let steps = Steps::new(&self.terms.progress);
+        let mut wait = RETRY_PAUSES.0;
         let mut tries_left = self.terms.retries;
         loop {
-            let answer = self.once(&mut write, deadline).await.and_then(|body| read(&body));
+            let answer = self.once(&mut write, deadline, &steps).await.and_then(|body| read(&body));
             let at_least = match &answer {
                 Ok(answer) => pause(answer),
                 Err(Error::Refused(refusal)) if refusal.retryable => {
@@ -88,68 +89,69 @@ impl Question<'_> {
             };
             let Some(at_least) = at_least.filter(|_| tries_left > 0) else { return answer };
             // Others were refused at the same time.
-            let next = Instant::now() + at_least.max(wait.mul_f64(0.5)) + wait.mul_f64(0.5 * fastrand::f64());
-            if next >= deadline {
+            let pause = at_least.max(wait.mul_f64(0.5)).saturating_add(wait.mul_f64(0.5 * fastrand::f64()));
+            let Some(next) = Instant::now().checked_add(pause).filter(|next| *next < deadline) else {
                 return answer;
-            }
+            };
             sleep(next.saturating_duration_since(Instant::now())).await;
             tries_left -= 1;
-            wait = (wait * 2).min(AGAIN.1);
+            wait = (wait * 2).min(RETRY_PAUSES.1);
         }
     }
 
-    /// One answer. A request for tokens is asked again over a new line where the old one broke.
+    /// One answer. A request for tokens is asked again over a new link where the old one broke.
     async fn once(
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
         deadline: Instant,
+        steps: &Steps,
     ) -> Result<Body, Error> {
         loop {
-            match timeout_at(deadline + LAST_WORD, self.over_a_line(write, deadline)).await {
+            match timeout_at(deadline + LAST_WORD, self.over_a_link(write, deadline, steps)).await {
                 Ok(Ok(Some(body))) => return Ok(body),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(self.too_late()),
+                Err(_) => return Err(self.too_late(steps)),
             }
         }
     }
 
-    /// None: the line broke, and the request may be asked again.
-    async fn over_a_line(
+    /// None: the link broke, and the request may be asked again.
+    async fn over_a_link(
         &self,
         write: &mut impl FnMut() -> Result<Message, Error>,
         deadline: Instant,
+        steps: &Steps,
     ) -> Result<Option<Body>, Error> {
-        let Self { client, kind, user, terms } = *self;
-        let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late())??;
-        let line = match client.shared().line().now_or_never() {
-            Some(line) => line?,
-            None => timeout_at(deadline, client.shared().line()).await.map_err(|_| self.too_late())??,
+        let Self { client, kind, user, .. } = *self;
+        let permit = timeout_at(deadline, client.permit()).await.map_err(|_| self.too_late(steps))??;
+        let link = match client.shared().link().now_or_never() {
+            Some(link) => link?,
+            None => {
+                timeout_at(deadline, client.shared().link()).await.map_err(|_| self.too_late(steps))??
+            }
         };
         let Message { body, key } = write()?;
         let (exchange, routing_key) = self.route();
-        let mut slip = client.shared().book.enter(line.number, exchange.clone(), terms.progress.clone());
+        let mut reply = client.shared().pending.enter(link.number, exchange.clone(), steps.clone());
         let properties = self.properties()?;
-        let id = slip.id;
+        let id = reply.id;
         let outgoing =
             Outgoing { id, exchange, routing_key, properties, body, deadline, permit: permit.clone() };
-        let fate = if line.send(outgoing).await { slip.fate().await } else { Fate::Lost };
+        let outcome = if link.send(outgoing).await { reply.outcome().await } else { Outcome::Lost };
         drop(permit);
-        let body = match fate {
-            Fate::Answered(body) => body,
-            Fate::TooLong => return Err(UnusableReply::TooLong.into()),
-            Fate::Unroutable => {
+        let body = match outcome {
+            Outcome::Answered(body) => body,
+            Outcome::TooLong => return Err(UnusableReply::TooLong.into()),
+            Outcome::Unroutable => {
                 let prefix = client.options().prefix.clone();
                 return Err(Error::Unroutable { kind, prefix });
             }
-            Fate::Nacked => return Err(Error::Nacked { kind }),
-            Fate::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
-            Fate::Lost if kind.is_repeatable() || terms.progress.published() == Published::No => {
-                return Ok(None);
-            }
-            Fate::Lost => {
-                return Err(Error::ConnectionLost { kind, published: terms.progress.published() });
-            }
+            Outcome::Nacked => return Err(Error::Nacked { kind }),
+            Outcome::Refused(error) => return Err(Error::Broker { action: "publish the request", error }),
+            Outcome::Lost if client.shared().is_closed() => return Err(Error::Closed),
+            Outcome::Lost if kind.is_repeatable() || steps.published() == Published::No => return Ok(None),
+            Outcome::Lost => return Err(Error::ConnectionLost { kind, published: steps.published() }),
         };
         match key {
             None => Ok(Some(Body(body))),
@@ -158,8 +160,8 @@ impl Question<'_> {
     }
 
     /// What is told where the time is over.
-    fn too_late(&self) -> Error {
-        let published = self.terms.progress.published();
+    fn too_late(&self, steps: &Steps) -> Error {
+        let published = steps.published();
         match self.client.shared().cause() {
             Some(cause) if published != Published::Yes => Error::Connect(cause),
             _ => Error::NoReply { kind: self.kind, after: self.terms.timeout, published },
@@ -171,8 +173,10 @@ impl Question<'_> {
         let options = self.client.options();
         // The prefix was checked to be short.
         let to = |exchange: String| ShortString::try_new(exchange).unwrap_or_default();
-        match (options.partitions.then(|| self.kind.partitions()).flatten(), ShortString::try_new(self.user))
-        {
+        match (
+            options.partitioned.then(|| self.kind.partition_exchange()).flatten(),
+            ShortString::try_new(self.user),
+        ) {
             (Some(name), Ok(user)) => (to(format!("{}.{name}", options.prefix)), user),
             _ => (to(options.prefix.clone()), self.kind.routing_key().into()),
         }

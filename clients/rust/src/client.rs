@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::events::Events;
-use crate::line::{Shared, State, keep_up};
+use crate::link::{Shared, reconnect};
 use crate::options::Options;
 use crate::requests::{ReportRequest, StoreRequest, TokenRequest, WorkspaceRequest};
 
@@ -21,7 +22,8 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
-    keeping_up: JoinHandle<()>,
+    /// None: somebody closes the client.
+    reconnecting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Client {
@@ -31,11 +33,11 @@ impl Client {
     /// [`Error::Options`], [`Error::Connect`], or [`Error::Broker`] and [`Error::Silent`] where the broker refuses what a publisher
     /// needs.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let permits = Arc::new(Semaphore::new(options.in_flight.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared::new(options)?);
+        let permits = Arc::new(Semaphore::new(shared.options.in_flight));
         let first = shared.open().await?;
-        let keeping_up = tokio::spawn(keep_up(Arc::clone(&shared), first));
-        Ok(Self(Arc::new(Inner { shared, permits, keeping_up })))
+        let reconnecting = Mutex::new(Some(tokio::spawn(reconnect(Arc::clone(&shared), first))));
+        Ok(Self(Arc::new(Inner { shared, permits, reconnecting })))
     }
 
     /// Asks for a user's token for a host, as it stands in clone URLs (with its port, if it has one).
@@ -87,14 +89,19 @@ impl Client {
 
     /// Closes the connection, also for all clones. What is in flight ends with [`Error::Closed`].
     pub async fn close(self) {
-        let state = self.0.shared.state.send_replace(State::Closed);
-        self.0.keeping_up.abort();
+        let link = self.0.shared.close();
         self.0.permits.close();
-        if let State::Up(line) = state {
-            self.0.shared.book.end(line.number, None);
+        let reconnecting = self.0.reconnecting.lock().take();
+        if let Some(reconnecting) = reconnecting {
+            reconnecting.abort();
+            // So that nothing is published from here on.
+            drop(reconnecting.await);
+        }
+        self.0.shared.pending.end_all();
+        if let Some(link) = link {
             // A blocked connection cannot be closed in good order; an error while closing does not matter.
-            if !line.connection.status().blocked() {
-                let close = line.connection.close(200, "done".into());
+            if !link.connection.status().blocked() {
+                let close = link.connection.close(200, "done".into());
                 drop(self.0.shared.within("close the connection", close).await);
             }
         }
@@ -128,7 +135,9 @@ impl fmt::Debug for Client {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.keeping_up.abort();
-        self.shared.state.send_replace(State::Closed);
+        if let Some(reconnecting) = self.reconnecting.get_mut() {
+            reconnecting.abort();
+        }
+        self.shared.close();
     }
 }

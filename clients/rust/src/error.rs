@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::kind::MessageKind;
 use crate::progress::Published;
 use crate::wire::ErrorBody;
-use crate::words::{ErrorCode, Warning, plain};
+use crate::words::{ErrorCode, Warning, cut, plain};
 
 /// An error of a connector, shared by all requests that wait for a connection.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -124,17 +124,20 @@ impl Error {
     }
 }
 
+/// The longest wait that is believed, in seconds: no request lasts longer than a day.
+const LONGEST_WAIT_SECS: u64 = 86_400;
+
 /// A worker's error, as it stands in its reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
     /// For the program.
     pub code: ErrorCode,
-    /// For a person. [`Display`](fmt::Display) escapes what is not printable.
+    /// For a person, at most 500 characters. [`Display`](fmt::Display) escapes what is not printable.
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
-    /// How long to wait before that, if it is known.
+    /// How long to wait before that, if it is known: a day at most.
     pub retry_after: Option<Duration>,
     /// With `reauthorization_required`: `refresh_token_refused` or `refresh_interrupted`.
     pub reason: Option<String>,
@@ -144,12 +147,13 @@ pub struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(error: ErrorBody, warnings: Vec<Warning>) -> Self {
-        let ErrorBody { code, message, retryable, retry_after_secs, reason } = error;
+        let ErrorBody { code, mut message, retryable, retry_after_secs, reason } = error;
+        cut(&mut message);
         Self {
             code,
             message,
             retryable,
-            retry_after: retry_after_secs.map(Duration::from_secs),
+            retry_after: retry_after_secs.filter(|secs| *secs <= LONGEST_WAIT_SECS).map(Duration::from_secs),
             reason,
             warnings,
         }
@@ -158,7 +162,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", plain(self.code.as_str()), plain(&self.message))
+        write!(f, "{}: {}", self.code, plain(&self.message))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Events, as a stream that survives its connection.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
 use crate::error::Error;
-use crate::line::Shared;
+use crate::link::Shared;
 pub use crate::words::EventKind;
 use crate::words::RefreshCause;
 
@@ -28,8 +29,11 @@ const PREFETCH: u16 = 256;
 /// How many events wait at the broker for a caller who is slow. The oldest give way: they are news.
 const WAITING: i64 = 10_000;
 
+/// How many events are remembered, so that one that comes twice is told once.
+const REMEMBERED: usize = 1_000;
+
 /// The wait before events are subscribed to again.
-const AGAIN: Duration = Duration::from_millis(500);
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Something that happened. Fields that do not apply are `None`. No field is a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -56,7 +60,7 @@ pub struct Event {
     pub retry_after_secs: Option<u64>,
     /// Since when a host has refused everybody.
     pub since: Option<DateTime<Utc>>,
-    /// The message's id. An event may come twice, with the same one.
+    /// The message's id. The broker may deliver an event twice, with the same one; a stream yields it once.
     #[serde(skip)]
     pub message_id: Option<String>,
 }
@@ -70,10 +74,11 @@ impl Events {
     /// Subscribes.
     pub(crate) async fn subscribe(shared: Arc<Shared>, pattern: String) -> Result<Self, Error> {
         let (after, action) = (shared.options.timeout, "subscribe to events");
-        let mut listening = Listening { shared, pattern, tap: None, is_over: false };
+        let mut listening =
+            Listening { shared, pattern, subscription: None, seen: Seen::default(), is_over: false };
         let subscribed = timeout(after, async {
-            while listening.tap.is_none() {
-                listening.tap = listening.subscribe().await?;
+            while listening.subscription.is_none() {
+                listening.subscription = listening.subscribe().await?;
             }
             Ok::<(), Error>(())
         });
@@ -99,12 +104,31 @@ impl fmt::Debug for Events {
 struct Listening {
     shared: Arc<Shared>,
     pattern: String,
-    tap: Option<Tap>,
+    subscription: Option<Subscription>,
+    seen: Seen,
     is_over: bool,
 }
 
+/// The ids of the last events.
+#[derive(Default)]
+struct Seen(VecDeque<String>);
+
+impl Seen {
+    /// Whether an id is a new one. From now on it is none.
+    fn is_new(&mut self, id: &str) -> bool {
+        if self.0.iter().any(|seen| seen == id) {
+            return false;
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(id.to_owned());
+        true
+    }
+}
+
 /// A subscription over one connection.
-struct Tap {
+struct Subscription {
     /// Closed when it is dropped.
     _channel: Channel,
     events: Consumer,
@@ -116,10 +140,10 @@ impl Listening {
             return None;
         }
         loop {
-            let Some(tap) = &mut self.tap else {
+            let Some(subscription) = &mut self.subscription else {
                 match self.subscribe().await {
-                    Ok(Some(tap)) => {
-                        self.tap = Some(tap);
+                    Ok(Some(subscription)) => {
+                        self.subscription = Some(subscription);
                         return Some(Err(Error::EventsMissed));
                     }
                     Ok(None) => {}
@@ -131,29 +155,32 @@ impl Listening {
                 }
                 continue;
             };
-            match tap.events.next().await {
+            match subscription.events.next().await {
                 Some(Ok(delivery)) => {
                     // Where that fails the connection is gone, and so is the queue.
                     let _ = delivery.ack(BasicAckOptions::default()).await;
                     let Ok(event) = serde_json::from_slice::<Event>(&delivery.data) else { continue };
                     let message_id = delivery.properties.message_id().as_ref().map(ToString::to_string);
+                    if message_id.as_ref().is_some_and(|id| !self.seen.is_new(id)) {
+                        continue;
+                    }
                     return Some(Ok(Event { message_id, ..event }));
                 }
-                Some(Err(_)) | None => self.tap = None,
+                Some(Err(_)) | None => self.subscription = None,
             }
         }
     }
 
     /// None: the connection broke meanwhile.
-    async fn subscribe(&self) -> Result<Option<Tap>, Error> {
-        let line = self.shared.line().await?;
+    async fn subscribe(&self) -> Result<Option<Subscription>, Error> {
+        let link = self.shared.link().await?;
         let pattern = ShortString::try_new(self.pattern.as_str())
             .map_err(|_| Error::Invalid("the pattern is longer than 255 bytes"))?;
         let exchange =
             ShortString::try_new(format!("{}.events", self.shared.options.prefix)).unwrap_or_default();
         let subscribing = async {
             let shared = &self.shared;
-            let channel = shared.within("open a channel", line.connection.create_channel()).await?;
+            let channel = shared.within("open a channel", link.connection.create_channel()).await?;
             let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             let mut arguments = FieldTable::default();
             arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(WAITING));
@@ -172,16 +199,16 @@ impl Listening {
             let options = BasicConsumeOptions::default();
             let consume = channel.basic_consume(queue, "".into(), options, FieldTable::default());
             let events = shared.within("consume events", consume).await?;
-            Ok(Tap { _channel: channel, events })
+            Ok(Subscription { _channel: channel, events })
         };
         match subscribing.await {
-            Ok(tap) => Ok(Some(tap)),
+            Ok(subscription) => Ok(Some(subscription)),
             // The broker refuses it, and would do so again.
             Err(Error::Broker { action, error }) if error.is_amqp_soft_error() => {
                 Err(Error::Broker { action, error })
             }
             Err(_) => {
-                sleep(AGAIN).await;
+                sleep(RESUBSCRIBE_PAUSE).await;
                 Ok(None)
             }
         }
@@ -191,6 +218,17 @@ impl Listening {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_new_once_and_only_the_last_ones_are_remembered() {
+        let mut seen = Seen::default();
+        assert!(seen.is_new("first") && !seen.is_new("first"));
+        for number in 0..REMEMBERED {
+            assert!(seen.is_new(&number.to_string()));
+        }
+        assert_eq!(seen.0.len(), REMEMBERED);
+        assert!(!seen.is_new("0") && seen.is_new("first"));
+    }
 
     #[test]
     fn an_event_of_a_newer_worker_is_read() {

@@ -27,7 +27,7 @@ impl MessageKind {
     }
 
     /// Where a message goes to reach its user's partition, behind the prefix. Reports have no partitions.
-    pub(crate) const fn partitions(self) -> Option<&'static str> {
+    pub(crate) const fn partition_exchange(self) -> Option<&'static str> {
         match self {
             Self::TokenRequest => Some("token-requests"),
             Self::WorkspaceStart => Some("workspace-starts"),
@@ -36,8 +36,8 @@ impl MessageKind {
         }
     }
 
-    /// Whether nothing is lost by asking twice. A second `token.store` could win over a login that came between; a second
-    /// `token.report` could be about the token that replaced the first one only by its digest, but its answer would differ.
+    /// Whether nothing is lost by asking twice. A second `token.store` could win over a login that came between. A repeated
+    /// `token.report` is harmless, but its answer would be `not_current`.
     pub(crate) const fn is_repeatable(self) -> bool {
         matches!(self, Self::TokenRequest | Self::WorkspaceStart)
     }

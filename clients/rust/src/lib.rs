@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 mod ask;
-mod book;
 mod client;
 mod error;
 mod events;
 mod kind;
-mod line;
+mod link;
 mod options;
+mod pending;
 mod progress;
 mod reply;
 mod requests;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::error::Error;
@@ -27,7 +28,7 @@ const HEARTBEAT_SECS: u16 = 10;
 pub struct Options {
     pub(crate) url: SecretString,
     pub(crate) prefix: String,
-    pub(crate) partitions: bool,
+    pub(crate) partitioned: bool,
     pub(crate) name: String,
     pub(crate) timeout: Duration,
     pub(crate) retries: u32,
@@ -47,11 +48,11 @@ impl Options {
         Self {
             url: SecretString::from(url.into()),
             prefix: "tokenkeeper".to_owned(),
-            partitions: false,
+            partitioned: false,
             name: "tokenkeeper-client".to_owned(),
             timeout: Duration::from_secs(30),
-            retries: 0,
-            sealed: false,
+            retries: u32::MAX,
+            sealed: true,
             in_flight: 4_096,
             connect_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(10),
@@ -69,8 +70,8 @@ impl Options {
 
     /// Whether requests go to their user's partition: where the workers have `broker.partitions`. Default: no.
     #[must_use]
-    pub fn partitions(self, partitions: bool) -> Self {
-        Self { partitions, ..self }
+    pub fn partitioned(self, partitioned: bool) -> Self {
+        Self { partitioned, ..self }
     }
 
     /// How the broker's operators see the connection. Default: `tokenkeeper-client`.
@@ -85,19 +86,20 @@ impl Options {
         Self { timeout, ..self }
     }
 
-    /// How often a request is asked again within its time after an error that is retryable. Default: 0.
+    /// How often a request is asked again within its time after an error that is retryable. Default: as often as its time allows.
     #[must_use]
     pub fn retries(self, retries: u32) -> Self {
         Self { retries, ..self }
     }
 
-    /// Whether every token is asked for sealed, so that the broker cannot read it. Default: no.
+    /// Whether every token is asked for sealed, so that the broker cannot read it; one in clear is then an error. Default: yes.
     #[must_use]
     pub fn sealed(self, sealed: bool) -> Self {
         Self { sealed, ..self }
     }
 
-    /// How many requests may be in flight at once; more wait for their turn within their time. Default: 4096.
+    /// How many requests may be in flight at once; more wait for their turn within their time. At least 1.
+    /// Default: 4096.
     #[must_use]
     pub fn in_flight(self, in_flight: usize) -> Self {
         Self { in_flight, ..self }
@@ -135,6 +137,7 @@ impl Options {
 
     /// Checks them.
     pub(crate) fn uri(&self) -> Result<AMQPUri, Error> {
+        const MOST: usize = Semaphore::MAX_PERMITS;
         let refused = |text: &str| Err(Error::Options(text.to_owned()));
         let url = self.url.expose_secret();
         let Ok(mut uri) = url.parse::<AMQPUri>() else {
@@ -149,8 +152,8 @@ impl Options {
         if self.prefix.is_empty() || self.prefix.len() > 100 {
             return refused("the prefix must be 1 to 100 bytes");
         }
-        if self.in_flight == 0 || self.in_flight > tokio::sync::Semaphore::MAX_PERMITS {
-            return refused("the number of requests in flight must be at least 1");
+        if !(1..=MOST).contains(&self.in_flight) {
+            return refused(&format!("the number of requests in flight must be from 1 to {MOST}"));
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
         Ok(uri)
@@ -172,7 +175,8 @@ fn is_local(url: &str) -> bool {
         Ok(Some(host)) => {
             let host = host.to_string();
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            host.eq_ignore_ascii_case("localhost")
+                || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
         }
         // Without a host it is the library's own default.
         Ok(None) => true,
@@ -185,7 +189,7 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("prefix", &self.prefix)
-            .field("partitions", &self.partitions)
+            .field("partitioned", &self.partitioned)
             .field("name", &self.name)
             .field("timeout", &self.timeout)
             .field("retries", &self.retries)
@@ -212,6 +216,7 @@ mod tests {
         for url in [
             "amqps://mq.example.org/%2f",
             "amqp://localhost/%2f",
+            "amqp://LocalHost/%2f",
             "amqp://u:p@127.0.0.1:5672/x",
             "amqp://[::1]/",
         ] {
@@ -230,5 +235,21 @@ mod tests {
             let refused = options.uri().unwrap_err();
             assert!(!format!("{refused} {options:?}").contains("s3cret"), "{refused}");
         }
+    }
+
+    #[test]
+    fn the_number_of_requests_in_flight_has_a_lowest_and_a_highest_value() {
+        let with = |in_flight| Options::new("amqp://127.0.0.1/").in_flight(in_flight).uri();
+        assert!(with(1).is_ok() && with(Semaphore::MAX_PERMITS).is_ok());
+        for in_flight in [0, Semaphore::MAX_PERMITS + 1] {
+            let refused = with(in_flight).unwrap_err().to_string();
+            assert!(refused.ends_with(&format!("from 1 to {}", Semaphore::MAX_PERMITS)), "{refused}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_asked_for_sealed_and_again_unless_somebody_says_otherwise() {
+        let options = Options::new("amqp://127.0.0.1/");
+        assert!(options.sealed && options.retries > 1_000);
     }
 }

@@ -14,7 +14,8 @@ pub enum Published {
     Yes,
 }
 
-/// How far a request has come, for somebody who may stop waiting for it. Clones show the same.
+/// How far a request has come, for somebody who may stop waiting for it. Clones show the same. Of several requests that report to
+/// one, it shows the last step of any.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<AtomicU8>);
 
@@ -35,5 +36,28 @@ impl Progress {
 
     pub(crate) fn set(&self, published: Published) {
         self.0.store(published as u8, Ordering::Relaxed);
+    }
+}
+
+/// How far one request has come: by its own record it decides whether it may be sent again. The caller's record shows the same,
+/// unless another request reports to it as well.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Steps {
+    own: Progress,
+    shown: Progress,
+}
+
+impl Steps {
+    pub(crate) fn new(shown: &Progress) -> Self {
+        Self { own: Progress::new(), shown: shown.clone() }
+    }
+
+    pub(crate) fn published(&self) -> Published {
+        self.own.published()
+    }
+
+    pub(crate) fn set(&self, published: Published) {
+        self.own.set(published);
+        self.shown.set(published);
     }
 }

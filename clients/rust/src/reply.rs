@@ -99,48 +99,95 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Of a `token.request` for this user and host.
-pub(crate) fn token(body: &Body, user: &str, host: &str) -> Result<Token, Error> {
-    let reply: TokenReply = body.read()?;
-    let other = |said: Option<&String>, asked: &str| said.is_some_and(|said| said != asked);
-    if other(reply.user_id.as_ref(), user) || other(reply.host.as_ref(), host) {
-        return Err(UnusableReply::OfSomebodyElse.into());
-    }
-    outcome(reply)?.map_err(|refusal| Error::Refused(refusal.into()))
+/// Whom a reply says that it is about, whatever else is in it.
+#[derive(Deserialize)]
+struct About {
+    status: Status,
+    workspace_id: Option<String>,
+    user_id: Option<String>,
+    host: Option<String>,
+    #[serde(default)]
+    tokens: Vec<Self>,
 }
 
-/// Of a `workspace.start` for this user.
-pub(crate) fn workspace(body: &Body, user: &str) -> Result<Workspace, Error> {
-    let WorkspaceStartReply { user_id, tokens, error, warnings, .. } = body.read()?;
-    let of_others = user_id.as_ref().into_iter().chain(tokens.iter().filter_map(|it| it.user_id.as_ref()));
-    if of_others.into_iter().any(|said| said != user) {
-        return Err(UnusableReply::OfSomebodyElse.into());
+impl About {
+    /// What it says must be right. An error may leave it out: not every message could be read.
+    fn check(&self, said: Option<&String>, asked: &str) -> Result<(), UnusableReply> {
+        let may_be_left_out = self.status == Status::Error && self.tokens.is_empty();
+        match said {
+            Some(said) if said == asked => Ok(()),
+            None if may_be_left_out => Ok(()),
+            Some(_) | None => Err(UnusableReply::OfSomebodyElse),
+        }
     }
-    if let Some(error) = error {
+}
+
+/// Whether a reply is about this user and host.
+pub(crate) fn check_token(body: &Body, user: &str, host: &str) -> Result<(), UnusableReply> {
+    let about: About = body.read()?;
+    // A list of tokens is not looked at here, and loosens nothing.
+    let about = About { tokens: Vec::new(), ..about };
+    about.check(about.user_id.as_ref(), user)?;
+    about.check(about.host.as_ref(), host)
+}
+
+/// Whether a reply is about this workspace, and all that is in it about this user.
+pub(crate) fn check_workspace(body: &Body, workspace: &str, user: &str) -> Result<(), UnusableReply> {
+    let about: About = body.read()?;
+    about.check(about.workspace_id.as_ref(), workspace)?;
+    about.check(about.user_id.as_ref(), user)?;
+    about.tokens.iter().try_for_each(|element| element.check(element.user_id.as_ref(), user))
+}
+
+/// Of a `token.request` for this user and host.
+pub(crate) fn token(body: &Body, user: &str, host: &str) -> Result<Token, Error> {
+    check_token(body, user, host)?;
+    token_or_refusal(body.read()?)?.map_err(|refusal| Error::Refused(refusal.into()))
+}
+
+/// Of a `workspace.start` for this workspace and user.
+pub(crate) fn workspace(body: &Body, workspace: &str, user: &str) -> Result<Workspace, Error> {
+    check_workspace(body, workspace, user)?;
+    let WorkspaceStartReply { status, tokens, error, warnings, .. } = body.read()?;
+    if status == Status::Error
+        && let Some(error) = error
+    {
         return Err(refused(error, warnings));
     }
     let tokens = tokens.into_iter().map(|reply| {
         let host = reply.host.clone();
-        Ok(WorkspaceToken { host, token: outcome(reply)? })
+        let token = token_or_refusal(reply)?;
+        // A token for no host is nobody's.
+        if token.is_ok() && host.is_none() {
+            Err(UnusableReply::NotUnderstood)
+        } else {
+            Ok(WorkspaceToken { host, token })
+        }
     });
-    Ok(Workspace { tokens: tokens.collect::<Result<_, UnusableReply>>()?, warnings })
+    let tokens: Vec<_> = tokens.collect::<Result<_, UnusableReply>>()?;
+    let is_as_it_says = (status == Status::Ok) == tokens.iter().all(|it| it.token.is_ok());
+    if tokens.is_empty() || !is_as_it_says {
+        return Err(UnusableReply::NotUnderstood.into());
+    }
+    Ok(Workspace { tokens, warnings })
 }
 
+/// Of a `token.store`.
 pub(crate) fn stored(body: &Body) -> Result<Stored, Error> {
     match body.read()? {
         StoreReply { status: Status::Ok, warnings, .. } => Ok(Stored { warnings }),
-        StoreReply { error: Some(error), warnings, .. } => Err(refused(error, warnings)),
-        StoreReply { .. } => Err(UnusableReply::NotUnderstood.into()),
+        StoreReply { status: Status::Error, error: Some(error), warnings } => Err(refused(error, warnings)),
+        StoreReply { status: Status::Error, error: None, .. } => Err(UnusableReply::NotUnderstood.into()),
     }
 }
 
+/// Of a `token.report`.
 pub(crate) fn report(body: &Body) -> Result<Report, Error> {
-    match body.read()? {
-        ReportReply { status: Status::Ok, result: Some(result), warnings, .. } => {
-            Ok(Report { result, warnings })
-        }
-        ReportReply { error: Some(error), warnings, .. } => Err(refused(error, warnings)),
-        ReportReply { .. } => Err(UnusableReply::NotUnderstood.into()),
+    let ReportReply { status, result, error, warnings } = body.read()?;
+    match (status, result, error) {
+        (Status::Ok, Some(result), _) => Ok(Report { result, warnings }),
+        (Status::Error, _, Some(error)) => Err(refused(error, warnings)),
+        (Status::Ok, None, _) | (Status::Error, _, None) => Err(UnusableReply::NotUnderstood.into()),
     }
 }
 
@@ -148,7 +195,7 @@ fn refused(error: ErrorBody, warnings: Vec<Warning>) -> Error {
     Error::Refused(Refusal::new(error, warnings).into())
 }
 
-fn outcome(reply: TokenReply) -> Result<Result<Token, Refusal>, UnusableReply> {
+fn token_or_refusal(reply: TokenReply) -> Result<Result<Token, Refusal>, UnusableReply> {
     let TokenReply { status, token, refresh, warnings, error, .. } = reply;
     match (status, token, error) {
         (Status::Ok, Some(GrantedToken { value: Some(value), .. }), _) if value_is_empty(&value) => {
@@ -236,12 +283,88 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_with_another_users_token_is_refused_as_a_whole() {
-        let mut other = reply();
-        other["user_id"] = json!("v");
-        let body = |tokens: Value| Body(json!({"status": "ok", "tokens": tokens}).to_string().into_bytes());
-        assert_eq!(workspace(&body(json!([reply()])), "u").unwrap().tokens.len(), 1);
-        let refused = workspace(&body(json!([reply(), other])), "u");
-        assert!(matches!(refused, Err(Error::Reply(UnusableReply::OfSomebodyElse))), "{refused:?}");
+    fn a_good_reply_that_does_not_say_whom_it_is_about_is_refused() {
+        for field in ["user_id", "host"] {
+            for missing in [true, false] {
+                let mut reply = reply();
+                reply[field] = Value::Null;
+                if missing {
+                    reply.as_object_mut().unwrap().remove(field);
+                }
+                // Neither does a list that belongs elsewhere make it one that may leave it out.
+                for tokens in [json!([]), json!([{"status": "error"}])] {
+                    reply["tokens"] = tokens;
+                    let error = read(&reply).unwrap_err();
+                    assert!(
+                        matches!(error, Error::Reply(UnusableReply::OfSomebodyElse)),
+                        "{field}: {error:?}"
+                    );
+                }
+            }
+        }
+        let error = json!({"code": "invalid_request", "message": "m", "retryable": false});
+        let refusal = read(&json!({"status": "error", "error": error}));
+        assert!(matches!(refusal, Err(Error::Refused(_))), "{refusal:?}");
+    }
+
+    fn start(change: impl FnOnce(&mut Value)) -> Result<Workspace, Error> {
+        let mut reply = json!({"status": "ok", "workspace_id": "w", "user_id": "u", "tokens": [reply()]});
+        change(&mut reply);
+        workspace(&Body(reply.to_string().into_bytes()), "w", "u")
+    }
+
+    #[test]
+    fn a_workspace_is_taken_as_a_whole_or_not_at_all() {
+        use UnusableReply::{NotUnderstood, OfSomebodyElse};
+        let error = json!({"code": "unknown_host", "message": "m", "retryable": false});
+        let failed = json!({"status": "error", "error": error});
+        assert_eq!(start(|_| {}).unwrap().tokens.len(), 1);
+        let partly = start(|reply| {
+            reply["status"] = json!("error");
+            reply["tokens"].as_array_mut().unwrap().push(failed.clone());
+        });
+        assert_eq!(partly.unwrap().tokens.len(), 2);
+        let whole = start(|reply| *reply = failed.clone());
+        assert!(matches!(whole, Err(Error::Refused(_))), "{whole:?}");
+
+        type Change<'a> = &'a dyn Fn(&mut Value);
+        let cases: [(&str, Change<'_>, UnusableReply); 12] = [
+            ("another user's token", &|it| it["tokens"][0]["user_id"] = json!("v"), OfSomebodyElse),
+            ("nobody's token", &|it| it["tokens"][0]["user_id"] = Value::Null, OfSomebodyElse),
+            ("a token for no host", &|it| it["tokens"][0]["host"] = Value::Null, NotUnderstood),
+            ("another workspace", &|it| it["workspace_id"] = json!("v"), OfSomebodyElse),
+            ("no workspace", &|it| it["workspace_id"] = Value::Null, OfSomebodyElse),
+            ("another user", &|it| it["user_id"] = json!("v"), OfSomebodyElse),
+            ("no user", &|it| it["user_id"] = Value::Null, OfSomebodyElse),
+            ("no tokens", &|it| it["tokens"] = json!([]), NotUnderstood),
+            ("ok, with a failed one", &|it| it["tokens"] = json!([reply(), failed]), NotUnderstood),
+            ("an error, with good ones alone", &|it| it["status"] = json!("error"), NotUnderstood),
+            ("an error without one", &|it| *it = json!({"status": "error", "tokens": []}), NotUnderstood),
+            ("tokens that are no list", &|it| it["tokens"] = json!({"0": reply()}), NotUnderstood),
+        ];
+        for (case, change, expected) in cases {
+            let refused = start(change);
+            assert!(matches!(refused, Err(Error::Reply(found)) if found == expected), "{case}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_login_or_a_report_that_is_neither_taken_nor_refused_is_not_understood() {
+        let body = |reply: Value| Body(reply.to_string().into_bytes());
+        let error = json!({"code": "internal", "message": "m", "retryable": true});
+        assert!(stored(&body(json!({"status": "ok"}))).is_ok());
+        assert!(report(&body(json!({"status": "ok", "result": "held"}))).is_ok());
+        let refusal = json!({"status": "error", "error": error});
+        assert!(matches!(stored(&body(refusal.clone())), Err(Error::Refused(_))));
+        assert!(matches!(report(&body(refusal)), Err(Error::Refused(_))));
+        for reply in [json!({"status": "error"}), json!({"status": "done"}), json!({}), json!([])] {
+            let (stored, report) = (stored(&body(reply.clone())), report(&body(reply.clone())));
+            assert!(matches!(stored, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
+            assert!(matches!(report, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
+        }
+        for reply in [json!({"status": "ok"}), json!({"status": "ok", "error": error})] {
+            let report = report(&body(reply.clone()));
+            assert!(matches!(report, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
+        }
     }
 }

@@ -32,9 +32,9 @@ macro_rules! terms {
                 self
             }
 
-            /// The W3C trace context, which the worker copies to its reply.
+            /// The W3C trace context, which the worker copies to its reply. A malformed one is left out.
             pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
-                self.terms.traceparent = Some(traceparent.into());
+                self.terms.traceparent = Some(traceparent.into()).filter(|text| is_traceparent(text));
                 self
             }
 
@@ -82,7 +82,13 @@ impl<'c> TokenRequest<'c> {
     /// Asks.
     ///
     /// # Errors
-    /// [`Error`]
+    /// - [`Error::Refused`]: a worker refuses it.
+    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
+    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
+    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
+    /// - [`Error::Reply`]: what came is no answer to it.
+    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
+    /// - [`Error::Closed`]: the client was closed.
     pub async fn send(self) -> Result<Token, Error> {
         self.ask(|body| reply::token(body, &self.user, &self.host), |_| None).await
     }
@@ -90,9 +96,13 @@ impl<'c> TokenRequest<'c> {
     /// Asks, for the reply as it came, errors included.
     ///
     /// # Errors
-    /// [`Error`], but no [`Error::Refused`].
+    /// Those of [`send`](Self::send) but [`Error::Refused`]. A reply about somebody else is [`Error::Reply`] here too.
     pub async fn body(self) -> Result<Body, Error> {
-        self.ask(|body| Ok(body.clone()), |_| None).await
+        let read = |body: &Body| {
+            reply::check_token(body, &self.user, &self.host)?;
+            Ok(body.clone())
+        };
+        self.ask(read, |_| None).await
     }
 
     async fn ask<T>(
@@ -159,22 +169,33 @@ impl<'c> WorkspaceRequest<'c> {
     /// each host is the answer.
     ///
     /// # Errors
-    /// [`Error`], where there is nothing for any host. The errors of single hosts stand in the answer.
+    /// The errors of single hosts stand in the answer. Where there is nothing for any host:
+    /// - [`Error::Refused`]: a worker refuses it.
+    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
+    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
+    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
+    /// - [`Error::Reply`]: what came is no answer to it.
+    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
+    /// - [`Error::Closed`]: the client was closed.
     pub async fn send(self) -> Result<Workspace, Error> {
         let refused = |workspace: &Workspace| {
             let refusals = workspace.tokens.iter().filter_map(|it| it.token.as_ref().err());
             let retryable = refusals.filter(|refusal| refusal.retryable);
             retryable.map(|refusal| refusal.retry_after.unwrap_or_default()).max()
         };
-        self.ask(|body| reply::workspace(body, &self.user), refused).await
+        self.ask(|body| reply::workspace(body, &self.workspace, &self.user), refused).await
     }
 
     /// Asks, for the reply as it came, errors included.
     ///
     /// # Errors
-    /// [`Error`], but no [`Error::Refused`].
+    /// Those of [`send`](Self::send) but [`Error::Refused`]. A reply about somebody else is [`Error::Reply`] here too.
     pub async fn body(self) -> Result<Body, Error> {
-        self.ask(|body| Ok(body.clone()), |_| None).await
+        let read = |body: &Body| {
+            reply::check_workspace(body, &self.workspace, &self.user)?;
+            Ok(body.clone())
+        };
+        self.ask(read, |_| None).await
     }
 
     async fn ask<T>(
@@ -288,7 +309,15 @@ impl<'c> StoreRequest<'c> {
     /// Stores it.
     ///
     /// # Errors
-    /// [`Error`]. After [`Error::ConnectionLost`] the same login may be sent again: a repeated one changes nothing.
+    /// - [`Error::Refused`]: a worker refuses it.
+    /// - [`Error::ConnectionLost`]: the connection broke, and nobody knows what came of it. The
+    ///   same login may be sent again: a repeated one changes nothing, unless a later login was stored in between.
+    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
+    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
+    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
+    /// - [`Error::Reply`]: what came is no answer to it.
+    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
+    /// - [`Error::Closed`]: the client was closed.
     pub async fn send(self) -> Result<Stored, Error> {
         let question = Question {
             client: self.client,
@@ -343,7 +372,14 @@ impl<'c> ReportRequest<'c> {
     /// Reports it.
     ///
     /// # Errors
-    /// [`Error`]
+    /// - [`Error::Refused`]: a worker refuses it.
+    /// - [`Error::ConnectionLost`]: the connection broke, and nobody knows what came of it.
+    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
+    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
+    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
+    /// - [`Error::Reply`]: what came is no answer to it.
+    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
+    /// - [`Error::Closed`]: the client was closed.
     pub async fn send(self) -> Result<Report, Error> {
         let question = Question {
             client: self.client,
@@ -364,6 +400,15 @@ fn message(body: &impl Serialize, key: Option<ReplyKey>) -> Result<Message, Erro
     Ok(Message { body, key })
 }
 
+/// Whether a text has the form of a `traceparent`: version, trace, parent and flags, in lower-case hexadecimal digits.
+fn is_traceparent(text: &str) -> bool {
+    let parts = text.split('-').map(|part| {
+        let is_hexadecimal = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_hexadecimal.then_some(part.len())
+    });
+    parts.eq([2, 32, 16, 2].map(Some))
+}
+
 /// Rounded up: the token must work for that long.
 fn whole_seconds(lifetime: Duration) -> Result<u64, Error> {
     const MOST: u64 = 86_400;
@@ -371,5 +416,26 @@ fn whole_seconds(lifetime: Duration) -> Result<u64, Error> {
     match secs {
         1..=MOST => Ok(secs),
         _ => Err(Error::Invalid("the lifetime must be from 1 s to 24 h")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_trace_context_is_known() {
+        assert!(is_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        for malformed in [
+            "",
+            "00",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b70-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0\n",
+        ] {
+            assert!(!is_traceparent(malformed), "{malformed}");
+        }
     }
 }

@@ -28,20 +28,18 @@ impl ReplyKey {
     pub(crate) fn open(&self, user: &str, reply: &[u8]) -> Result<Vec<u8>, UnusableReply> {
         let reply = serde_json::from_slice(reply).map_err(|_| UnusableReply::NotUnderstood)?;
         let mut reply: Map<String, Value> = reply;
-        match reply.get_mut("tokens").and_then(Value::as_array_mut) {
-            Some(tokens) => {
-                for element in tokens.iter_mut().filter_map(Value::as_object_mut) {
-                    self.open_token(user, element)?;
-                }
-            }
-            None => self.open_token(user, &mut reply)?,
+        // Both places, whatever was asked: a list beside it must not keep a token in clear from being noticed.
+        self.open_token(user, &mut reply)?;
+        let tokens = reply.get_mut("tokens").and_then(Value::as_array_mut);
+        for element in tokens.into_iter().flatten().filter_map(Value::as_object_mut) {
+            self.open_token(user, element)?;
         }
         Ok(Value::Object(reply).to_string().into_bytes())
     }
 
     /// An error has no token, and stays as it is.
     fn open_token(&self, user: &str, reply: &mut Map<String, Value>) -> Result<(), UnusableReply> {
-        let host = reply.get("host").cloned();
+        let host = reply.get("host").and_then(Value::as_str).map(str::to_owned);
         let Some(Value::Object(token)) = reply.get_mut("token") else { return Ok(()) };
         let sealed = token.remove("sealed").ok_or(UnusableReply::NotSealed)?;
         let sealed = sealed.as_str().and_then(|text| BASE64.decode(text).ok());
@@ -49,8 +47,8 @@ impl ReplyKey {
         let opened = opened.ok_or(UnusableReply::NotOpened)?;
         let opened = serde_json::from_slice(&opened).map_err(|_| UnusableReply::NothingSealed)?;
         let mut opened: Map<String, Value> = opened;
-        let is_ours = opened.remove("user_id").as_ref().and_then(Value::as_str) == Some(user)
-            && opened.remove("host") == host;
+        let inside = |field: &str| opened.get(field).and_then(Value::as_str);
+        let is_ours = inside("user_id") == Some(user) && host.is_some() && inside("host") == host.as_deref();
         if !is_ours {
             return Err(UnusableReply::SealedForSomebodyElse);
         }
@@ -65,6 +63,36 @@ impl ReplyKey {
     }
 }
 
+/// The public keys of low order, without their highest bit, which X25519 ignores. With one of them everybody computes the same
+/// shared secret, so everybody could open the box. The list is that of libsodium; a test of the contract compares it with the
+/// worker's.
+const LOW_ORDER: [[u8; 32]; 7] = {
+    const fn near_p(lowest: u8) -> [u8; 32] {
+        let mut bytes = [0xff; 32];
+        bytes[0] = lowest;
+        bytes[31] = 0x7f;
+        bytes
+    }
+    let zero = [0; 32];
+    let mut one = zero;
+    one[0] = 1;
+    [
+        zero,
+        one,
+        [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
+            0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        ],
+        [
+            0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
+            0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+        ],
+        near_p(0xec),
+        near_p(0xed),
+        near_p(0xee),
+    ]
+};
+
 /// The public key of a deployment, which logins are sealed to: `tokenkeeper keys public` prints it.
 #[derive(Clone)]
 pub struct DeploymentKey {
@@ -76,11 +104,16 @@ impl DeploymentKey {
     /// Reads a key: 32 bytes in base64, with padding.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: it is not.
+    /// [`Error::Invalid`]: it is not, or it is a key of low order (all zeros, for example), to which nothing can be sealed.
     pub fn new(base64: &str) -> Result<Self, Error> {
         const SHAPE: Error = Error::Invalid("the public key must be 32 bytes in base64, with padding");
         let bytes = BASE64.decode(base64.trim()).map_err(|_| SHAPE)?;
         let bytes: [u8; 32] = bytes.try_into().map_err(|_| SHAPE)?;
+        let mut without_highest_bit = bytes;
+        without_highest_bit[31] &= 0x7f;
+        if LOW_ORDER.contains(&without_highest_bit) {
+            return Err(Error::Invalid("the public key is of low order: everybody could open the login"));
+        }
         Ok(Self { key: bytes.into(), id: None })
     }
 
@@ -141,6 +174,30 @@ mod tests {
     }
 
     #[test]
+    fn a_token_in_clear_is_noticed_in_whichever_place_it_stands() {
+        let key = ReplyKey::new();
+        let clear = json!({"host": "h-1", "token": {"value": "s3cret"}});
+        let mut beside_an_empty_list = clear.clone();
+        beside_an_empty_list["tokens"] = json!([]);
+        let mut beside_an_error = clear.clone();
+        beside_an_error["tokens"] = json!([{"status": "error"}]);
+        for reply in [beside_an_empty_list, beside_an_error, json!({"tokens": [clear]})] {
+            assert_eq!(open(&key, &reply), Err(UnusableReply::NotSealed), "{reply}");
+        }
+    }
+
+    #[test]
+    fn a_box_that_names_no_host_is_nobodys() {
+        let key = ReplyKey::new();
+        let content = json!({"user_id": "u-1", "value": "s3cret", "userinfo": "x:s3cret"});
+        let sealed = key.0.public_key().seal(&mut OsRng, content.to_string().as_bytes()).unwrap();
+        let token = json!({"sealed": BASE64.encode(sealed)});
+        for reply in [json!({"token": token}), json!({"host": null, "token": token})] {
+            assert_eq!(open(&key, &reply), Err(UnusableReply::SealedForSomebodyElse), "{reply}");
+        }
+    }
+
+    #[test]
     fn a_token_in_clear_or_of_somebody_else_is_not_taken() {
         let key = ReplyKey::new();
         for (token, expected) in [
@@ -165,9 +222,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused_and_no_key_is_shown() {
+    fn a_text_that_is_not_a_public_key_is_refused_and_no_key_is_shown() {
         for text in ["", "AAAA", "not base64 at all, but as long as one key.="] {
             assert!(matches!(DeploymentKey::new(text), Err(Error::Invalid(_))), "{text}");
+        }
+        let mut zero = [0; 32];
+        for highest in [0, 0x80] {
+            zero[31] = highest;
+            let refused = DeploymentKey::new(&BASE64.encode(zero));
+            assert!(matches!(refused, Err(Error::Invalid(text)) if text.contains("low order")));
         }
         let text = ReplyKey::new().public_key();
         let key = DeploymentKey::new(&format!("{text}\n")).unwrap().with_id("k-1");

@@ -1,7 +1,7 @@
 //! The words of replies and events. A newer worker may know more of them: those are kept as text.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Deserializer};
 
@@ -13,12 +13,12 @@ macro_rules! words {
         #[non_exhaustive]
         pub enum $name {
             $($(#[$of])* $variant,)*
-            /// A word that this version does not know.
+            /// A word that this version does not know. [`Display`](fmt::Display) escapes what is not printable in it, and cuts it.
             Other(String),
         }
 
         impl $name {
-            /// The word.
+            /// The word, as it came: nothing in it is escaped.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(Self::$variant => $word,)*
@@ -38,7 +38,7 @@ macro_rules! words {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
+                f.write_str(&plain(self.as_str()))
             }
         }
 
@@ -152,21 +152,37 @@ words! {
     }
 }
 
-/// Text of somebody else, in one line and without characters that a terminal obeys.
-pub(crate) fn plain(text: &str) -> String {
-    let is_odd = |sign: char| {
-        sign.is_control()
-            || matches!(sign, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// The longest text of somebody else that is shown, in characters.
+const LONGEST: usize = 500;
+
+/// Text of somebody else, in one line, without characters that a terminal obeys, and not too long.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    // The same characters as in the worker's own output. A test of the contract compares them.
+    let is_unprintable = |symbol: char| {
+        symbol.is_control()
+            || matches!(symbol, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    let mut told = String::with_capacity(text.len());
-    for sign in text.chars() {
-        if is_odd(sign) {
-            told.extend(sign.escape_unicode());
+    if text.len() <= LONGEST && !text.contains(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len().min(LONGEST));
+    for symbol in text.chars().take(LONGEST) {
+        if is_unprintable(symbol) {
+            // Writing to a string does not fail.
+            let _ = write!(shown, "\\u{:04x}", u32::from(symbol));
         } else {
-            told.push(sign);
+            shown.push(symbol);
         }
     }
-    told
+    Cow::Owned(shown)
+}
+
+/// Cuts a text of somebody else to what is shown of it.
+pub(crate) fn cut(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.shrink_to_fit();
+    }
 }
 
 #[cfg(test)]
@@ -184,6 +200,21 @@ mod tests {
 
     #[test]
     fn text_of_others_is_told_in_one_line() {
-        assert_eq!(plain("a\r\n\u{1b}[2J\u{202e}b ü"), r"a\u{d}\u{a}\u{1b}[2J\u{202e}b ü");
+        let hostile = "a\r\n\u{1b}[2J\u{202e}b ü";
+        let shown = r"a\u000d\u000a\u001b[2J\u202eb ü";
+        assert_eq!(plain(hostile), shown);
+        assert_eq!(ErrorCode::from(Cow::from(hostile)).to_string(), shown);
+        assert_eq!(Warning::from(Cow::from(hostile)).to_string(), shown);
+        assert_eq!(Refresh::from(Cow::from(hostile)).to_string(), shown);
+        assert_eq!(EventKind::from(Cow::from(hostile)).to_string(), shown);
+    }
+
+    #[test]
+    fn text_of_others_is_cut_between_two_characters() {
+        let long = "ü".repeat(501);
+        let mut message = long.clone();
+        cut(&mut message);
+        assert_eq!((&*message, &*plain(&long)), (&*"ü".repeat(500), &*"ü".repeat(500)));
+        assert_eq!(Warning::Other(long).to_string().chars().count(), 500);
     }
 }

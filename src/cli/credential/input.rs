@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};
-use std::net::IpAddr;
 
 use tokenkeeper::contract::CloneUrl;
 use tokenkeeper::domain::escape::is_printable;
+use tokenkeeper::domain::network::is_this_machine;
 use tokenkeeper::domain::secret::SecretString;
 use tokenkeeper::domain::text::Host;
 use zeroize::Zeroizing;
@@ -88,21 +88,19 @@ impl Input {
         let url = CloneUrl::try_from(Cow::Owned(format!("https://{host}/x"))).ok()?;
         match &*self.protocol {
             "https" => {}
-            "http" if allow_http || is_this_machine(url.host()) => {}
+            "http" if allow_http || is_this_machine(without_port(url.host())) => {}
             _ => return None,
         }
         Some(Target { host: url.host().clone() })
     }
 }
 
-fn is_this_machine(host: &Host) -> bool {
-    let host = host.as_str();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+fn without_port(host: &Host) -> &str {
+    match host.as_str().rsplit_once(':') {
+        // The colons of an IPv6 address stand in brackets.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host.as_str(),
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +141,9 @@ mod tests {
             ("http", "h:80", true, Some("h:80")),
             ("http", "127.0.0.1:8080", false, Some("127.0.0.1:8080")),
             ("http", "[::1]:8080", false, Some("[::1]:8080")),
+            ("http", "[::1]", false, Some("[::1]")),
+            ("http", "[2001:db8::1]:80", false, None),
+            ("http", "LocalHost:8080", false, Some("localhost:8080")),
             ("http", "localhost", false, Some("localhost")),
             ("ssh", "h", true, None),
             ("cert", "h", true, None),
@@ -155,8 +156,12 @@ mod tests {
 
     #[test]
     fn a_host_that_would_be_another_one_in_a_url_is_nobodys() {
-        for host in ["h/x", "u@h", "h?x", "h#x", "h\\x", "h%2fx", "h x", "h:x", "h:99999"] {
-            assert!(host_of("https", host, false).is_none_or(|found| found == host), "{host}");
+        for host in ["h/x", "u@h", "h?x", "h#x", "h\\x", "h%2fx", "h x"] {
+            assert_eq!(host_of("https", host, false), None, "{host}");
+        }
+        // No port, or one that there is not.
+        for host in ["h:x", "h:99999"] {
+            assert_eq!(host_of("https", host, false), None, "{host}");
         }
         assert_eq!(host_of("https", "evil@good", false), None);
     }

@@ -133,7 +133,7 @@ async fn with_partitions_requests_go_to_their_users_partition() {
     world.set("broker.partitions", 2);
     let worker = world.start_worker().await;
     let pair = world.user_with_token("jdoe").await;
-    let client = Client::connect(options(&world).partitions(true)).await.unwrap();
+    let client = Client::connect(options(&world).partitioned(true)).await.unwrap();
     let (host, url) = (world.scm.host(), world.scm.clone_url("p", "r"));
     // Reports have no partitions. A user whose name is too long for a routing key goes the other way.
     let value = SecretString::from("another");
@@ -173,5 +173,10 @@ async fn a_message_says_who_publishes_how_long_it_is_waited_for_and_in_which_tra
     assert!((10_000..=20_000).contains(&expiration), "{expiration}");
     let headers = properties.headers().as_ref().unwrap().inner();
     assert_eq!(headers.get("traceparent"), Some(&AMQPValue::LongString(TRACE.into())));
+
+    let malformed = client.token("jdoe", "git.example.org").traceparent(TRACE.to_uppercase());
+    malformed.send().await.expect("it is asked without");
+    let (properties, _) = seen.lock().unwrap().take().unwrap();
+    assert_eq!(properties.headers(), &None);
     drop(replier);
 }

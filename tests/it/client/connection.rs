@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokenkeeper_client::{Progress, Published};
@@ -96,16 +97,23 @@ async fn a_client_that_is_closed_or_dropped_leaves_no_connection_behind() {
     let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
     let (closed, dropped) = (client_through(&proxy, &world).await, client_through(&proxy, &world).await);
     let other = closed.clone();
-    let in_flight = other.token("jdoe", "git.example.org").send();
+    let value = SecretString::from("t");
+    let token = other.token("jdoe", "git.example.org").send();
+    let store = other.store("jdoe", "git.example.org", "t").send();
+    let report = other.report("jdoe", "git.example.org", &value).send();
     let close = async {
-        eventually("the request to be published", PATIENCE, async || {
-            (world.broker.queue_depth("token-requests").await == 1).then_some(())
-        })
-        .await;
+        for queue in ["token-requests", "token-stores", "token-reports"] {
+            eventually("the messages to be published", PATIENCE, async || {
+                (world.broker.queue_depth(queue).await == 1).then_some(())
+            })
+            .await;
+        }
         closed.close().await;
     };
-    let (answer, ()) = tokio::join!(in_flight, close);
-    assert!(matches!(answer, Err(Error::Closed)), "{answer:?}");
+    let (token, store, report, ()) = tokio::join!(token, store, report, close);
+    for answer in [token.map(drop), store.map(drop), report.map(drop)] {
+        assert!(matches!(answer, Err(Error::Closed)), "{answer:?}");
+    }
     assert!(matches!(other.token("jdoe", "h").send().await, Err(Error::Closed)));
     drop(dropped);
     eventually("no connection", PATIENCE, async || (proxy.connections() == 0).then_some(())).await;
@@ -118,4 +126,36 @@ async fn a_broker_that_is_away_is_told_when_the_client_connects() {
     assert!(!format!("{error:?} {error}").contains("s3cret"), "{error:?}");
     let error = Client::connect(Options::new("amqp://u:s3cret@192.0.2.1/%2f")).await.unwrap_err();
     assert!(matches!(error, Error::Options(_)), "in plain text over the network: {error:?}");
+}
+
+// In one thread, so that nothing happens between two polls.
+#[tokio::test]
+async fn a_login_that_may_be_stored_is_not_sent_again_because_a_clone_of_its_request_begins() {
+    let world = world_without_a_worker().await;
+    let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
+    let client = client_through(&proxy, &world).await;
+    let progress = Progress::new();
+    let request = client.store("jdoe", "git.example.org", "t").progress(&progress);
+    let mut first = Box::pin(request.clone().send());
+    let is_published = eventually("the login to be published", PATIENCE, async || {
+        (progress.published() == Published::Yes).then_some(())
+    });
+    tokio::select! {
+        stored = &mut first => panic!("there is no worker: {stored:?}"),
+        () = is_published => {}
+    }
+    proxy.cut_all();
+    // The first one is not polled meanwhile. This one goes over the next connection.
+    let between = client.token("jdoe", "git.example.org").timeout(A_SECOND).send();
+    proxy.wait_for_connections(1).await;
+    assert!(matches!(between.await, Err(Error::NoReply { .. })), "there is a connection, and no worker");
+
+    let mut second = Box::pin(request.send());
+    assert!((&mut second).now_or_never().is_none());
+    assert_eq!(progress.published(), Published::No, "the clone has begun");
+    let lost = (&mut first).now_or_never();
+
+    assert!(matches!(lost, Some(Err(Error::ConnectionLost { published: Published::Yes, .. }))), "{lost:?}");
+    drop(second);
+    assert_eq!(world.broker.queue_depth("token-stores").await, 1, "it was sent once");
 }

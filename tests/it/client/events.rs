@@ -32,9 +32,27 @@ async fn events_are_heard_from_the_first_one_and_again_after_the_connection_was_
     let (exchange, key) = (world.broker.name("events"), ShortString::from("token.refreshed"));
     let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
     drop(channel.basic_publish(exchange.into(), key, options, b"{", properties).await.unwrap().await);
+    // One that comes twice is told once, also over the next connection.
+    let send_twice = async |event: &str| {
+        let body = json!({"event": event, "host": "h", "at": "2020-01-01T00:00:00.000Z"}).to_string();
+        for id in ["one", "one", event] {
+            let properties = BasicProperties::default().with_message_id(id.into());
+            let (exchange, key) = (world.broker.name("events"), ShortString::from("token.refreshed"));
+            let publish = channel.basic_publish(exchange.into(), key, options, body.as_bytes(), properties);
+            drop(publish.await.unwrap().await);
+        }
+    };
+    send_twice("token.first").await;
+    for (id, name) in [("one", "token.first"), ("token.first", "token.first")] {
+        let event = next(&mut events).await.unwrap();
+        assert_eq!((event.message_id.as_deref(), event.kind.as_str()), (Some(id), name));
+    }
     proxy.cut_all();
     let missed = next(&mut events).await.unwrap_err();
     assert!(matches!(missed, Error::EventsMissed), "{missed:?}");
+    send_twice("token.second").await;
+    let event = next(&mut events).await.unwrap();
+    assert_eq!((event.message_id.as_deref(), event.kind.as_str()), (Some("token.second"), "token.second"));
     world.scm.revoke("bob");
     assert!(client.token("bob", world.scm.host()).send().await.is_err());
     let event = next(&mut events).await.unwrap();

@@ -41,18 +41,41 @@ async fn a_token_in_clear_or_in_anothers_box_is_refused_where_a_sealed_one_was_a
     let world = world_without_a_worker().await;
     let replier = Replier::start(&world, move |asked| {
         let mut body: Value = serde_json::from_slice(&asked.granted("s3cret")).unwrap();
-        if asked.user() == "forged" {
-            body["token"]["sealed"] = "c2VhbGVk".into();
+        match asked.user() {
+            "forged" => body["token"]["sealed"] = "c2VhbGVk".into(),
+            "clear-beside-a-list" => body["tokens"] = json!([]),
+            _ => {}
         }
         vec![(asked.correlation_id.clone(), body.to_string().into_bytes())]
     })
     .await;
     let client = Client::connect(options(&world).sealed(true)).await.unwrap();
-    for (user, expected) in [("clear", UnusableReply::NotSealed), ("forged", UnusableReply::NotOpened)] {
+    for (user, expected) in [
+        ("clear", UnusableReply::NotSealed),
+        ("clear-beside-a-list", UnusableReply::NotSealed),
+        ("forged", UnusableReply::NotOpened),
+    ] {
         let error = client.token(user, "git.example.org").send().await.unwrap_err();
         assert!(matches!(error, Error::Reply(told) if told == expected), "{error:?}");
         assert!(!format!("{error:?} {error}").contains("s3cret"));
     }
     assert!(client.token("clear", "git.example.org").sealed(false).send().await.is_ok());
+    drop(replier);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_asked_for_sealed_and_again_unless_somebody_says_otherwise() {
+    let world = world_without_a_worker().await;
+    let mut asked_before = 0;
+    let replier = Replier::start(&world, move |asked| {
+        asked_before += 1;
+        let body = if asked_before < 5 { refused("internal", 0) } else { asked.granted("s3cret") };
+        vec![(asked.correlation_id.clone(), body)]
+    })
+    .await;
+    let options = Options::new(world.broker.url()).prefix(world.broker.prefix());
+    let client = Client::connect(options).await.unwrap();
+    let error = client.token("jdoe", "git.example.org").send().await.unwrap_err();
+    assert!(matches!(error, Error::Reply(UnusableReply::NotSealed)), "{error:?}");
     drop(replier);
 }

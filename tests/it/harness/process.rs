@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokenkeeper_testkit::program::{Program, Worker};
@@ -14,7 +15,10 @@ use super::evidence::{Evidence, Place};
 use super::json_lines::assert_json_lines;
 use super::links::Link;
 use super::logs::assert_holds_none_of;
-use super::world::{METRICS_PATIENCE, World};
+use super::world::World;
+
+/// How long to wait for the metrics of a worker that may be frozen.
+const METRICS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The real binary with this environment and nothing else.
 pub(crate) fn program(

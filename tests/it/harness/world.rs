@@ -1,7 +1,6 @@
 //! A world of its own for one test.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,7 +9,6 @@ use futures_util::future::join_all;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tokenkeeper::app::admin::Health;
 use tokenkeeper::app::lifecycle::Stop;
 use tokenkeeper::domain::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tokenkeeper::domain::provider::{Overrides, ProviderRecord};
@@ -23,10 +21,10 @@ use tokenkeeper_entity::token_entry;
 use tokenkeeper_testkit::database::{Kind, Schema, TestDatabase};
 use tokenkeeper_testkit::queues::{BasicProperties, PendingReply, TOKEN_REQUEST, TOKEN_STORE, TestBroker};
 use tokenkeeper_testkit::scm::{Dialect, IssuedPair, ScmOptions, SimulatedScm};
-use tokenkeeper_testkit::wait::{PATIENCE, eventually};
 use tokio::sync::OnceCell;
 
 use super::evidence::Evidence;
+use super::in_process::InProcessWorker;
 use super::{logs, process::WorkerProcess};
 
 /// A store that runs grouped statements as a worker's does.
@@ -325,8 +323,8 @@ impl World {
     pub(crate) async fn try_start_worker_in(&self, time: TimeSource) -> anyhow::Result<InProcessWorker> {
         let stop = Stop::default();
         let worker = Worker::start(self.settings(), time, None, stop.clone()).await?;
-        assert!(worker.is_some(), "nobody told it to stop");
-        Ok(InProcessWorker { worker, stop, evidence: self.evidence.clone(), files: self.files_of_workers() })
+        let worker = worker.expect("nobody told it to stop");
+        Ok(InProcessWorker::new(worker, stop, self.evidence.clone(), self.files_of_workers()))
     }
 
     /// Starts the real binary, and waits until it is ready.
@@ -348,55 +346,6 @@ impl World {
 /// The database's time, on a machine whose clock is `own`.
 pub(crate) fn own_time(own: impl Clock) -> TimeSource {
     TimeSource::Database { own: Arc::new(own) }
-}
-
-/// A worker inside the test process.
-#[derive(Debug)]
-pub(crate) struct InProcessWorker {
-    worker: Option<Worker>,
-    pub(crate) stop: Stop,
-    evidence: Evidence,
-    /// What it writes by its settings.
-    files: Vec<PathBuf>,
-}
-
-impl InProcessWorker {
-    /// What its `/readyz` knows.
-    pub(crate) fn health(&self) -> &Health {
-        self.worker.as_ref().expect("it runs").health()
-    }
-
-    /// Waits until it does its job.
-    pub(crate) async fn wait_until_ready(&self) {
-        eventually("the worker to be ready", PATIENCE, async || {
-            self.health().problems().is_empty().then_some(())
-        })
-        .await;
-    }
-
-    /// Stops it softly and waits until it is done.
-    pub(crate) async fn stop(mut self) {
-        self.stop.soft.cancel();
-        let worker = self.worker.take().expect("a worker is stopped once");
-        let Ok(stopped) = tokio::time::timeout(PATIENCE, worker.join()).await else {
-            let log = logs::captured();
-            let last: Vec<&str> = log.lines().rev().take(40).collect();
-            panic!("the worker does not stop; the log, newest first:\n{}", last.join("\n"));
-        };
-        stopped.expect("the worker stops cleanly");
-    }
-}
-
-/// How long to wait for the metrics of a worker that may be frozen.
-pub(super) const METRICS_PATIENCE: Duration = Duration::from_secs(2);
-
-impl Drop for InProcessWorker {
-    /// A test that ends without stopping its worker leaves nothing running.
-    fn drop(&mut self) {
-        self.stop.soft.cancel();
-        self.stop.hard.cancel();
-        self.files.iter().for_each(|file| self.evidence.add_files(file));
-    }
 }
 
 /// A date of the simulated day: minutes after 2020-01-01T00:00Z.

@@ -22,17 +22,17 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use crate::book::{Book, Fate};
 use crate::error::{Cause, Error};
 use crate::options::Options;
+use crate::pending::{Outcome, Pending};
 
 /// Where replies go without a queue (<https://www.rabbitmq.com/docs/direct-reply-to>).
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// The first and the longest wait before another connection.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// How many messages wait for the task that publishes. A few: what waits there when a line ends is asked again.
+/// How many messages wait for the task that publishes. A few: what waits there when a link ends is asked again.
 const WAITING: usize = 128;
 
 /// How long the reason of an end is waited for.
@@ -52,54 +52,54 @@ pub(crate) struct Outgoing {
 }
 
 /// A connection that works, as far as anybody knows.
-pub(crate) struct Line {
+pub(crate) struct Link {
     pub(crate) number: u64,
     pub(crate) connection: Connection,
     outgoing: mpsc::Sender<Outgoing>,
 }
 
-impl Line {
-    /// Hands a message to the task that publishes. False: the line is gone.
+impl Link {
+    /// Hands a message to the task that publishes. False: the link is gone.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> bool {
         self.outgoing.send(outgoing).await.is_ok()
     }
 }
 
-/// Whether there is a line.
+/// Whether there is a link.
 #[derive(Clone)]
 pub(crate) enum State {
-    Up(Arc<Line>),
+    Up(Arc<Link>),
     /// Another connection is tried. With the error of the last try, if there was one.
     Down(Option<Cause>),
     Closed,
 }
 
-/// What a line consists of before it is in use.
-pub(crate) struct Ends {
-    line: Arc<Line>,
+/// What a link consists of before it is in use.
+pub(crate) struct Opened {
+    link: Arc<Link>,
     channel: Channel,
     replies: Consumer,
     to_publish: mpsc::Receiver<Outgoing>,
 }
 
-/// What the client and the task that keeps a line up share.
+/// What the client and the task that keeps a link up share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) uri: AMQPUri,
-    pub(crate) book: Book,
-    pub(crate) state: watch::Sender<State>,
+    pub(crate) pending: Pending,
+    state: watch::Sender<State>,
     numbers: Mutex<u64>,
 }
 
 impl Shared {
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
         let uri = options.uri()?;
-        let (book, state) = (Book::default(), watch::Sender::new(State::Down(None)));
-        Ok(Self { options, uri, book, state, numbers: Mutex::new(0) })
+        let (pending, state) = (Pending::default(), watch::Sender::new(State::Down(None)));
+        Ok(Self { options, uri, pending, state, numbers: Mutex::new(0) })
     }
 
     /// Connects, and prepares the channel.
-    pub(crate) async fn open(&self) -> Result<Ends, Error> {
+    pub(crate) async fn open(&self) -> Result<Opened, Error> {
         let limit = self.options.connect_timeout;
         // Boxed: the handshakes are large.
         let connected = timeout(limit, Box::pin(connect(&self.options, self.uri.clone()))).await;
@@ -121,8 +121,8 @@ impl Shared {
             *numbers
         };
         let (outgoing, to_publish) = mpsc::channel(WAITING);
-        let line = Arc::new(Line { number, connection, outgoing });
-        Ok(Ends { line, channel, replies, to_publish })
+        let link = Arc::new(Link { number, connection, outgoing });
+        Ok(Opened { link, channel, replies, to_publish })
     }
 
     /// Waits for an AMQP call, with a limit: a blocked or half-dead connection never answers.
@@ -138,15 +138,38 @@ impl Shared {
         }
     }
 
-    /// Waits until there is a line.
+    /// Another state, unless the client is closed: that is the last one.
+    fn set_state(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let is_open = !matches!(state, State::Closed);
+            if is_open {
+                *state = next;
+            }
+            is_open
+        });
+    }
+
+    /// Closes it for good. The link, if there was one.
+    pub(crate) fn close(&self) -> Option<Arc<Link>> {
+        match self.state.send_replace(State::Closed) {
+            State::Up(link) => Some(link),
+            State::Down(_) | State::Closed => None,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Closed)
+    }
+
+    /// Waits until there is a link.
     ///
     /// # Errors
     /// [`Error::Closed`]. While there is none, it goes on waiting.
-    pub(crate) async fn line(&self) -> Result<Arc<Line>, Error> {
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, Error> {
         let mut state = self.state.subscribe();
         loop {
             match &*state.borrow_and_update() {
-                State::Up(line) => return Ok(Arc::clone(line)),
+                State::Up(link) => return Ok(Arc::clone(link)),
                 State::Closed => return Err(Error::Closed),
                 State::Down(_) => {}
             }
@@ -154,7 +177,7 @@ impl Shared {
         }
     }
 
-    /// Why there was no line at the last try.
+    /// Why there was no link at the last try.
     pub(crate) fn cause(&self) -> Option<Cause> {
         match &*self.state.borrow() {
             State::Down(cause) => cause.clone(),
@@ -163,25 +186,25 @@ impl Shared {
     }
 }
 
-/// Keeps a line up, for ever.
-pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
+/// Keeps a link up, for ever.
+pub(crate) async fn reconnect(shared: Arc<Shared>, first: Opened) {
     let mut next = Some(first);
-    let mut pause = AGAIN.0;
+    let mut pause = RECONNECT_PAUSES.0;
     loop {
         match next.take() {
-            Some(ends) => {
+            Some(opened) => {
                 let began = Instant::now();
-                let number = ends.line.number;
-                let error = run(&shared, ends).await;
-                shared.state.send_replace(State::Down(None));
-                shared.book.end(number, error.as_ref());
-                if began.elapsed() > AGAIN.1 {
-                    pause = AGAIN.0;
+                let number = opened.link.number;
+                let error = run(&shared, opened).await;
+                shared.set_state(State::Down(None));
+                shared.pending.end(number, error.as_ref());
+                if began.elapsed() > RECONNECT_PAUSES.1 {
+                    pause = RECONNECT_PAUSES.0;
                 }
             }
             None => match shared.open().await {
-                Ok(ends) => {
-                    next = Some(ends);
+                Ok(opened) => {
+                    next = Some(opened);
                     continue;
                 }
                 Err(error) => {
@@ -189,25 +212,25 @@ pub(crate) async fn keep_up(shared: Arc<Shared>, first: Ends) {
                         Error::Connect(cause) => cause,
                         other => Arc::new(other),
                     };
-                    shared.state.send_replace(State::Down(Some(cause)));
+                    shared.set_state(State::Down(Some(cause)));
                 }
             },
         }
         // Many clients lose the same broker at once.
         sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-        pause = (pause * 2).min(AGAIN.1);
+        pause = (pause * 2).min(RECONNECT_PAUSES.1);
     }
 }
 
 /// Publishes and consumes until the channel ends. Tells why, if the library knows.
-async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
-    let Ends { line, channel, mut replies, mut to_publish } = ends;
-    shared.state.send_replace(State::Up(line));
-    let book = &shared.book;
+async fn run(shared: &Shared, opened: Opened) -> Option<lapin::Error> {
+    let Opened { link, channel, mut replies, mut to_publish } = opened;
+    shared.set_state(State::Up(link));
+    let pending = &shared.pending;
     let consuming = async {
         while let Some(reply) = replies.next().await {
             match reply {
-                Ok(reply) => book.answered(reply.properties.correlation_id().as_ref(), reply.data),
+                Ok(reply) => pending.answered(reply.properties.correlation_id().as_ref(), reply.data),
                 Err(error) => return Some(error),
             }
         }
@@ -220,7 +243,7 @@ async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
             tokio::select! {
                 Some(outgoing) = to_publish.recv() => {
                     let (id, permit) = (outgoing.id, Arc::clone(&outgoing.permit));
-                    match publish(&channel, book, outgoing).await {
+                    match publish(&channel, pending, outgoing).await {
                         // By now nobody waits for it.
                         None => {}
                         Some(Ok(confirm)) => confirms.push(async move { (id, confirm.await, permit) }),
@@ -228,7 +251,7 @@ async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
                     }
                 }
                 Some((id, confirmation, _permit)) = confirms.next() => {
-                    if let Err(error) = settle(book, id, confirmation) {
+                    if let Err(error) = settle(pending, id, confirmation) {
                         break error;
                     }
                 }
@@ -250,12 +273,12 @@ async fn run(shared: &Shared, ends: Ends) -> Option<lapin::Error> {
 /// None: nobody waits for it any more.
 async fn publish(
     channel: &Channel,
-    book: &Book,
+    pending: &Pending,
     outgoing: Outgoing,
 ) -> Option<lapin::Result<lapin::PublisherConfirm>> {
     let Outgoing { id, exchange, routing_key, properties, body, deadline, .. } = outgoing;
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() || !book.publishes(id) {
+    if left.is_zero() || !pending.publishes(id) {
         return None;
     }
     let expiration = ShortString::from(left.as_millis().max(1).to_string());
@@ -269,23 +292,23 @@ async fn publish(
 }
 
 /// A returned message comes with whichever confirm is next, so it says itself whose it is.
-fn settle(book: &Book, id: Uuid, confirmation: lapin::Result<Confirmation>) -> lapin::Result<()> {
-    let (returned, fate) = match confirmation? {
+fn settle(pending: &Pending, id: Uuid, confirmation: lapin::Result<Confirmation>) -> lapin::Result<()> {
+    let (returned, outcome) = match confirmation? {
         Confirmation::Ack(returned) => {
-            book.confirmed(id);
+            pending.confirmed(id);
             (returned, None)
         }
-        Confirmation::Nack(returned) => (returned, Some(Fate::Nacked)),
-        Confirmation::NotRequested => (None, Some(Fate::Nacked)),
+        Confirmation::Nack(returned) => (returned, Some(Outcome::Nacked)),
+        Confirmation::NotRequested => (None, Some(Outcome::Nacked)),
     };
     if let Some(returned) = returned {
         let theirs = returned.properties.correlation_id().as_ref().map(ShortString::as_str);
         if let Some(theirs) = theirs.and_then(|id| Uuid::try_parse(id).ok()) {
-            book.tell(theirs, Fate::Unroutable);
+            pending.tell(theirs, Outcome::Unroutable);
         }
     }
-    if let Some(fate) = fate {
-        book.tell(id, fate);
+    if let Some(outcome) = outcome {
+        pending.tell(id, outcome);
     }
     Ok(())
 }
@@ -332,7 +355,7 @@ mod tests {
     use lapin::message::{BasicReturnMessage, Delivery};
 
     use super::*;
-    use crate::progress::{Progress, Published};
+    use crate::progress::{Progress, Published, Steps};
 
     fn returned(id: Uuid) -> BasicReturnMessage {
         let mut delivery = Delivery::mock(0, "tokenkeeper".into(), "token.report".into(), false, Vec::new());
@@ -343,26 +366,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_returned_message_is_its_own_and_not_that_of_the_confirm_it_comes_with() {
-        let book = Book::default();
+        let pending = Pending::default();
         let progress = Progress::new();
-        let mut lost = book.enter(1, "tokenkeeper".into(), Progress::new());
-        let routed = book.enter(1, "tokenkeeper".into(), progress.clone());
+        let mut lost = pending.enter(1, "tokenkeeper".into(), Steps::default());
+        let routed = pending.enter(1, "tokenkeeper".into(), Steps::new(&progress));
 
-        settle(&book, routed.id, Ok(Confirmation::Ack(Some(returned(lost.id))))).unwrap();
+        settle(&pending, routed.id, Ok(Confirmation::Ack(Some(returned(lost.id))))).unwrap();
 
-        assert!(matches!(lost.fate().await, Fate::Unroutable));
+        assert!(matches!(lost.outcome().await, Outcome::Unroutable));
         assert_eq!(progress.published(), Published::Yes);
-        assert!(book.publishes(routed.id), "it goes on waiting for its reply");
+        assert!(pending.publishes(routed.id), "it goes on waiting for its reply");
         // One that is nobody's does nothing.
-        settle(&book, routed.id, Ok(Confirmation::Ack(Some(returned(Uuid::new_v4()))))).unwrap();
-        assert!(book.publishes(routed.id));
+        settle(&pending, routed.id, Ok(Confirmation::Ack(Some(returned(Uuid::new_v4()))))).unwrap();
+        assert!(pending.publishes(routed.id));
     }
 
     #[tokio::test]
     async fn a_message_that_the_broker_does_not_keep_is_told() {
-        let book = Book::default();
-        let mut refused = book.enter(1, "tokenkeeper".into(), Progress::new());
-        settle(&book, refused.id, Ok(Confirmation::Nack(None))).unwrap();
-        assert!(matches!(refused.fate().await, Fate::Nacked));
+        let pending = Pending::default();
+        let mut refused = pending.enter(1, "tokenkeeper".into(), Steps::default());
+        settle(&pending, refused.id, Ok(Confirmation::Nack(None))).unwrap();
+        assert!(matches!(refused.outcome().await, Outcome::Nacked));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_closed_stays_closed_whatever_its_connection_does() {
+        let shared = Shared::new(Options::new("amqp://127.0.0.1/")).unwrap();
+        assert!(shared.close().is_none());
+        shared.set_state(State::Down(None));
+        assert!(shared.is_closed());
+        assert!(matches!(shared.link().await, Err(Error::Closed)));
     }
 }

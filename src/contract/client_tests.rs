@@ -18,7 +18,8 @@ use super::{
     TokenReply, TokenValue, UnknownFields, Warning, WorkspaceStartReply, decode_noting,
 };
 use crate::domain::clock::Timestamp;
-use crate::domain::sealed_box::SecretKey;
+use crate::domain::escape;
+use crate::domain::sealed_box::{PublicKey, SecretKey};
 
 const USER: &str = "u-1";
 const HOST: &str = "git.example.org";
@@ -305,6 +306,28 @@ fn a_worker_reads_every_request_of_the_client_without_a_warning() {
     let digest = "0a".repeat(32);
     let report = wire::TokenReport { user_id: USER, host: HOST, token_sha256: &digest };
     assert!(matches!(decoded(MessageKind::TokenReport, &report), Request::Report(_)));
+}
+
+#[test]
+fn the_client_shows_text_of_others_as_the_worker_does() {
+    for symbol in '\0'..=char::MAX {
+        let text = symbol.to_string();
+        let shown = client::Warning::from(std::borrow::Cow::from(&*text)).to_string();
+        assert_eq!(shown, escape::line(&text), "{symbol:?}");
+    }
+}
+
+#[test]
+fn the_client_seals_to_no_key_that_a_worker_would_refuse() {
+    let schema = schema_for!(PublicKey).to_value();
+    let refused = schema["not"]["enum"].as_array().expect("the keys of low order");
+    assert!(refused.len() >= 14, "{refused:?}");
+    for key in refused {
+        let key = key.as_str().expect("base64");
+        assert!(PublicKey::try_from(std::borrow::Cow::from(key)).is_err(), "{key}");
+        assert!(client::DeploymentKey::new(key).is_err(), "{key}");
+    }
+    assert!(client::DeploymentKey::new(&SecretKey::generate().public_key().to_string()).is_ok());
 }
 
 #[test]
