@@ -313,6 +313,8 @@ mod tests {
         workspace(&Body(reply.to_string().into_bytes()), "w", "u")
     }
 
+    type Change<'a> = &'a dyn Fn(&mut Value);
+
     #[test]
     fn a_workspace_is_taken_as_a_whole_or_not_at_all() {
         use UnusableReply::{NotUnderstood, OfSomebodyElse};
@@ -327,7 +329,6 @@ mod tests {
         let whole = start(|reply| *reply = failed.clone());
         assert!(matches!(whole, Err(Error::Refused(_))), "{whole:?}");
 
-        type Change<'a> = &'a dyn Fn(&mut Value);
         let cases: [(&str, Change<'_>, UnusableReply); 12] = [
             ("another user's token", &|it| it["tokens"][0]["user_id"] = json!("v"), OfSomebodyElse),
             ("nobody's token", &|it| it["tokens"][0]["user_id"] = Value::Null, OfSomebodyElse),

@@ -127,9 +127,9 @@ async fn no_workspace_login_or_report_takes_an_answer_that_is_not_its_own() {
         };
         vec![(asked.correlation_id.clone(), body.to_string().into_bytes())]
     };
-    let stores = Replier::of(&world, "token-stores", neither);
+    let logins = Replier::of(&world, "token-stores", neither);
     let reports = Replier::of(&world, "token-reports", neither);
-    let repliers = tokio::join!(starts, stores, reports);
+    let repliers = tokio::join!(starts, logins, reports);
     let client = client(&world).await;
     let start =
         |workspace: &str| client.workspace_start(workspace, "jdoe", ["https://git.example.org/p/r.git"]);
