@@ -57,7 +57,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let replies = confirming_channel(&publishing).await?;
     let queue = Names::new(&settings.broker.prefix).queue(Feed::Messages(MessageKind::TokenRequest));
     let consumer = consume(&consuming, &queue, settings.worker.prefetch_token_requests).await?;
-    let echo = Echo { replies, reply: reply(arguments.reply_bytes) };
+    let echo = Echo { replies, reply_bytes: arguments.reply_bytes };
     if arguments.grouped {
         echo.with_grouped_acks(consumer).await
     } else {
@@ -79,10 +79,17 @@ async fn consume(connection: &Connection, queue: &str, prefetch: u16) -> Result<
     consumer.with_context(|| format!("consume queue {queue}"))
 }
 
-/// Begins as a token's reply does, is as long, and holds a token for whoever reads one.
-fn reply(length: usize) -> Vec<u8> {
+/// Begins as a token's reply does, is as long, and holds a token for whoever reads one. The fields of the request are in it: the
+/// Rust client takes no reply about another user.
+fn reply(request: &[u8], length: usize) -> Vec<u8> {
     const TOKEN: &[u8] = br#"","refresh":"none","token":{"value":"x","username":"x","scopes":[],"updated_at":"2020-01-01T00:00:00.000Z","expires_at":null,"reserved_until":"2020-01-01T00:00:00.000Z"}}"#;
-    let mut reply = OK.to_vec();
+    let fields = request.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or_default();
+    let mut reply = Vec::with_capacity(length);
+    reply.extend_from_slice(OK);
+    if !fields.is_empty() {
+        reply.push(b',');
+        reply.extend_from_slice(fields);
+    }
     reply.extend_from_slice(br#","filling":""#);
     reply.resize(length.saturating_sub(TOKEN.len()).max(reply.len()), b'x');
     reply.extend_from_slice(TOKEN);
@@ -91,7 +98,7 @@ fn reply(length: usize) -> Vec<u8> {
 
 struct Echo {
     replies: Channel,
-    reply: Vec<u8>,
+    reply_bytes: usize,
 }
 
 impl Echo {
@@ -107,7 +114,7 @@ impl Echo {
 
     /// What comes too late for its ack is delivered again, and the load generator calls that a second reply.
     async fn answer(self: Arc<Self>, delivery: Delivery) {
-        if let Ok(confirm) = self.publish(&delivery.properties).await
+        if let Ok(confirm) = self.publish(&delivery).await
             && confirmed(confirm.await).is_ok()
         {
             let _ = delivery.acker.ack(BasicAckOptions::default()).await;
@@ -120,7 +127,7 @@ impl Echo {
         let acking = tokio::spawn(ack_in_groups(published));
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery.context("consume")?;
-            let confirm = self.publish(&delivery.properties).await?;
+            let confirm = self.publish(&delivery).await?;
             if confirms.send((delivery, confirm)).is_err() {
                 break;
             }
@@ -128,18 +135,19 @@ impl Echo {
         acking.await.context("ack")?
     }
 
-    async fn publish(&self, request: &BasicProperties) -> Result<PublisherConfirm> {
-        let reply_to = request.reply_to().clone().context("a request has no reply_to")?;
+    async fn publish(&self, request: &Delivery) -> Result<PublisherConfirm> {
+        let reply_to = request.properties.reply_to().clone().context("a request has no reply_to")?;
         let mut properties = BasicProperties::default()
             .with_type("token.reply".into())
             .with_content_type("application/json".into());
-        if let Some(id) = request.correlation_id().clone() {
+        if let Some(id) = request.properties.correlation_id().clone() {
             properties = properties.with_correlation_id(id);
         }
         // A broker up to 4.1 returns what goes to a direct reply-to, and delivers it all the same.
         let mandatory = !reply_to.as_str().starts_with(DIRECT_REPLY_TO);
         let mandatory = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
-        let publish = self.replies.basic_publish("".into(), reply_to, mandatory, &self.reply, properties);
+        let reply = reply(&request.data, self.reply_bytes);
+        let publish = self.replies.basic_publish("".into(), reply_to, mandatory, &reply, properties);
         publish.await.context("publish a reply")
     }
 }
