@@ -14,6 +14,7 @@ mod token;
 mod workspace_start;
 
 use std::sync::Arc;
+
 use tokio::time::Instant;
 
 pub use self::admission::Admission;

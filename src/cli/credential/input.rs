@@ -18,6 +18,8 @@ pub(super) struct Input {
     protocol: String,
     host: String,
     pub(super) password: Option<SecretString>,
+    /// Whether the password came with a date of expiry, as each one from here does. git hands it back since 2.40.
+    pub(super) expires: bool,
     /// Whether git knows the attributes that came with 2.46: `authtype`, `credential`, `ephemeral`.
     pub(super) knows_authtype: bool,
 }
@@ -70,6 +72,7 @@ impl Input {
             "protocol" => checked("protocol")?.clone_into(&mut self.protocol),
             "host" => checked("host")?.clone_into(&mut self.host),
             "password" => self.password = Some(SecretString::from(checked("password")?)),
+            "password_expiry_utc" => self.expires = true,
             "capability[]" if value == "authtype" => self.knows_authtype = true,
             // path, username, wwwauth[], and whatever a newer git says.
             _ if value.contains('\0') => return Err(InputError::Unprintable("text")),

@@ -52,7 +52,10 @@ async fn hosts_that_nobody_knows_and_links_without_encryption_are_left_to_others
     let cli = cli_of(&world, "jdoe");
     for (operation, input) in [
         ("get", "protocol=https\nhost=unknown.example.org\n\n".to_owned()),
-        ("erase", "protocol=https\nhost=unknown.example.org\nusername=x\npassword=y\n\n".to_owned()),
+        (
+            "erase",
+            format!("{}password=y\npassword_expiry_utc=4102444800\n\n", question("unknown.example.org")),
+        ),
         ("get", "protocol=http\nhost=git.example.org\n\n".to_owned()),
         ("get", "protocol=ssh\nhost=git.example.org\n\n".to_owned()),
         ("get", "protocol=cert\npath=/x\n\n".to_owned()),
@@ -78,7 +81,9 @@ async fn erase_reports_the_password_and_deletes_nothing() {
     let pair = world.user_with_token("jdoe").await;
     let cli = cli_of(&world, "jdoe");
     let question = question(&world.scm.host());
-    let erase = |password: &str| format!("{question}username=x\npassword={password}\n\n");
+    let erase = |password: &str| {
+        format!("{question}username=x\npassword={password}\npassword_expiry_utc=4102444800\n\n")
+    };
 
     helper(&cli, "erase", &erase("of-another-helper")).await.good();
     assert_eq!(world.scm.refreshes("jdoe"), 0, "it is not the token that is handed out");
@@ -88,6 +93,16 @@ async fn erase_reports_the_password_and_deletes_nothing() {
     let latest = world.scm.latest_pair("jdoe").unwrap().access_token;
     assert!(answer.stdout.contains(&format!("\npassword={latest}\n")), "{answer:?}");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_not_from_here_goes_nowhere() {
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    // It would be told that nothing listens there.
+    let away = cli_of(&world, "jdoe").set("AMQP_URL", "amqp://me:x@127.0.0.1:1/%2f");
+    let own = format!("{}username=jdoe\npassword=hunter2\n\n", question(&world.scm.host()));
+    let ended = helper(&away, "erase", &own).await.good();
+    assert_eq!((&*ended.stdout, &*ended.stderr), ("", ""));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,7 +116,8 @@ async fn what_is_wrong_is_told_in_one_line_without_a_secret() {
     one_line(&helper(&cli, "get", &question).await.with_code(2).says("no queue takes token.request"));
     let away = cli_of(&world, "jdoe").set("AMQP_URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
     for operation in ["get", "erase"] {
-        let ended = helper(&away, operation, &format!("{question}password=hunter2\n")).await.with_code(2);
+        let input = format!("{question}password=hunter2\npassword_expiry_utc=4102444800\n");
+        let ended = helper(&away, operation, &input).await.with_code(2);
         let ended = ended.says("error: tokenkeeper: nothing listens at 127.0.0.1:1");
         assert!(!ended.stderr.contains("s3cret") && !ended.stderr.contains("hunter2"), "{ended:?}");
         one_line(&ended);
