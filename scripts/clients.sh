@@ -66,27 +66,27 @@ main() {
 }
 
 # Packages are installed again only where the pinned versions have changed.
-prepare_python() {
-  same "$prepared/venv/pinned" clients/requirements.txt && return
+prepare_python() { once "$prepared/venv/pinned" clients/requirements.txt provide_python; }
+
+provide_python() {
   echo "== Python packages: $prepared/venv"
-  rm -rf "$prepared/venv"
-  "$python" -m venv "$prepared/venv"
+  "$python" -m venv --clear "$prepared/venv"
   "$prepared/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement clients/requirements.txt
-  cp clients/requirements.txt "$prepared/venv/pinned"
 }
 
 # The sources are copied, so that no node_modules lies among them.
 prepare_node() {
   local to=$prepared/typescript
   mkdir -p "$to"
-  if ! same "$to/pinned" clients/typescript/package-lock.json; then
-    echo "== Node packages: $to"
-    cp clients/typescript/package.json clients/typescript/package-lock.json "$to"
-    (cd "$to" && npm ci --silent --no-audit --no-fund --ignore-scripts)
-    cp clients/typescript/package-lock.json "$to/pinned"
-  fi
+  once "$to/pinned" clients/typescript/package-lock.json provide_node "$to"
   rm -rf "$to/src" "$to/tests" "$to/dist"
   cp -R clients/typescript/{src,tests,package.json,tsconfig.json,generate.mjs} clients/examples/request.mjs "$to"
+}
+
+provide_node() {
+  echo "== Node packages: $1"
+  cp clients/typescript/package.json clients/typescript/package-lock.json "$1"
+  (cd "$1" && npm ci --silent --no-audit --no-fund --ignore-scripts)
 }
 
 # Of Python's packages clients/requirements.txt alone names versions. npm has no such file: there, what two lists have in common
@@ -131,8 +131,6 @@ out_of_date() {
 }
 
 lack() { echo "clients.sh: --generate takes $1, which is not installed here" >&2; }
-
-same() { [[ -e $1 ]] && cmp -s "$1" "$2"; }
 
 leave_out() {
   local line="== $1: NOT TESTED here, it takes $2"

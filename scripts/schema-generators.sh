@@ -22,8 +22,8 @@ main() {
   cp "$from"/{.npmrc,package.json,package-lock.json,check.mjs,check.py} "$work"
   cat "$from/requirements.txt" clients/requirements.txt >"$work/requirements"
   rm -rf "$work/out"
-  once node "$from/package-lock.json" npm ci --prefix "$work"
-  once python "$work/requirements" provide_python
+  once "$work/installed-node" "$from/package-lock.json" npm ci --prefix "$work"
+  once "$work/installed-python" "$work/requirements" provide_python
   # Nothing of them in the work tree: check.mjs and check.py write to the folder that they are told.
   (cd "$work" && node check.mjs ../../docs out/node)
   "$work/venv/bin/python" "$work/check.py" docs "$work/out/python"
@@ -37,16 +37,6 @@ missing() {
 provide_python() {
   "$python" -m venv --clear "$work/venv"
   "$work/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$from/requirements.txt"
-}
-
-# Runs a command unless it has succeeded before with the same file.
-once() {
-  local stamp=$work/installed-$1 file=$2
-  shift 2
-  if ! cmp --silent "$file" "$stamp"; then
-    "$@"
-    cp "$file" "$stamp"
-  fi
 }
 
 main "$@"

@@ -9,7 +9,7 @@ const waiting = new Map();
 const connection = await amqplib.connect(process.env.AMQP_URL ?? "amqp://guest:guest@127.0.0.1:5672/%2f").catch(fail);
 const channel = await connection.createConfirmChannel();
 for (const it of [connection, channel]) it.on("error", fail).on("close", () => fail({ message: "the connection broke" }));
-channel.on("return", () => fail({ message: "unroutable: no worker ever declared the queue" }));
+channel.on("return", () => fail({ message: "unroutable: no worker has declared the queue" }));
 // Direct reply-to needs no queue. Consume it first, on the channel that publishes, without acks.
 const settle = (reply) => waiting.get(reply?.properties.correlationId)?.(reply.content);
 await channel.consume("amq.rabbitmq.reply-to", settle, { noAck: true });

@@ -12,7 +12,7 @@ user, host = sys.argv[1:3]
 deadline = time.monotonic() + 30
 connection = pika.BlockingConnection(pika.URLParameters(os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f")))
 channel = connection.channel()
-channel.confirm_delivery()  # a message that no queue takes raises UnroutableError: no worker ever declared it
+channel.confirm_delivery()  # a message that no queue takes raises UnroutableError: no worker has declared it
 # Direct reply-to needs no queue. Consume it first, on the channel that publishes, without acks.
 replies = channel.consume("amq.rabbitmq.reply-to", auto_ack=True, inactivity_timeout=0.25)
 next(replies)

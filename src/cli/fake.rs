@@ -33,7 +33,7 @@ It takes all four messages from the queues of workers, under the setting `broker
 and checks them as a worker does, and answers with tokens that no host takes. Where queues have
 consumers already it does not start, because it would take messages of real users.
 `token.store` is remembered in memory and handed out, and `token.report` is answered by what it
-remembers. What is sealed is opened and sealed as ever; without encryption keys in the settings
+remembers. What is sealed is opened and sealed as usual; without encryption keys in the settings
 it has one that is no secret.
 
 What it answers stands in the `user_id`, as words with dots between them; other parts are names:

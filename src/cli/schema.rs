@@ -7,6 +7,7 @@ mod portable;
 use std::collections::BTreeMap;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
@@ -49,27 +50,17 @@ enum Format {
     Examples,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Message {
-    #[value(name = "token.request")]
     TokenRequest,
-    #[value(name = "workspace.start")]
     WorkspaceStart,
-    #[value(name = "token.store")]
     TokenStore,
-    #[value(name = "token.report")]
     TokenReport,
-    #[value(name = "token.reply")]
     TokenReply,
-    #[value(name = "workspace.start.reply")]
     WorkspaceStartReply,
-    #[value(name = "token.store.reply")]
     TokenStoreReply,
-    #[value(name = "token.report.reply")]
     TokenReportReply,
-    #[value(name = "token.sealed")]
     TokenSealed,
-    #[value(name = "event")]
     Event,
 }
 
@@ -104,6 +95,28 @@ impl Message {
             Self::TokenSealed => "token.sealed",
             Self::Event => "event",
         }
+    }
+}
+
+/// By hand, so that the names stand in one place.
+impl ValueEnum for Message {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::TokenRequest,
+            Self::WorkspaceStart,
+            Self::TokenStore,
+            Self::TokenReport,
+            Self::TokenReply,
+            Self::WorkspaceStartReply,
+            Self::TokenStoreReply,
+            Self::TokenReportReply,
+            Self::TokenSealed,
+            Self::Event,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
 

@@ -15,7 +15,7 @@ use tokenkeeper_client::wire;
 use super::{
     Echo, ErrorBody, ErrorCode, ErrorReason, ErrorReply, Event, GrantedToken, MessageKind, Refresh,
     RefreshCause, Reply, ReportReply, ReportResult, Request, SealedContent, Status, StoreReply, TokenGrant,
-    TokenReply, TokenValue, UnknownFields, Warning, WorkspaceStartReply, decode_noting,
+    TokenReply, TokenValue, UnknownFields, Warning, WorkspaceStartReply, decode_noting, max_body_bytes,
 };
 use crate::domain::clock::Timestamp;
 use crate::domain::escape;
@@ -306,6 +306,19 @@ fn a_worker_reads_every_request_of_the_client_without_a_warning() {
     let digest = "0a".repeat(32);
     let report = wire::TokenReport { user_id: USER, host: HOST, token_sha256: &digest };
     assert!(matches!(decoded(MessageKind::TokenReport, &report), Request::Report(_)));
+}
+
+#[test]
+fn the_client_sends_no_body_that_a_worker_would_refuse_for_its_length() {
+    for kind in MessageKind::ALL {
+        let same = match kind {
+            MessageKind::TokenRequest => client::MessageKind::TokenRequest,
+            MessageKind::WorkspaceStart => client::MessageKind::WorkspaceStart,
+            MessageKind::TokenStore => client::MessageKind::TokenStore,
+            MessageKind::TokenReport => client::MessageKind::TokenReport,
+        };
+        assert_eq!((same.routing_key(), same.longest_body()), (kind.routing_key(), max_body_bytes(kind)));
+    }
 }
 
 #[test]

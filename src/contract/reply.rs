@@ -239,7 +239,7 @@ pub struct WorkspaceStartReply {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub user_id: Option<String>,
-    /// One a distinct host, and one for each repository without a clone URL, in the order of first appearance.
+    /// One for each distinct host, and one for each repository without a clone URL, in the order of first appearance.
     pub tokens: Vec<TokenReply>,
     /// What is wrong with the message as a whole; then there are no tokens.
     #[serde(skip_serializing_if = "Option::is_none")]

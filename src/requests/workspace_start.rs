@@ -1,4 +1,4 @@
-//! `workspace.start`: one token a distinct host, served concurrently.
+//! `workspace.start`: one token for each distinct host, served concurrently.
 
 use futures_util::future::join_all;
 

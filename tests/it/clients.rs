@@ -15,8 +15,8 @@ use tokio::process::Command;
 
 use crate::harness::{Dialect, InProcessWorker, Kind, World};
 
-/// A whole suite runs in it.
-const SUITE_PATIENCE: Duration = Duration::from_secs(120);
+/// A whole suite runs in it: a minute on an idle machine.
+const SUITE_PATIENCE: Duration = Duration::from_secs(240);
 
 /// The users whose pairs the clients' suites store, beside `expired-0` to `expired-19`.
 const USERS: [&str; 7] = ["sealed", "clear", "short", "reported", "workspace", "partitioned", "busy"];

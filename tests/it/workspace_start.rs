@@ -1,4 +1,4 @@
-//! `workspace.start`: one token a distinct host, all at once, whatever becomes of the others.
+//! `workspace.start`: one token for each distinct host, all at once, whatever becomes of the others.
 
 use std::sync::Arc;
 

@@ -124,6 +124,10 @@ class Wire:
         self._is_open = True
         self.cut_after: int | None = None
         """How many bytes of the broker's the next connection lets through, and no more."""
+        self.to_broker, self.from_broker = asyncio.Event(), asyncio.Event()
+        """Cleared, nothing arrives any more in this direction; what is held goes on when it is set again."""
+        self.to_broker.set()
+        self.from_broker.set()
         self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -146,6 +150,8 @@ class Wire:
 
     async def stop(self) -> None:
         self._server.close()
+        self.to_broker.set()
+        self.from_broker.set()
         self.cut()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
@@ -157,15 +163,21 @@ class Wire:
         far_reader, far_writer = await asyncio.open_connection(BROKER.host, BROKER.port or 5672)
         self._writers |= {writer, far_writer}
         budget, self.cut_after = self.cut_after, None
-        for source, sink, most in ((reader, far_writer, None), (far_reader, writer, budget)):
-            task = asyncio.create_task(self._pump(source, sink, most))
+        for source, sink, flows, most in (
+            (reader, far_writer, self.to_broker, None),
+            (far_reader, writer, self.from_broker, budget),
+        ):
+            task = asyncio.create_task(self._pump(source, sink, flows, most))
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
     @staticmethod
-    async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, most: int | None) -> None:
+    async def _pump(
+        source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event, most: int | None
+    ) -> None:
         with suppress(OSError):
             while most != 0 and (data := await source.read(65536)):
+                await flows.wait()
                 sink.write(data[:most])
                 await sink.drain()
                 most = None if most is None else max(0, most - len(data))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from typing import Any
+from unittest.mock import patch
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from tokenkeeper_client import ConnectionLostError, Login, Token
+from tokenkeeper_client import ClosedError, ConnectionLostError, Login, NoReplyError, RefusedError, Token, _link
 
-from .support import Body, Wire, WithScriptedWorker, granted
+from .support import Body, Wire, WithScriptedWorker, granted, refused
 
 HOST = "git.example.org"
 
@@ -77,6 +78,58 @@ class Connection(WithScriptedWorker):
         self.assertTrue(raised.exception.retryable)
         self.assertNotIn("s3cret", f"{raised.exception!r}")
         self.assertEqual(len(self.worker.messages), 1)
+
+    async def test_a_login_whose_confirm_does_not_come_is_not_sent_twice(self) -> None:
+        await self.wired.token("u-1", HOST)
+        self.worker.arrived.clear()
+        self.wire.from_broker.clear()
+        stored = asyncio.create_task(self.wired.store(Login("u-1", HOST, "s3cret")))
+        await self.worker.arrived.wait()
+        self.wire.cut()
+        self.wire.from_broker.set()
+        with self.assertRaises(ConnectionLostError):
+            await stored
+        self.assertEqual(len(self.worker.messages), 2)
+
+    async def test_what_a_broker_does_not_take_is_bounded_and_goes_on_when_it_takes_it_again(self) -> None:
+        with patch.object(_link, "UNCONFIRMED_MOST", 16):
+            await self.wired.token("u-1", HOST)
+        self.wire.to_broker.clear()
+        asked = (self.wired.token(f"u-{n}", HOST, timeout=0.5) for n in range(100))
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+        self.assertTrue(all(isinstance(it, NoReplyError) for it in ended), ended)
+        self.wire.to_broker.set()
+        await self.wired.token("u-1", HOST)
+        # Nothing of the others was kept for later.
+        self.assertLessEqual(len(self.worker.messages), 1 + 16 + 1)
+
+    async def test_who_waits_for_a_turn_is_asked_over_the_next_connection(self) -> None:
+        with patch.object(_link, "UNCONFIRMED_MOST", 16):
+            await self.wired.token("u-1", HOST)
+        self.wire.to_broker.clear()
+        asked = [asyncio.create_task(self.wired.token(f"u-{n}", HOST)) for n in range(100)]
+        link = self.wired._link
+        assert link is not None
+        while not link._room.locked():
+            await asyncio.sleep(0)
+        self.wire.cut()
+        self.wire.to_broker.set()
+        tokens = await asyncio.gather(*asked)
+        self.assertEqual([token.user_id for token in tokens], [f"u-{n}" for n in range(100)])
+
+    async def test_nobody_waits_for_a_pause_of_a_client_that_is_closed(self) -> None:
+        async def rule(*_: object) -> Body:
+            return refused("provider_unavailable", True, retry_after_secs=3600)
+
+        self.worker.rule = rule
+        asked = asyncio.create_task(self.wired.token("u-1", HOST, timeout=86_400))
+        await self.worker.arrived.wait()
+        # Its reply came before this one's, which has no time for the pause.
+        with self.assertRaises(RefusedError):
+            await self.wired.token("u-1", HOST, timeout=1)
+        await self.wired.close()
+        with self.assertRaises(ClosedError):
+            await asyncio.wait_for(asked, 10)
 
     async def test_others_are_served_while_one_connection_is_down(self) -> None:
         await self.wired.token("u-1", HOST)

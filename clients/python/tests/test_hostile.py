@@ -51,6 +51,9 @@ NO_REPLIES: dict[str, Body | bytes] = {
     "a status that is no text": with_value(OK, {"ok": True}, "status"),
     "another user": with_value(OK, "u-2", "user_id"),
     "another host": with_value(OK, "evil.example", "host"),
+    "an error about another user": {**refused("internal"), "user_id": "u-2"},
+    "an error about another host": {**refused("internal"), "host": "evil.example"},
+    "an error about a user that is no text": {**refused("internal"), "user_id": ["s3cret"]},
     "no token": without(OK, "token"),
     "a token that is no object": with_value(OK, "s3cret", "token"),
     "a value that is no text": with_value(OK, 7, "token", "value"),
@@ -96,6 +99,34 @@ class Hostile(WithScriptedWorker):
         self.assertEqual((raised.exception.code, raised.exception.retry_after), ("a_newer_code", None))
         self.assertTrue(str(raised.exception).isprintable())
 
+    async def test_the_words_of_an_error_are_cut_and_printable_and_null_is_no_word(self) -> None:
+        words = "a\r\n\x1b[2Jb" + "x" * 100_000
+        failed = {**refused("unknown_host", reason=words, message=words), "user_id": "u-1", "host": words}
+        silent = {**refused("internal", reason=None), "user_id": None, "host": None}
+        reply = {"status": "error", "workspace_id": "ws-1", "user_id": "u-1", "tokens": [failed, silent]}
+        self.worker.rule = _always(reply)
+        first, second = await self.client.workspace_start("ws-1", "u-1", ["…"])
+        assert isinstance(first, RefusedError) and isinstance(second, RefusedError)
+        for text in (first.reason, first.host, first.message):
+            assert text is not None
+            self.assertTrue(text.isprintable() and len(text) == 500, text)
+        self.assertEqual((second.reason, second.host), (None, None))
+        self.worker.rule = _always(silent)
+        with self.assertRaises(RefusedError) as raised:
+            await self.client.token("u-1", HOST)
+        self.assertEqual((raised.exception.reason, raised.exception.host), (None, None))
+
+    async def test_an_error_of_a_login_or_a_report_is_about_the_one_that_was_sent(self) -> None:
+        for about in ({"user_id": "u-2", "host": HOST}, {"user_id": "u-1", "host": "evil.example"}):
+            self.worker.rule = _always({**refused("user_not_found"), **about})
+            with self.subTest(about), self.assertRaises(BadReplyError):
+                await self.client.store(Login("u-1", HOST, "s3cret"))
+            with self.subTest(about), self.assertRaises(BadReplyError):
+                await self.client.report("u-1", HOST, "s3cret")
+        self.worker.rule = _always({**refused("user_not_found"), "user_id": "u-1", "host": HOST})
+        with self.assertRaises(RefusedError):
+            await self.client.store(Login("u-1", HOST, "s3cret"))
+
     async def test_a_reply_with_another_correlation_id_answers_nobody(self) -> None:
         async def rule(body: Body, message: Any) -> Body:
             for wrong in (" ", "0" * 32, "x" * 255):
@@ -125,6 +156,9 @@ class Hostile(WithScriptedWorker):
             with_value(ok, "ws-2", "workspace_id"),
             with_value(ok, [refused("identity_not_found")], "tokens"),
             with_value(ok, "error", "status"),
+            {**ok, "status": "error", "tokens": [tokens[0], {**refused("internal"), "user_id": "u-2"}]},
+            {**refused("internal"), "workspace_id": "ws-2"},
+            {**refused("internal"), "user_id": "u-2"},
         ):
             with self.subTest(reply):
                 self.worker.rule = _always(reply)
@@ -223,8 +257,10 @@ class Sealed(WithScriptedWorker):
         )
 
     async def test_an_invalid_key_is_refused_before_anything_is_sent(self) -> None:
-        for key in ("", "AAAA", "no base64 ü"):
-            with self.assertRaises(ValueError):
+        # Everybody could open what is sealed to these two, if it could be.
+        low_order = [b64encode(bytes([first, *[0] * 31])).decode() for first in (0, 1)]
+        for key in ("", "AAAA", "no base64 ü", *low_order):
+            with self.subTest(key), self.assertRaisesRegex(ValueError, "the public key"):
                 self.another_client(store_key=key)
 
     async def test_nothing_that_is_logged_holds_a_secret(self) -> None:

@@ -20,6 +20,7 @@ from tokenkeeper_client import (
     Token,
     UnroutableError,
 )
+from tokenkeeper_client._link import can_mean
 
 from .support import BROKER, Body, WithScriptedWorker, granted, refused
 
@@ -122,7 +123,7 @@ class Requests(WithScriptedWorker):
                 await queue.unbind(self.worker.prefix, "token.report")
         with self.assertRaises(UnroutableError) as raised:
             await self.client.report("u-1", "git.example.org", "t")
-        self.assertIn("no worker ever declared the queue", str(raised.exception))
+        self.assertIn("no worker has declared the queue", str(raised.exception))
         self.assertEqual((await self.client.token("u-1", "git.example.org")).host, "git.example.org")
 
     async def test_a_message_that_a_full_queue_refuses_is_sent_again_in_its_time_and_others_are_served(self) -> None:
@@ -136,8 +137,9 @@ class Requests(WithScriptedWorker):
 
         # The other queue takes each.
         self.worker.rule = rule
+        # The sixth try would be later than this in any case, and the fifth is over by then.
         with self.assertRaises(BrokerRefusedError) as raised:
-            await self.client.report("u-1", "git.example.org", "t", timeout=1)
+            await self.client.report("u-1", "git.example.org", "t", timeout=4.5)
         self.assertTrue(raised.exception.retryable)
         self.assertGreater(len(self.worker.messages), 1)
         await self.client.token("u-1", "git.example.org")
@@ -160,6 +162,23 @@ class Requests(WithScriptedWorker):
         self.assertEqual(await bystander, "held")
         self.assertEqual(len(self.worker.messages), 1)
 
+    async def test_an_exchange_that_is_gone_is_unroutable_as_one_that_never_was(self) -> None:
+        await self.client.token("u-1", "git.example.org")
+        exchange = await self.worker.channel.get_exchange(self.worker.prefix, ensure=False)
+        await exchange.delete()
+        for _ in range(2):
+            with self.assertRaises(UnroutableError):
+                await self.client.token("u-1", "git.example.org")
+
+    def test_a_refusal_is_told_to_those_whom_the_broker_can_have_meant(self) -> None:
+        for said, expected in (
+            ("NOT_FOUND - no exchange 'tk' in vhost '/'", True),
+            ("ACCESS_REFUSED - access to exchange 'tk' in vhost '/' refused for user 'u'", True),
+            ("ACCESS_REFUSED - access to exchange 'tk.events' in vhost '/' refused for user 'tk'", False),
+            ("PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'", True),
+        ):
+            self.assertEqual(can_mean(said, "tk"), expected, said)
+
     async def test_a_publisher_that_the_broker_does_not_know_is_refused(self) -> None:
         client = self.another_client(publisher="somebody-else")
         with self.assertRaises(BrokerRefusedError) as raised:
@@ -181,6 +200,16 @@ class Requests(WithScriptedWorker):
             self.assertNotIn("s3cret", f"{raised.exception!r}")
         Client("amqp://u:s3cret@broker.example.org/", plain_text=True)
         Client("amqps://u:s3cret@broker.example.org/")
+
+    async def test_a_timeout_that_cannot_work_is_refused_before_anything_is_sent(self) -> None:
+        for timeout in (0, -1, float("nan"), float("inf"), 86_401, 2**31):
+            with self.subTest(timeout):
+                with self.assertRaisesRegex(ValueError, "from 0.001 s to 86400 s"):
+                    self.another_client(timeout=timeout)
+                with self.assertRaisesRegex(ValueError, "from 0.001 s to 86400 s"):
+                    await self.client.token("u-1", "git.example.org", timeout=timeout)
+        await self.client.token("u-1", "git.example.org", timeout=86_400)
+        self.assertEqual(len(self.worker.messages), 1)
 
     async def test_a_broker_that_is_not_there_costs_the_deadline_and_no_more(self) -> None:
         client = self.another_client(NO_BROKER, timeout=0.5)

@@ -20,7 +20,7 @@ import aio_pika
 from yarl import URL
 
 from . import _replies, wire
-from ._link import DIRECT_REPLY_TO, Link, LinkLost, is_refusal, plain, shared
+from ._link import DIRECT_REPLY_TO, Link, LinkLost, is_refusal, shared, words
 from ._replies import Token
 from ._sealed import ReplyKey, public_key, seal
 from .errors import (
@@ -42,6 +42,8 @@ _HASH_EXCHANGES = {
     "token.store": "token-stores",
 }
 _READS = frozenset(["token.request", "workspace.start"])
+# The broker counts a request's time in milliseconds.
+_SHORTEST_SECS, _LONGEST_SECS = 0.001, 86_400
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ class Login:
     expires_at: datetime | None = None
     """When the access token ends. None: never."""
     refresh_token_expires_at: datetime | None = None
-    """When the refresh token ends. None: never."""
+    """When the refresh token ends. None: not known."""
     username: str | None = None
     """What git sends as the user name. None: the one of the host's provider."""
     scopes: tuple[str, ...] | None = None
-    """What the host allowed the token to do. None: nobody knows."""
+    """What the host allowed the token to do. None: not known."""
     auth_id: str | None = None
     """The user's id at the host. None: ``user_id``."""
     auth_name: str | None = None
@@ -75,9 +77,9 @@ class Client:
 
     ``prefix`` and ``partitioned`` are the workers' ``broker.prefix``, and whether to publish to their partitions. Tokens come
     sealed unless ``sealed=False``. With ``store_key`` (and ``store_key_id``), as ``tokenkeeper keys public --json`` prints them,
-    logins are sealed too. ``timeout`` is how many seconds a request takes at most, retries included. ``publisher`` is the
-    AMQP property ``user_id``: by default the URL's user, and ``""`` leaves it out. ``plain_text`` lets ``amqp://`` go to another
-    machine.
+    logins are sealed too. ``timeout`` is how many seconds a request takes at most, retries included: 0.001 to 86400.
+    ``publisher`` is the AMQP property ``user_id``: by default the URL's user, and ``""`` leaves it out. ``plain_text`` lets
+    ``amqp://`` go to another machine. Raises `ValueError` where one of them cannot work.
     """
 
     def __init__(
@@ -105,13 +107,13 @@ class Client:
         self._prefix, self._partitioned, self._sealed = prefix, partitioned, sealed
         self._store_key = None if store_key is None else public_key(store_key)
         self._store_key_id = store_key_id
-        self._timeout = timeout
+        self._timeout = _checked(timeout)
         self._publisher = (self._url.user or "guest") if publisher is None else publisher
         self._ssl_context = ssl_context
         self._link: Link | None = None
         self._connecting: asyncio.Task[Link] | None = None
         self._trouble = "it is not there yet"
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
     async def __aenter__(self) -> Client:
         return self
@@ -128,13 +130,13 @@ class Client:
         timeout: float | None = None,
         traceparent: str | None = None,
     ) -> Token:
-        """A token that works for so many seconds (300)."""
+        """A token that works for so many seconds: 300, if it is left out."""
         request: wire.TokenRequest = {"user_id": user_id, "host": host}
         if lifetime is not None:
             request["requested_lifetime_secs"] = lifetime
 
         def read(reply: Body, key: ReplyKey | None) -> Token:
-            return _replies.token(_replies.granted(reply), user_id, host, key)
+            return _replies.token(_replies.granted(reply, user_id, host), user_id, host, key)
 
         return await self._ask("token.request", request, read, timeout, traceparent)
 
@@ -183,9 +185,11 @@ class Client:
             message = {"user_id": login.user_id, "host": login.host, "sealed": sealed}
             if self._store_key_id is not None:
                 message["key_id"] = self._store_key_id
-        await self._ask(
-            "token.store", message, lambda reply, _: _replies.granted(reply), timeout, traceparent
-        )
+
+        def read(reply: Body, _: ReplyKey | None) -> None:
+            _replies.granted(reply, login.user_id, login.host)
+
+        await self._ask("token.store", message, read, timeout, traceparent)
 
     async def report(
         self,
@@ -201,7 +205,7 @@ class Client:
         message: wire.TokenReport = {"user_id": user_id, "host": host, "token_sha256": digest}
 
         def read(reply: Body, _: ReplyKey | None) -> str:
-            return _replies.text(_replies.granted(reply), "result")
+            return _replies.text(_replies.granted(reply, user_id, host), "result")
 
         return await self._ask("token.report", message, read, timeout, traceparent)
 
@@ -212,7 +216,7 @@ class Client:
         """
         seen: deque[str] = deque(maxlen=1000)
         pauses = _pauses()
-        while not self._is_closed:
+        while not self._closed.is_set():
             with suppress(LinkLost, ClosedError):
                 link = await self._connected()
                 async with link.listen(f"{self._prefix}.events", patterns or ("#",)) as heard:
@@ -225,11 +229,11 @@ class Client:
                         if event is not None and message.message_id not in seen:
                             seen.append(message.message_id or "")
                             yield event
-            await asyncio.sleep(next(pauses))
+            await self._pause(next(pauses))
 
     async def close(self) -> None:
         """Closes the connection. What is in flight fails with `ClosedError`."""
-        self._is_closed = True
+        self._closed.set()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._link is not None:
@@ -246,7 +250,7 @@ class Client:
         traceparent: str | None,
     ) -> T:
         loop = asyncio.get_running_loop()
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._timeout if timeout is None else _checked(timeout)
         deadline, pauses = loop.time() + seconds, _pauses()
         while True:
             key = ReplyKey() if self._sealed and kind in _READS else None
@@ -255,7 +259,7 @@ class Client:
                 reply = await self._attempt(kind, body, deadline, traceparent, seconds)
                 return read(_replies.parse(reply), key)
             except LinkLost as lost:
-                if self._is_closed:
+                if self._closed.is_set():
                     raise ClosedError() from None
                 if lost.sent and kind not in _READS:
                     raise ConnectionLostError(
@@ -268,7 +272,7 @@ class Client:
                     raise
             if error is not None and loop.time() + pause >= deadline:
                 raise error
-            await asyncio.sleep(min(pause, max(0, deadline - loop.time())))
+            await self._pause(min(pause, max(0, deadline - loop.time())))
 
     async def _attempt(
         self, kind: str, body: Body, deadline: float, traceparent: str | None, seconds: float
@@ -280,12 +284,10 @@ class Client:
             async with asyncio.timeout_at(deadline):
                 link = await self._connected()
                 is_connected = True
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0:
-                    raise TimeoutError
-                message = self._message(encoded, left, traceparent)
                 exchange, routing_key = self._route(kind, str(body["user_id"]))
-                return await link.ask(exchange, routing_key, message)
+                return await link.ask(
+                    exchange, routing_key, lambda: self._message(encoded, deadline, traceparent)
+                )
         except TimeoutError:
             if is_connected:
                 raise NoReplyError(seconds) from None
@@ -300,7 +302,10 @@ class Client:
             return f"{self._prefix}.{hashed}", user_id
         return self._prefix, kind
 
-    def _message(self, encoded: bytes, left: float, traceparent: str | None) -> aio_pika.Message:
+    def _message(self, encoded: bytes, deadline: float, traceparent: str | None) -> aio_pika.Message:
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise TimeoutError
         # Malformed, it is left out, as W3C's Trace Context says.
         traced = traceparent is not None and _TRACEPARENT.fullmatch(traceparent)
         return aio_pika.Message(
@@ -314,10 +319,15 @@ class Client:
             headers={"traceparent": traceparent} if traced else None,
         )
 
+    async def _pause(self, seconds: float) -> None:
+        # A client that is closed meanwhile does not keep anybody waiting.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+
     # --- The connection ---
 
     async def _connected(self) -> Link:
-        if self._is_closed:
+        if self._closed.is_set():
             raise ClosedError()
         if self._link is not None and not self._link.lost.is_set():
             return self._link
@@ -332,7 +342,7 @@ class Client:
             try:
                 link = await Link.open(self._url, self._ssl_context)
             except Exception as trouble:
-                self._trouble = plain(trouble)
+                self._trouble = words(trouble)
                 # Once it was let in, a refusal may be a broker that is starting.
                 if self._link is None and is_refusal(trouble):
                     raise BrokerRefusedError(self._trouble) from None
@@ -353,6 +363,13 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.75, 1.25)
         pause = min(pause * 2, 5)
+
+
+def _checked(timeout: float) -> float:
+    # Also false of what is not a number.
+    if not _SHORTEST_SECS <= timeout <= _LONGEST_SECS:
+        raise ValueError(f"a timeout must be from {_SHORTEST_SECS:g} s to {_LONGEST_SECS} s")
+    return timeout
 
 
 def _encoded(kind: str, body: Body) -> bytes:

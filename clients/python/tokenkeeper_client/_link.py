@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
-from .errors import BrokerRefusedError, UnroutableError
+from .errors import BrokerRefusedError, UnroutableError, plain
 
 T = TypeVar("T")
 
@@ -38,6 +38,8 @@ HEARTBEAT_SECS = 10
 # Exclusive queues of events that nobody reads in time forget the oldest.
 EVENTS_MOST = 10_000
 EVENTS_IN_HAND = 100
+# So many messages may wait for the broker's confirm. A broker whose memory is full confirms none, and takes none.
+UNCONFIRMED_MOST = 4096
 
 _REFUSALS = (ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed)
 
@@ -54,6 +56,7 @@ class LinkLost(Exception):
 class _Question:
     answer: asyncio.Future[bytes]
     exchange: str
+    routing_key: str
     confirmed: bool = False
 
     def fail(self, error: Exception) -> None:
@@ -62,13 +65,13 @@ class _Question:
 
     def lose(self, cause: BaseException | None) -> None:
         """The channel is gone: by what was asked here, if the broker says so."""
-        at_fault = isinstance(cause, _REFUSALS) and (
-            f"'{self.exchange}'" in str(cause) or "exchange '" not in str(cause)
-        )
-        if at_fault and not self.confirmed:
-            self.fail(BrokerRefusedError(plain(cause)))
-        else:
+        if self.confirmed or not isinstance(cause, _REFUSALS) or not can_mean(str(cause), self.exchange):
             self.fail(LinkLost(sent=True))
+        elif isinstance(cause, ChannelNotFoundEntity):
+            # It was there when the link looked for it.
+            self.fail(UnroutableError(self.exchange, self.routing_key))
+        else:
+            self.fail(BrokerRefusedError(words(cause)))
 
 
 class Link:
@@ -81,10 +84,11 @@ class Link:
         self._waiting: dict[str, _Question] = {}
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(UNCONFIRMED_MOST)
 
     @classmethod
     async def open(cls, url: URL, context: ssl.SSLContext | None) -> Link:
-        """Connects. Raises what `trouble` puts into words."""
+        """Connects. Raises what `words` puts into words."""
         url = url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_SECS)
         connection = await aio_pika.connect(url, ssl_context=context, timeout=CONNECT_SECS)
         try:
@@ -101,24 +105,29 @@ class Link:
             raise
         return link
 
-    async def ask(self, exchange: str, routing_key: str, message: aio_pika.Message) -> bytes:
-        """Publishes, and returns the body of the reply. Cancel it to stop waiting."""
+    async def ask(self, exchange: str, routing_key: str, write: Callable[[], aio_pika.Message]) -> bytes:
+        """Publishes what is written when its turn comes, and returns the body of the reply. Cancel it to stop waiting."""
         await self._see(exchange, routing_key)
-        if self.lost.is_set():
-            raise LinkLost(sent=False)
+        await self._room.acquire()
+        try:
+            if self.lost.is_set():
+                raise LinkLost(sent=False)
+            message = write()
+        except BaseException:
+            self._room.release()
+            raise
         assert message.correlation_id is not None
-        question = _Question(asyncio.get_running_loop().create_future(), exchange)
+        question = _Question(asyncio.get_running_loop().create_future(), exchange, routing_key)
         self._waiting[message.correlation_id] = question
         # A task of its own: a publish that is cancelled half-way would upset the library's count of confirms.
-        self._spawn(self._publish(exchange, routing_key, message, question))
+        self._spawn(self._publish(message, question))
         try:
             return await question.answer
         finally:
             del self._waiting[message.correlation_id]
 
-    async def _publish(
-        self, exchange: str, routing_key: str, message: aio_pika.Message, question: _Question
-    ) -> None:
+    async def _publish(self, message: aio_pika.Message, question: _Question) -> None:
+        exchange, routing_key = question.exchange, question.routing_key
         try:
             to = await self._channel.get_exchange(exchange, ensure=False)
             await to.publish(message, routing_key, mandatory=True)
@@ -129,6 +138,9 @@ class Link:
             question.fail(BrokerRefusedError("the broker could not take the message", retryable=True))
         except Exception as cause:
             question.lose(cause)
+        finally:
+            # Also of one that nobody waits for any more: until the broker has confirmed it the library keeps it.
+            self._room.release()
 
     async def _see(self, exchange: str, routing_key: str) -> None:
         """Looks for the exchange, once: publishing to none costs the channel, and all that wait on it."""
@@ -165,7 +177,7 @@ class Link:
         except ChannelNotFoundEntity:
             raise UnroutableError(exchange, "events") from None
         except ChannelAccessRefused as refused:
-            raise BrokerRefusedError(plain(refused)) from None
+            raise BrokerRefusedError(words(refused)) from None
         except Exception:
             raise LinkLost(sent=False) from None
         try:
@@ -205,7 +217,7 @@ class Link:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        # Whoever wants to know of its error has awaited it.
+        # Without this, asyncio would log an error that nobody awaits.
         _ = task.cancelled() or task.exception()
 
 
@@ -225,7 +237,11 @@ def is_refusal(cause: BaseException) -> bool:
     return isinstance(cause, (AuthenticationError, ProbableAuthenticationError, ConnectionNotAllowed))
 
 
-def plain(cause: BaseException | None) -> str:
-    """What the broker or the system says, in one line of printable characters."""
-    said = str(cause) or type(cause).__name__
-    return "".join(sign if sign.isprintable() else " " for sign in said)[:300]
+def can_mean(said: str, exchange: str) -> bool:
+    """Whether the broker, which closes a channel with these words, can mean what was published to this exchange."""
+    return f"exchange '{exchange}'" in said or "exchange '" not in said
+
+
+def words(cause: BaseException) -> str:
+    """What the broker or the system says, as it may be shown."""
+    return plain(str(cause) or type(cause).__name__)

@@ -11,11 +11,13 @@ from typing import cast, get_args, get_type_hints
 
 from . import wire
 from ._sealed import ReplyKey
-from .errors import BadReplyError, NotSealedError, RefusedError
+from .errors import BadReplyError, NotSealedError, RefusedError, plain
 
 # A workspace's sixteen tokens of 32 KiB, percent-encoded and sealed, take less.
 MOST_BYTES = 4 * 1024 * 1024
 _CODE = re.compile(r"[a-z_]{1,64}")
+# How much of an error's words is kept, in characters.
+_MOST_WORDS = 500
 # The fields of each event, by its name.
 _EVENTS: dict[str, frozenset[str]] = {
     get_args(get_type_hints(kind)["event"])[0]: kind.__required_keys__ for kind in get_args(wire.Event)
@@ -53,7 +55,7 @@ def parse(body: bytes) -> Mapping[str, object]:
     try:
         parsed: object = json.loads(body)
     except (ValueError, RecursionError):
-        raise BadReplyError("the reply is no JSON") from None
+        raise BadReplyError("the reply is not JSON") from None
     return _object(parsed, "the reply")
 
 
@@ -65,15 +67,22 @@ def succeeded(reply: Mapping[str, object]) -> bool:
     return status == "ok"
 
 
-def granted(reply: Mapping[str, object]) -> Mapping[str, object]:
+def granted(reply: Mapping[str, object], user_id: str, host: str) -> Mapping[str, object]:
     """The reply, where it is ok. Raises what the worker says where it is not."""
+    _check(reply, user_id=user_id, host=host)
     if not succeeded(reply):
-        raise refusal(reply)
+        raise _refusal(reply)
     return reply
 
 
-def refusal(reply: Mapping[str, object]) -> RefusedError:
-    """The error in a reply."""
+def _check(reply: Mapping[str, object], **asked: str) -> None:
+    """What a reply says of whom it is about must be right. An error may say nothing; so does an ok one to a login or a report."""
+    for name, value in asked.items():
+        if reply.get(name) not in (None, value):
+            raise BadReplyError(f"the reply is about another {name.removesuffix('_id')}")
+
+
+def _refusal(reply: Mapping[str, object]) -> RefusedError:
     error = _object(reply.get("error"), "error")
     code, message, after = text(error, "code"), text(error, "message"), error.get("retry_after_secs")
     if not _CODE.fullmatch(code):
@@ -81,7 +90,7 @@ def refusal(reply: Mapping[str, object]) -> RefusedError:
     known = isinstance(after, int) and not isinstance(after, bool) and 0 <= after <= 86400
     return RefusedError(
         code,
-        "".join(sign if sign.isprintable() else " " for sign in message)[:500],
+        plain(message, _MOST_WORDS),
         retryable=error.get("retryable") is True,
         retry_after=float(cast(int, after)) if known else None,
         reason=_optional_text(error, "reason"),
@@ -102,7 +111,6 @@ def token(reply: Mapping[str, object], user_id: str, host: str | None, key: Repl
         secret = _object(key.open(text(granted, "sealed")), "the sealed token")
         if secret.get("user_id") != user_id or secret.get("host") != host:
             raise BadReplyError("the sealed token is of another user or host")
-    expires_at = granted.get("expires_at")
     return Token(
         user_id=user_id,
         host=host,
@@ -110,9 +118,9 @@ def token(reply: Mapping[str, object], user_id: str, host: str | None, key: Repl
         userinfo=text(secret, "userinfo"),
         username=text(granted, "username"),
         scopes=_texts(granted, "scopes"),
-        updated_at=_date(granted.get("updated_at")),
-        expires_at=None if expires_at is None else _date(expires_at),
-        reserved_until=_date(granted.get("reserved_until")),
+        updated_at=_date(granted, "updated_at"),
+        expires_at=None if granted.get("expires_at") is None else _date(granted, "expires_at"),
+        reserved_until=_date(granted, "reserved_until"),
         refresh=text(reply, "refresh"),
         warnings=_texts(reply, "warnings"),
     )
@@ -123,14 +131,17 @@ def workspace(
 ) -> list[Token | RefusedError]:
     """One element for each host, as they came."""
     ok, elements = succeeded(reply), reply.get("tokens")
+    _check(reply, workspace_id=workspace_id, user_id=user_id)
     if not ok and (reply.get("error") is not None or not elements):
-        raise refusal(reply)
+        raise _refusal(reply)
     if reply.get("workspace_id") != workspace_id or reply.get("user_id") != user_id:
         raise BadReplyError("the reply is about another workspace or user")
     if not isinstance(elements, list) or not elements:
-        raise BadReplyError("tokens is missing or no list")
+        raise BadReplyError("tokens is missing or not a list")
     parsed = [_object(element, "an element of tokens") for element in elements]
-    read = [token(it, user_id, None, key) if succeeded(it) else refusal(it) for it in parsed]
+    for it in parsed:
+        _check(it, user_id=user_id)
+    read = [token(it, user_id, None, key) if succeeded(it) else _refusal(it) for it in parsed]
     if ok != all(isinstance(it, Token) for it in read):
         raise BadReplyError("the status of the reply is not that of its tokens")
     return read
@@ -143,7 +154,7 @@ def event(body: bytes) -> wire.Event | None:
         required = _EVENTS.get(text(parsed, "event"))
         if required is None or not required <= parsed.keys():
             return None
-        text(parsed, "host"), _date(parsed["at"])
+        text(parsed, "host"), _date(parsed, "at")
     except BadReplyError:
         return None
     return cast(wire.Event, parsed)
@@ -151,33 +162,34 @@ def event(body: bytes) -> wire.Event | None:
 
 def _object(value: object, name: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise BadReplyError(f"{name} is missing or no object")
+        raise BadReplyError(f"{name} is missing or not an object")
     return value
 
 
 def text(of: Mapping[str, object], name: str) -> str:
     value = of.get(name)
     if not isinstance(value, str):
-        raise BadReplyError(f"{name} is missing or no text")
+        raise BadReplyError(f"{name} is missing or not a string")
     return value
 
 
 def _optional_text(of: Mapping[str, object], name: str) -> str | None:
-    return text(of, name) if name in of else None
+    return None if of.get(name) is None else plain(text(of, name), _MOST_WORDS)
 
 
 def _texts(of: Mapping[str, object], name: str) -> tuple[str, ...]:
     values = of.get(name)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BadReplyError(f"{name} is missing or no list of texts")
+        raise BadReplyError(f"{name} is missing or not a list of strings")
     return tuple(values)
 
 
-def _date(value: object) -> datetime:
+def _date(of: Mapping[str, object], name: str) -> datetime:
+    value = of.get(name)
     try:
         date = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         date = None
     if date is None or date.tzinfo is None:
-        raise BadReplyError("a date is missing or none of RFC 3339")
+        raise BadReplyError(f"{name} is missing or not RFC 3339")
     return date

@@ -32,9 +32,15 @@ class ReplyKey:
 def public_key(text: str) -> PublicKey:
     """A key as ``tokenkeeper keys public`` prints it. Raises `ValueError`."""
     try:
-        return PublicKey(b64decode(text, validate=True))
+        key = PublicKey(b64decode(text, validate=True))
     except (CryptoError, binascii.Error, ValueError, TypeError):
         raise ValueError("the public key must be 32 bytes in base64") from None
+    try:
+        # libsodium knows the keys of low order, and seals nothing to them.
+        SealedBox(key).encrypt(b"")
+    except CryptoError:
+        raise ValueError("the public key is of low order: everybody could open the login") from None
+    return key
 
 
 def seal(key: PublicKey, content: object) -> str:

@@ -24,7 +24,8 @@ class TokenkeeperError(Exception):
 class RefusedError(TokenkeeperError):
     """The worker's own answer: ``code`` is one of the contract's error codes.
 
-    ``reason`` says more about ``reauthorization_required``. In a workspace's answer ``host`` is the host without a token.
+    ``reason`` says more about ``reauthorization_required``. In a workspace's answer ``host`` is the host without a token. Both
+    are what somebody else wrote, cut and without what is not printable.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class UnroutableError(TokenkeeperError):
     def __init__(self, exchange: str, routing_key: str) -> None:
         super().__init__(
             "unroutable",
-            f"no worker ever declared the queue behind exchange {exchange!r} for {routing_key}",
+            f"no worker has declared the queue behind exchange {exchange!r} for {plain(routing_key)}",
         )
 
 
 class NoReplyError(TokenkeeperError):
-    """The broker took the request, and its time ran out before a reply came."""
+    """The broker was there, and the request's time ran out before a reply came."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            "no_reply", f"no reply came within {seconds:g} s; see that a worker runs", retryable=True
+            "no_reply", f"no reply came within {seconds:g} s; check that a worker is running", retryable=True
         )
 
 
@@ -100,3 +101,8 @@ class ClosedError(TokenkeeperError):
 
     def __init__(self) -> None:
         super().__init__("closed", "the client is closed")
+
+
+def plain(said: str, most: int = 300) -> str:
+    """What the broker, the system or a worker says, as one line of printable characters."""
+    return "".join(sign if sign.isprintable() else " " for sign in said[:most])

@@ -61,8 +61,9 @@ pub(crate) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Asks, and asks again after a retryable error as often as the terms say. `write` makes the message of each try, `read` reads
-    /// its answer, and `pause` says of an answer whether it is worth another try, and after what time at least.
+    /// The answer: the first one that is not worth another try, or the last one within the request's time and number of tries.
+    /// `write` makes the message of each try, `read` reads its answer, and `pause` says of an answer whether it is worth another
+    /// try, and after what time at least.
     pub(crate) async fn ask<T>(
         &self,
         mut write: impl FnMut() -> Result<Message, Error>,
@@ -77,6 +78,7 @@ impl Question<'_> {
         let steps = Steps::new(&self.terms.progress);
         let mut wait = RETRY_PAUSES.0;
         let mut tries_left = self.terms.retries;
+        let mut last = None;
         loop {
             let answer = self.once(&mut write, deadline, &steps).await.and_then(|body| read(&body));
             let at_least = match &answer {
@@ -87,12 +89,13 @@ impl Question<'_> {
                 Err(Error::Nacked { .. }) => Some(Duration::ZERO),
                 Err(_) => None,
             };
-            let Some(at_least) = at_least.filter(|_| tries_left > 0) else { return answer };
+            let Some(at_least) = at_least.filter(|_| tries_left > 0) else { return or_last(answer, last) };
             // Others were refused at the same time.
             let pause = at_least.max(wait.mul_f64(0.5)).saturating_add(wait.mul_f64(0.5 * fastrand::f64()));
             let Some(next) = Instant::now().checked_add(pause).filter(|next| *next < deadline) else {
-                return answer;
+                return or_last(answer, last);
             };
+            last = answer.ok().or(last);
             sleep(next.saturating_duration_since(Instant::now())).await;
             tries_left -= 1;
             wait = (wait * 2).min(RETRY_PAUSES.1);
@@ -197,5 +200,13 @@ impl Question<'_> {
             properties = properties.with_headers(headers);
         }
         Ok(properties)
+    }
+}
+
+/// The answer of an earlier try, where a later one brought nothing. It may have some tokens, which are better than none.
+fn or_last<T>(answer: Result<T, Error>, last: Option<T>) -> Result<T, Error> {
+    match (answer, last) {
+        (Err(error), Some(last)) if error.retryable() => Ok(last),
+        (answer, _) => answer,
     }
 }

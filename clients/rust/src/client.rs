@@ -15,7 +15,8 @@ use crate::link::{Shared, reconnect};
 use crate::options::Options;
 use crate::requests::{ReportRequest, StoreRequest, TokenRequest, WorkspaceRequest};
 
-/// A client of tokenkeeper. Clones share its one connection, which is opened anew when it breaks. It ends with the last clone.
+/// A client of tokenkeeper. Clones share its one connection, which is opened anew when it breaks. It ends with the last clone, and
+/// so do the streams of [`events`](Self::events).
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 

@@ -13,6 +13,15 @@ use crate::words::{ErrorCode, Warning, cut, plain};
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why there is no answer, or no good one. None of them repeats a token.
+///
+/// # Of every request
+/// - [`Refused`](Self::Refused): a worker refuses it.
+/// - [`Invalid`](Self::Invalid): it breaks the contract, and was not sent.
+/// - [`Connect`](Self::Connect), [`NoReply`](Self::NoReply): its time is over.
+/// - [`Unroutable`](Self::Unroutable), [`Nacked`](Self::Nacked), [`Broker`](Self::Broker): the broker does not take it.
+/// - [`Reply`](Self::Reply): what came is no answer to it.
+/// - [`Options`](Self::Options): the name of the broker's user does not fit into a message.
+/// - [`Closed`](Self::Closed): the client was closed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -139,7 +148,8 @@ pub struct Refusal {
     pub retryable: bool,
     /// How long to wait before that, if it is known: a day at most.
     pub retry_after: Option<Duration>,
-    /// With `reauthorization_required`: `refresh_token_refused` or `refresh_interrupted`.
+    /// With `reauthorization_required`: `refresh_token_refused` or `refresh_interrupted`. Of another word at most 500 characters,
+    /// and what is not printable is escaped.
     pub reason: Option<String>,
     /// What the worker says about the message.
     pub warnings: Vec<Warning>,
@@ -154,7 +164,7 @@ impl Refusal {
             message,
             retryable,
             retry_after: retry_after_secs.filter(|secs| *secs <= LONGEST_WAIT_SECS).map(Duration::from_secs),
-            reason,
+            reason: reason.map(|reason| plain(&reason).into_owned()),
             warnings,
         }
     }
@@ -173,20 +183,20 @@ pub enum UnusableReply {
     /// It is longer than any reply of the contract.
     #[error("the reply is longer than any of the contract")]
     TooLong,
-    /// It is not what the contract says: no JSON, another shape, an unknown `status`.
-    #[error("the reply is not understood")]
+    /// It is not what the contract says: not JSON, another shape, an unknown `status`.
+    #[error("the reply cannot be understood")]
     NotUnderstood,
-    /// It is about another user or host than the request.
-    #[error("the reply is about another user or host than the request")]
+    /// It is about another user, host or workspace than the request.
+    #[error("the reply is about another user, host or workspace than the request")]
     OfSomebodyElse,
-    /// A sealed token was asked for, and this one is in clear.
+    /// A sealed token was asked for, and one in clear came, alone or beside a sealed one.
     #[error("the reply is not sealed: the worker is of an older version, and the broker has seen the token")]
     NotSealed,
     /// The box does not open.
     #[error("the sealed token does not open: somebody changed the reply on its way")]
     NotOpened,
     /// What is in the box is no token.
-    #[error("what is sealed in the reply is no JSON object")]
+    #[error("what is sealed in the reply is not a JSON object")]
     NothingSealed,
     /// The box holds the token of another user or host.
     #[error("the sealed token is of another user or host: somebody changed the reply on its way")]

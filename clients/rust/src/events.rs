@@ -65,13 +65,12 @@ pub struct Event {
     pub message_id: Option<String>,
 }
 
-/// A stream of events. After a lost connection it yields [`Error::EventsMissed`] and goes on; after any other error it ends. What is
-/// no event of the contract is left out.
+/// A stream of events. After a lost connection it yields [`Error::EventsMissed`] and goes on; after any other error it ends, and so it
+/// does with its client. What is no event of the contract is left out.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct Events(BoxStream<'static, Result<Event, Error>>);
 
 impl Events {
-    /// Subscribes.
     pub(crate) async fn subscribe(shared: Arc<Shared>, pattern: String) -> Result<Self, Error> {
         let (after, action) = (shared.options.timeout, "subscribe to events");
         let mut listening =
@@ -155,7 +154,13 @@ impl Listening {
                 }
                 continue;
             };
-            match subscription.events.next().await {
+            let delivery = tokio::select! {
+                biased;
+                // Also where only this stream still holds the connection.
+                () = self.shared.closed() => return None,
+                delivery = subscription.events.next() => delivery,
+            };
+            match delivery {
                 Some(Ok(delivery)) => {
                     // Where that fails the connection is gone, and so is the queue.
                     let _ = delivery.ack(BasicAckOptions::default()).await;

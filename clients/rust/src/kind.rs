@@ -36,6 +36,14 @@ impl MessageKind {
         }
     }
 
+    /// The longest body, in bytes. A worker refuses a longer one.
+    pub const fn longest_body(self) -> usize {
+        match self {
+            Self::TokenStore => 128 * 1024,
+            Self::TokenRequest | Self::WorkspaceStart | Self::TokenReport => 64 * 1024,
+        }
+    }
+
     /// Whether nothing is lost by asking twice. A second `token.store` could win over a login that came between. A repeated
     /// `token.report` is harmless, but its answer would be `not_current`.
     pub(crate) const fn is_repeatable(self) -> bool {

@@ -3,25 +3,23 @@
 //! Publishing is a task of its own: a caller who stops waiting must not stop in the middle of a message. It also waits for all
 //! confirms, since the library keeps each one that nobody waits for.
 
+mod connect;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::runtime::default_runtime;
-use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
 use parking_lot::Mutex;
-use rustls::ClientConfig;
-use rustls::crypto::{CryptoProvider, ring};
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use self::connect::connect;
 use crate::error::{Cause, Error};
 use crate::options::Options;
 use crate::pending::{Outcome, Pending};
@@ -177,6 +175,13 @@ impl Shared {
         }
     }
 
+    /// Waits until the client is closed.
+    pub(crate) async fn closed(&self) {
+        let mut state = self.state.subscribe();
+        // It fails where the sender is gone, and that is ours.
+        let _ = state.wait_for(|state| matches!(state, State::Closed)).await;
+    }
+
     /// Why there was no link at the last try.
     pub(crate) fn cause(&self) -> Option<Cause> {
         match &*self.state.borrow() {
@@ -225,7 +230,8 @@ pub(crate) async fn reconnect(shared: Arc<Shared>, first: Opened) {
 /// Publishes and consumes until the channel ends. Tells why, if the library knows.
 async fn run(shared: &Shared, opened: Opened) -> Option<lapin::Error> {
     let Opened { link, channel, mut replies, mut to_publish } = opened;
-    shared.set_state(State::Up(link));
+    // Held until the end: without it the library closes the connection before it has told why the channel ended.
+    shared.set_state(State::Up(Arc::clone(&link)));
     let pending = &shared.pending;
     let consuming = async {
         while let Some(reply) = replies.next().await {
@@ -266,6 +272,9 @@ async fn run(shared: &Shared, opened: Opened) -> Option<lapin::Error> {
     if matches!(error.kind(), ErrorKind::ProtocolError(_)) {
         return Some(error);
     }
+    // Nothing is published any more: whoever asks from here on waits for the next link.
+    shared.set_state(State::Down(None));
+    drop(to_publish);
     // "The channel is closed": the consumer is told why.
     timeout(REASON, consuming).await.ok().flatten().or(Some(error))
 }
@@ -311,43 +320,6 @@ fn settle(pending: &Pending, id: Uuid, confirmation: lapin::Result<Confirmation>
         pending.tell(id, outcome);
     }
     Ok(())
-}
-
-async fn connect(
-    options: &Options,
-    uri: AMQPUri,
-) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
-    if let Some(connect) = &options.connector {
-        return connect().await;
-    }
-    let properties = ConnectionProperties::default().with_connection_name(options.name.as_str().into());
-    if uri.scheme == AMQPScheme::AMQP {
-        return Ok(Connection::connect_uri(uri, properties).await?);
-    }
-    let config = match &options.tls {
-        Some(config) => Arc::clone(config),
-        None => Arc::new(trusting_this_machine()?),
-    };
-    let (connector, name) = (RustlsConnector::from(config), uri.authority.host.clone());
-    let connected = Connection::connector(
-        uri,
-        default_runtime()?,
-        async move |mut uri, runtime| {
-            // TCP alone: the library's own TLS takes no configuration of ours.
-            uri.scheme = AMQPScheme::AMQP;
-            Ok(uri.connect_async(&runtime).await?.into_rustls(&connector, &name).await?)
-        },
-        properties,
-    );
-    Ok(connected.await?)
-}
-
-/// With the process's own provider of cryptography, if it has chosen one.
-fn trusting_this_machine() -> Result<ClientConfig, rustls::Error> {
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_platform_verifier()?.with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl Options {
         Self { connector: Some(Arc::new(connect)), ..self }
     }
 
-    /// Checks them.
+    /// The broker, where all of them can work.
     pub(crate) fn uri(&self) -> Result<AMQPUri, Error> {
         const MOST: usize = Semaphore::MAX_PERMITS;
         let refused = |text: &str| Err(Error::Options(text.to_owned()));

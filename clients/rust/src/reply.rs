@@ -10,7 +10,7 @@ use crate::error::{Error, Refusal, UnusableReply};
 use crate::wire::{
     ErrorBody, GrantedToken, ReportReply, Status, StoreReply, TokenReply, WorkspaceStartReply,
 };
-use crate::words::{Refresh, ReportResult, Warning};
+use crate::words::{Refresh, ReportResult, Warning, plain};
 
 /// A token that was handed out.
 #[derive(Debug, Clone)]
@@ -50,7 +50,7 @@ pub struct Workspace {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct WorkspaceToken {
-    /// The host. None: a repository whose URL cannot be read.
+    /// The host; what is not printable in it is escaped. None: a repository whose URL cannot be read.
     pub host: Option<String>,
     /// The token, or why there is none.
     pub token: Result<Token, Refusal>,
@@ -79,12 +79,12 @@ pub struct Report {
 pub struct Body(pub(crate) Vec<u8>);
 
 impl Body {
-    /// The bytes. They hold tokens.
+    /// Its bytes, which hold tokens.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// Reads it.
+    /// What it says, as a type of [`wire`](crate::wire) or of the caller's own.
     ///
     /// # Errors
     /// [`UnusableReply::NotUnderstood`]. What serde says of it is left out: it quotes parts of the input.
@@ -114,12 +114,16 @@ impl About {
     /// What it says must be right. An error may leave it out: not every message could be read.
     fn check(&self, said: Option<&String>, asked: &str) -> Result<(), UnusableReply> {
         let may_be_left_out = self.status == Status::Error && self.tokens.is_empty();
-        match said {
-            Some(said) if said == asked => Ok(()),
-            None if may_be_left_out => Ok(()),
-            Some(_) | None => Err(UnusableReply::OfSomebodyElse),
+        if said.is_none() && !may_be_left_out {
+            return Err(UnusableReply::OfSomebodyElse);
         }
+        must_be_right(said, asked)
     }
+}
+
+fn must_be_right(said: Option<&String>, asked: &str) -> Result<(), UnusableReply> {
+    let is_right = said.is_none_or(|said| said == asked);
+    is_right.then_some(()).ok_or(UnusableReply::OfSomebodyElse)
 }
 
 /// Whether a reply is about this user and host.
@@ -161,7 +165,7 @@ pub(crate) fn workspace(body: &Body, workspace: &str, user: &str) -> Result<Work
         if token.is_ok() && host.is_none() {
             Err(UnusableReply::NotUnderstood)
         } else {
-            Ok(WorkspaceToken { host, token })
+            Ok(WorkspaceToken { host: host.map(|host| plain(&host).into_owned()), token })
         }
     });
     let tokens: Vec<_> = tokens.collect::<Result<_, UnusableReply>>()?;
@@ -172,18 +176,23 @@ pub(crate) fn workspace(body: &Body, workspace: &str, user: &str) -> Result<Work
     Ok(Workspace { tokens, warnings })
 }
 
-/// Of a `token.store`.
-pub(crate) fn stored(body: &Body) -> Result<Stored, Error> {
-    match body.read()? {
-        StoreReply { status: Status::Ok, warnings, .. } => Ok(Stored { warnings }),
-        StoreReply { status: Status::Error, error: Some(error), warnings } => Err(refused(error, warnings)),
-        StoreReply { status: Status::Error, error: None, .. } => Err(UnusableReply::NotUnderstood.into()),
+/// Of a `token.store` for this user and host.
+pub(crate) fn stored(body: &Body, user: &str, host: &str) -> Result<Stored, Error> {
+    let StoreReply { status, user_id, host: of_host, error, warnings } = body.read()?;
+    must_be_right(user_id.as_ref(), user)?;
+    must_be_right(of_host.as_ref(), host)?;
+    match (status, error) {
+        (Status::Ok, _) => Ok(Stored { warnings }),
+        (Status::Error, Some(error)) => Err(refused(error, warnings)),
+        (Status::Error, None) => Err(UnusableReply::NotUnderstood.into()),
     }
 }
 
-/// Of a `token.report`.
-pub(crate) fn report(body: &Body) -> Result<Report, Error> {
-    let ReportReply { status, result, error, warnings } = body.read()?;
+/// Of a `token.report` for this user and host.
+pub(crate) fn report(body: &Body, user: &str, host: &str) -> Result<Report, Error> {
+    let ReportReply { status, user_id, host: of_host, result, error, warnings } = body.read()?;
+    must_be_right(user_id.as_ref(), user)?;
+    must_be_right(of_host.as_ref(), host)?;
     match (status, result, error) {
         (Status::Ok, Some(result), _) => Ok(Report { result, warnings }),
         (Status::Error, _, Some(error)) => Err(refused(error, warnings)),
@@ -351,20 +360,34 @@ mod tests {
 
     #[test]
     fn a_login_or_a_report_that_is_neither_taken_nor_refused_is_not_understood() {
-        let body = |reply: Value| Body(reply.to_string().into_bytes());
+        let body = |reply: &Value| Body(reply.to_string().into_bytes());
+        let stored = |reply: &Value| stored(&body(reply), "u", "h");
+        let report = |reply: &Value| report(&body(reply), "u", "h");
         let error = json!({"code": "internal", "message": "m", "retryable": true});
-        assert!(stored(&body(json!({"status": "ok"}))).is_ok());
-        assert!(report(&body(json!({"status": "ok", "result": "held"}))).is_ok());
-        let refusal = json!({"status": "error", "error": error});
-        assert!(matches!(stored(&body(refusal.clone())), Err(Error::Refused(_))));
-        assert!(matches!(report(&body(refusal)), Err(Error::Refused(_))));
+        assert!(stored(&json!({"status": "ok"})).is_ok());
+        assert!(report(&json!({"status": "ok", "result": "held"})).is_ok());
+        for echo in [json!({}), json!({"user_id": null, "host": null}), json!({"user_id": "u", "host": "h"})]
+        {
+            let mut refusal = echo;
+            refusal["status"] = json!("error");
+            refusal["error"] = error.clone();
+            assert!(matches!(stored(&refusal), Err(Error::Refused(_))), "{refusal}");
+            assert!(matches!(report(&refusal), Err(Error::Refused(_))), "{refusal}");
+            for field in ["user_id", "host"] {
+                let mut anothers = refusal.clone();
+                anothers[field] = json!("s3cret");
+                let (stored, report) = (stored(&anothers), report(&anothers));
+                assert!(matches!(stored, Err(Error::Reply(UnusableReply::OfSomebodyElse))), "{anothers}");
+                assert!(matches!(report, Err(Error::Reply(UnusableReply::OfSomebodyElse))), "{anothers}");
+            }
+        }
         for reply in [json!({"status": "error"}), json!({"status": "done"}), json!({}), json!([])] {
-            let (stored, report) = (stored(&body(reply.clone())), report(&body(reply.clone())));
+            let (stored, report) = (stored(&reply), report(&reply));
             assert!(matches!(stored, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
             assert!(matches!(report, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
         }
         for reply in [json!({"status": "ok"}), json!({"status": "ok", "error": error})] {
-            let report = report(&body(reply.clone()));
+            let report = report(&reply);
             assert!(matches!(report, Err(Error::Reply(UnusableReply::NotUnderstood))), "{reply}");
         }
     }

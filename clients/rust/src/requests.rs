@@ -15,7 +15,7 @@ use crate::wire;
 
 /// What every request can be told.
 macro_rules! terms {
-    ($name:ident) => {
+    ($name:ident, $kind:ident) => {
         impl $name<'_> {
             /// How long it may take, from 1 ms to 24 h; asking again included. Default: that of the options.
             pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -41,13 +41,40 @@ macro_rules! terms {
                 self.terms.progress = progress.clone();
                 self
             }
+
+            fn question(&self) -> Question<'_> {
+                let Self { client, user, terms, .. } = self;
+                Question { client, kind: MessageKind::$kind, user, terms }
+            }
         }
     };
 }
 
-terms!(TokenRequest);
-terms!(WorkspaceRequest);
-terms!(ReportRequest);
+terms!(TokenRequest, TokenRequest);
+terms!(WorkspaceRequest, WorkspaceStart);
+terms!(ReportRequest, TokenReport);
+
+/// What a request for tokens can be told besides.
+macro_rules! tokens {
+    ($name:ident) => {
+        impl $name<'_> {
+            /// How long from now each token must work, in whole seconds (rounded up) from 1 s to 24 h. Default: the worker decides.
+            pub fn lifetime(self, lifetime: Duration) -> Self {
+                Self { lifetime: Some(lifetime), ..self }
+            }
+
+            /// Whether the broker must not read the tokens: they are sealed to a key pair that is made for this request, and opened
+            /// here. Default: that of the options.
+            pub fn sealed(mut self, sealed: bool) -> Self {
+                self.terms.sealed = sealed;
+                self
+            }
+        }
+    };
+}
+
+tokens!(TokenRequest);
+tokens!(WorkspaceRequest);
 
 mod store;
 
@@ -69,32 +96,15 @@ impl<'c> TokenRequest<'c> {
         Self { client, user, host, lifetime: None, terms: Terms::of(client.options()) }
     }
 
-    /// How long from now the token must work, in whole seconds (rounded up) from 1 s to 24 h. Default: the worker decides.
-    pub fn lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime: Some(lifetime), ..self }
-    }
-
-    /// Whether the broker must not read the token: it is sealed to a key pair that is made for this request, and opened here.
-    pub fn sealed(mut self, sealed: bool) -> Self {
-        self.terms.sealed = sealed;
-        self
-    }
-
-    /// Asks.
+    /// Waits for the token.
     ///
     /// # Errors
-    /// - [`Error::Refused`]: a worker refuses it.
-    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
-    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
-    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
-    /// - [`Error::Reply`]: what came is no answer to it.
-    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
-    /// - [`Error::Closed`]: the client was closed.
+    /// Those [of every request](Error#of-every-request).
     pub async fn send(self) -> Result<Token, Error> {
         self.ask(|body| reply::token(body, &self.user, &self.host), |_| None).await
     }
 
-    /// Asks, for the reply as it came, errors included.
+    /// The reply as it came, errors included.
     ///
     /// # Errors
     /// Those of [`send`](Self::send) but [`Error::Refused`]. A reply about somebody else is [`Error::Reply`] here too.
@@ -120,15 +130,9 @@ impl<'c> TokenRequest<'c> {
                 requested_lifetime_secs: lifetime,
                 reply_public_key: key.as_ref().map(ReplyKey::public_key),
             };
-            message(&body, key)
+            message(MessageKind::TokenRequest, &body, key)
         };
-        let question = Question {
-            client: self.client,
-            kind: MessageKind::TokenRequest,
-            user: &self.user,
-            terms: &self.terms,
-        };
-        question.ask(write, read, pause).await
+        self.question().ask(write, read, pause).await
     }
 }
 
@@ -155,29 +159,11 @@ impl<'c> WorkspaceRequest<'c> {
         Self { client, workspace, user, repositories, lifetime: None, terms }
     }
 
-    /// How long from now the tokens must work, in whole seconds (rounded up) from 1 s to 24 h. Default: the worker decides.
-    pub fn lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime: Some(lifetime), ..self }
-    }
-
-    /// Whether the broker must not read the tokens: they are sealed to a key pair that is made for this request, and opened here.
-    pub fn sealed(mut self, sealed: bool) -> Self {
-        self.terms.sealed = sealed;
-        self
-    }
-
-    /// Asks. With [`retries`](Self::retries) it is asked again while the error of a host is retryable; what the last reply says of
-    /// each host is the answer.
+    /// What there is for each host. It is asked again while the error of a host is retryable, as [`retries`](Self::retries) says;
+    /// what the last reply says of each host is the answer.
     ///
     /// # Errors
-    /// The errors of single hosts stand in the answer. Where there is nothing for any host:
-    /// - [`Error::Refused`]: a worker refuses it.
-    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
-    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
-    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
-    /// - [`Error::Reply`]: what came is no answer to it.
-    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
-    /// - [`Error::Closed`]: the client was closed.
+    /// The errors of single hosts stand in the answer. Where no reply had one: those [of every request](Error#of-every-request).
     pub async fn send(self) -> Result<Workspace, Error> {
         let refused = |workspace: &Workspace| {
             let refusals = workspace.tokens.iter().filter_map(|it| it.token.as_ref().err());
@@ -187,7 +173,7 @@ impl<'c> WorkspaceRequest<'c> {
         self.ask(|body| reply::workspace(body, &self.workspace, &self.user), refused).await
     }
 
-    /// Asks, for the reply as it came, errors included.
+    /// The reply as it came, errors included.
     ///
     /// # Errors
     /// Those of [`send`](Self::send) but [`Error::Refused`]. A reply about somebody else is [`Error::Reply`] here too.
@@ -217,15 +203,9 @@ impl<'c> WorkspaceRequest<'c> {
                 requested_lifetime_secs: lifetime,
                 reply_public_key: key.as_ref().map(ReplyKey::public_key),
             };
-            message(&body, key)
+            message(MessageKind::WorkspaceStart, &body, key)
         };
-        let question = Question {
-            client: self.client,
-            kind: MessageKind::WorkspaceStart,
-            user: &self.user,
-            terms: &self.terms,
-        };
-        question.ask(write, read, pause).await
+        self.question().ask(write, read, pause).await
     }
 }
 
@@ -245,35 +225,36 @@ impl<'c> ReportRequest<'c> {
         Self { client, user, host, token_sha256, terms: Terms::of(client.options()) }
     }
 
-    /// Reports it.
+    /// What came of it.
     ///
     /// # Errors
-    /// - [`Error::Refused`]: a worker refuses it.
-    /// - [`Error::ConnectionLost`]: the connection broke, and nobody knows what came of it.
-    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
-    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
-    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
-    /// - [`Error::Reply`]: what came is no answer to it.
-    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
-    /// - [`Error::Closed`]: the client was closed.
+    /// Those [of every request](Error#of-every-request), and [`Error::ConnectionLost`]: the connection broke, and nobody knows what
+    /// came of it.
     pub async fn send(self) -> Result<Report, Error> {
-        let question = Question {
-            client: self.client,
-            kind: MessageKind::TokenReport,
-            user: &self.user,
-            terms: &self.terms,
-        };
         let write = || {
             let (user_id, host, token_sha256) = (&*self.user, &*self.host, &*self.token_sha256);
-            message(&wire::TokenReport { user_id, host, token_sha256 }, None)
+            message(MessageKind::TokenReport, &wire::TokenReport { user_id, host, token_sha256 }, None)
         };
-        question.ask(write, reply::report, |_| None).await
+        let read = |body: &Body| reply::report(body, &self.user, &self.host);
+        self.question().ask(write, read, |_| None).await
     }
 }
 
-fn message(body: &impl Serialize, key: Option<ReplyKey>) -> Result<Message, Error> {
-    let body = serde_json::to_vec(body).map_err(|_| Error::Invalid("the request has no JSON form"))?;
+fn message(kind: MessageKind, body: &impl Serialize, key: Option<ReplyKey>) -> Result<Message, Error> {
+    let body = json(body)?;
+    if body.len() > kind.longest_body() {
+        return Err(Error::Invalid(match kind {
+            MessageKind::TokenStore => "a login may be at most 128 KiB",
+            MessageKind::TokenRequest | MessageKind::WorkspaceStart | MessageKind::TokenReport => {
+                "a request may be at most 64 KiB"
+            }
+        }));
+    }
     Ok(Message { body, key })
+}
+
+fn json(body: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(body).map_err(|_| Error::Invalid("the request has no JSON form"))
 }
 
 /// Whether a text has the form of a `traceparent`: version, trace, parent and flags, in lower-case hexadecimal digits.

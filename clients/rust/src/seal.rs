@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, UnusableReply};
 
+/// What the box of a token holds, and what must not stand beside it.
+const IN_THE_BOX: [&str; 2] = ["value", "userinfo"];
+
 /// The key pair of one request.
 pub(crate) struct ReplyKey(SecretKey);
 
@@ -41,6 +44,9 @@ impl ReplyKey {
     fn open_token(&self, user: &str, reply: &mut Map<String, Value>) -> Result<(), UnusableReply> {
         let host = reply.get("host").and_then(Value::as_str).map(str::to_owned);
         let Some(Value::Object(token)) = reply.get_mut("token") else { return Ok(()) };
+        if IN_THE_BOX.iter().any(|field| token.contains_key(*field)) {
+            return Err(UnusableReply::NotSealed);
+        }
         let sealed = token.remove("sealed").ok_or(UnusableReply::NotSealed)?;
         let sealed = sealed.as_str().and_then(|text| BASE64.decode(text).ok());
         let opened = sealed.and_then(|sealed| self.0.unseal(&sealed).ok()).map(Zeroizing::new);
@@ -52,9 +58,7 @@ impl ReplyKey {
         if !is_ours {
             return Err(UnusableReply::SealedForSomebodyElse);
         }
-        // Whatever stood beside the box, the broker could have put there.
-        for field in ["value", "userinfo"] {
-            token.remove(field);
+        for field in IN_THE_BOX {
             if let Some(inside) = opened.remove(field) {
                 token.insert(field.to_owned(), inside);
             }
@@ -216,9 +220,17 @@ mod tests {
         let key = ReplyKey::new();
         let content = json!({"user_id": "u-1", "host": "h-1", "username": "forged"});
         let sealed = key.0.public_key().seal(&mut OsRng, content.to_string().as_bytes()).unwrap();
-        let token = json!({"sealed": BASE64.encode(sealed), "value": "forged", "userinfo": "forged", "username": "x"});
-        let opened = open(&key, &json!({"host": "h-1", "token": token})).unwrap();
+        let reply = |beside: &str, value: Value| {
+            let sealed = BASE64.encode(&sealed);
+            json!({"host": "h-1", "token": {"sealed": sealed, "username": "x", beside: value}})
+        };
+        let opened = open(&key, &reply("username", json!("x"))).unwrap();
         assert_eq!(opened["token"], json!({"username": "x"}));
+        for beside in ["value", "userinfo"] {
+            for value in [json!("s3cret"), Value::Null] {
+                assert_eq!(open(&key, &reply(beside, value)), Err(UnusableReply::NotSealed), "{beside}");
+            }
+        }
     }
 
     #[test]

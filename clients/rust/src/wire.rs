@@ -29,7 +29,7 @@ pub struct TokenRequest<'a> {
 /// The body of a `workspace.start`.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkspaceStart<'a> {
-    /// The workspace.
+    /// Which workspace, in the words of the platform.
     pub workspace_id: &'a str,
     /// The platform's user.
     pub user_id: &'a str,
@@ -56,7 +56,7 @@ pub struct TokenStore<'a> {
     /// The account's display name at the provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_name: Option<&'a str>,
-    /// The pair.
+    /// What the login flow obtained.
     pub token: Pair<'a>,
 }
 
@@ -146,7 +146,7 @@ pub struct TokenReply {
     pub user_id: Option<String>,
     /// The host, where it could be read.
     pub host: Option<String>,
-    /// The token.
+    /// In clear or sealed. None: there is an error instead.
     pub token: Option<GrantedToken>,
     /// What the request did to it.
     pub refresh: Option<Refresh>,
@@ -187,7 +187,7 @@ pub struct WorkspaceStartReply {
     pub workspace_id: Option<String>,
     /// The user, where it could be read.
     pub user_id: Option<String>,
-    /// One a distinct host, and one for each repository without a clone URL.
+    /// One for each distinct host, and one for each repository without a clone URL.
     #[serde(default)]
     pub tokens: Vec<TokenReply>,
     /// What is wrong with the message as a whole.
@@ -202,6 +202,10 @@ pub struct WorkspaceStartReply {
 pub struct StoreReply {
     /// Whether the pair is stored.
     pub status: Status,
+    /// The user, where it could be read. Errors alone say it.
+    pub user_id: Option<String>,
+    /// The host, where it could be read. Errors alone say it.
+    pub host: Option<String>,
     /// Why not.
     pub error: Option<ErrorBody>,
     /// What the publisher should know about its message.
@@ -214,6 +218,10 @@ pub struct StoreReply {
 pub struct ReportReply {
     /// Whether the report was taken.
     pub status: Status,
+    /// The user, where it could be read. Errors alone say it.
+    pub user_id: Option<String>,
+    /// The host, where it could be read. Errors alone say it.
+    pub host: Option<String>,
     /// What came of it.
     pub result: Option<ReportResult>,
     /// Why it was not.

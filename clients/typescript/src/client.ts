@@ -3,7 +3,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ConsumeMessage, SocketOptions } from "amqplib";
+import type { ConsumeMessage, Options, SocketOptions } from "amqplib";
 
 import {
   BrokerRefusedError,
@@ -29,7 +29,7 @@ export interface ClientOptions {
   storeKey?: string;
   /** Its id, as `tokenkeeper keys public --json` prints it. */
   storeKeyId?: string;
-  /** How long a request takes at most, in ms, retries included (30,000). */
+  /** How long a request takes at most, in ms, retries included: 1 to 86,400,000 (30,000). */
   timeoutMs?: number;
   /** The AMQP property `user_id`: by default the URL's user. `""` leaves it out. */
   publisher?: string;
@@ -58,11 +58,11 @@ export interface Login {
   refreshToken?: string;
   /** When the access token ends. Left out: never. */
   expiresAt?: Date;
-  /** When the refresh token ends. Left out: never. */
+  /** When the refresh token ends. Left out: not known. */
   refreshTokenExpiresAt?: Date;
   /** What git sends as the user name. Left out: the one of the host's provider. */
   username?: string;
-  /** What the host allowed the token to do. Left out: nobody knows. */
+  /** What the host allowed the token to do. Left out: not known. */
   scopes?: string[];
   /** The user's id at the host. Left out: `userId`. */
   authId?: string;
@@ -79,16 +79,21 @@ const HASH_EXCHANGES: { readonly [kind in Kind]?: string } = {
   "token.store": "token-stores",
 };
 
+// The broker counts a request's time in milliseconds. Node takes a longer time than 2^31 of them for none.
+const LONGEST_MS = 86_400_000;
+
 /** Asks tokenkeeper's workers, over one connection that comes back by itself. Any number of requests may be in flight. */
 export class Client {
   readonly #url: string;
   readonly #options: ClientOptions;
   readonly #publisher: string;
+  readonly #timeoutMs: number;
   readonly #closed = new AbortController();
   #link: Link | undefined;
   #connecting: Promise<Link> | undefined;
   #trouble = "it is not there yet";
 
+  /** Throws a `TypeError` or a `RangeError` where the URL or an option cannot work. */
   constructor(url: string, options: ClientOptions = {}) {
     if (!URL.canParse(url) || !/^amqps?:$/.test(new URL(url).protocol)) {
       throw new TypeError("the URL of the broker must begin with amqp:// or amqps://");
@@ -101,16 +106,18 @@ export class Client {
     if (options.storeKey !== undefined) checkPublicKey(options.storeKey);
     // Every request that pauses listens to it.
     setMaxListeners(0, this.#closed.signal);
+    this.#timeoutMs = checked(options.timeoutMs ?? 30_000);
     this.#url = url;
     this.#options = options;
     this.#publisher = options.publisher ?? (decodeURIComponent(username) || "guest");
   }
 
-  /** A token that works for so many seconds (300). */
+  /** A token that works for so many seconds: 300, if it is left out. */
   token(userId: string, host: string, lifetimeSecs?: number, call: CallOptions = {}): Promise<Token> {
     const request: wire.TokenRequest = { user_id: userId, host };
     if (lifetimeSecs !== undefined) request.requested_lifetime_secs = lifetimeSecs;
-    return this.#ask("token.request", request, (reply, key) => new Token(granted(reply), userId, host, key), call);
+    const read = (reply: Fields, key: ReplyKey | undefined) => new Token(granted(reply, userId, host), userId, host, key);
+    return this.#ask("token.request", request, read, call);
   }
 
   /** A token for each host of these clone URLs, in the order of first appearance; an error in place of one there is not. */
@@ -147,14 +154,14 @@ export class Client {
       message = { user_id: login.userId, host: login.host, sealed: await seal(storeKey, message) };
       if (storeKeyId !== undefined) message.key_id = storeKeyId;
     }
-    await this.#ask("token.store", message, granted, call);
+    await this.#ask("token.store", message, (reply) => granted(reply, login.userId, login.host), call);
   }
 
   /** Says that the host rejected this token; only its digest is sent. Gives what came of it, as the contract has it. */
   report(userId: string, host: string, token: string, call: CallOptions = {}): Promise<string> {
     const digest = createHash("sha256").update(token).digest("hex");
     const message: wire.TokenReport = { user_id: userId, host, token_sha256: digest };
-    return this.#ask("token.report", message, (reply) => text(granted(reply), "result"), call);
+    return this.#ask("token.report", message, (reply) => text(granted(reply, userId, host), "result"), call);
   }
 
   /**
@@ -163,10 +170,15 @@ export class Client {
    */
   async *events(...patterns: string[]): AsyncGenerator<wire.Event, void, void> {
     const seen = new Set<unknown>();
-    for (const pause of pauses()) {
+    let pausing = pauses();
+    const isLive = () => {
+      pausing = pauses();
+    };
+    for (;;) {
       try {
         const link = await this.#connected();
-        for await (const message of listened(link, `${this.#prefix}.events`, patterns.length ? patterns : ["#"])) {
+        const names = patterns.length ? patterns : ["#"];
+        for await (const message of listened(link, `${this.#prefix}.events`, names, isLive)) {
           const { messageId } = message.properties;
           const read = event(message.content);
           if (read === undefined || seen.has(messageId)) continue;
@@ -179,8 +191,8 @@ export class Client {
         if (error instanceof ClosedError) return;
         if (!(error instanceof LinkLost)) throw error;
       }
+      await this.#pause(pausing.next().value);
       if (this.#closed.signal.aborted) return;
-      await sleep(pause);
     }
   }
 
@@ -199,7 +211,7 @@ export class Client {
     call: CallOptions,
   ): Promise<T> {
     const isRead = kind === "token.request" || kind === "workspace.start";
-    const timeoutMs = call.timeoutMs ?? this.#options.timeoutMs ?? 30_000;
+    const timeoutMs = checked(call.timeoutMs ?? this.#timeoutMs);
     const deadline = performance.now() + timeoutMs;
     for (let pause of pauses()) {
       const key = isRead && this.#options.sealed !== false ? await ReplyKey.generate() : undefined;
@@ -218,7 +230,7 @@ export class Client {
         } else throw error;
       }
       // A client that is closed meanwhile finds out in the next attempt.
-      await sleep(pause, undefined, { signal: this.#closed.signal }).catch(() => {});
+      await this.#pause(pause);
     }
     throw new Error("pauses do not end");
   }
@@ -235,10 +247,14 @@ export class Client {
       throw new RefusedError("invalid_request", `not sent: a ${kind} is at most ${most} KiB`);
     }
     const link = await before(deadline, this.#connected());
+    const [exchange, routingKey] = this.#route(kind, body.user_id);
+    return await link.ask(exchange, routingKey, content, () => this.#properties(deadline, traceparent), deadline);
+  }
+
+  #properties(deadline: number, traceparent: string | undefined): Options.Publish & { correlationId: string } {
     const left = deadline - performance.now();
     if (left <= 0) throw new TooLate();
-    const [exchange, routingKey] = this.#route(kind, body.user_id);
-    const options = {
+    return {
       contentType: "application/json",
       replyTo: DIRECT_REPLY_TO,
       correlationId: randomUUID(),
@@ -248,7 +264,6 @@ export class Client {
       // Malformed, it is left out, as W3C's Trace Context says.
       ...(isTraceparent(traceparent) && { headers: { traceparent } }),
     };
-    return await link.ask(exchange, routingKey, content, options, deadline);
   }
 
   get #prefix(): string {
@@ -261,6 +276,11 @@ export class Client {
     return hashed !== undefined && Buffer.byteLength(userId) <= 255
       ? [`${this.#prefix}.${hashed}`, userId]
       : [this.#prefix, kind];
+  }
+
+  /** Waits, unless the client is closed. */
+  async #pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#closed.signal }).catch(() => {});
   }
 
   // --- The connection ---
@@ -287,7 +307,7 @@ export class Client {
         const isRefusal = /ACCESS_REFUSED|ACCESS-REFUSED|NOT_ALLOWED|NOT-ALLOWED/.test(this.#trouble);
         if (this.#link === undefined && isRefusal) throw new BrokerRefusedError(this.#trouble);
       }
-      await sleep(pause, undefined, { signal: this.#closed.signal }).catch(() => {});
+      await this.#pause(pause);
       if (this.#closed.signal.aborted) throw new ClosedError();
     }
     throw new Error("pauses do not end");
@@ -295,18 +315,30 @@ export class Client {
 }
 
 /** How long to wait before the next try, in ms: longer each time, and never the same for many at once. */
-function* pauses(): Generator<number, void, void> {
+function* pauses(): Generator<number, never, void> {
   for (let pause = 100; ; pause = Math.min(pause * 2, 5000)) yield pause * (0.75 + Math.random() / 2);
 }
 
-/** The events of one connection. */
-async function* listened(link: Link, exchange: string, patterns: readonly string[]): AsyncGenerator<ConsumeMessage> {
+function checked(timeoutMs: number): number {
+  // Also false of what is not a number.
+  if (timeoutMs >= 1 && timeoutMs <= LONGEST_MS) return timeoutMs;
+  throw new RangeError(`a timeout must be from 1 ms to ${LONGEST_MS} ms`);
+}
+
+/** The events of one connection. Calls `isLive` once it has subscribed to them. */
+async function* listened(
+  link: Link,
+  exchange: string,
+  patterns: readonly string[],
+  isLive: () => void,
+): AsyncGenerator<ConsumeMessage, void, void> {
   const heard: (ConsumeMessage | null)[] = [];
   let wake = () => {};
   const channel = await link.listen(exchange, patterns, (message) => {
     heard.push(message);
     wake();
   });
+  isLive();
   try {
     for (;;) {
       if (heard.length === 0) await new Promise<void>((resolve) => (wake = resolve));

@@ -29,7 +29,7 @@ export class TokenkeeperError extends Error {
 
 /** The worker's own answer: `code` is one of the contract's error codes. */
 export class RefusedError extends TokenkeeperError {
-  /** More about `reauthorization_required`. */
+  /** More about `reauthorization_required`; somebody else's words, cut and without what is not printable, as `host`. */
   readonly reason: string | undefined;
   /** In a workspace's answer: the host without a token. */
   readonly host: string | undefined;
@@ -48,14 +48,14 @@ export class RefusedError extends TokenkeeperError {
 /** No queue takes the message: no worker has ever declared it, or `prefix` or `partitioned` is wrong. */
 export class UnroutableError extends TokenkeeperError {
   constructor(exchange: string, routingKey: string) {
-    super("unroutable", `no worker ever declared the queue behind exchange "${exchange}" for ${routingKey}`);
+    super("unroutable", `no worker has declared the queue behind exchange "${exchange}" for ${plain(routingKey)}`);
   }
 }
 
 /** The broker was there, and the request's time ran out before a reply came. */
 export class NoReplyError extends TokenkeeperError {
   constructor(timeoutMs: number) {
-    super("no_reply", `no reply came within ${timeoutMs} ms; see that a worker runs`, { retryable: true });
+    super("no_reply", `no reply came within ${timeoutMs} ms; check that a worker is running`, { retryable: true });
   }
 }
 

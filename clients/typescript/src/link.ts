@@ -13,6 +13,8 @@ const HEARTBEAT_SECS = 10;
 // Exclusive queues of events that nobody reads in time forget the oldest.
 const EVENTS_MOST = 10_000;
 const EVENTS_IN_HAND = 100;
+// So many messages may wait for the broker's confirm. A broker whose memory is full confirms none, and takes none.
+export const UNCONFIRMED_MOST = 4096;
 // What a channel is closed with over what was published: access refused, not found, precondition failed.
 const REFUSALS: readonly unknown[] = [403, 404, 406];
 
@@ -51,6 +53,9 @@ export class Link {
   readonly #waiting = new Map<string, Question>();
   readonly #looks = new Map<string, Promise<void>>();
   readonly #seen = new Set<string>();
+  #unconfirmed = 0;
+  /** Who waits for the confirm of another message, in the order in which they came. */
+  readonly #turns = new Set<() => void>();
 
   private constructor(connection: ChannelModel, channel: ConfirmChannel) {
     this.#connection = connection;
@@ -66,7 +71,7 @@ export class Link {
     });
   }
 
-  /** Connects. Rejects with what the system or the broker says. */
+  /** Connects. Rejects with what `words` puts into words. */
   static async open(url: string, socketOptions: SocketOptions): Promise<Link> {
     const to = new URL(url);
     if (!to.searchParams.has("heartbeat")) to.searchParams.set("heartbeat", String(HEARTBEAT_SECS));
@@ -74,7 +79,7 @@ export class Link {
     const connection = await before(performance.now() + CONNECT_MS, connecting).catch((error) => {
       // One that comes too late is not wanted.
       connecting.then((late) => late.close()).catch(() => {});
-      throw error instanceof TooLate ? new Error("the broker does not answer") : error;
+      throw error;
     });
     // Without a listener it would end the process. "close" follows.
     connection.on("error", () => {});
@@ -97,27 +102,40 @@ export class Link {
     return this.#isLost;
   }
 
-  /** Publishes, and gives the body of the reply; rejects with `TooLate` at the deadline. */
+  /**
+   * Publishes with the options that are asked for when its turn comes, and gives the body of the reply; rejects with `TooLate` at
+   * the deadline.
+   */
   async ask(
     exchange: string,
     routingKey: string,
     content: Buffer,
-    options: Options.Publish & { correlationId: string },
+    optionsNow: () => Options.Publish & { correlationId: string },
     deadline: number,
   ): Promise<Buffer> {
     if (!this.#seen.has(exchange)) await before(deadline, Promise.race([this.#see(exchange, routingKey), this.#lost]));
-    if (this.#isLost) throw new LinkLost(false);
+    await this.#enter(deadline);
+    let options: ReturnType<typeof optionsNow>;
+    try {
+      if (this.#isLost) throw new LinkLost(false);
+      options = optionsNow();
+    } catch (error) {
+      this.#leave();
+      throw error;
+    }
     const answer = new Promise<Buffer>((answer, fail) => {
       const question: Question = { exchange, routingKey, confirmed: false, answer, fail };
       this.#waiting.set(options.correlationId, question);
       const confirmed = (error: unknown) => {
+        this.#leave();
         if (error === null) question.confirmed = true;
-        // Where the channel is closed, `#lose` has said so before.
-        else fail(new BrokerRefusedError("the broker could not take the message", { retryable: true }));
+        // Where the channel closes, amqplib says so to all of them first, and then to `#lose`, which knows why.
+        else queueMicrotask(() => fail(new BrokerRefusedError("the broker could not take the message", { retryable: true })));
       };
       try {
         this.#channel.publish(exchange, routingKey, content, { ...options, mandatory: true }, confirmed);
       } catch {
+        this.#leave();
         fail(new LinkLost(false));
       }
     });
@@ -126,6 +144,33 @@ export class Link {
     } finally {
       this.#waiting.delete(options.correlationId);
     }
+  }
+
+  /** Waits until one more message may be unconfirmed. Where the channel closes none is, and so everybody's turn comes. */
+  async #enter(deadline: number): Promise<void> {
+    if (this.#unconfirmed < UNCONFIRMED_MOST) {
+      this.#unconfirmed += 1;
+      return;
+    }
+    let take = () => {};
+    const turn = new Promise<void>((resolve) => (take = resolve));
+    this.#turns.add(take);
+    try {
+      await before(deadline, turn);
+    } finally {
+      this.#turns.delete(take);
+    }
+  }
+
+  /** One less is: its place goes to who waits for one. */
+  #leave(): void {
+    const [next] = this.#turns;
+    if (next === undefined) {
+      this.#unconfirmed -= 1;
+      return;
+    }
+    this.#turns.delete(next);
+    next();
   }
 
   /** Looks for the exchange, once: publishing to none costs the channel, and all that wait on it. */
@@ -191,12 +236,13 @@ export class Link {
     if (!this.#isLost) setImmediate(() => this.close());
     this.#isLost = true;
     this.#sayLost();
-    const said = words(cause);
     for (const question of this.#waiting.values()) {
-      // By what was published to this exchange, if the broker says so.
-      const isAtFault = said.includes(`'${question.exchange}'`) || !said.includes("exchange '");
-      if (!question.confirmed && hasCode(cause, REFUSALS) && isAtFault) question.fail(new BrokerRefusedError(said));
-      else question.fail(new LinkLost(true));
+      const { exchange, routingKey, confirmed } = question;
+      const isAtFault = !confirmed && hasCode(cause, REFUSALS) && canMean(words(cause), exchange);
+      if (!isAtFault) question.fail(new LinkLost(true));
+      // It was there when the link looked for it.
+      else if (hasCode(cause, [404])) question.fail(new UnroutableError(exchange, routingKey));
+      else question.fail(new BrokerRefusedError(words(cause)));
     }
   }
 }
@@ -214,9 +260,17 @@ export async function before<T>(deadline: number, work: Promise<T>): Promise<T> 
   }
 }
 
-/** The words of an error of the system or of amqplib. */
+/** What an error of the system, of amqplib or of the broker says, as it may be shown. */
 export function words(cause: unknown): string {
-  return cause instanceof Error ? plain(cause.message) : "";
+  if (cause instanceof TooLate || !(cause instanceof Error)) return "the broker does not answer";
+  // Where a name has several addresses, each has an error, and the whole has no words.
+  if (cause instanceof AggregateError && cause.errors.length > 0) return words(cause.errors[0]);
+  return plain(cause.message || cause.name);
+}
+
+/** Whether the broker, which closes a channel with these words, can mean what was published to this exchange. */
+export function canMean(said: string, exchange: string): boolean {
+  return said.includes(`exchange '${exchange}'`) || !said.includes("exchange '");
 }
 
 function hasCode(error: unknown, codes: readonly unknown[]): boolean {

@@ -6,6 +6,8 @@ import type { Event } from "./wire.js";
 
 // A workspace's sixteen tokens of 32 KiB, percent-encoded and sealed, take less.
 const MOST_BYTES = 4 * 1024 * 1024;
+// How much of an error's words is kept, in characters.
+const MOST_WORDS = 500;
 
 export type Fields = Readonly<Record<string, unknown>>;
 
@@ -49,9 +51,9 @@ export class Token {
     this.#userinfo = text(secret, "userinfo");
     this.username = text(granted, "username");
     this.scopes = texts(granted, "scopes");
-    this.updatedAt = date(granted["updated_at"]);
-    this.expiresAt = granted["expires_at"] == null ? null : date(granted["expires_at"]);
-    this.reservedUntil = date(granted["reserved_until"]);
+    this.updatedAt = date(granted, "updated_at");
+    this.expiresAt = granted["expires_at"] == null ? null : date(granted, "expires_at");
+    this.reservedUntil = date(granted, "reserved_until");
     this.refresh = text(reply, "refresh");
     this.warnings = texts(reply, "warnings");
   }
@@ -74,7 +76,7 @@ export function parse(body: Buffer): Fields {
   try {
     parsed = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
   } catch {
-    throw new BadReplyError("the reply is no JSON");
+    throw new BadReplyError("the reply is not JSON");
   }
   return fields(parsed, "the reply");
 }
@@ -87,18 +89,27 @@ function succeeded(reply: Fields): boolean {
 }
 
 /** The reply, where it is ok. Throws what the worker says where it is not. */
-export function granted(reply: Fields): Fields {
+export function granted(reply: Fields, userId: string, host: string): Fields {
+  check(reply, { user_id: userId, host });
   if (!succeeded(reply)) throw refusal(reply);
   return reply;
 }
 
-/** The error in a reply. */
+/** What a reply says of whom it is about must be right. An error may say nothing; so does an ok one to a login or a report. */
+function check(reply: Fields, asked: Readonly<Record<string, string>>): void {
+  for (const [name, value] of Object.entries(asked)) {
+    if (reply[name] != null && reply[name] !== value) {
+      throw new BadReplyError(`the reply is about another ${name.replace(/_id$/, "")}`);
+    }
+  }
+}
+
 function refusal(reply: Fields): RefusedError {
   const error = fields(reply["error"], "error");
   const [code, message, after] = [text(error, "code"), text(error, "message"), error["retry_after_secs"]];
   if (!/^[a-z_]{1,64}$/.test(code)) throw new BadReplyError("error.code is malformed");
   const known = typeof after === "number" && Number.isInteger(after) && after >= 0 && after <= 86400;
-  return new RefusedError(code, plain(message, 500), {
+  return new RefusedError(code, plain(message, MOST_WORDS), {
     retryable: error["retryable"] === true,
     retryAfterSecs: known ? after : undefined,
     reason: optionalText(error, "reason"),
@@ -114,14 +125,16 @@ export function workspace(
   key: ReplyKey | undefined,
 ): (Token | RefusedError)[] {
   const [ok, elements] = [succeeded(reply), reply["tokens"]];
+  check(reply, { workspace_id: workspaceId, user_id: userId });
   const isEmpty = !Array.isArray(elements) || elements.length === 0;
   if (!ok && (reply["error"] != null || isEmpty)) throw refusal(reply);
   if (reply["workspace_id"] !== workspaceId || reply["user_id"] !== userId) {
     throw new BadReplyError("the reply is about another workspace or user");
   }
-  if (isEmpty) throw new BadReplyError("tokens is missing or no list");
+  if (isEmpty) throw new BadReplyError("tokens is missing or not a list");
   const read = elements.map((element) => {
     const it = fields(element, "an element of tokens");
+    check(it, { user_id: userId });
     return succeeded(it) ? new Token(it, userId, undefined, key) : refusal(it);
   });
   if (ok !== read.every((it) => it instanceof Token)) {
@@ -146,7 +159,7 @@ export function event(body: Buffer): Event | undefined {
     const name = text(read, "event");
     if (!Object.hasOwn(EVENTS, name) || !EVENTS[name as Event["event"]].every((field) => field in read)) return undefined;
     text(read, "host");
-    date(read["at"]);
+    date(read, "at");
     return read as unknown as Event;
   } catch (error) {
     if (error instanceof BadReplyError) return undefined;
@@ -156,32 +169,33 @@ export function event(body: Buffer): Event | undefined {
 
 function fields(value: unknown, name: string): Fields {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new BadReplyError(`${name} is missing or no object`);
+    throw new BadReplyError(`${name} is missing or not an object`);
   }
   return value as Fields;
 }
 
 export function text(of: Fields, name: string): string {
   const value = of[name];
-  if (typeof value !== "string") throw new BadReplyError(`${name} is missing or no text`);
+  if (typeof value !== "string") throw new BadReplyError(`${name} is missing or not a string`);
   return value;
 }
 
 function optionalText(of: Fields, name: string): string | undefined {
-  return name in of ? text(of, name) : undefined;
+  return of[name] == null ? undefined : plain(text(of, name), MOST_WORDS);
 }
 
 function texts(of: Fields, name: string): readonly string[] {
   const values = of[name];
   if (!Array.isArray(values) || !values.every((value) => typeof value === "string")) {
-    throw new BadReplyError(`${name} is missing or no list of texts`);
+    throw new BadReplyError(`${name} is missing or not a list of strings`);
   }
   return values;
 }
 
-function date(value: unknown): Date {
+function date(of: Fields, name: string): Date {
+  const value = of[name];
   const hasZone = typeof value === "string" && /^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/.test(value);
   const read = new Date(hasZone ? value : Number.NaN);
-  if (Number.isNaN(read.getTime())) throw new BadReplyError("a date is missing or none of RFC 3339");
+  if (Number.isNaN(read.getTime())) throw new BadReplyError(`${name} is missing or not RFC 3339`);
   return read;
 }

@@ -1,5 +1,6 @@
 /** Sealed boxes (libsodium's `crypto_box_seal`): tokens that the broker cannot read. */
 
+import { createPublicKey, diffieHellman, generateKeyPairSync } from "node:crypto";
 import sodium from "libsodium-wrappers";
 
 import { BadReplyError } from "./errors.js";
@@ -32,6 +33,14 @@ export class ReplyKey {
 export function checkPublicKey(text: string): void {
   // 32 bytes are 43 digits and one sign of padding.
   if (!/^[A-Za-z0-9+/]{43}=$/.test(text)) throw new TypeError("the public key must be 32 bytes in base64");
+  const x = Buffer.from(text, "base64").toString("base64url");
+  const publicKey = createPublicKey({ key: { kty: "OKP", crv: "X25519", x }, format: "jwk" });
+  try {
+    // Every private key has the same secret with one of low order. That is refused, as RFC 7748 has it.
+    diffieHellman({ privateKey: generateKeyPairSync("x25519").privateKey, publicKey });
+  } catch {
+    throw new TypeError("the public key is of low order: everybody could open the login");
+  }
 }
 
 /** A box over this content, for a message. */

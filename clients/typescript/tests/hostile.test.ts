@@ -22,6 +22,9 @@ const NO_REPLIES: Record<string, Body | Buffer> = {
   "a status that is no text": changed(OK, "status", { ok: true }),
   "another user": changed(OK, "user_id", "u-2"),
   "another host": changed(OK, "host", "evil.example"),
+  "an error about another user": { ...refused("internal"), user_id: "u-2" },
+  "an error about another host": { ...refused("internal"), host: "evil.example" },
+  "an error about a user that is no text": { ...refused("internal"), user_id: ["s3cret"] },
   "no token": changed(OK, "token"),
   "a token that is no object": changed(OK, "token", "s3cret"),
   "a value that is no text": changed(OK, "token.value", 7),
@@ -67,6 +70,32 @@ test("a well-formed error of another kind is taken as it is", async (t) => {
   });
 });
 
+test("the words of an error are cut and printable, and null is no word", async (t) => {
+  const { worker, client } = await scripted(t);
+  const words = `a\r\n\x1b[2Jb${"x".repeat(100_000)}`;
+  const failed = { ...refused("unknown_host", false, { reason: words, message: words }), user_id: "u-1", host: words };
+  const silent = { ...refused("internal", false, { reason: null }), user_id: null, host: null };
+  worker.rule = () => ({ status: "error", workspace_id: "ws-1", user_id: "u-1", tokens: [failed, silent] });
+  const [first, second] = await client.workspaceStart("ws-1", "u-1", ["…"]);
+  assert.ok(first instanceof RefusedError && second instanceof RefusedError);
+  for (const text of [first.reason, first.host, first.message.replace("unknown_host: ", "")]) assert.match(text!, /^[ -~]{500}$/);
+  assert.deepEqual([second.reason, second.host], [undefined, undefined]);
+  worker.rule = () => silent;
+  await assert.rejects(client.token("u-1", HOST), { name: "RefusedError", reason: undefined, host: undefined });
+});
+
+test("an error of a login or a report is about the one that was sent", async (t) => {
+  const { worker, client } = await scripted(t);
+  const login = { userId: "u-1", host: HOST, value: "s3cret" };
+  for (const about of [{ user_id: "u-2", host: HOST }, { user_id: "u-1", host: "evil.example" }]) {
+    worker.rule = () => ({ ...refused("user_not_found"), ...about });
+    await assert.rejects(client.store(login), showsNoSecret(BadReplyError, inspect(about)));
+    await assert.rejects(client.report("u-1", HOST, "s3cret"), showsNoSecret(BadReplyError, inspect(about)));
+  }
+  worker.rule = () => ({ ...refused("user_not_found"), user_id: "u-1", host: HOST });
+  await assert.rejects(client.store(login), showsNoSecret(RefusedError));
+});
+
 test("a reply with another correlation id answers nobody", async (t) => {
   const { worker, client } = await scripted(t);
   worker.rule = (_, message) => {
@@ -99,6 +128,9 @@ test("workspaces and reports are read as carefully", async (t) => {
     changed(ok, "workspace_id", "ws-2"),
     changed(ok, "tokens", [refused("identity_not_found")]),
     changed(ok, "status", "error"),
+    { ...ok, status: "error", tokens: [...ok.tokens, { ...refused("internal"), user_id: "u-2" }] },
+    { ...refused("internal"), workspace_id: "ws-2" },
+    { ...refused("internal"), user_id: "u-2" },
   ]) {
     worker.rule = () => reply;
     const asked = client.workspaceStart("ws-1", "u-1", [`https://${HOST}/r`]);
@@ -187,7 +219,9 @@ test("a sealed login shows the broker nothing but user and host", async (t) => {
 });
 
 test("an invalid key is refused before anything is sent", () => {
-  for (const storeKey of ["", "AAAA", "no base64 ü"]) {
-    assert.throws(() => new Client(AMQP_URL, { storeKey }), TypeError);
+  // Everybody could open what is sealed to these, if it could be: zero, one, and zero with the bit that X25519 ignores.
+  const lowOrder = [{ 0: 0 }, { 0: 1 }, { 31: 0x80 }].map((set) => toBase64(Object.assign(new Uint8Array(32), set)));
+  for (const storeKey of ["", "AAAA", "no base64 ü", ...lowOrder]) {
+    assert.throws(() => new Client(AMQP_URL, { storeKey }), { name: "TypeError", message: /^the public key/ }, storeKey);
   }
 });

@@ -15,6 +15,7 @@ import {
   TokenkeeperError,
   UnroutableError,
 } from "../src/index.js";
+import { canMean, TooLate, words } from "../src/link.js";
 import { AMQP_URL, type Body, granted, HOST, refused, scripted, USER } from "./support.js";
 
 const NO_BROKER = "amqp://127.0.0.1:1/";
@@ -130,7 +131,7 @@ test("a message without a queue is unroutable, and others are served", async (t)
   await worker.channel.unbindQueue(`${worker.prefix}.token-reports`, worker.prefix, "token.report");
   await assert.rejects(client.report("u-1", HOST, "t"), (error) => {
     assert.ok(error instanceof UnroutableError);
-    assert.match(error.message, /no worker ever declared the queue/);
+    assert.match(error.message, /no worker has declared the queue/);
     return true;
   });
   await client.token("u-1", HOST);
@@ -142,7 +143,8 @@ test("a message that a full queue refuses is sent again in its time, and others 
   await worker.channel.bindQueue(queue, worker.prefix, "token.report");
   // The other queue takes each.
   worker.rule = (body, { fields }) => (fields.routingKey === "token.report" ? undefined : granted(body.user_id, HOST));
-  await assert.rejects(client.report("u-1", HOST, "t", { timeoutMs: 1000 }), (error) => {
+  // The sixth try would be later than this in any case, and the fifth is over by then.
+  await assert.rejects(client.report("u-1", HOST, "t", { timeoutMs: 4500 }), (error) => {
     assert.ok(error instanceof BrokerRefusedError && error.retryable, inspect(error));
     return true;
   });
@@ -162,6 +164,44 @@ test("an exchange that is not there costs nobody else the channel", async (t) =>
   resolve({ status: "ok", result: "held" });
   assert.equal(await bystander, "held");
   assert.equal(worker.messages.length, 1);
+});
+
+test("an exchange that is gone is unroutable, as one that never was", async (t) => {
+  const { worker, client } = await scripted(t);
+  await client.token("u-1", HOST);
+  await worker.channel.deleteExchange(worker.prefix);
+  for (const _ of numbered(2)) await assert.rejects(client.token("u-1", HOST), isError(UnroutableError));
+});
+
+test("a refusal is told to those whom the broker can have meant", () => {
+  for (const [said, expected] of [
+    ["NOT_FOUND - no exchange 'tk' in vhost '/'", true],
+    ["ACCESS_REFUSED - access to exchange 'tk' in vhost '/' refused for user 'u'", true],
+    ["ACCESS_REFUSED - access to exchange 'tk.events' in vhost '/' refused for user 'tk'", false],
+    ["PRECONDITION_FAILED - user_id property set to 'a' but authenticated user was 'b'", true],
+  ] as const) {
+    assert.equal(canMean(said, "tk"), expected, said);
+  }
+});
+
+test("a timeout that cannot work is refused before anything is sent", async (t) => {
+  const { worker, client } = await scripted(t);
+  for (const timeoutMs of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, 86_400_001, 2 ** 31]) {
+    const refusal = { name: "RangeError", message: "a timeout must be from 1 ms to 86400000 ms" };
+    assert.throws(() => new Client(AMQP_URL, { timeoutMs }), refusal);
+    await assert.rejects(client.token("u-1", HOST, undefined, { timeoutMs }), refusal);
+  }
+  await client.token("u-1", HOST, undefined, { timeoutMs: 86_400_000 });
+  assert.equal(worker.messages.length, 1);
+});
+
+test("a broker that cannot be reached is told in words", async (t) => {
+  const client = new Client(NO_BROKER, { timeoutMs: 500 });
+  t.after(() => client.close());
+  await assert.rejects(client.token("u-1", HOST), { message: /within 500 ms: .*ECONNREFUSED/ });
+  // What Node says where a name has several addresses, and what comes of a broker that accepts and is silent.
+  assert.equal(words(new AggregateError([new Error("connect ECONNREFUSED ::1:1")])), "connect ECONNREFUSED ::1:1");
+  assert.equal(words(new TooLate()), "the broker does not answer");
 });
 
 test("a publisher that the broker does not know is refused", async (t) => {

@@ -122,7 +122,8 @@ export class Wire {
   isOpen = true;
   /** How many bytes of the broker's the next connection lets through, and no more. */
   cutAfter = Number.POSITIVE_INFINITY;
-  #sockets: net.Socket[] = [];
+  #near: net.Socket[] = [];
+  #far: net.Socket[] = [];
   readonly #server = net.createServer((near) => {
     near.on("error", () => {});
     if (!this.isOpen) return near.destroy();
@@ -132,10 +133,11 @@ export class Wire {
     far.on("error", () => {});
     near.on("close", () => far.destroy());
     far.on("close", () => near.destroy());
-    this.#sockets.push(near, far);
+    this.#near.push(near);
+    this.#far.push(far);
     let left = this.cutAfter;
     this.cutAfter = Number.POSITIVE_INFINITY;
-    near.pipe(far);
+    near.on("data", (data) => far.write(data));
     far.on("data", (data) => {
       near.write(data.subarray(0, Math.min(left, data.length)));
       left -= data.length;
@@ -155,7 +157,17 @@ export class Wire {
 
   /** Breaks every connection without a word. New ones are let through. */
   cut(): void {
-    this.#sockets.splice(0).forEach((socket) => socket.destroy());
+    for (const socket of [...this.#near.splice(0), ...this.#far.splice(0)]) socket.destroy();
+  }
+
+  /** Nothing that the clients, or the broker, say arrives any more; until the wire is released. New connections are let through. */
+  hold(side: "clients" | "broker"): void {
+    for (const socket of side === "clients" ? this.#near : this.#far) socket.pause();
+  }
+
+  /** What was held goes on. */
+  release(): void {
+    for (const socket of [...this.#near, ...this.#far]) socket.resume();
   }
 
   stop(): void {

@@ -214,9 +214,8 @@ impl Fake {
     }
 
     fn token(&self, ask: &Ask<'_>, behaviour: &Behaviour, now: Timestamp) -> TokenReply {
-        let echo = || Echo::of_user(ask.user_id, ask.host);
-        if let Some(code) = behaviour.error {
-            return TokenReply::Error(ErrorReply::new(echo(), by_word(code)));
+        if let Some(error) = behaviour.error {
+            return TokenReply::Error(by_word(error, ask.user_id, ask.host));
         }
         let until = now.plus(ask.lifetime);
         // A token that expires by rule is never too short.
@@ -226,16 +225,15 @@ impl Fake {
             |NotRefreshable| {
                 let message = "the token is too short or was reported, and no refresh token was stored";
                 let error = ErrorBody::new(ErrorCode::NotRefreshable, message);
-                TokenReply::Error(ErrorReply::new(echo(), error))
+                TokenReply::Error(ErrorReply::new(Echo::of_user(ask.user_id, ask.host), error))
             },
             |(pair, is_new)| TokenReply::Ok(grant(ask, behaviour, pair, is_new, now)),
         )
     }
 
     fn store(&self, request: StoreRequest, behaviour: &Behaviour, now: Timestamp) -> StoreReply {
-        if let Some(code) = behaviour.error {
-            let echo = Echo::of_user(request.user_id.as_str(), request.host.as_str());
-            return StoreReply::Error(ErrorReply::new(echo, by_word(code)));
+        if let Some(error) = behaviour.error {
+            return StoreReply::Error(by_word(error, request.user_id.as_str(), request.host.as_str()));
         }
         self.memory.store(Login::from(request), now);
         StoreReply::Ok { warnings: Vec::new() }
@@ -259,8 +257,8 @@ impl Fake {
 
     fn report(&self, request: &ReportRequest, behaviour: &Behaviour, now: Timestamp) -> ReportReply {
         let (user_id, host) = (request.user_id.as_str(), request.host.as_str());
-        if let Some(code) = behaviour.error {
-            return ReportReply::Error(ErrorReply::new(Echo::of_user(user_id, host), by_word(code)));
+        if let Some(error) = behaviour.error {
+            return ReportReply::Error(by_word(error, user_id, host));
         }
         let result =
             behaviour.result.unwrap_or_else(|| self.memory.report(user_id, host, &request.token_sha256, now));
@@ -303,13 +301,14 @@ fn grant(ask: &Ask<'_>, behaviour: &Behaviour, pair: Pair, is_new: bool, now: Ti
 }
 
 /// The error that a rule asks for, with what goes with its code.
-fn by_word(code: ErrorCode) -> ErrorBody {
+fn by_word(code: ErrorCode, user_id: &str, host: &str) -> ErrorReply {
     let error = ErrorBody::new(code, format!("the fake answers this by rule: error-{}", code.name()));
-    match code {
+    let error = match code {
         ErrorCode::ProviderUnavailable => ErrorBody { retry_after_secs: Some(RETRY_AFTER_SECS), ..error },
         ErrorCode::ReauthorizationRequired => {
             ErrorBody { reason: Some(ErrorReason::RefreshTokenRefused), ..error }
         }
         _ => error,
-    }
+    };
+    ErrorReply::new(Echo::of_user(user_id, host), error)
 }

@@ -1,7 +1,7 @@
 //! Takes messages from the queues of workers, and answers them over the connection that they come over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -35,7 +35,9 @@ pub(super) struct Consumers {
     fake: Arc<Fake>,
     aside: Arc<Aside>,
     stop: Stop,
-    beside_workers: bool,
+    /// Until it has been seen once that nobody else consumes. Over a later connection the broker may still count the consumers of
+    /// the one before.
+    must_be_alone: AtomicBool,
     messages: TaskTracker,
     /// Messages that got no answer because they may get none.
     unanswerable: Arc<AtomicU64>,
@@ -74,7 +76,7 @@ impl Consumers {
             prefetch: settings.worker.clone(),
             fake,
             stop,
-            beside_workers,
+            must_be_alone: AtomicBool::new(!beside_workers),
             messages: TaskTracker::new(),
             unanswerable: Arc::default(),
         }
@@ -86,20 +88,19 @@ impl Consumers {
             tracing::warn!("{error}");
             AGAIN
         };
-        // Only at the start: over a new connection the broker may still count the consumers of the one before.
-        let mut must_be_alone = !self.beside_workers;
-        let ended = retry_until_cancelled(&self.stop.soft, lost, || {
-            let (consumers, alone) = (&self, std::mem::take(&mut must_be_alone));
-            async move {
-                let connection = Arc::new(connect(&consumers.broker, NAME).await?);
-                declare(&connection, &consumers.broker).await?;
-                checks::may_publish(&connection, &consumers.broker).await?;
-                if alone && let Some(somebody) = consumers.somebody_else(&connection).await? {
+        let ended = retry_until_cancelled(&self.stop.soft, lost, async || {
+            let connection = Arc::new(connect(&self.broker, NAME).await?);
+            declare(&connection, &self.broker).await?;
+            checks::may_publish(&connection, &self.broker).await?;
+            if self.must_be_alone.load(Ordering::Relaxed) {
+                if let Some(somebody) = self.somebody_else(&connection).await? {
                     return Ok(Err(somebody));
                 }
-                let session = consumers.subscribe(connection).await?;
-                consumers.serve(session).await.map(Ok)
+                // From here on it consumes itself: also a subscription that fails half-way is counted.
+                self.must_be_alone.store(false, Ordering::Relaxed);
             }
+            let session = self.subscribe(connection).await?;
+            self.serve(session).await.map(Ok)
         });
         if let Some(Err(somebody)) = ended.await {
             return Err(somebody.into());

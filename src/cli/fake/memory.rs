@@ -11,7 +11,7 @@ use tokenkeeper::domain::clock::Timestamp;
 use tokenkeeper::domain::secret::SecretString;
 use tokenkeeper::requests::Login;
 
-/// So many pairs are remembered, of at most 32 KiB each. The one that nobody asked for the longest is forgotten first.
+/// At most this many pairs are kept, of at most 32 KiB each; the least recently used one is forgotten first.
 const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 
 /// How long a token works that nobody stored.

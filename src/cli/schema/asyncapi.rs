@@ -256,7 +256,7 @@ fn headers(name: &str, kind: &Kind) -> Value {
                 "message_id": text("In place of `correlation_id`, where that is absent."),
                 "expiration": {
                     "type": "string", "pattern": "^[0-9]+$",
-                    "description": "How long the requester waits, in milliseconds.",
+                    "description": "How long the requester waits, in milliseconds; at most ten minutes count.",
                 },
                 "timestamp": {
                     "type": "integer", "minimum": 0,

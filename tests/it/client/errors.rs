@@ -50,6 +50,8 @@ async fn what_breaks_the_contract_is_not_sent() {
         client.token("u", "h").timeout(Duration::ZERO).send().await.map(drop),
         client.token("u", "h").timeout(long).send().await.map(drop),
         client.workspace_start("w", "u", [""; 0]).send().await.map(drop),
+        client.token("u".repeat(64 * 1024), "h").send().await.map(drop),
+        client.store("u", "h", "t".repeat(128 * 1024)).send().await.map(drop),
     ] {
         assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
     }
@@ -160,6 +162,32 @@ async fn it_is_asked_again_when_the_worker_says_and_not_before() {
         assert_eq!(error.retry_after(), Some(Duration::from_mins(1)), "{error:?}");
     }
     assert!(began.elapsed() < 10 * A_SECOND, "{:?}", began.elapsed());
+    drop(replier);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workspace_keeps_the_tokens_it_got_when_nobody_answers_any_more() {
+    let world = world_without_a_worker().await;
+    let mut asked_before = 0;
+    let replier = Replier::of(&world, "workspace-starts", move |asked| {
+        asked_before += 1;
+        if asked_before > 1 {
+            return Vec::new();
+        }
+        let error = json!({"code": "provider_unavailable", "message": "not now", "retryable": true});
+        let away = json!({"status": "error", "user_id": "jdoe", "host": "b.example.org", "error": error});
+        let tokens = json!([granted("jdoe", "a.example.org", "t"), away]);
+        let body = json!({"status": "error", "workspace_id": "w", "user_id": "jdoe", "tokens": tokens});
+        vec![(asked.correlation_id.clone(), body.to_string().into_bytes())]
+    })
+    .await;
+    let client = client(&world).await;
+    let request = client.workspace_start("w", "jdoe", ["https://a.example.org/r", "https://b.example.org/r"]);
+
+    let got = request.timeout(A_SECOND).retries(5).send().await.unwrap();
+
+    let [there, away] = &got.tokens[..] else { panic!("{got:?}") };
+    assert!(there.token.is_ok() && away.token.is_err(), "{got:?}");
     drop(replier);
 }
 

@@ -1,8 +1,9 @@
 //! Events as a stream.
 
+use futures_util::FutureExt;
 use tokenkeeper_client::{Event, EventKind, Events, RefreshCause};
 use tokenkeeper_testkit::proxy::FaultProxy;
-use tokenkeeper_testkit::wait::{PATIENCE, within};
+use tokenkeeper_testkit::wait::{PATIENCE, eventually, within};
 
 use super::*;
 
@@ -62,4 +63,19 @@ async fn events_are_heard_from_the_first_one_and_again_after_the_connection_was_
     client.close().await;
     assert!(within("the end of the stream", PATIENCE, events.next()).await.is_none());
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_last_clone_of_its_client_and_so_does_the_connection() {
+    let world = world_without_a_worker().await;
+    let proxy = FaultProxy::start_for_url(world.broker.url(), 5672).await;
+    let client = Client::connect(options_at(&world, &proxy.url(world.broker.url()))).await.unwrap();
+    let mut events = client.events("#").await.unwrap();
+    let clone = client.clone();
+    drop(client);
+    assert!(events.next().now_or_never().is_none(), "the clone holds it");
+    drop(clone);
+    assert!(within("the end of the stream", PATIENCE, events.next()).await.is_none());
+    drop(events);
+    eventually("no connection", PATIENCE, async || (proxy.connections() == 0).then_some(())).await;
 }

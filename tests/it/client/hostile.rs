@@ -23,6 +23,11 @@ fn hostile(asked: &Asked, others: &[ShortString]) -> Vec<(ShortString, Vec<u8>)>
         "status" => vec![changed("status", "s3cret".into())],
         "no-error" => vec![changed("status", "error".into())],
         "no-token" => vec![changed("token", Value::Null)],
+        "error-of-another-user" => {
+            let mut body: Value = serde_json::from_slice(&refused("internal", 0)).unwrap();
+            body["user_id"] = "s3cret".into();
+            vec![to(body.to_string().into_bytes())]
+        }
         "of-no-user" => vec![changed("user_id", Value::Null)],
         "of-no-host" => vec![changed("host", Value::Null)],
         "of-another-user" => vec![changed("user_id", "s3cret".into())],
@@ -61,6 +66,7 @@ async fn a_hostile_answer_is_an_error_of_its_own_request_and_of_no_other() {
         ("status", Some(UnusableReply::NotUnderstood)),
         ("no-error", Some(UnusableReply::NotUnderstood)),
         ("no-token", Some(UnusableReply::NotUnderstood)),
+        ("error-of-another-user", Some(UnusableReply::OfSomebodyElse)),
         ("of-no-user", Some(UnusableReply::OfSomebodyElse)),
         ("of-no-host", Some(UnusableReply::OfSomebodyElse)),
         ("of-another-user", Some(UnusableReply::OfSomebodyElse)),
@@ -212,7 +218,10 @@ async fn the_largest_wait_that_can_be_written_ends_its_own_request_alone() {
 async fn the_words_of_a_hostile_error_do_nothing_to_a_terminal() {
     let world = world_without_a_worker().await;
     let replier = Replier::start(&world, move |asked| {
-        let error = json!({"code": "\u{1b}[2J", "message": format!("a\r\nerror: forged\u{202e}{}", "x".repeat(10_000)), "retryable": false});
+        let long = "x".repeat(10_000);
+        let message = format!("a\r\nerror: forged\u{202e}{long}");
+        let reason = format!("\u{1b}{long}");
+        let error = json!({"code": "\u{1b}[2J", "message": message, "reason": reason, "retryable": false});
         let body = json!({"status": "error", "error": error, "warnings": ["\u{7}"]});
         vec![(asked.correlation_id.clone(), body.to_string().into_bytes())]
     })
@@ -222,5 +231,6 @@ async fn the_words_of_a_hostile_error_do_nothing_to_a_terminal() {
     assert_eq!(error.to_string(), format!("{shown}{}", "x".repeat(500 - "a..error: forged.".len())));
     let Error::Refused(refusal) = error else { panic!("{error:?}") };
     assert_eq!(refusal.warnings[0].to_string(), r"\u0007");
+    assert_eq!(refusal.reason, Some(format!(r"\u001b{}", "x".repeat(499))));
     drop(replier);
 }

@@ -42,7 +42,8 @@ async fn a_token_in_clear_or_in_anothers_box_is_refused_where_a_sealed_one_was_a
     let replier = Replier::start(&world, move |asked| {
         let mut body: Value = serde_json::from_slice(&asked.granted("s3cret")).unwrap();
         match asked.user() {
-            "forged" => body["token"]["sealed"] = "c2VhbGVk".into(),
+            "forged" => body["token"] = json!({"sealed": "c2VhbGVk"}),
+            "clear-beside-a-box" => body["token"]["sealed"] = "c2VhbGVk".into(),
             "clear-beside-a-list" => body["tokens"] = json!([]),
             _ => {}
         }
@@ -53,6 +54,7 @@ async fn a_token_in_clear_or_in_anothers_box_is_refused_where_a_sealed_one_was_a
     for (user, expected) in [
         ("clear", UnusableReply::NotSealed),
         ("clear-beside-a-list", UnusableReply::NotSealed),
+        ("clear-beside-a-box", UnusableReply::NotSealed),
         ("forged", UnusableReply::NotOpened),
     ] {
         let error = client.token(user, "git.example.org").send().await.unwrap_err();

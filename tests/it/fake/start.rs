@@ -1,5 +1,6 @@
 //! How it starts, beside whom, and by which rules.
 
+use tokenkeeper_testkit::proxy::FaultProxy;
 use tokenkeeper_testkit::queues::TOKEN_REQUEST;
 
 use super::*;
@@ -43,6 +44,43 @@ async fn it_takes_no_message_from_a_worker_and_a_worker_takes_over_after_it() {
     assert_eq!(real["status"], "ok");
     assert!(!real["token"]["value"].as_str().unwrap().starts_with("fake-"), "a token of the provider");
     worker.stop(&world).await;
+}
+
+#[tokio::test]
+async fn it_does_not_start_beside_others_either_when_its_first_connection_fails() {
+    let broker = TestBroker::connect().await;
+    let _first = Fake::start(&broker, &[]).await;
+    let proxy = FaultProxy::start_for_url(broker.url(), 5672).await;
+    proxy.refuse();
+    let folder = tempfile::tempdir().unwrap();
+    let mut second = launch(&broker, &folder, &[], &[("AMQP_URL", &proxy.url(broker.url()))]);
+    let said = || fs::read_to_string(folder.path().join("fake.log")).unwrap();
+    eventually("a try to fail", PATIENCE, async || said().contains("WARN").then_some(())).await;
+    proxy.accept();
+    let ended = within("the second one to end", PATIENCE, second.wait()).await.unwrap();
+    assert_eq!(ended.code(), Some(1), "{}", said());
+    assert!(said().contains("--beside-workers") && !said().contains("fake is ready"), "{}", said());
+}
+
+#[tokio::test]
+async fn it_answers_again_once_a_broken_connection_is_back() {
+    let broker = TestBroker::connect().await;
+    let proxy = FaultProxy::start_for_url(broker.url(), 5672).await;
+    let mut fake = Fake::start_with(&broker, &[], &[("AMQP_URL", &proxy.url(broker.url()))]).await;
+    let asked = async || broker.request(TOKEN_REQUEST, request("u-1")).await.body;
+    let before = asked().await;
+    proxy.cut_all();
+    eventually("the fake to be ready again", PATIENCE, async || {
+        (fake.log().matches("fake is ready").count() == 2).then_some(())
+    })
+    .await;
+    // The same token, and by one consumer alone.
+    assert_eq!(asked().await["token"]["value"], before["token"]["value"]);
+    eventually("the old consumer to be gone", PATIENCE, async || {
+        (broker.consumers("token-requests").await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(fake.end("TERM").await, Some(0));
 }
 
 #[tokio::test]

@@ -5,17 +5,17 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 
-use super::{is_traceparent, message};
+use super::{is_traceparent, json, message};
 use crate::ask::{Message, Question, Terms};
 use crate::client::Client;
 use crate::error::Error;
 use crate::kind::MessageKind;
 use crate::progress::Progress;
-use crate::reply::{self, Stored};
+use crate::reply::{self, Body, Stored};
 use crate::seal::DeploymentKey;
 use crate::wire;
 
-terms!(StoreRequest);
+terms!(StoreRequest, TokenStore);
 
 /// A login on its way to tokenkeeper.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ impl<'c> StoreRequest<'c> {
         Self { expires_at: Some(date), ..self }
     }
 
-    /// When the refresh token expires. Default: nobody knows.
+    /// When the refresh token expires. Default: not known.
     pub fn refresh_token_expires_at(self, date: DateTime<Utc>) -> Self {
         Self { refresh_token_expires_at: Some(date), ..self }
     }
@@ -95,49 +95,35 @@ impl<'c> StoreRequest<'c> {
         Self { seal: Some(key.clone()), ..self }
     }
 
-    /// Stores it.
+    /// Waits until tokenkeeper owns the pair.
     ///
     /// # Errors
-    /// - [`Error::Refused`]: a worker refuses it.
-    /// - [`Error::ConnectionLost`]: the connection broke, and nobody knows what came of it. The
-    ///   same login may be sent again: a repeated one changes nothing, unless a later login was stored in between.
-    /// - [`Error::Invalid`]: it breaks the contract, and was not sent.
-    /// - [`Error::Connect`], [`Error::NoReply`]: its time is over.
-    /// - [`Error::Unroutable`], [`Error::Nacked`], [`Error::Broker`]: the broker does not take it.
-    /// - [`Error::Reply`]: what came is no answer to it.
-    /// - [`Error::Options`]: the name of the broker's user does not fit into a message.
-    /// - [`Error::Closed`]: the client was closed.
+    /// Those [of every request](Error#of-every-request), and [`Error::ConnectionLost`]: the connection broke, and nobody knows what
+    /// came of it. The same login may be sent again: a repeated one changes nothing, unless a later login was stored in between.
     pub async fn send(self) -> Result<Stored, Error> {
-        let question = Question {
-            client: self.client,
-            kind: MessageKind::TokenStore,
-            user: &self.user,
-            terms: &self.terms,
-        };
-        question.ask(|| self.message(), reply::stored, |_| None).await
+        let read = |body: &Body| reply::stored(body, &self.user, &self.host);
+        self.question().ask(|| self.message(), read, |_| None).await
     }
 
     fn message(&self) -> Result<Message, Error> {
-        let login = message(
-            &wire::TokenStore {
-                user_id: &self.user,
-                host: &self.host,
-                auth_id: self.auth_id.as_deref(),
-                auth_name: self.auth_name.as_deref(),
-                token: wire::Pair {
-                    value: wire::Secret(&self.value),
-                    refresh_token: self.refresh_token.as_ref().map(wire::Secret),
-                    username: self.username.as_deref(),
-                    scopes: self.scopes.as_deref(),
-                    expires_at: self.expires_at,
-                    refresh_token_expires_at: self.refresh_token_expires_at,
-                },
+        let login = wire::TokenStore {
+            user_id: &self.user,
+            host: &self.host,
+            auth_id: self.auth_id.as_deref(),
+            auth_name: self.auth_name.as_deref(),
+            token: wire::Pair {
+                value: wire::Secret(&self.value),
+                refresh_token: self.refresh_token.as_ref().map(wire::Secret),
+                username: self.username.as_deref(),
+                scopes: self.scopes.as_deref(),
+                expires_at: self.expires_at,
+                refresh_token_expires_at: self.refresh_token_expires_at,
             },
-            None,
-        )?;
-        let Some(key) = &self.seal else { return Ok(login) };
-        let sealed = key.seal(&login.body)?;
+        };
+        let Some(key) = &self.seal else { return message(MessageKind::TokenStore, &login, None) };
+        let sealed = key.seal(&json(&login)?)?;
         let (user_id, host) = (&*self.user, &*self.host);
-        message(&wire::SealedTokenStore { user_id, host, sealed, key_id: key.id() }, None)
+        let sealed = wire::SealedTokenStore { user_id, host, sealed, key_id: key.id() };
+        message(MessageKind::TokenStore, &sealed, None)
     }
 }
