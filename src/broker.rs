@@ -10,6 +10,7 @@ mod connection;
 pub mod dead_letters;
 mod diagnosis;
 pub mod events;
+mod journal;
 mod outgoing;
 mod parked;
 mod publisher;
@@ -27,6 +28,7 @@ use tokio::time::timeout;
 
 pub use self::connection::{connect, take_leave};
 pub use self::diagnosis::{Diagnosis, Difference, Login, Permission, Permissions};
+pub use self::journal::{Appended, JournalReader, ReadFrom};
 pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, OutgoingReply};
 pub use self::parked::ParkedQueue;
 pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};

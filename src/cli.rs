@@ -19,6 +19,7 @@ pub(crate) mod keys;
 pub(crate) mod migrate;
 pub(crate) mod provider;
 pub(crate) mod request;
+pub(crate) mod restore;
 pub(crate) mod schema;
 pub(crate) mod token;
 pub(crate) mod worker;

@@ -12,6 +12,7 @@ pub mod flags;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod housekeeping;
+pub mod journal;
 pub mod limits;
 pub mod oauth;
 pub mod parking;

@@ -63,6 +63,7 @@ enum Command {
     Doctor(cli::doctor::Arguments),
     Housekeeping(cli::housekeeping::Arguments),
     Keys(cli::keys::Arguments),
+    Restore(cli::restore::Arguments),
     Audit(cli::audit::Arguments),
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
@@ -110,6 +111,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Credential(arguments) => in_runtime(cli::credential::run(file.as_deref(), arguments)),
         Command::Fake(arguments) => in_runtime(cli::fake::run(load()?, arguments)),
         Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
+        Command::Restore(arguments) => in_runtime(cli::restore::run(load()?, arguments)),
         Command::Audit(arguments) => cli::audit::run(&load()?, &arguments),
         // It works without settings.
         Command::Schema(arguments) => cli::schema::run(&arguments),

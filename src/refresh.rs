@@ -29,6 +29,7 @@ use crate::broker::events::Events;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::decide::Cause;
 use crate::domain::provider::Provider;
+use crate::journal::Journal;
 use crate::limits::bulkhead::{Bulkhead, Quotas};
 use crate::oauth::TokenClient;
 use crate::parking::Parking;
@@ -72,6 +73,8 @@ pub struct Limits {
 pub struct Outlets {
     /// Pairs that the database does not take before the worker must stop.
     pub parking: Parking,
+    /// Every pair, in case that the database goes back.
+    pub journal: Journal,
     /// What upstream wants to hear of.
     pub events: Events,
 }
@@ -176,10 +179,11 @@ impl Refresher {
         tracker: TaskTracker,
         hard_stop: CancellationToken,
     ) -> Self {
-        let Outlets { parking, events } = outlets;
+        let Outlets { parking, journal, events } = outlets;
         let bulkhead = Bulkhead::new(options.quotas);
         let hosts = Hosts::new(&options, events.clone());
-        let context = FlightContext { store, client, clock, options, hard_stop, parking, hosts, events };
+        let context =
+            FlightContext { store, client, clock, options, hard_stop, parking, journal, hosts, events };
         Self { context: Arc::new(context), bulkhead, flights: Flights::default(), tracker }
     }
 

@@ -30,6 +30,7 @@ use crate::contract::{
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::secret::KeyRing;
 use crate::flags::Flags;
+use crate::journal::Journal;
 use crate::limits::bulkhead::Queue;
 use crate::limits::publisher::PublisherLimit;
 use crate::refresh::Refresher;
@@ -44,6 +45,7 @@ pub struct Handler {
     pub store: Store,
     pub providers: Providers,
     pub refresher: Arc<Refresher>,
+    pub journal: Journal,
     pub database: Availability,
     pub flags: Flags,
     pub access: Access,

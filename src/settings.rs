@@ -108,6 +108,8 @@ pub struct Broker {
     pub retry_delay: Duration,
     /// How often such a message is tried again before it goes to the dead letters.
     pub retry_limit: u32,
+    /// How long the journal of pairs keeps a record: as old as the oldest backup that one would restore. Zero: no journal.
+    pub journal_max_age: Duration,
     /// Limit for connecting, TLS and the AMQP handshake included.
     pub connect_timeout: Duration,
     /// Limit for every AMQP operation. Without it an operation on a blocked connection waits for ever.
@@ -309,6 +311,7 @@ impl Broker {
             delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
             retry_delay: from.seconds("broker.retry_delay_secs", 0..=3_600, 5),
             retry_limit: from.integer("broker.retry_limit", 1..=1_000_000, 100),
+            journal_max_age: from.seconds("broker.journal_max_age_secs", 0..=31_536_000, 7 * 24 * 60 * 60),
             connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
             operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),
         }

@@ -6,12 +6,15 @@
 
 mod canary;
 mod claim;
+mod condemn;
+mod contents;
 pub mod database;
 mod duty;
 mod entry;
 mod error;
 mod group_commit;
 mod idle;
+mod journal;
 mod known;
 mod lease;
 mod line;
@@ -47,6 +50,7 @@ pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::error::StoreError;
 use self::group_commit::GroupCommit;
 pub use self::idle::Unrefreshable;
+pub use self::journal::{Applied, JournalMark, JournalRecord, JournalledPair, PairState};
 use self::known::Known;
 pub use self::known::KnownEntry;
 pub use self::listing::{ListedFailure, ListedIdentity, ListedLease, ListedToken, Listing, ListingFilter};

@@ -20,6 +20,7 @@ mod dead_letters;
 mod events;
 mod hosts;
 mod housekeeping;
+mod journal;
 mod keys;
 mod label;
 pub mod logs;
@@ -52,6 +53,7 @@ pub use self::hosts::{
 pub use self::housekeeping::{
     ChoreOutcome, chore_done, housekeeping_done, housekeeping_failed, housekeeping_left_to_another,
 };
+pub use self::journal::*;
 pub use self::keys::{
     format_waits, keys_dropped, keys_unusable, sealing_begins, sealing_waits, worker_not_kept,
 };
@@ -356,6 +358,7 @@ pub fn describe() {
     audit::describe();
     events::describe();
     hosts::describe();
+    journal::describe();
     parking::describe();
     database::describe();
     dead_letters::describe();

@@ -140,9 +140,10 @@ impl Worker {
 
         let broker = Arc::new(settings.broker.clone());
         let name = format!("{instance} publish");
-        let (refreshing, keep_publishing) =
-            Refreshing::open(&settings, &keys, &store, &clock, name, stop, closed)?;
-        services.spawn("the publishing connection", keep_publishing);
+        let (refreshing, tasks) =
+            Refreshing::open(&settings, &keys, &store, &clock, (&instance, name), stop, closed)?;
+        services.spawn("the publishing connection", tasks.keep_publishing);
+        services.spawn_until("the journal", stop.hard.clone(), tasks.keep_journal);
         let publisher = refreshing.publisher.clone();
         seal_dead_letters(&broker, &keys, &publisher, services, stop);
         let spool = refreshing.spool.clone();
@@ -153,6 +154,7 @@ impl Worker {
             providers: Providers::new(store.clone()),
             store: store.clone(),
             refresher: Arc::clone(&refreshing.refresher),
+            journal: refreshing.journal.clone(),
             database: database.clone(),
             flags,
             access: settings.access.clone(),
@@ -168,7 +170,8 @@ impl Worker {
         });
 
         let health =
-            Health::new(database.clone(), publisher.clone(), services.clone(), spool, broker.partitions);
+            Health::new(database.clone(), publisher.clone(), services.clone(), spool, broker.partitions)
+                .with_journal(refreshing.journal.clone());
         let health = Arc::new(health);
         health.set_address(address);
         readiness.has_started(&health);
@@ -203,6 +206,7 @@ impl Worker {
             restorer,
             database,
             aside: Arc::clone(&aside),
+            journal: refreshing.journal.clone(),
             troubles: refreshing.publisher.troubles().clone(),
             messages: messages.clone(),
             health: Arc::clone(&health),

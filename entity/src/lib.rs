@@ -9,6 +9,7 @@
 pub mod auth_provider;
 pub mod duty;
 pub mod identity;
+pub mod journal_mark;
 pub mod key_canary;
 pub mod token_entry;
 pub mod worker;

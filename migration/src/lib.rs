@@ -29,6 +29,7 @@ mod m20261130_000040_create_key_canary;
 mod m20261130_000041_add_record_mac;
 mod m20261130_000042_add_formats;
 mod m20261130_000050_keep_where_providers_are;
+mod m20261130_000060_create_journal_mark;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigrationStatus, MigratorTrait, SchemaManager};
@@ -67,6 +68,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000041_add_record_mac::Migration),
             Box::new(m20261130_000042_add_formats::Migration),
             Box::new(m20261130_000050_keep_where_providers_are::Migration),
+            Box::new(m20261130_000060_create_journal_mark::Migration),
         ]
     }
 }

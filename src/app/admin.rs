@@ -22,6 +22,7 @@ pub use self::serve::Endpoint;
 use crate::app::services::Services;
 use crate::broker::Feed;
 use crate::broker::Publisher;
+use crate::journal::{Gate, Journal};
 use crate::parking::Spool;
 use crate::store::database::Availability;
 
@@ -30,6 +31,7 @@ use crate::store::database::Availability;
 pub struct Health {
     database: Availability,
     publisher: Publisher,
+    journal: Journal,
     /// One for each of [`Feed::ALL`].
     consuming: [Arc<AtomicBool>; Feed::ALL.len()],
     /// Whether messages in hand are being settled.
@@ -58,6 +60,7 @@ impl Health {
         Self {
             database,
             publisher,
+            journal: Journal::none(),
             consuming,
             watched,
             services,
@@ -67,6 +70,11 @@ impl Health {
             partitions_due,
             address,
         }
+    }
+
+    #[must_use]
+    pub fn with_journal(self, journal: Journal) -> Self {
+        Self { journal, ..self }
     }
 
     /// Marks a queue as consumed until the mark is dropped.
@@ -108,6 +116,13 @@ impl Health {
         if let Some(problem) = self.database.problem() {
             problems.push(format!("database: {problem}"));
         }
+        problems.extend(match self.journal.gate() {
+            Gate::Open => None,
+            Gate::Reading { records } => Some(format!(
+                "journal: it is read from where the database stands, {records} records so far (docs/journal.md)"
+            )),
+            Gate::Asking => Some("journal: the database does not say how far it is".to_owned()),
+        });
         problems.extend(self.spool.problem().map(|problem| format!("worker: {problem}")));
         let troubles = self.publisher.troubles().problems();
         problems.extend(troubles.into_iter().map(|problem| format!("broker: {problem}")));

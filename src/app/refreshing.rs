@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::BoxFuture;
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -15,6 +16,7 @@ use super::lifecycle::Stop;
 use crate::broker::{Publisher, events};
 use crate::domain::clock::Clock;
 use crate::domain::secret::KeyRing;
+use crate::journal::{Follower, Journal};
 use crate::oauth::TokenClient;
 use crate::parking::{Parking, Spool};
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
@@ -29,10 +31,21 @@ pub struct Refreshing {
     pub publisher: Publisher,
     /// Keeps pairs that the broker does not accept either.
     pub spool: Spool,
+    /// Keeps a copy of every pair, in case that the database goes back.
+    pub journal: Journal,
     /// Running refreshes. They outlive the requests that started them.
     pub flights: TaskTracker,
     publish_events: JoinHandle<()>,
     no_more_events: CancellationToken,
+}
+
+/// What must run beside the refresher.
+#[allow(missing_debug_implementations, reason = "futures")]
+pub struct Tasks {
+    /// Keeps the publishing connection up, until `closed` fires.
+    pub keep_publishing: BoxFuture<'static, ()>,
+    /// Follows the journal until the hard stop.
+    pub keep_journal: BoxFuture<'static, ()>,
 }
 
 impl fmt::Debug for Refreshing {
@@ -59,20 +72,20 @@ pub(super) async fn store_over(
 }
 
 impl Refreshing {
-    /// `name` is the broker's name for the publishing connection. The caller must run the returned future, which keeps
-    /// that connection up until `closed` fires.
+    /// `name` is the broker's name for the publishing connection, and `instance` this process's. The caller must run the returned
+    /// tasks.
     pub fn open(
         settings: &Settings,
         keys: &Arc<KeyRing>,
         store: &Store,
         clock: &Arc<dyn Clock>,
-        name: String,
+        (instance, name): (&str, String),
         stop: &Stop,
         closed: &CancellationToken,
-    ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
+    ) -> anyhow::Result<(Self, Tasks)> {
         let broker = Arc::new(settings.broker.clone());
         let (publisher, keep_publishing) =
-            Publisher::new(broker, Arc::clone(keys), name, stop.hard.clone(), closed.clone());
+            Publisher::new(Arc::clone(&broker), Arc::clone(keys), name, stop.hard.clone(), closed.clone());
         let (events, outbox) = events::queue();
         let (flights, no_more_events) = (TaskTracker::new(), CancellationToken::new());
         let publish_events = tokio::spawn(outbox.publish(publisher.clone(), no_more_events.clone()));
@@ -83,18 +96,39 @@ impl Refreshing {
             Arc::clone(clock),
             &settings.refresh.tls,
         )?;
+        let (journal, append_late) = if broker.journal_max_age.is_zero() {
+            (Journal::none(), None)
+        } else {
+            let (journal, late) =
+                Journal::new(Arc::clone(&broker), instance.to_owned(), store.clone(), publisher.clone());
+            (journal, Some(late))
+        };
+        let follower = Follower::new(&journal, Arc::clone(clock));
         let parking = Parking::new(publisher.clone(), spool.clone(), stop.soft.clone());
         let refresher = Arc::new(Refresher::new(
             store.clone(),
             client,
             Arc::clone(clock),
             RefreshOptions::new(&settings.refresh, &settings.worker),
-            Outlets { parking, events },
+            Outlets { parking, journal: journal.clone(), events },
             flights.clone(),
             stop.hard.clone(),
         ));
-        let refreshing = Self { refresher, publisher, spool, flights, publish_events, no_more_events };
-        Ok((refreshing, keep_publishing))
+        let refreshing =
+            Self { refresher, publisher, spool, journal, flights, publish_events, no_more_events };
+        let hard_stop = stop.hard.clone();
+        let keep_journal = async move {
+            if let (Some(append_late), Some(follower)) = (append_late, follower) {
+                tokio::select! {
+                    () = append_late => {}
+                    () = follower.run(hard_stop.clone()) => {}
+                }
+            }
+        };
+        Ok((
+            refreshing,
+            Tasks { keep_publishing: Box::pin(keep_publishing), keep_journal: Box::pin(keep_journal) },
+        ))
     }
 
     /// Publishes the remaining events after the last refresh. Events that the broker does not accept within `patience`

@@ -4,6 +4,7 @@
 //! count as safe.
 
 mod events;
+mod journal;
 mod supervised;
 
 use std::pin::pin;
@@ -71,6 +72,8 @@ struct Wire {
     silent: AtomicBool,
     /// Opened for the first event. The broker closes it if there is no exchange of events. That must not affect dead letters.
     events: Mutex<Option<Channel>>,
+    /// For many publishes at once. Opened for the first record of the journal, for the same reason.
+    journal: Mutex<Option<Channel>>,
 }
 
 impl Publisher {
@@ -262,6 +265,20 @@ impl Publisher {
         }
     }
 
+    /// A channel that the broker may close without harm to the others: open, or opened now.
+    async fn own_channel(
+        &self,
+        connection: &Connection,
+        place: &Mutex<Option<Channel>>,
+    ) -> Result<Channel, BrokerError> {
+        let mut place = place.lock().await;
+        let channel = match place.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => confirming_channel(connection, &self.settings).await?,
+        };
+        Ok(place.insert(channel).clone())
+    }
+
     /// Retries until the publish works or the worker stops.
     async fn retry_until_stopped<F>(&self, publish: impl Fn(Arc<Wire>) -> F) -> Result<(), Stopped>
     where
@@ -312,6 +329,7 @@ impl Wire {
             moving: Mutex::new(moving),
             silent: AtomicBool::new(false),
             events: Mutex::default(),
+            journal: Mutex::default(),
         })
     }
 

@@ -18,6 +18,9 @@ use crate::settings::{Broker, Topology};
 /// back this often.
 const KEEPING_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
+/// In bytes. Some ten thousand records.
+const JOURNAL_SEGMENT_BYTES: i64 = 10_000_000;
+
 /// A queue that a worker consumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
@@ -110,6 +113,11 @@ impl Names {
         format!("{}.parked-pairs", self.prefix)
     }
 
+    /// The stream of the journal of pairs.
+    pub fn journal(&self) -> String {
+        format!("{}.pairs", self.prefix)
+    }
+
     /// The exchange of messages that wait before the next try, and the queue bound to it. The routing key is the queue that
     /// they go back to.
     pub fn again(&self) -> String {
@@ -172,7 +180,9 @@ async fn work(
     let names = Names::new(&settings.prefix);
     let dead_letters = dead_letter_arguments(settings);
     let retry_delay = settings.retry_delay;
-    let declarer = Declarer { channel, limit, mode, names, delivery_limit, dead_letters, retry_delay };
+    let journal = settings.journal_max_age;
+    let declarer =
+        Declarer { channel, limit, mode, names, delivery_limit, dead_letters, retry_delay, journal };
     match feed {
         None => {
             declarer.contract().await?;
@@ -220,6 +230,8 @@ struct Declarer<'a> {
     delivery_limit: i64,
     dead_letters: FieldTable,
     retry_delay: Duration,
+    /// How long the journal keeps its records. Zero: there is none.
+    journal: Duration,
 }
 
 impl Declarer<'_> {
@@ -231,6 +243,9 @@ impl Declarer<'_> {
         self.bind(&dead_letters, &dead_letters, "").await?;
         // Workers publish to it by its name, so it needs no binding.
         self.queue(&self.names.parked_pairs(), keeping_arguments()).await?;
+        if !self.journal.is_zero() {
+            self.queue(&self.names.journal(), journal_arguments(self.journal)).await?;
+        }
         for feed in [Feed::Suspects, Feed::Isolated] {
             self.queue(&self.names.queue(feed), self.work_arguments()).await?;
         }
@@ -350,6 +365,15 @@ fn waiting_arguments(delay: Duration) -> FieldTable {
     arguments.insert("x-dead-letter-exchange".into(), text(""));
     arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     arguments.insert("x-overflow".into(), text("reject-publish"));
+    arguments
+}
+
+/// A stream: what was read stays, until it is too old. Its age is checked for whole segments, so small ones keep it from growing.
+fn journal_arguments(max_age: Duration) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("stream"));
+    arguments.insert("x-max-age".into(), text(&format!("{}s", max_age.as_secs())));
+    arguments.insert("x-stream-max-segment-size-bytes".into(), AMQPValue::LongLongInt(JOURNAL_SEGMENT_BYTES));
     arguments
 }
 

@@ -1,5 +1,6 @@
 //! `tokenkeeper token`
 
+mod condemn;
 mod import;
 mod lines;
 mod list;
@@ -13,7 +14,7 @@ use tokenkeeper::store::database;
 use super::provider::open_store_to_write;
 use super::{Ending, Failure};
 
-/// Imports users' tokens and shows their state, never the tokens themselves
+/// Imports users' tokens, condemns dead ones, and shows their state, never the tokens themselves
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -23,6 +24,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Import(import::Arguments),
+    Condemn(condemn::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
 }
@@ -33,6 +35,11 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
             let store = open_store_to_write(&settings).await?;
             let import = Box::pin(import::run(store.clone(), &arguments));
             Presence::during(&store, "token import", import).await
+        }
+        Command::Condemn(arguments) => {
+            let store = open_store_to_write(&settings).await?;
+            let condemn = Box::pin(condemn::run(&settings, &store, &arguments));
+            Presence::during(&store, "token condemn", condemn).await
         }
         Command::List(arguments) => list::run(&open_listing(&settings).await?, arguments).await,
         Command::Show(arguments) => show::run(&open_listing(&settings).await?, arguments).await,

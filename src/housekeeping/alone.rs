@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::{Housekeeper, Pass};
 use crate::app::lifecycle::Stop;
@@ -54,21 +56,28 @@ async fn pass_with(
 ) -> anyhow::Result<Passed> {
     let closed = CancellationToken::new();
     let name = "tokenkeeper housekeeping".to_owned();
-    let (refreshing, keep_publishing) =
-        Refreshing::open(settings, keys, &store, &clock, name, stop, &closed)?;
-    let publishing = tokio::spawn(keep_publishing);
+    let instance = format!("{name}-{}", Uuid::new_v4().simple());
+    let (refreshing, tasks) =
+        Refreshing::open(settings, keys, &store, &clock, (&instance, name), stop, &closed)?;
+    let publishing = tokio::spawn(tasks.keep_publishing);
+    let following = AbortOnDropHandle::new(tokio::spawn(tasks.keep_journal));
     let refresher = Arc::clone(&refreshing.refresher);
     let housekeeper = Housekeeper { store, refresher, clock, settings: settings.housekeeping.clone() };
 
     let mut done = Pass::default();
+    let passing = async {
+        refreshing.journal.opened().await;
+        housekeeper.pass(&mut done).await
+    };
     let is_whole = tokio::select! {
-        passed = housekeeper.pass(&mut done) => passed.map(|()| true),
+        passed = passing => passed.map(|()| true),
         () = stop.soft.cancelled() => Ok(false),
     };
     // A pair that the provider has issued is stored or parked before the process ends.
     refreshing.flights.close();
     refreshing.flights.wait().await;
     let told = refreshing.publish_last_events(settings.broker.operation_timeout, stop).await;
+    drop(following);
     closed.cancel();
     told?;
     publishing.await.context("the task of the broker connection ended unexpectedly")?;

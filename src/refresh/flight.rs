@@ -17,6 +17,7 @@ use crate::domain::clock::Clock;
 use crate::domain::decide::Cause;
 use crate::domain::provider::Provider;
 use crate::domain::secret::{SecretString, fingerprint};
+use crate::journal::Journal;
 use crate::oauth::TokenClient;
 use crate::parking::Parking;
 use crate::retry::Backoff;
@@ -43,6 +44,7 @@ pub(super) struct FlightContext {
     pub(super) options: RefreshOptions,
     pub(super) hard_stop: CancellationToken,
     pub(super) parking: Parking,
+    pub(super) journal: Journal,
     pub(super) hosts: Hosts,
     pub(super) events: Events,
 }
@@ -93,9 +95,15 @@ impl FlightContext {
             Ok(None) => return FlightOutcome::Moved,
             Err(error) => return FlightOutcome::StoreFailed(Arc::new(error)),
         };
+        let attempt = fingerprint(&refresh_token);
+        // The database went back, or somebody put an old row back. The next round sees to it.
+        let journal = &self.journal;
+        if !journal.opened_by(order.deadline).await || journal.is_ahead_of(&order.provider.host, &order.entry)
+        {
+            return FlightOutcome::Moved;
+        }
         let now = self.clock.now();
         let ttl = self.options.lease_ttl;
-        let attempt = fingerprint(&refresh_token);
         let unless_reserved_beyond = order.cause.unless_reserved_beyond(order.provider.old_token_grace, now);
         let taken =
             self.store.take_lease(&order.entry, unless_reserved_beyond, holder, &attempt, now, ttl).await;
@@ -106,6 +114,9 @@ impl FlightContext {
                 return FlightOutcome::Moved;
             }
             Err(error) => return FlightOutcome::StoreFailed(error),
+        }
+        if journal.is_spent(&attempt) {
+            return Box::pin(self.give_up(&flight, &refresh_token, spent_before(order))).await;
         }
         let lease_guard = LeaseGuard::until(now.plus(ttl));
         let spent = Spent::new(&refresh_token, order, now);
@@ -156,7 +167,11 @@ impl FlightContext {
         match self.call_provider(flight, spent, lease_guard, permit).await {
             Ok(issue) => {
                 let pair = new_pair(&flight.order, issue, spent.token);
-                self.save_pair(flight, pair, started).await
+                // The database goes first, and no pair is handed out before the journal has it too.
+                let (Order { provider, entry, .. }, sent) = (&flight.order, fingerprint(spent.token));
+                let journalled = self.journal.refreshed(&provider.host, entry, &pair, &sent);
+                let (outcome, ()) = tokio::join!(self.save_pair(flight, pair.clone(), started), journalled);
+                outcome
             }
             Err(CallEnd::LeaseLost) => FlightOutcome::Moved,
             Err(CallEnd::Failed(failed)) => {
@@ -216,6 +231,18 @@ impl FlightContext {
         let until = Instant::now() + NEWER_PAIR_WITHIN;
         let is_newer = |current: Entry| current.generation != entry.generation;
         self.poll(entry.id, until, |current| current.is_some_and(is_newer)).await
+    }
+}
+
+/// An old pair was stored anew: its refresh token is not sent, because the host would only refuse it.
+fn spent_before(order: &Order) -> FailedFlight {
+    FailedFlight {
+        // Not the provider's refusal, so it says nothing about the provider.
+        kind: FailureKind::Interrupted,
+        message: "an earlier refresh has spent the stored refresh token".to_owned(),
+        retry_after: None,
+        certain: true,
+        deadline: order.deadline,
     }
 }
 

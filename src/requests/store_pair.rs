@@ -74,7 +74,11 @@ impl Handler {
         let Login { user_id, account, pair, .. } = login;
         let stored = self.store.put_login(user_id, provider.id, account, pair, false, now).await?;
         match stored.effect {
-            LoginEffect::Created | LoginEffect::Replaced => tracing::info!("token pair stored"),
+            LoginEffect::Created | LoginEffect::Replaced => {
+                let (host, whose) = (&provider.host, (user_id.as_str(), account));
+                self.journal.logged_in(host, whose, pair, stored.generation, now).await;
+                tracing::info!("token pair stored");
+            }
             LoginEffect::Kept => tracing::info!("the login is repeated: the stored token pair stays"),
         }
         Ok(stored)

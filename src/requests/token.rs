@@ -3,6 +3,7 @@
 mod waiting;
 
 use std::future::Future;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use super::refusal::{
 use super::{Handler, TimeFrame};
 use crate::contract::{ErrorBody, ErrorCode, TokenGrant, Warning};
 use crate::domain::clock::Timestamp;
-use crate::domain::decide::{Decision, Demand, Notice, Policy, decide};
+use crate::domain::decide::{Decision, Demand, Notice, Policy, TokenState, decide};
 use crate::domain::provider::Provider;
 use crate::domain::sealed_box::PublicKey;
+use crate::journal::StillBehind;
 use crate::limits::bulkhead::{Queue, WaitSlot, Waiter};
 use crate::refresh::FailedFlight;
 use crate::retry::Backoff;
@@ -62,6 +64,9 @@ impl Handler {
     /// Hands out a token, and counts the result. Only known hosts are counted, because a label must not come from a publisher.
     pub(super) async fn hand_out(&self, ask: &Ask<'_>) -> Result<TokenGrant, ErrorBody> {
         let provider = self.in_time(ask.time, || self.provider_for(ask)).await?;
+        if !self.journal.opened_by(ask.time.give_up_at).await {
+            return Err(database_away());
+        }
         let granted = self.in_time(ask.time, || self.try_hand_out(ask, Arc::clone(&provider))).await;
         match granted {
             Ok(grant) => {
@@ -155,6 +160,7 @@ impl Handler {
             slot: None,
             wait_until: None,
             failed: None,
+            brought_up: false,
         }
         .run()
         .await
@@ -174,6 +180,8 @@ struct Attempt<'a> {
     wait_until: Option<Instant>,
     /// The flight that failed while it waited.
     failed: Option<Arc<FailedFlight>>,
+    /// Whether its row was brought up to the journal.
+    brought_up: bool,
 }
 
 enum Round {
@@ -212,6 +220,9 @@ impl Attempt<'_> {
         let Handler { store, clock, .. } = self.handler;
         let (user_id, provider_id, now) = (self.ask.user_id, self.provider.id, clock.now());
         let Some(known) = store.known(user_id, provider_id, now) else { return Ok(Round::Again) };
+        if self.handler.journal.is_ahead_of(&self.provider.host, &known.entry) {
+            return Ok(Round::Again);
+        }
         let decision = decide(Some(&known.state()), now, &self.demand, &self.policy);
         let Decision::Serve { reserved, notices } = decision else { return Ok(Round::Again) };
         let until = self.demand.until().max(known.reserved_until());
@@ -231,16 +242,22 @@ impl Attempt<'_> {
     /// Waits and refreshes are boxed: every message would carry the size of its largest step, and few need that.
     async fn round(&mut self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
+        if self.handler.journal.is_ahead_of(&self.provider.host, &entry) {
+            return Box::pin(self.bring_up(&entry)).await;
+        }
         let now = self.handler.clock.now();
         if entry.has_live_lease(now) {
             telemetry::lease_waited(&self.provider.host);
             return Box::pin(self.wait_for_others(&entry)).await;
         }
         let condemned = self.handler.store.condemnation(&entry)?;
-        if let Some(failure) = condemned.filter(|failure| self.ends_old_token(failure.kind)) {
+        if let Some(failure) = condemned
+            && self.ends_old_token(&entry, failure.kind).await?
+        {
             return Err(refused_before(failure, &self.provider).into());
         }
-        match decide(Some(&entry.state), now, &self.demand, &self.policy) {
+        let state = as_held(&entry, self.handler.journal.unsure_until(now));
+        match decide(Some(&state), now, &self.demand, &self.policy) {
             Decision::Serve { reserved, notices } => {
                 self.serve(&entry, Way::stored(reserved), warnings(notices)).await
             }
@@ -258,6 +275,27 @@ impl Attempt<'_> {
             Decision::WaitForReservation(until) => Box::pin(self.wait_for_reservation(until, now)).await,
             Decision::TokenNotFound => Err(self.token_not_found().into()),
             Decision::NotRefreshable => Err(self.not_refreshable(&entry).into()),
+        }
+    }
+
+    /// The row is behind the journal: a worker died before it stored the pair, the database went back, or somebody put an old row
+    /// back. Nothing of it is handed out.
+    async fn bring_up(&mut self, entry: &Entry) -> Result<Round, Refusal> {
+        let (host, user_id) = (&self.provider.host, self.ask.user_id);
+        let what = || StoreError::Changed {
+            what: format!("token_entry {}, which is behind the journal,", entry.id),
+        };
+        if mem::replace(&mut self.brought_up, true) {
+            return Err(Refusal::Store(what().into()));
+        }
+        if entry.has_live_lease(self.handler.clock.now()) {
+            // Its pair is on the way to the row.
+            self.brought_up = false;
+            return self.wait_for_others(entry).await;
+        }
+        match self.handler.journal.bring_up(host, user_id, self.provider.id).await {
+            Ok(()) => Ok(Round::Again),
+            Err(StillBehind) => Err(Refusal::Store(what().into())),
         }
     }
 
@@ -313,8 +351,20 @@ impl Attempt<'_> {
     }
 
     /// Whether a failure of this kind says that the stored access token is dead as well.
-    fn ends_old_token(&self, kind: FailureKind) -> bool {
-        kind == FailureKind::Interrupted && self.provider.kills_old_token()
+    ///
+    /// Where a refresh ends the old token, a refused refresh token was most likely spent: by a refresh that the database lost. The
+    /// token that is stored with it ended then. Where nobody was ever refreshed with the provider's present settings, the
+    /// refusal may speak of the settings.
+    async fn ends_old_token(&self, entry: &Entry, kind: FailureKind) -> Result<bool, StoreError> {
+        let Self { handler, provider, .. } = self;
+        match kind {
+            _ if !provider.kills_old_token() => Ok(false),
+            FailureKind::Interrupted => Ok(true),
+            FailureKind::Refused => {
+                Ok(entry.was_refreshed_by(provider) || handler.store.has_refreshed_anybody(provider).await?)
+            }
+            FailureKind::Misconfigured | FailureKind::Unavailable => Ok(false),
+        }
     }
 
     fn token_not_found(&self) -> ErrorBody {
@@ -333,6 +383,11 @@ impl Attempt<'_> {
             format!("the token {why}, and there is no refresh token; the user must log in at {host} again");
         ErrorBody::new(ErrorCode::NotRefreshable, message)
     }
+}
+
+/// What to decide on: while reservations may be unknown, every token counts as reserved.
+fn as_held(entry: &Entry, unsure_until: Option<Timestamp>) -> TokenState {
+    TokenState { reserved_until: entry.state.reserved_until.max(unsure_until), ..entry.state }
 }
 
 fn warnings(notices: Vec<Notice>) -> Vec<Warning> {

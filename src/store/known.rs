@@ -86,6 +86,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Forgets every cached entry: the database went back.
+    pub fn forget_known(&self) {
+        self.known.memory().entries.clear();
+    }
+}
+
 impl KnownEntry {
     /// Until when it is reserved, as far as is known.
     pub fn reserved_until(&self) -> Timestamp {

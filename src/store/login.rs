@@ -110,7 +110,7 @@ impl Store {
     }
 
     /// The new pair is bound to the owner that stands in the row, so this must be the one that logs in.
-    async fn entry_of(&self, owner: &Owner<'_>) -> Result<Option<Entry>, StoreError> {
+    pub(super) async fn entry_of(&self, owner: &Owner<'_>) -> Result<Option<Entry>, StoreError> {
         let row = token_entry::Entity::find()
             .filter(token_entry::Column::IdentityId.eq(owner.identity_id))
             .one(&self.db)
@@ -120,7 +120,11 @@ impl Store {
         entry.map(|entry| entry.check_owner(owner).map(|()| entry)).transpose()
     }
 
-    async fn identity(&self, user_id: &str, provider_id: i64) -> Result<Option<identity::Model>, StoreError> {
+    pub(super) async fn identity(
+        &self,
+        user_id: &str,
+        provider_id: i64,
+    ) -> Result<Option<identity::Model>, StoreError> {
         identity::Entity::find()
             .filter(identity::Column::UserId.eq(user_id))
             .filter(identity::Column::ProviderId.eq(provider_id))
@@ -130,7 +134,7 @@ impl Store {
     }
 
     /// The identity, with the names that it had before if it is there.
-    async fn put_identity(
+    pub(super) async fn put_identity(
         &self,
         user_id: &str,
         provider_id: i64,

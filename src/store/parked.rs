@@ -1,14 +1,14 @@
 //! Pairs that could not be stored before their worker had to stop, on their way back to the database.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, Origin};
-use super::pair::{NewPair, PairSource};
+use super::contents::Contents;
+use super::entry::Entry;
+use super::pair::NewPair;
 use super::{Store, StoreError};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::{Binding, ExposeSecret, SecretString};
@@ -26,29 +26,8 @@ pub struct ParkedPair {
     holder: String,
     identity_id: i64,
     key_id: String,
-    /// Base64 of a sealed [`Contents`] in JSON.
+    /// Base64 of the sealed pair in JSON.
     sealed: String,
-}
-
-/// The sealed part.
-#[derive(Serialize, Deserialize)]
-struct Contents<Secret> {
-    access_token: Secret,
-    refresh_token: Option<Secret>,
-    username: Option<String>,
-    scopes: Vec<String>,
-    expires_at: Option<Timestamp>,
-    refresh_token_expires_at: Option<Timestamp>,
-    refresh: Option<RefreshContents>,
-}
-
-/// The sealed part about the pair's refresh.
-#[derive(Serialize, Deserialize)]
-struct RefreshContents {
-    granted_lifetime_ms: Option<u64>,
-    reserved_until: Timestamp,
-    login: Option<String>,
-    asked_at: Timestamp,
 }
 
 /// The outcome for a parked pair.
@@ -99,24 +78,7 @@ impl Store {
     /// Encrypts a pair that follows `entry`.
     #[allow(clippy::expect_used, clippy::missing_panics_doc, reason = "every field has a JSON form")]
     pub fn seal_parked(&self, host: &str, entry: &Entry, pair: &NewPair, holder: &str) -> ParkedPair {
-        let contents = Contents {
-            access_token: pair.access_token.expose_secret(),
-            refresh_token: pair.refresh_token.as_ref().map(ExposeSecret::expose_secret),
-            username: pair.username.clone(),
-            scopes: pair.scopes.clone(),
-            expires_at: pair.expires_at,
-            refresh_token_expires_at: pair.refresh_token_expires_at,
-            refresh: match &pair.source {
-                PairSource::Login | PairSource::DatedLogin { .. } => None,
-                PairSource::Refresh { granted_lifetime, reserved_until, origin } => Some(RefreshContents {
-                    granted_lifetime_ms: granted_lifetime
-                        .map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX)),
-                    reserved_until: *reserved_until,
-                    login: origin.login.clone(),
-                    asked_at: origin.asked_at,
-                }),
-            },
-        };
+        let contents = Contents::of(pair);
         let json = SecretString::from(serde_json::to_string(&contents).expect("a pair has a JSON form"));
         let mut parked = ParkedPair {
             host: host.to_owned(),
@@ -163,21 +125,6 @@ impl Store {
             serde_json::from_str(json.expose_secret()).map_err(|error| {
                 corrupt(format!("its contents are not as written, at column {}", error.column()))
             })?;
-        Ok(NewPair {
-            access_token: contents.access_token,
-            refresh_token: contents.refresh_token,
-            username: contents.username,
-            scopes: contents.scopes,
-            expires_at: contents.expires_at,
-            refresh_token_expires_at: contents.refresh_token_expires_at,
-            source: match contents.refresh {
-                None => PairSource::Login,
-                Some(refresh) => PairSource::Refresh {
-                    granted_lifetime: refresh.granted_lifetime_ms.map(Duration::from_millis),
-                    reserved_until: refresh.reserved_until,
-                    origin: Origin { login: refresh.login, asked_at: refresh.asked_at },
-                },
-            },
-        })
+        Ok(contents.into())
     }
 }

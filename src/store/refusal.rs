@@ -110,6 +110,11 @@ impl Store {
         Ok(Guarded::from_rows(updated.rows_affected))
     }
 
+    /// Whether anybody was refreshed with the provider's present settings.
+    pub async fn has_refreshed_anybody(&self, provider: &Provider) -> Result<bool, StoreError> {
+        self.is_any(provider.id, is_refreshed_by(provider)).await
+    }
+
     /// Forgets the failures at a changed provider, so that its tokens are tried again.
     pub(super) async fn forget_failures(&self, provider_id: i64) -> Result<(), StoreError> {
         self.forget(of_provider(provider_id).add(Column::FailureCode.is_not_null())).await

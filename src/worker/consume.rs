@@ -30,6 +30,7 @@ use crate::broker::{
     within,
 };
 use crate::contract::Envelope;
+use crate::journal::Journal;
 use crate::retry::retry_until_cancelled;
 use crate::settings::{Broker, WorkerSettings};
 use crate::store::database::Availability;
@@ -53,6 +54,8 @@ pub(super) struct Common {
     /// While it is away nothing new is taken.
     pub(super) database: Availability,
     pub(super) aside: Arc<Aside>,
+    /// Until the database holds what the journal has, nothing is taken.
+    pub(super) journal: Journal,
     pub(super) troubles: Troubles,
     pub(super) messages: TaskTracker,
     pub(super) health: Arc<Health>,
@@ -78,6 +81,7 @@ impl Consumers {
         };
         let consumed = retry_until_cancelled(&consumers.stop.soft, lost, async || {
             let replies = consumers.open().await?;
+            consumers.stop.soft.run_until_cancelled(consumers.journal.opened()).await;
             let channels = consumers.consume(&replies).await?;
             Ok(Drained { replies, _channels: channels })
         });

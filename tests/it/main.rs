@@ -35,6 +35,7 @@ mod grouped_refreshes;
 mod guards;
 mod hostile;
 mod housekeeping;
+mod journal;
 mod keys;
 mod known;
 mod logs;

@@ -6,12 +6,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use lapin::BasicProperties;
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
 
 use super::{AGAIN, BrokerError, Names, Publisher, Wire};
-use crate::broker::confirmed::{Publish, confirmed, confirming_channel};
+use crate::broker::confirmed::{Publish, confirmed};
 use crate::broker::outgoing::PERSISTENT;
 use crate::contract::Event;
 use crate::retry::retry_forever;
@@ -79,18 +79,9 @@ impl Publisher {
             mandatory: false,
             properties,
         };
-        let channel = self.events_channel(wire).await?;
+        let channel = self.own_channel(&wire.connection, &wire.events).await?;
         let (publishing, limit) = (pin!(message.over(&channel, body)), self.settings.operation_timeout);
         confirmed(&wire.connection, publishing, "an event", limit).await.map(drop)
-    }
-
-    async fn events_channel(&self, wire: &Wire) -> Result<Channel, BrokerError> {
-        let mut events = wire.events.lock().await;
-        let channel = match events.take().filter(|channel: &Channel| channel.status().connected()) {
-            Some(channel) => channel,
-            None => confirming_channel(&wire.connection, &self.settings).await?,
-        };
-        Ok(events.insert(channel).clone())
     }
 }
 

@@ -186,7 +186,7 @@ impl Attempt<'_> {
     async fn last_look(&self) -> Result<Round, Refusal> {
         let entry = self.load().await?;
         let now = self.handler.clock.now();
-        let usable = !entry.has_live_lease(now) && !self.may_be_dead(&entry, now)?;
+        let usable = !entry.has_live_lease(now) && !self.may_be_dead(&entry, now).await?;
         if usable && is_valid(&entry.state, now, &self.demand) {
             let warnings = self.clamp(&entry);
             if let Round::Granted(grant) = self.serve(&entry, Way::AFTER_TIMEOUT, warnings).await? {
@@ -199,11 +199,15 @@ impl Attempt<'_> {
 
     /// Whether this token may be dead. It may if a refresh was interrupted. It also may if the outcome of a refresh is unknown
     /// or somebody reported the token, unless somebody holds it.
-    fn may_be_dead(&self, entry: &Entry, now: Timestamp) -> Result<bool, Refusal> {
-        let condemned = self.handler.store.condemnation(entry)?;
+    async fn may_be_dead(&self, entry: &Entry, now: Timestamp) -> Result<bool, Refusal> {
+        if let Some(failure) = self.handler.store.condemnation(entry)?
+            && self.ends_old_token(entry, failure.kind).await?
+        {
+            return Ok(true);
+        }
         let doubtful = entry.is_in_doubt() && self.provider.kills_old_token() || entry.state.reported;
         let held = entry.state.reserved_until.is_some_and(|until| until > now);
-        Ok(condemned.is_some_and(|failure| self.ends_old_token(failure.kind)) || doubtful && !held)
+        Ok(doubtful && !held)
     }
 
     fn wait_until(&mut self) -> Instant {

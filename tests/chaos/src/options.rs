@@ -62,6 +62,8 @@ pub(crate) enum Scenario {
     Broker,
     /// The database away under load.
     DatabaseAway,
+    /// A backup restored under load.
+    Restore,
     /// A publisher who means harm beside one who does not.
     Hostile,
     /// Steady load, and what it costs.
@@ -78,6 +80,7 @@ impl Scenario {
             Self::Bulkhead => "bulkhead",
             Self::Broker => "broker",
             Self::DatabaseAway => "database-away",
+            Self::Restore => "restore",
             Self::Hostile => "hostile",
             Self::Soak => "soak",
         }

@@ -8,6 +8,7 @@ mod frozen;
 mod hostile;
 mod load;
 mod newest;
+mod restore;
 mod rolling;
 mod soak;
 mod storm;
@@ -52,6 +53,7 @@ pub(crate) async fn play(
         Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
         Scenario::Broker => Box::pin(broker::play(play)).await,
         Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
+        Scenario::Restore => Box::pin(restore::play(play)).await,
         Scenario::Hostile => Box::pin(hostile::play(play)).await,
         Scenario::Soak => Box::pin(soak::play(play)).await,
     }

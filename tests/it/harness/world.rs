@@ -103,6 +103,8 @@ impl World {
             ("TOKENKEEPER_KEYS".to_owned(), keys.clone()),
             ("TOKENKEEPER__BROKER__PREFIX".to_owned(), broker.prefix().to_owned()),
             ("TOKENKEEPER__ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            // A stream a world would double the suite's time. The tests of the journal have one.
+            ("TOKENKEEPER__BROKER__JOURNAL_MAX_AGE_SECS".to_owned(), "0".to_owned()),
             ("TOKENKEEPER__DATABASE__MAX_CONNECTIONS".to_owned(), "8".to_owned()),
             ("TOKENKEEPER__LOG__LEVEL".to_owned(), "trace".to_owned()),
             ("TOKENKEEPER__LOG__FORMAT".to_owned(), "json".to_owned()),

@@ -52,13 +52,14 @@ const DEFAULT_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the worker declares, after the prefix and a dot.
-const QUEUES: [&str; 9] = [
+const QUEUES: [&str; 10] = [
     "token-requests",
     "workspace-starts",
     "token-stores",
     "token-reports",
     "again",
     "parked-pairs",
+    "pairs",
     "suspects",
     "isolated",
     "dead-letters",
