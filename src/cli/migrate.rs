@@ -71,8 +71,12 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         Command::Up | Command::Fresh { .. } => database::open(&on_one).await?,
         Command::Down { .. } | Command::Status => database::open_existing(&on_one).await?,
     };
+    let place = Place::new(&settings.database);
     if !matches!(arguments.command, Command::Fresh { .. }) {
-        able::is_no_newer(&db, &Place::new(&settings.database)).await?;
+        able::is_no_newer(&db, &place).await?;
+    }
+    if !matches!(arguments.command, Command::Status) {
+        able::may_be_written(&db, &place).await?;
     }
     let failed = || format!("cannot migrate the database {name}");
     if let Command::Down { steps, confirmation } = arguments.command {
