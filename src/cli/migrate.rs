@@ -75,9 +75,6 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     if !matches!(arguments.command, Command::Fresh { .. }) {
         able::is_no_newer(&db, &place).await?;
     }
-    if !matches!(arguments.command, Command::Status) {
-        able::may_be_written(&db, &place).await?;
-    }
     let failed = || format!("cannot migrate the database {name}");
     if let Command::Down { steps, confirmation } = arguments.command {
         let losses = losses::losses(&db, &newest_applied(&db, steps).await?).await.with_context(failed)?;
@@ -96,7 +93,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
             Command::Down { steps, .. } => down(&db, steps, &stop, &mut output).await,
             Command::Fresh { .. } => fresh(&db, &stop, &mut output).await,
         };
-        done.map_err(|error| denied(name, &error).unwrap_or_else(|| error.context(failed())))?;
+        done.map_err(|error| refused(&place, &error).unwrap_or_else(|| error.context(failed())))?;
         Ok(Ending::Good)
     })
     .await;
@@ -106,11 +103,17 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     ended
 }
 
-/// Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
-fn denied(name: &str, error: &anyhow::Error) -> Option<anyhow::Error> {
-    let error = error.downcast_ref::<DbErr>().filter(|error| Fault::of(error) == Fault::Denied)?;
+/// What an operator can mend.
+fn refused(place: &Place, error: &anyhow::Error) -> Option<anyhow::Error> {
+    let error = error.downcast_ref::<DbErr>()?;
+    match Fault::of(error) {
+        Fault::Denied => {}
+        fault @ Fault::ReadOnly => return Some(place.unable(fault, "").into()),
+        _ => return None,
+    }
+    // Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
     let problem = Problem::new(
-        format!("cannot migrate the database {name} (database.url)"),
+        format!("cannot migrate the database {} (database.url)", place.url()),
         in_words(error),
         "migrate as the owner of the tables; on PostgreSQL a new owner needs GRANT CREATE ON SCHEMA public",
     );

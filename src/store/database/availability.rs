@@ -116,6 +116,8 @@ impl Look {
             }
             let Err(unable) = self.is_there(&cause).await else { continue };
             found.send_replace(Some(unable.to_string().into()));
+            // Kept ones would go on leading there.
+            self.renew().await;
             let mut away = DatabaseAway::begin();
             let mut delays = LOOK_AGAIN.delays();
             let mut unable = self.name(unable).await;
@@ -190,10 +192,16 @@ impl Look {
 
     /// Lets all pools open their next connections at this server, and use no older ones.
     async fn connect_to(&self, server: &Server) {
-        let Store { db, urgent, grouped, link, .. } = &self.store;
+        let Store { db, urgent, grouped, .. } = &self.store;
         for pool in [db, urgent, grouped] {
             server.target.set_on(pool);
         }
+        self.renew().await;
+    }
+
+    /// Ends all connections: what nobody uses at once, the others when they come back to their pool.
+    async fn renew(&self) {
+        let Store { db, urgent, grouped, link, .. } = &self.store;
         link.renew();
         join_all([db, urgent, grouped].map(close_idle)).await;
     }
@@ -215,7 +223,7 @@ impl Look {
     }
 }
 
-/// Closes the connections that nobody uses. The others are closed when they come back to their pool.
+/// Closes the connections that nobody uses.
 async fn close_idle(db: &DatabaseConnection) {
     // One that does not close well is gone, too.
     match db.get_database_backend() {

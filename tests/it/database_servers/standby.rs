@@ -130,7 +130,8 @@ async fn commands_use_the_server_that_takes_writes_and_say_what_is_wrong_with_ea
     let standby = primary.start_standby(folder.path()).await.unwrap();
     let hosts = format!("{},{}", standby.address(), primary.address());
     let both = format!("postgres://postgres:s3cret-p,ssword@{hosts}/tk");
-    let cli = Cli::with([("DATABASE_URL".to_owned(), both)]);
+    let world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    let cli = Cli::of(&world).set("DATABASE_URL", &both);
     cli.run(&["migrate", "up"]).await.good();
     caught_up(&primary, &standby).await;
     primary.stop().await.unwrap();
