@@ -20,6 +20,9 @@ minutes; without names all are played:
   bulkhead       a host that hangs for ever, beside one that works
   broker         broker stopped, restarted, starved; queue deleted, channels closed, connections cut
   database-away  the database away under load: /readyz says so, and everything goes on by itself
+  readonly       the database answers and takes no writes any more: an outage as any other
+  standby        the database's address leads to a standby
+  galera         a Galera node takes no queries (skipped where Debian's mariadb-server and galera-4 are not installed)
   restore        a backup restored under load: no dead token is handed out, nobody must log in again
   hostile        5 minutes of an honest publisher beside one who means harm, after a minute alone
   soak           10 minutes of load: memory, file descriptors, connections and channels stay flat

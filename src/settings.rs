@@ -41,7 +41,7 @@ pub use self::encryption::Encryption;
 pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
-pub use self::url::ConnectionUrl;
+pub use self::url::{ConnectionUrl, ServerUrl};
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::domain::secret::KeyRing;
 use crate::flags::FlagFile;

@@ -46,6 +46,7 @@ use tokenkeeper_entity::{identity, token_entry};
 
 pub use self::canary::KeyProof;
 pub use self::claim::Claim;
+use self::database::Link;
 pub use self::entry::{Entry, Failure, FailureKind, Lease, Origin};
 pub use self::error::StoreError;
 use self::group_commit::GroupCommit;
@@ -75,6 +76,8 @@ pub struct Store {
     urgent: DatabaseConnection,
     /// For statements that many requests share.
     grouped: DatabaseConnection,
+    /// What these pools share.
+    link: Link,
     keys: KeyRing,
     known: Known,
     claims: GroupCommit<Claim>,
@@ -128,6 +131,7 @@ impl Store {
         Self {
             urgent: db.clone(),
             grouped: db.clone(),
+            link: Link::default(),
             db,
             keys,
             known: Known::nothing(),
@@ -148,6 +152,12 @@ impl Store {
     #[must_use]
     pub fn with_grouped(self, grouped: DatabaseConnection) -> Self {
         Self { grouped, ..self }
+    }
+
+    /// The same store over pools that share this link. All of its connections can be renewed at once.
+    #[must_use]
+    pub fn with_link(self, link: Link) -> Self {
+        Self { link, ..self }
     }
 
     /// The time by the database's clock.

@@ -85,6 +85,6 @@ pub async fn join_workers(
 }
 
 async fn open(settings: &Settings, keys: &KeyRing) -> Result<Store, Unable> {
-    let db = database::open_able(&settings.database).await?;
-    store_over(settings, keys, db).await
+    let opened = database::open_able(&settings.database).await?;
+    store_over(settings, keys, opened).await
 }

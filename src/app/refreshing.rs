@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
-use sea_orm::DatabaseConnection;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ use crate::parking::{Parking, Spool};
 use crate::refresh::{Outlets, RefreshOptions, Refresher};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::store::database::{self, Unable};
+use crate::store::database::{self, Opened, Unable};
 
 /// A refresher, and what keeps its pairs and events from being lost.
 pub struct Refreshing {
@@ -56,19 +55,16 @@ impl fmt::Debug for Refreshing {
 
 /// The store. Fails without a database, if it is read-only, or if migrations are pending.
 pub async fn open_store(settings: &Settings, keys: &KeyRing) -> Result<Store, Unable> {
-    let db = database::open_to_write(&settings.database).await?;
-    store_over(settings, keys, db).await
+    let opened = database::open_to_write(&settings.database).await?;
+    store_over(settings, keys, opened).await
 }
 
-/// The store over a pool, with separate connections for statements that must not wait behind requests.
-pub(super) async fn store_over(
-    settings: &Settings,
-    keys: &KeyRing,
-    db: DatabaseConnection,
-) -> Result<Store, Unable> {
-    let urgent = database::open_urgent(&settings.database, &db).await?;
-    let grouped = database::open_grouped(&settings.database, &db).await?;
-    Ok(Store::new(db, keys.clone()).with_urgent(urgent).with_grouped(grouped))
+/// The store over a database, with separate connections for statements that must not wait behind requests.
+pub(super) async fn store_over(settings: &Settings, keys: &KeyRing, opened: Opened) -> Result<Store, Unable> {
+    let urgent = database::open_urgent(&settings.database, &opened).await?;
+    let grouped = database::open_grouped(&settings.database, &opened).await?;
+    let Opened { db, link } = opened;
+    Ok(Store::new(db, keys.clone()).with_urgent(urgent).with_grouped(grouped).with_link(link))
 }
 
 impl Refreshing {

@@ -71,8 +71,9 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
         Command::Up | Command::Fresh { .. } => database::open(&on_one).await?,
         Command::Down { .. } | Command::Status => database::open_existing(&on_one).await?,
     };
+    let place = Place::new(&settings.database);
     if !matches!(arguments.command, Command::Fresh { .. }) {
-        able::is_no_newer(&db, &Place::new(&settings.database)).await?;
+        able::is_no_newer(&db, &place).await?;
     }
     let failed = || format!("cannot migrate the database {name}");
     if let Command::Down { steps, confirmation } = arguments.command {
@@ -92,7 +93,7 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
             Command::Down { steps, .. } => down(&db, steps, &stop, &mut output).await,
             Command::Fresh { .. } => fresh(&db, &stop, &mut output).await,
         };
-        done.map_err(|error| denied(name, &error).unwrap_or_else(|| error.context(failed())))?;
+        done.map_err(|error| refused(&place, &error).unwrap_or_else(|| error.context(failed())))?;
         Ok(Ending::Good)
     })
     .await;
@@ -102,11 +103,17 @@ pub(crate) async fn run(settings: Settings, arguments: Arguments) -> Result<Endi
     ended
 }
 
-/// Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
-fn denied(name: &str, error: &anyhow::Error) -> Option<anyhow::Error> {
-    let error = error.downcast_ref::<DbErr>().filter(|error| Fault::of(error) == Fault::Denied)?;
+/// What an operator can mend.
+fn refused(place: &Place, error: &anyhow::Error) -> Option<anyhow::Error> {
+    let error = error.downcast_ref::<DbErr>()?;
+    match Fault::of(error) {
+        Fault::Denied => {}
+        fault @ Fault::ReadOnly => return Some(place.unable(fault, "").into()),
+        _ => return None,
+    }
+    // Migrations need more rights than a worker does, which are all that `tokenkeeper doctor` knows of.
     let problem = Problem::new(
-        format!("cannot migrate the database {name} (database.url)"),
+        format!("cannot migrate the database {} (database.url)", place.url()),
         in_words(error),
         "migrate as the owner of the tables; on PostgreSQL a new owner needs GRANT CREATE ON SCHEMA public",
     );

@@ -40,5 +40,5 @@ pub(super) async fn open_store(settings: &Settings) -> Result<Store, Failure> {
 
 pub(super) async fn open_store_to_write(settings: &Settings) -> Result<Store, Failure> {
     let keys = settings.key_ring()?;
-    Ok(Store::new(database::open_to_write(&settings.database).await?, keys))
+    Ok(Store::new(database::open_to_write(&settings.database).await?.db, keys))
 }

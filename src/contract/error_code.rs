@@ -71,6 +71,11 @@ impl ErrorCode {
         }
     }
 
+    /// Whether it says that a refresh at the host does not end, or cannot begin.
+    pub const fn is_of_host(self) -> bool {
+        matches!(self, Self::ProviderUnavailable | Self::RefreshTimeout)
+    }
+
     /// The code as it stands in replies, logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -98,6 +98,11 @@ impl Handler {
             loop {
                 let error = match attempt().await {
                     Ok(value) => return Ok(value),
+                    // Its refreshes wait for the database, and not for the host.
+                    Err(Refusal::Answer(error)) if error.code.is_of_host() && self.database.is_away() => {
+                        self.database.there().await;
+                        continue;
+                    }
                     Err(Refusal::Answer(error)) => return Err(error),
                     Err(Refusal::Store(error)) => error,
                 };
@@ -105,7 +110,7 @@ impl Handler {
                     telemetry::row_unusable(&error);
                 } else {
                     telemetry::store_failed(&error);
-                    self.database.suspect();
+                    self.database.suspect(&error);
                 }
                 if !error.is_transient() {
                     return Err(ErrorBody::new(ErrorCode::Internal, internal_message(&error)));
@@ -114,12 +119,14 @@ impl Handler {
                     sleep_until(time.give_up_at).await;
                     return Err(database_away());
                 }
+                // No crowd asks a database that is away: its return is noticed for all of them.
+                self.database.there().await;
             }
         };
         // Everything else that an attempt waits for ends with the time of the request.
         timeout_at(time.give_up_at + LAST_LOOK, attempts).await.unwrap_or_else(|_| {
             telemetry::store_failed(&StoreError::NoAnswer);
-            self.database.suspect();
+            self.database.suspect(&StoreError::NoAnswer);
             Err(database_away())
         })
     }

@@ -84,7 +84,7 @@ pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> 
 /// The link to the database. Its URL may say more, in the words of its driver.
 pub(super) fn database(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> LinkTls {
     let wanted = from.one_of("database.tls", &WANTED);
-    let driver = Driver::of(url.expose_secret());
+    let driver = Driver::of_all(url);
     let tls = files(from, DATABASE_FILES, driver.files, rule);
     if url.is_sqlite() {
         if wanted == Some(Wanted::Verify) {
@@ -200,6 +200,13 @@ enum Mode {
 }
 
 impl Driver {
+    /// They differ in their hosts alone.
+    fn of_all(url: &ConnectionUrl) -> Self {
+        let mut servers = url.servers().iter().map(|server| Self::of(server.expose_secret()));
+        let first = servers.next().unwrap_or_default();
+        Self { is_local: first.is_local && servers.all(|server| server.is_local), ..first }
+    }
+
     /// A URL that the driver does not take counts as that of another machine. To open it says what is wrong.
     fn of(text: &str) -> Self {
         let mut driver = Self::default();

@@ -1,3 +1,5 @@
+mod hosts;
+
 use std::fmt;
 
 use lapin::uri::AMQPUri;
@@ -10,6 +12,14 @@ use crate::domain::secret::SecretString;
 /// A URL with a password. Shown without it. Only the driver gets the whole URL.
 #[derive(Clone)]
 pub struct ConnectionUrl {
+    secret: SecretString,
+    redacted: String,
+    servers: Vec<ServerUrl>,
+}
+
+/// The URL of one server. Shown without its password.
+#[derive(Clone)]
+pub struct ServerUrl {
     secret: SecretString,
     redacted: String,
 }
@@ -46,8 +56,20 @@ impl ConnectionUrl {
             Some(rest) => &format!("mysql://{rest}"),
             None => text,
         };
-        let url = server_url(text, &["postgres", "postgresql", "mysql"]).ok_or(DATABASE_SHAPE)?;
-        Ok(Self::new(text, &url))
+        let servers: Option<Vec<ServerUrl>> = hosts::for_each_host(text)
+            .iter()
+            .map(|text| {
+                server_url(text, &["postgres", "postgresql", "mysql"]).map(|url| ServerUrl::new(text, &url))
+            })
+            .collect();
+        let servers = servers.ok_or(DATABASE_SHAPE)?;
+        let redacted: Vec<&str> = servers.iter().map(ServerUrl::redacted).collect();
+        Ok(Self { secret: text.into(), redacted: hosts::joined(&redacted), servers })
+    }
+
+    /// Each server that the URL names, in the order in which they are tried.
+    pub fn servers(&self) -> &[ServerUrl] {
+        &self.servers
     }
 
     /// For logs and errors: without password and parameters.
@@ -57,12 +79,14 @@ impl ConnectionUrl {
 
     /// Replaces a wrong URL until the settings are refused.
     pub(super) fn refused() -> Self {
-        Self { secret: SecretString::default(), redacted: String::new() }
+        Self { secret: SecretString::default(), redacted: String::new(), servers: Vec::new() }
     }
 
     /// Whether it holds a secret. RabbitMQ's `guest` is none: it may log in from the broker's own machine alone.
     pub(super) fn has_password(&self) -> bool {
-        let Ok(url) = Url::parse(self.secret.expose_secret()) else { return false };
+        // They have one login.
+        let Some(server) = self.servers.first() else { return false };
+        let Ok(url) = Url::parse(server.expose_secret()) else { return false };
         let is_password = |name: &str| name.to_ascii_lowercase().contains("password");
         url.password().is_some_and(|password| password != "guest")
             || url.query_pairs().any(|(name, _)| is_password(&name))
@@ -86,11 +110,29 @@ impl ConnectionUrl {
     }
 
     fn new(text: &str, url: &Url) -> Self {
+        let server = ServerUrl::new(text, url);
+        Self { secret: server.secret.clone(), redacted: server.redacted.clone(), servers: vec![server] }
+    }
+}
+
+impl ServerUrl {
+    fn new(text: &str, url: &Url) -> Self {
         Self { secret: text.into(), redacted: redact(url.clone()) }
+    }
+
+    /// For logs and errors: without password and parameters.
+    pub fn redacted(&self) -> &str {
+        &self.redacted
     }
 }
 
 impl ExposeSecret<str> for ConnectionUrl {
+    fn expose_secret(&self) -> &str {
+        self.secret.expose_secret()
+    }
+}
+
+impl ExposeSecret<str> for ServerUrl {
     fn expose_secret(&self) -> &str {
         self.secret.expose_secret()
     }
@@ -102,10 +144,16 @@ impl fmt::Debug for ConnectionUrl {
     }
 }
 
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.redacted, f)
+    }
+}
+
 const BROKER_SHAPE: &str = "must be a URL like amqp://user:password@host:5672/%2f (or amqps://), with `/`, \
                             `?`, `#`, `@` and `%` in user and password percent-encoded";
 const DATABASE_SHAPE: &str = "must be a URL like sqlite://tokenkeeper.db, postgres://user:password@host/database \
-                              or mysql://user:password@host/database, with `/`, `?`, `#`, `@` and `%` in user \
+                              or mysql://user:password@host/database (or with several servers: @one:5432,two:5432), with `/`, `?`, `#`, `@` and `%` in user \
                               and password percent-encoded";
 
 /// Parses `scheme://authority/…`. If a password has a bare `/`, the rest of it would be shown as a path. An `@` behind the
@@ -156,6 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn a_database_may_have_several_servers_and_none_is_shown_with_the_password() {
+        let url =
+            ConnectionUrl::database("mariadb://tk:a,%40s3cret@one:3307,two,[::1]/tokens?ssl-mode=DISABLED");
+        let url = url.unwrap();
+        assert_eq!(url.redacted(), "mysql://tk:***@one:3307,two,[::1]/tokens");
+        assert!(url.has_password());
+        let shown: Vec<&str> = url.servers().iter().map(ServerUrl::redacted).collect();
+        assert_eq!(
+            shown,
+            ["mysql://tk:***@one:3307/tokens", "mysql://tk:***@two/tokens", "mysql://tk:***@[::1]/tokens"]
+        );
+        assert_eq!(url.servers()[1].expose_secret(), "mysql://tk:a,%40s3cret@two/tokens?ssl-mode=DISABLED");
+        assert!(!format!("{url:?} {:?}", url.servers()).contains("s3cret"));
+    }
+
+    #[test]
     fn sqlite_is_told_from_the_servers() {
         for url in
             ["sqlite://tokenkeeper.db", "sqlite:tokenkeeper.db", "sqlite:///var/lib/t.db", "sqlite::memory:"]
@@ -191,8 +255,14 @@ mod tests {
             "amqp://u:s3cret@host:5672/",
             "amqp://u:s3cret@host/%2f?heartbeat=s3cret",
         ];
-        let database =
-            ["", "oracle://u:s3cret@host/db", "mysql:u:s3cret@host/db", "postgres://u:1/s3cret@host/db"];
+        let database = [
+            "",
+            "oracle://u:s3cret@host/db",
+            "mysql:u:s3cret@host/db",
+            "postgres://u:1/s3cret@host/db",
+            "postgres://u:s3cret@host,/db",
+            "postgres://u:s3cret@one:5432,two:port/db",
+        ];
         let refused = broker.map(ConnectionUrl::broker).into_iter();
         for error in refused.chain(database.map(ConnectionUrl::database)).map(Result::unwrap_err) {
             assert!(!error.contains("s3cret"), "{error}");

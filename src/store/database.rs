@@ -5,17 +5,17 @@ mod availability;
 pub mod clock_sync;
 mod fault;
 mod greeting;
+mod link;
 mod migrating;
 mod place;
+mod server;
 mod tls;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sea_orm::sqlx::mysql::MySqlConnectOptions;
-use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
-use sea_orm::sqlx::{self, Connection, Executor, MySqlConnection, PgConnection};
 use sea_orm::{ConnectOptions, Database, DatabaseBackend, DatabaseConnection, DbErr};
 use secrecy::ExposeSecret;
 use tokenkeeper_migration::{Migrator, MigratorTrait};
@@ -24,17 +24,14 @@ use tokio::time::timeout;
 use self::able::{Newer, failed};
 pub use self::availability::Availability;
 pub use self::fault::{Fault, in_words};
-use self::greeting::kind_of_server;
+pub use self::link::Link;
 pub use self::migrating::{Migrating, migrate};
 pub use self::place::{Place, Unable};
+use self::server::{Server, Target, find, find_writable};
 use crate::settings;
 
 /// Connections only for leases and refreshed pairs.
 const URGENT_CONNECTIONS: u32 = 4;
-
-/// A connection that was idle for longer is pinged before use. A ping every time would cost each statement a second round trip.
-/// A recently used connection that is gone costs one failed statement, which is retried.
-const ASK_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// Connections for grouped statements (`store/group_commit.rs`), opened on demand: two for each of the four kinds. One statement
 /// of a kind runs at a time, perhaps beside one that was given up.
@@ -55,13 +52,36 @@ const BRIEF_LOCK_WAIT: &str = "SET SESSION innodb_lock_wait_timeout = 1";
 /// How long a statement waits for a write lock on SQLite.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the pool. A missing SQLite file is created.
+/// A database that is open: its first pool, and what all its pools share.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    pub db: DatabaseConnection,
+    pub link: Link,
+}
+
+/// Over a pool of the caller's own, which nobody renews.
+impl From<DatabaseConnection> for Opened {
+    fn from(db: DatabaseConnection) -> Self {
+        Self { db, link: Link::default() }
+    }
+}
+
+/// Opens the pool, at the first server that takes writes, else at the first one that answers. A missing SQLite file is created.
 ///
 /// # Errors
 /// [`Unable`]: what is wrong with the database, without its password, and the next command.
 pub async fn open(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
-    knock(settings, settings.acquire_timeout).await?;
-    open_pool(settings, Pool::Requests).await
+    open_linked(settings).await.map(|opened| opened.db)
+}
+
+async fn open_linked(settings: &settings::Database) -> Result<Opened, Unable> {
+    open_at(settings, &find(settings, settings.acquire_timeout).await?).await
+}
+
+async fn open_at(settings: &settings::Database, server: &Server) -> Result<Opened, Unable> {
+    let link = Link::new(server.takes_writes);
+    let db = open_pool(settings, Pool::Requests, &server.target, &link).await?;
+    Ok(Opened { db, link })
 }
 
 /// Opens the pool where there is a database already. A missing SQLite file is an error, and is not created.
@@ -87,84 +107,37 @@ pub fn missing_file(settings: &settings::Database) -> Option<Unable> {
     (!is_there).then(|| place.unable(Fault::NoFile, ""))
 }
 
-/// Connects once, and hangs up. A pool asks a server that does not answer again and again, and then does not say why.
-///
-/// # Errors
-/// As [`open`].
-pub async fn knock(settings: &settings::Database, patience: Duration) -> Result<(), Unable> {
-    let (place, url, tls) = (Place::new(settings), settings.url.expose_secret(), &settings.tls);
-    // The driver tells of an unreadable file as of a server that is not there.
-    tls.check().map_err(|error| Unable { fault: Fault::TlsFile, problem: error.problem() })?;
-    let connected = timeout(patience, async {
-        match place.backend() {
-            DatabaseBackend::Postgres => {
-                let options = tls::of_postgres(url.parse::<PgConnectOptions>()?, tls);
-                PgConnection::connect_with(&options).await?.close().await
-            }
-            DatabaseBackend::MySql => {
-                let options = tls::of_mysql(url.parse::<MySqlConnectOptions>()?, tls);
-                MySqlConnection::connect_with(&options).await?.close().await
-            }
-            // Opening the pool opens the file.
-            _ => Ok(()),
-        }
-    });
-    let unable = match connected.await {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => refused(&place, error),
-        Err(_) => place.unable(Fault::NoAnswer, ""),
-    };
-    // PostgreSQL waits for the first word, and so does a client of MariaDB: both would wait for ever.
-    if matches!(unable.fault, Fault::NoAnswer | Fault::OtherProtocol)
-        && let Some((host, port)) = place.server()
-        && let Some(kind) = kind_of_server(host, port).await
-        && kind != place.backend()
-    {
-        return Err(place.unable(Fault::OtherKind, ""));
-    }
-    Err(unable)
-}
-
-/// Why a connection was refused.
-fn refused(place: &Place, error: sqlx::Error) -> Unable {
-    let fault = match Fault::of_driver(&error) {
-        // PostgreSQL has one code for a right on a table and one on the database.
-        Fault::Denied => Fault::DatabaseDenied,
-        fault => fault,
-    };
-    let error = DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into()));
-    place.unable(fault, &in_words(&error))
-}
-
 /// Opens a small pool that stays connected, for statements that must not wait behind requests. It connects in the background,
-/// because its connections took half of a worker's start. `db` shows that the database can be reached.
+/// because its connections took half of a worker's start. `opened` shows that the database can be reached.
 ///
 /// # Errors
 /// As [`open`].
 pub async fn open_urgent(
     settings: &settings::Database,
-    db: &DatabaseConnection,
+    opened: &Opened,
 ) -> Result<DatabaseConnection, Unable> {
+    let Opened { db, link } = opened;
     if settings.url.is_in_memory() {
         // Another connection would be to another database.
         return Ok(db.clone());
     }
-    let urgent = open_pool(settings, Pool::Urgent).await?;
+    let urgent = open_pool(settings, Pool::Urgent, &Target::of_pool(db), link).await?;
     drop(tokio::spawn(connect_all(urgent.clone())));
     Ok(urgent)
 }
 
 /// Opens the pool for grouped statements: a connection for each kind, made when the first statement needs it. Only PostgreSQL
-/// has one; elsewhere they run over `db`.
+/// has one; elsewhere they run over the first pool.
 ///
 /// # Errors
 /// As [`open`].
 pub async fn open_grouped(
     settings: &settings::Database,
-    db: &DatabaseConnection,
+    opened: &Opened,
 ) -> Result<DatabaseConnection, Unable> {
+    let Opened { db, link } = opened;
     match db.get_database_backend() {
-        DatabaseBackend::Postgres => open_pool(settings, Pool::Grouped).await,
+        DatabaseBackend::Postgres => open_pool(settings, Pool::Grouped, &Target::of_pool(db), link).await,
         _ => Ok(db.clone()),
     }
 }
@@ -183,7 +156,8 @@ pub fn connections_of_a_worker(settings: &settings::Database) -> u32 {
 enum Pool {
     /// Any statement. Opening this pool connects, and so shows that the database is there.
     Requests,
-    /// Statements that must not wait behind requests. The pool keeps all its connections open.
+    /// Statements that must not wait behind requests. The pool keeps its connections however long they are idle. It does not
+    /// open new ones by itself, because it would go on trying that with longer and longer pauses while the database is away.
     Urgent,
     /// Grouped statements.
     Grouped,
@@ -194,35 +168,27 @@ async fn connect_all(urgent: DatabaseConnection) {
     join_all((0..URGENT_CONNECTIONS).map(|_| urgent.ping())).await;
 }
 
-async fn open_pool(settings: &settings::Database, pool: Pool) -> Result<DatabaseConnection, Unable> {
-    let (min_connections, max_connections, connect_lazily) = match pool {
-        Pool::Requests => (0, settings.max_connections, false),
-        Pool::Urgent => (URGENT_CONNECTIONS, URGENT_CONNECTIONS, true),
-        Pool::Grouped => (0, GROUPED_CONNECTIONS, true),
+async fn open_pool(
+    settings: &settings::Database,
+    pool: Pool,
+    target: &Target,
+    link: &Link,
+) -> Result<DatabaseConnection, Unable> {
+    let (max_connections, connect_lazily) = match pool {
+        Pool::Requests => (settings.max_connections, false),
+        Pool::Urgent => (URGENT_CONNECTIONS, true),
+        Pool::Grouped => (GROUPED_CONNECTIONS, true),
     };
-    let mut connect = ConnectOptions::new(settings.url.expose_secret());
+    // Only a file is opened by it.
+    let url = settings.url.servers().first().map(ExposeSecret::expose_secret).unwrap_or_default();
+    let mut connect = ConnectOptions::new(url);
     connect
-        .min_connections(min_connections)
         .max_connections(max_connections)
         .connect_lazy(connect_lazily)
         .acquire_timeout(settings.acquire_timeout)
         .connect_timeout(settings.acquire_timeout)
-        .test_before_acquire_if_idle_for(ASK_AFTER_IDLE)
         // Statements are logged with their values otherwise, and some of those are users.
         .sqlx_logging(false)
-        .map_sqlx_postgres_opts({
-            let tls = settings.tls.clone();
-            move |postgres| tls::of_postgres(postgres, &tls)
-        })
-        .map_sqlx_mysql_opts({
-            let tls = settings.tls.clone();
-            move |mysql| tls::of_mysql(mysql, &tls)
-        })
-        .map_sqlx_mysql_pool_opts(|pool| {
-            pool.after_connect(|connection, _| {
-                Box::pin(async { connection.execute(BRIEF_LOCK_WAIT).await.map(drop) })
-            })
-        })
         .map_sqlx_sqlite_opts(|sqlite| {
             // WAL: readers do not wait for the writer. Every commit is still synced to disk (`synchronous` stays
             // FULL), since a rotated pair that a power cut took back would be lost for good.
@@ -231,10 +197,28 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> Result<Database
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
                 .busy_timeout(SQLITE_BUSY_TIMEOUT)
         });
-    if pool == Pool::Grouped {
-        connect.map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_connect(|connection, _| Box::pin(async { connection.execute(BY_KEY).await.map(drop) }))
-        });
+    if pool == Pool::Urgent {
+        connect.idle_timeout(None);
+    }
+    match target.clone() {
+        Target::Postgres(options) => {
+            let (link, setup) = (link.clone(), (pool == Pool::Grouped).then_some(BY_KEY));
+            connect
+                .map_sqlx_postgres_opts(move |_| options.clone())
+                .map_sqlx_postgres_pool_opts(move |pool| link.watch_postgres(pool, setup));
+        }
+        Target::MySql(options) => {
+            let link = link.clone();
+            connect
+                .map_sqlx_mysql_opts(move |_| options.clone())
+                .map_sqlx_mysql_pool_opts(move |pool| link.watch_mysql(pool, BRIEF_LOCK_WAIT));
+        }
+        // Another connection to a database in memory would find nothing there.
+        Target::File if settings.url.is_in_memory() => {}
+        Target::File => {
+            let link = link.clone();
+            connect.map_sqlx_sqlite_pool_opts(move |pool| link.watch_sqlite(pool));
+        }
     }
     let place = Place::new(settings);
     Database::connect(connect).await.map_err(|error| match Fault::of(&error) {
@@ -246,13 +230,15 @@ async fn open_pool(settings: &settings::Database, pool: Pool) -> Result<Database
 /// Opens a database that a worker can do its job on. Migrates its tables if the settings say so.
 ///
 /// # Errors
-/// As [`open`], and what [`able::prove`] finds.
-pub async fn open_able(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
-    let (db, place) = (open_and_migrate(settings).await?, Place::new(settings));
+/// As [`open`], that no server takes writes, and what [`able::prove`] finds.
+pub async fn open_able(settings: &settings::Database) -> Result<Opened, Unable> {
+    let server = find_writable(settings, settings.acquire_timeout).await?;
+    let (opened, place) = (open_at(settings, &server).await?, Place::new(settings));
+    migrate_if_wanted(settings, &opened.db).await?;
     // A migration that another process runs may lock the tables for minutes.
-    let proved = timeout(settings.acquire_timeout, able::prove(&db, &place, Newer::Refused)).await;
+    let proved = timeout(settings.acquire_timeout, able::prove(&opened.db, &place, Newer::Refused)).await;
     proved.unwrap_or_else(|_| Err(place.unable(Fault::NoAnswer, "")))?;
-    Ok(db)
+    Ok(opened)
 }
 
 /// Opens the database for a command that needs one. Migrates its tables if the settings say so, and otherwise refuses outdated
@@ -264,7 +250,8 @@ pub async fn open_migrated(settings: &settings::Database) -> Result<DatabaseConn
     if let Some(unable) = missing_file(settings) {
         return Err(unable);
     }
-    let db = open_and_migrate(settings).await?;
+    let db = open(settings).await?;
+    migrate_if_wanted(settings, &db).await?;
     able::is_migrated(&db, &Place::new(settings), Newer::Refused).await?;
     Ok(db)
 }
@@ -273,7 +260,7 @@ pub async fn open_migrated(settings: &settings::Database) -> Result<DatabaseConn
 ///
 /// # Errors
 /// As [`open_migrated`], and that the database is read-only.
-pub async fn open_to_write(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
+pub async fn open_to_write(settings: &settings::Database) -> Result<Opened, Unable> {
     match missing_file(settings) {
         Some(unable) => Err(unable),
         None => open_or_create(settings).await,
@@ -284,20 +271,21 @@ pub async fn open_to_write(settings: &settings::Database) -> Result<DatabaseConn
 ///
 /// # Errors
 /// As [`open`], pending migrations, and that the database is read-only.
-pub async fn open_or_create(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
-    let (db, place) = (open_and_migrate(settings).await?, Place::new(settings));
-    able::is_migrated(&db, &place, Newer::Refused).await?;
-    able::may_be_written(&db, &place).await?;
-    Ok(db)
+pub async fn open_or_create(settings: &settings::Database) -> Result<Opened, Unable> {
+    let (opened, place) = (open_linked(settings).await?, Place::new(settings));
+    migrate_if_wanted(settings, &opened.db).await?;
+    able::is_migrated(&opened.db, &place, Newer::Refused).await?;
+    able::may_be_written(&opened.db, &place).await?;
+    Ok(opened)
 }
 
-async fn open_and_migrate(settings: &settings::Database) -> Result<DatabaseConnection, Unable> {
-    let (db, place) = (open(settings).await?, Place::new(settings));
+async fn migrate_if_wanted(settings: &settings::Database, db: &DatabaseConnection) -> Result<(), Unable> {
     if settings.migrate_at_start {
-        able::is_no_newer(&db, &place).await?;
-        migrate(&db).await.map_err(|error| failed(&place, &error))?;
+        let place = Place::new(settings);
+        able::is_no_newer(db, &place).await?;
+        migrate(db).await.map_err(|error| failed(&place, &error))?;
     }
-    Ok(db)
+    Ok(())
 }
 
 /// Only reads: a worker's database user need not be allowed to create tables.

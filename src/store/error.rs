@@ -4,7 +4,7 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::SqliteError;
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-use super::database::in_words;
+use super::database::{Fault, in_words};
 use crate::domain::secret::OpenError;
 
 /// A failed operation of the store.
@@ -44,18 +44,27 @@ impl StoreError {
 
     /// Whether the error is about the database and not about a row: any other statement would fail, too.
     pub(super) fn is_of_no_row(&self) -> bool {
-        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+        use sqlx::Error::{PoolClosed, WorkerCrashed};
         match self {
-            Self::Database { source, .. } => match source {
-                DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-                DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-                    matches!(
-                        **error,
-                        Io(_) | PoolClosed | PoolTimedOut | Protocol(_) | Tls(_) | WorkerCrashed
-                    )
-                }
-                _ => false,
-            },
+            Self::Database { source: DbErr::ConnectionAcquire(_) | DbErr::Conn(_), .. } => true,
+            Self::Database {
+                source:
+                    source @ (DbErr::Exec(RuntimeErr::SqlxError(error))
+                    | DbErr::Query(RuntimeErr::SqlxError(error))),
+                ..
+            } => matches!(**error, PoolClosed | WorkerCrashed) || Fault::of(source).is_of_server(),
+            Self::Database { .. }
+            | Self::NoAnswer
+            | Self::Sealed { .. }
+            | Self::Changed { .. }
+            | Self::Corrupt { .. } => false,
+        }
+    }
+
+    /// Whether the statement met a server that answers and takes no writes.
+    pub fn is_of_wrong_server(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => Fault::of(source).is_of_wrong_server(),
             Self::NoAnswer | Self::Sealed { .. } | Self::Changed { .. } | Self::Corrupt { .. } => false,
         }
     }

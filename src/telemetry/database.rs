@@ -5,6 +5,7 @@ use std::fmt::Display;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::Instant;
 
+use super::repeated::Repeated;
 use super::told::Told;
 use crate::domain::clock::Offset;
 use crate::domain::problem::Problem;
@@ -40,6 +41,18 @@ impl DatabaseAway {
     pub fn end(self) {
         gauge!(REACHABLE).set(1.0);
         tracing::info!(away_secs = self.since.elapsed().as_secs(), "the database is usable again");
+    }
+}
+
+/// The server that connections went to takes no writes any more, and another one does, or it does again.
+pub fn database_server_changed(server: &str) {
+    static TOLD: Repeated = Repeated::new();
+    if let Some(kept_back) = TOLD.lets_through(&server, Instant::now()) {
+        tracing::warn!(
+            server,
+            kept_back,
+            "a connection met a database server that takes no writes; all connections are made anew, to this one"
+        );
     }
 }
 

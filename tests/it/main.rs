@@ -19,6 +19,7 @@ mod clock;
 mod crash;
 mod credential;
 mod database_loss;
+mod database_servers;
 mod dead_letters;
 mod doctor;
 mod endless_answers;

@@ -105,7 +105,7 @@ async fn in_force(pool: &DatabaseConnection, setting: &str) -> String {
 async fn only_statements_that_many_share_are_planned_once_and_by_key() {
     let world = World::new(Kind::Postgres, Dialect::BitbucketServer).await;
     let db = world.connection().await;
-    let grouped = database::open_grouped(&world.settings().database, &db).await.unwrap();
+    let grouped = database::open_grouped(&world.settings().database, &db.clone().into()).await.unwrap();
     for (setting, for_groups, elsewhere) in
         [("plan_cache_mode", "force_generic_plan", "auto"), ("enable_seqscan", "off", "on")]
     {

@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ending, Failure> {
     let records = read(&arguments.file, settings.files)?;
     let keys = settings.key_ring()?;
-    let store = Store::new(database::open_or_create(&settings.database).await?, keys);
+    let store = Store::new(database::open_or_create(&settings.database).await?.db, keys);
     let taken = store.taken_hosts(&records).await?;
     if !taken.is_empty() {
         let list: Vec<String> = taken.iter().map(|(host, by)| format!("{host} (of provider {by})")).collect();

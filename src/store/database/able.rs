@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, State
 
 pub use self::migrated::{Newer, is_migrated, is_no_newer};
 use super::fault::{Fault, in_words};
+use super::link::POSTGRES_IS_READ_ONLY;
 use super::place::{Place, Unable};
 use crate::domain::problem::Problem;
 
@@ -51,9 +52,7 @@ pub async fn prove(db: &DatabaseConnection, place: &Place, newer: Newer) -> Resu
 pub async fn may_be_written(db: &DatabaseConnection, place: &Place) -> Result<(), Unable> {
     match db.get_database_backend() {
         DatabaseBackend::Postgres => {
-            let question =
-                "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS yes";
-            if asked::<bool>(db, place, question).await? {
+            if asked::<bool>(db, place, POSTGRES_IS_READ_ONLY).await? {
                 return Err(place.unable(Fault::ReadOnly, ""));
             }
             Ok(())

@@ -41,6 +41,8 @@ pub enum Fault {
     /// A table or a column is missing.
     NoTable,
     DiskFull,
+    /// A file of the database cannot be read or written.
+    DiskFails,
     /// There is no `SQLite` file, and the command does not make one.
     NoFile,
     /// The folder of an `SQLite` file does not exist.
@@ -114,17 +116,24 @@ impl Fault {
             "25006" => Self::ReadOnly,
             "42P01" | "42703" | "3F000" => Self::NoTable,
             "53100" => Self::DiskFull,
+            "58030" => Self::DiskFails,
             "53300" if routine == "InitializeSessionUserId" => Self::UserLimit,
             "53300" if routine == "CheckMyDatabase" => Self::DatabaseLimit,
             "53300" => Self::TooManyConnections,
+            // Class 57, operator intervention: shut down, crashed, starting.
             "57P01" | "57P02" | "57P03" => Self::NotTaking,
+            "57P04" => Self::NoDatabase,
+            "57P05" => Self::Unreachable,
+            // Class 08, connection exception. A pooler has these for a server that it does not reach.
+            _ if code.starts_with("08") => Self::Unreachable,
             // A lock that was not had in time, a deadlock, and a conflict of transactions.
             "55P03" | "40P01" | "40001" => Self::Locked,
             _ => Self::Unexpected,
         }
     }
 
-    /// By number, because many of them share a SQLSTATE: <https://mariadb.com/kb/en/mariadb-error-code-reference/>
+    /// By number, because many of them share a SQLSTATE: <https://mariadb.com/kb/en/mariadb-error-code-reference/>,
+    /// <https://dev.mysql.com/doc/mysql-errors/9.0/en/server-error-reference.html>
     const fn of_mysql(number: u16) -> Self {
         match number {
             1045 => Self::Password,
@@ -134,12 +143,16 @@ impl Fault {
             1049 => Self::NoDatabase,
             1044 => Self::DatabaseDenied,
             1142 | 1143 | 1227 | 1370 => Self::Denied,
-            1290 | 1792 | 1836 => Self::ReadOnly,
+            // `read_only` or `super_read_only`, a read-only transaction, `read_only` on another way, `innodb_read_only`.
+            1290 | 1792 | 1836 | 1036 => Self::ReadOnly,
             1054 | 1146 => Self::NoTable,
             1021 | 1114 => Self::DiskFull,
             1040 => Self::TooManyConnections,
             1203 | 1226 => Self::UserLimit,
-            1047 | 1053 => Self::NotTaking,
+            // A Galera node without its cluster, a shutdown, MySQL's offline mode and its group replication.
+            1047 | 1053 | 3032 | 3100 => Self::NotTaking,
+            // The server ended the session: MariaDB, and MySQL after an idle time.
+            1927 | 4031 => Self::Unreachable,
             // A lock that was not had in time, and a deadlock.
             1205 | 1213 => Self::Locked,
             _ => Self::Unexpected,
@@ -156,6 +169,7 @@ impl Fault {
             8 => Self::ReadOnly,
             13 => Self::DiskFull,
             _ if code == SHARED_MEMORY_SIZE => Self::DiskFull,
+            10 => Self::DiskFails,
             14 => Self::CannotOpen,
             11 | 26 => Self::NotSqlite,
             1 if message.starts_with("no such table") || message.starts_with("no such column") => {
@@ -180,8 +194,50 @@ impl Fault {
         }
     }
 
+    /// Whether it is the whole server's, so that any other statement meets it there, too.
+    pub const fn is_of_server(self) -> bool {
+        match self {
+            Self::NothingListens
+            | Self::UnknownHost
+            | Self::Unreachable
+            | Self::NoAnswer
+            | Self::NotTaking
+            | Self::TooManyConnections
+            | Self::UserLimit
+            | Self::DatabaseLimit
+            | Self::Password
+            | Self::Login
+            | Self::NoLogin
+            | Self::NoDatabase
+            | Self::DatabaseDenied
+            | Self::ReadOnly
+            | Self::DiskFull
+            | Self::DiskFails
+            | Self::NoTls
+            | Self::Tls(_)
+            | Self::TlsFile
+            | Self::OtherProtocol
+            | Self::OtherKind => true,
+            Self::Denied
+            | Self::NoTable
+            | Self::NoFile
+            | Self::NoFolder
+            | Self::CannotOpen
+            | Self::NotSqlite
+            | Self::Locked
+            | Self::Url
+            | Self::Unexpected => false,
+        }
+    }
+
+    /// Whether the server answers, and takes no writes. Another one may take them, so no connection to this one is kept. Of a
+    /// file, a new connection tells more.
+    pub const fn is_of_wrong_server(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::NotTaking | Self::DiskFails)
+    }
+
     /// In a few words, for the end of a sentence: `cannot store a token: …`.
-    const fn words(self) -> &'static str {
+    pub(super) const fn words(self) -> &'static str {
         match self {
             Self::NothingListens => "the database does not run",
             Self::UnknownHost => "the database's host is unknown",
@@ -199,6 +255,7 @@ impl Fault {
             Self::ReadOnly => "the database is read-only; `tokenkeeper doctor` says why",
             Self::NoTable => "a table or column is missing; run `tokenkeeper migrate up`",
             Self::DiskFull => "the database's disk is full; make room there (df -h)",
+            Self::DiskFails => "the database's disk fails; its log, or this machine's (dmesg), says more",
             Self::NoFile => "there is no database file",
             Self::NoFolder => "the folder of the database file does not exist",
             Self::CannotOpen => "the database file cannot be opened",
@@ -248,6 +305,10 @@ mod tests {
             ("53300", Fault::TooManyConnections),
             ("57P03", Fault::NotTaking),
             ("57P01", Fault::NotTaking),
+            ("57P02", Fault::NotTaking),
+            ("57P04", Fault::NoDatabase),
+            ("08006", Fault::Unreachable),
+            ("08P01", Fault::Unreachable),
             ("55P03", Fault::Locked),
             ("XX000", Fault::Unexpected),
         ] {
@@ -275,12 +336,15 @@ mod tests {
             (1290, Fault::ReadOnly),
             (1792, Fault::ReadOnly),
             (1836, Fault::ReadOnly),
+            (1036, Fault::ReadOnly),
             (1146, Fault::NoTable),
             (1021, Fault::DiskFull),
             (1040, Fault::TooManyConnections),
             (1226, Fault::UserLimit),
             (4151, Fault::NoLogin),
             (1047, Fault::NotTaking),
+            (3100, Fault::NotTaking),
+            (1927, Fault::Unreachable),
             (1205, Fault::Locked),
             (1064, Fault::Unexpected),
         ] {
@@ -296,6 +360,7 @@ mod tests {
             (1032, "attempt to write a readonly database", Fault::ReadOnly),
             (13, "database or disk is full", Fault::DiskFull),
             (4874, "disk I/O error", Fault::DiskFull),
+            (778, "disk I/O error", Fault::DiskFails),
             (5, "database is locked", Fault::Locked),
             (26, "file is not a database", Fault::NotSqlite),
             (1, "no such table: token_entry", Fault::NoTable),

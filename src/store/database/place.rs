@@ -9,7 +9,7 @@ use url::Url;
 
 use super::fault::Fault;
 use crate::domain::problem::Problem;
-use crate::settings;
+use crate::settings::{self, ServerUrl};
 
 /// Why a worker or a command cannot use the database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +34,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// With several servers: host and port are the first one's, and the URL names all of them.
     pub fn new(settings: &settings::Database) -> Self {
-        Self::of_url(settings.display_url())
+        let first = settings.url.servers().first().map(ServerUrl::redacted).unwrap_or_default();
+        Self { url: settings.display_url().to_owned(), ..Self::of_url(first) }
+    }
+
+    pub(super) fn of_server(server: &ServerUrl) -> Self {
+        Self::of_url(server.redacted())
     }
 
     pub(super) fn of_url(url: &str) -> Self {
@@ -80,6 +86,25 @@ impl Place {
             _ => return None,
         };
         (!self.host.is_empty()).then_some((self.host.as_str(), self.port.unwrap_or(default_port)))
+    }
+
+    /// Host and port as the URL has them.
+    pub(super) fn address(&self) -> String {
+        match (self.host.is_empty(), self.port) {
+            (true, _) => self.url.clone(),
+            (false, None) => self.host.clone(),
+            (false, Some(port)) => format!("{}:{port}", self.host),
+        }
+    }
+
+    /// Of several servers, or addresses of one, none can be used: what is wrong with each.
+    pub(super) fn useless(&self, causes: &[String]) -> Problem {
+        let Self { url, .. } = self;
+        Problem::new(
+            format!("none of the {} servers of {url} takes writes (database.url)", causes.len()),
+            causes.join("; "),
+            "start or promote one of them, or correct database.url",
+        )
     }
 
     /// The folder of an `SQLite` file.
@@ -235,6 +260,14 @@ impl Place {
                 format!("the disk of the database {url} is full"),
                 String::new(),
                 "make room there: df -h".to_owned(),
+            ),
+            Fault::DiskFails => (
+                format!("the disk of the database {url} fails"),
+                "a file of it cannot be read or written".to_owned(),
+                match self.backend {
+                    DatabaseBackend::Sqlite => "look into this machine's log: dmesg".to_owned(),
+                    _ => format!("look into the log of {product} and of its machine"),
+                },
             ),
             Fault::NoFile => (
                 format!("there is no database file {name}"),

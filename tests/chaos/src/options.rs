@@ -62,6 +62,12 @@ pub(crate) enum Scenario {
     Broker,
     /// The database away under load.
     DatabaseAway,
+    /// The database read-only at the same address, under load.
+    Readonly,
+    /// The database's address leads to a standby, under load.
+    Standby,
+    /// A Galera node that takes no queries, under load.
+    Galera,
     /// A backup restored under load.
     Restore,
     /// A publisher who means harm beside one who does not.
@@ -80,6 +86,9 @@ impl Scenario {
             Self::Bulkhead => "bulkhead",
             Self::Broker => "broker",
             Self::DatabaseAway => "database-away",
+            Self::Readonly => "readonly",
+            Self::Standby => "standby",
+            Self::Galera => "galera",
             Self::Restore => "restore",
             Self::Hostile => "hostile",
             Self::Soak => "soak",

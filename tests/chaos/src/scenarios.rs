@@ -8,6 +8,7 @@ mod frozen;
 mod hostile;
 mod load;
 mod newest;
+mod no_writes;
 mod restore;
 mod rolling;
 mod soak;
@@ -53,6 +54,9 @@ pub(crate) async fn play(
         Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
         Scenario::Broker => Box::pin(broker::play(play)).await,
         Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
+        Scenario::Readonly => Box::pin(no_writes::play(play, no_writes::Fault::ReadOnly)).await,
+        Scenario::Standby => Box::pin(no_writes::play(play, no_writes::Fault::Standby)).await,
+        Scenario::Galera => Box::pin(no_writes::play(play, no_writes::Fault::Galera)).await,
         Scenario::Restore => Box::pin(restore::play(play)).await,
         Scenario::Hostile => Box::pin(hostile::play(play)).await,
         Scenario::Soak => Box::pin(soak::play(play)).await,

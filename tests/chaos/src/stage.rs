@@ -38,6 +38,7 @@ pub(crate) struct Stage {
     pub(crate) scms: Vec<Arc<SimulatedScm>>,
     pub(crate) users: Vec<User>,
     pub(crate) upstream: Upstream,
+    /// Its name on the scenarios' PostgreSQL. Empty: it is on another server.
     pub(crate) database: String,
     program: Program,
     folder: PathBuf,
@@ -67,23 +68,43 @@ impl Stage {
     ) -> Result<Self> {
         let database = name.replace('-', "_");
         servers.postgres.create_database(&database).await?;
+        let url = servers.postgres.url(&database);
+        let stage = Self::make(servers, account, &url, folder, name, hosts, settings).await?;
+        Ok(Self { database, ..stage })
+    }
+
+    /// The same on an empty database of another server.
+    pub(crate) async fn open_on(
+        servers: &Servers,
+        database_url: &str,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+    ) -> Result<Self> {
+        Self::make(servers, None, database_url, folder, name, hosts, &[]).await
+    }
+
+    async fn make(
+        servers: &Servers,
+        account: Option<&Account>,
+        database_url: &str,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Self> {
         let broker = servers.rabbitmq.url();
         let folder = folder.join(name);
         fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let mut program = Program::beside_this_one(&folder)?;
         let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
-        let ground = Ground {
-            database: &servers.postgres.url(&database),
-            broker: &broker,
-            prefix: name,
-            providers: &providers,
-            settings,
-        };
+        let ground =
+            Ground { database: database_url, broker: &broker, prefix: name, providers: &providers, settings };
         program.set_up(&ground).await?;
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
         let upstream = Upstream::start(&broker, account, name, move || clock.now_ms());
-        let users = Vec::new();
+        let (users, database) = (Vec::new(), String::new());
         Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }
 

@@ -14,7 +14,7 @@ use tokenkeeper::domain::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use tokenkeeper::domain::provider::{Overrides, ProviderRecord};
 use tokenkeeper::domain::secret::{Binding, Format, KeyRing, SecretString};
 use tokenkeeper::settings::Settings;
-use tokenkeeper::store::database;
+use tokenkeeper::store::database::{self, Opened};
 use tokenkeeper::store::{Entry, Found, Store};
 use tokenkeeper::worker::{TimeSource, Worker};
 use tokenkeeper_entity::token_entry;
@@ -29,7 +29,8 @@ use super::{logs, process::WorkerProcess};
 
 /// A store that runs grouped statements as a worker's does.
 pub(crate) async fn store_of(settings: &Settings, db: DatabaseConnection) -> Store {
-    let grouped = database::open_grouped(&settings.database, &db).await.expect("open another pool");
+    let opened = Opened::from(db.clone());
+    let grouped = database::open_grouped(&settings.database, &opened).await.expect("open another pool");
     Store::new(db, settings.key_ring().expect("keys")).with_grouped(grouped)
 }
 
@@ -88,14 +89,20 @@ impl World {
     /// A world with this SCM, applied as a provider with its kind's defaults.
     pub(crate) async fn with_scm(kind: Kind, options: ScmOptions) -> Self {
         // Boxed: it is large, and every test would carry its size.
-        Box::pin(Self::make(kind, options)).await
+        Box::pin(Self::make(kind, TestDatabase::create(kind), options)).await
     }
 
-    async fn make(kind: Kind, options: ScmOptions) -> Self {
+    /// A world on an empty database of a server of the test's own, which must outlive the world.
+    pub(crate) async fn on(kind: Kind, url: String, dialect: Dialect) -> Self {
+        let database = std::future::ready(TestDatabase::at(url));
+        Box::pin(Self::make(kind, database, ScmOptions::new(dialect))).await
+    }
+
+    async fn make(kind: Kind, database: impl Future<Output = TestDatabase>, options: ScmOptions) -> Self {
         logs::capture();
         let log_began = logs::captured_len();
         let scm = SimulatedScm::start(options).await;
-        let (broker, database) = tokio::join!(TestBroker::connect(), TestDatabase::create(kind));
+        let (broker, database) = tokio::join!(TestBroker::connect(), database);
         let keys = KeyRing::generate("test").expose_secret().to_owned();
         let environment = HashMap::from([
             ("AMQP_URL".to_owned(), broker.url().to_owned()),

@@ -68,6 +68,11 @@ impl TestDatabase {
         }
     }
 
+    /// A database that somebody else made, and drops.
+    pub fn at(url: String) -> Self {
+        Self { url, _folder: None, _created: None }
+    }
+
     /// What tokenkeeper takes as `DATABASE_URL`.
     pub fn url(&self) -> &str {
         &self.url

@@ -39,11 +39,15 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Starts one in front of `upstream` (`host:port`).
     pub async fn start(upstream: &str) -> Self {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port for the fault proxy");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), upstream).await
+    }
+
+    /// The same, at this address.
+    pub async fn start_at(address: SocketAddr, upstream: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port for the fault proxy");
         let address = listener.local_addr().expect("the address of a listener");
-        let network = Arc::new(Network::new());
-        let accepting = tokio::spawn(accept(listener, upstream.to_owned(), network.clone()));
+        let network = Arc::new(Network::new(upstream));
+        let accepting = tokio::spawn(accept(listener, network.clone()));
         Self { address, network, accepting }
     }
 
@@ -66,6 +70,11 @@ impl FaultProxy {
         host_set.expect("a URL that can have a host");
         url.set_port(Some(self.address.port())).expect("a URL that can have a port");
         url.into()
+    }
+
+    /// From now on new connections lead there (`host:port`). Those of now are kept.
+    pub fn lead_to(&self, upstream: &str) {
+        upstream.clone_into(&mut self.network.upstream());
     }
 
     /// Ends all connections of now. New ones work.
@@ -152,6 +161,8 @@ impl Drop for FaultProxy {
 
 /// What the connections share.
 struct Network {
+    /// Where new connections lead (`host:port`).
+    upstream: Mutex<String>,
     mode: watch::Sender<Mode>,
     marker: watch::Sender<Option<Arc<Marker>>>,
     marked: watch::Sender<usize>,
@@ -190,8 +201,9 @@ struct Mode {
 }
 
 impl Network {
-    fn new() -> Self {
+    fn new(upstream: &str) -> Self {
         Self {
+            upstream: Mutex::new(upstream.to_owned()),
             mode: watch::Sender::default(),
             marker: watch::Sender::default(),
             marked: watch::Sender::default(),
@@ -200,12 +212,16 @@ impl Network {
         }
     }
 
+    fn upstream(&self) -> MutexGuard<'_, String> {
+        self.upstream.lock().expect("where the proxy leads")
+    }
+
     fn wires(&self) -> MutexGuard<'_, Vec<Arc<Wire>>> {
         self.wires.lock().expect("the proxy's connections")
     }
 }
 
-async fn accept(listener: TcpListener, upstream: String, network: Arc<Network>) {
+async fn accept(listener: TcpListener, network: Arc<Network>) {
     loop {
         let (client, _) = listener.accept().await.expect("accept a connection");
         if network.mode.borrow().refusing {
@@ -214,7 +230,7 @@ async fn accept(listener: TcpListener, upstream: String, network: Arc<Network>) 
         }
         let wire = Arc::<Wire>::default();
         network.wires().push(Arc::clone(&wire));
-        let (network, upstream) = (network.clone(), upstream.clone());
+        let (network, upstream) = (network.clone(), network.upstream().clone());
         tokio::spawn(async move {
             connect(client, &upstream, &network, &wire).await;
             network.wires().retain(|other| !Arc::ptr_eq(other, &wire));

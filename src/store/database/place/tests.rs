@@ -29,6 +29,7 @@ fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
             ("refuses a statement", Fault::Denied),
             ("is read-only", Fault::ReadOnly),
             ("has a full disk", Fault::DiskFull),
+            ("has a failing disk", Fault::DiskFails),
             ("offers no TLS", Fault::NoTls),
             ("does not speak TLS", Fault::Tls(TlsFault::NotTls)),
             ("has an untrusted certificate", Fault::Tls(TlsFault::UnknownAuthority)),
@@ -55,11 +56,20 @@ fn what_an_operator_reads_of_the_database_stands_in_the_documentation() {
         ("file or folder not writable", Fault::CannotOpen),
         ("file read-only", Fault::ReadOnly),
         ("disk full", Fault::DiskFull),
+        ("disk fails", Fault::DiskFails),
         ("another kind of file", Fault::NotSqlite),
         ("locked", Fault::Locked),
     ] {
         documented(&format!("SQLite {event}"), &told(SQLITE, fault));
     }
+}
+
+#[test]
+fn what_an_operator_reads_of_several_servers_stands_in_the_documentation() {
+    let place = Place { url: "postgres://tk:***@db-1,db-2/tokens".to_owned(), ..Place::of_url(POSTGRES) };
+    let causes = [("db-1", Fault::ReadOnly), ("db-2", Fault::NothingListens)];
+    let causes = causes.map(|(server, fault)| format!("{server}: {}", fault.words()));
+    documented("no server takes writes", &place.useless(&causes));
 }
 
 #[test]

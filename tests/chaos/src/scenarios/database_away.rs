@@ -19,8 +19,8 @@ use crate::{
 
 const WORKERS: usize = 2;
 const USERS: usize = 150;
-const AROUND: Duration = Duration::from_secs(3);
-const RECOVERY: Duration = Duration::from_secs(10);
+pub(super) const AROUND: Duration = Duration::from_secs(3);
+pub(super) const RECOVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
     let Play { options, servers, folder, progress } = play;
@@ -70,7 +70,7 @@ pub(super) async fn play(play: Play<'_>) -> Result<Vec<Row>> {
 }
 
 /// Waits until `/readyz` of every worker answers this; gives back what they say.
-async fn readiness(workers: &[Worker], status: u16, patience: Duration) -> Option<Vec<String>> {
+pub(super) async fn readiness(workers: &[Worker], status: u16, patience: Duration) -> Option<Vec<String>> {
     let until = Instant::now() + patience;
     while Instant::now() < until {
         let answers = futures_util::future::join_all(workers.iter().map(|worker| worker.get("readyz"))).await;

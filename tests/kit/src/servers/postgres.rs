@@ -32,10 +32,12 @@ pub struct Postgres {
     daemon: Option<Daemon>,
 }
 
+#[derive(Clone)]
 struct Programs {
     initdb: PathBuf,
     postgres: PathBuf,
     psql: PathBuf,
+    base_backup: PathBuf,
 }
 
 impl Postgres {
@@ -45,8 +47,12 @@ impl Postgres {
         let folder = folder.join("postgres");
         owner.make_folder(&folder)?;
         let program = |name| find_program(name, debian_folders());
-        let programs =
-            Programs { initdb: program("initdb")?, postgres: program("postgres")?, psql: program("psql")? };
+        let programs = Programs {
+            initdb: program("initdb")?,
+            postgres: program("postgres")?,
+            psql: program("psql")?,
+            base_backup: program("pg_basebackup")?,
+        };
         let has_tls = tls.is_some();
         let mut server = Self { owner, programs, folder, port: free_port()?, has_tls, daemon: None };
         let mut initdb = owner.command(&server.programs.initdb, &server.folder);
@@ -58,6 +64,37 @@ impl Postgres {
         }
         server.begin().await?;
         Ok(server)
+    }
+
+    /// Starts a standby of this one, with everything it writes below `folder`. It answers, follows, and takes no writes.
+    pub async fn start_standby(&self, folder: &Path) -> Result<Self> {
+        let folder = folder.join("standby");
+        self.owner.make_folder(&folder)?;
+        let mut copy = self.owner.command(&self.programs.base_backup, &folder);
+        copy.args(["--pgdata=data", "--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]);
+        copy.args(["--no-sync", "--host=127.0.0.1", "--username=postgres", "--port", &self.port.to_string()]);
+        run(&mut copy, "copy a PostgreSQL").await?;
+        let (owner, programs) = (self.owner, self.programs.clone());
+        let mut standby = Self { owner, programs, folder, port: free_port()?, has_tls: false, daemon: None };
+        standby.begin().await?;
+        Ok(standby)
+    }
+
+    /// Lets a standby take writes from now on.
+    pub async fn promote(&self) -> Result<()> {
+        self.query("postgres", "select pg_promote()").await.map(drop)
+    }
+
+    /// Lets it take no writes, or take them again, also in the sessions of now.
+    pub async fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let value = if read_only { "on" } else { "off" };
+        self.query("postgres", &format!("alter system set default_transaction_read_only = {value}")).await?;
+        self.query("postgres", "select pg_reload_conf()").await.map(drop)
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The URL of a database.

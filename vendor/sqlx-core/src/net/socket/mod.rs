@@ -181,6 +181,11 @@ impl<S: Socket + ?Sized> Socket for Box<S> {
     }
 }
 
+/// `name@address` is one address of a name: connections go to the address, and TLS verifies the name.
+pub(crate) fn name_and_address(host: &str) -> (&str, &str) {
+    host.rsplit_once('@').unwrap_or((host, host))
+}
+
 pub async fn connect_tcp<Ws: WithSocket>(
     host: &str,
     port: u16,
@@ -188,7 +193,8 @@ pub async fn connect_tcp<Ws: WithSocket>(
 ) -> crate::Result<Ws::Output> {
     #[cfg(feature = "_rt-tokio")]
     if crate::rt::rt_tokio::available() {
-        let stream = tokio::net::TcpStream::connect((host, port)).await?;
+        let (_, address) = name_and_address(host);
+        let stream = tokio::net::TcpStream::connect((address, port)).await?;
         stream.set_nodelay(true)?;
         return Ok(with_socket.with_socket(stream).await);
     }

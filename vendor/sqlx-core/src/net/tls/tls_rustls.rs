@@ -180,7 +180,8 @@ where
         }
     };
 
-    let host = ServerName::try_from(tls_config.hostname.to_owned()).map_err(Error::tls)?;
+    let (name, _) = crate::net::name_and_address(tls_config.hostname);
+    let host = ServerName::try_from(name.to_owned()).map_err(Error::tls)?;
 
     let mut socket = RustlsSocket {
         inner: StdSocket::new(socket),
