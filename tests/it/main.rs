@@ -37,6 +37,7 @@ mod hostile;
 mod housekeeping;
 mod keys;
 mod known;
+mod login;
 mod logs;
 mod malformed;
 mod mass_refusal;
