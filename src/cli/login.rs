@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     device: bool,
     /// The port of this machine that the browser comes back to; 0: any, for providers that ignore the port
     ///
-    /// [default: that of the provider's redirect_uri, else 7919]
+    /// [default: that of the provider's `redirect_uri`, else 7919]
     #[arg(long, value_name = "PORT", conflicts_with = "serve")]
     port: Option<u16>,
     /// What to ask for; may be repeated [default: the provider's `login_scopes`]

@@ -31,11 +31,15 @@ impl Running {
 
     /// Reads on until a line that has this text; gives back that line.
     async fn line_with(&mut self, text: &str) -> String {
+        self.line(text, |line| line.contains(text)).await
+    }
+
+    async fn line(&mut self, text: &str, is_it: impl Fn(&str) -> bool) -> String {
         let found = async {
             while let Some(line) = self.lines.next_line().await.expect("its output") {
                 self.printed.push_str(&line);
                 self.printed.push('\n');
-                if line.contains(text) {
+                if is_it(&line) {
                     return Some(line);
                 }
             }
@@ -55,7 +59,7 @@ impl Running {
 
     /// The page that it tells a person to open.
     async fn page(&mut self) -> String {
-        self.line_with("  http").await.trim().to_owned()
+        self.line("a page to open", |line| line.starts_with("  http")).await.trim().to_owned()
     }
 
     /// Waits until it has ended.

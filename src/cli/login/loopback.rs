@@ -23,12 +23,18 @@ pub(super) struct Waiting {
     task: AbortOnDropHandle<()>,
 }
 
+/// A login, and where its answer goes.
+struct Expected {
+    login: PendingLogin,
+    answer: oneshot::Sender<(PendingLogin, Callback)>,
+}
+
 struct Door {
     authorities: Vec<String>,
     path: String,
     host: String,
     /// Taken by the first answer to it.
-    pending: Mutex<Option<(PendingLogin, oneshot::Sender<(PendingLogin, Callback)>)>>,
+    expected: Mutex<Option<Expected>>,
 }
 
 impl Waiting {
@@ -40,8 +46,8 @@ impl Waiting {
         pending: PendingLogin,
     ) -> Self {
         let (answer, answered) = oneshot::channel();
-        let pending = Mutex::new(Some((pending, answer)));
-        let door = Door { authorities: vec![authority], path, host: host.to_owned(), pending };
+        let expected = Mutex::new(Some(Expected { login: pending, answer }));
+        let door = Door { authorities: vec![authority], path, host: host.to_owned(), expected };
         let router = Router::new().fallback(knock).with_state(Arc::new(door));
         let stop = CancellationToken::new();
         let task = AbortOnDropHandle::new(tokio::spawn(accept(listener, router, stop.clone())));
@@ -73,15 +79,13 @@ async fn knock(State(door): State<Arc<Door>>, request: Request) -> Response {
     let Ok(callback) = Callback::read(request.uri().query().unwrap_or_default()) else {
         return page(StatusCode::BAD_REQUEST, "This is no answer of a source-code host.");
     };
-    let mut pending = door.pending.lock();
-    let is_meant = pending.as_ref().is_some_and(|(login, _)| login.is_answered_by(&callback.state));
-    let Some((login, answer)) = pending.take_if(|_| is_meant) else {
+    let is_meant = |expected: &mut Expected| expected.login.is_answered_by(&callback.state);
+    let Some(Expected { login, answer }) = door.expected.lock().take_if(is_meant) else {
         return page(
             StatusCode::BAD_REQUEST,
             "This is not the login that is waited for. It may be over already.",
         );
     };
-    drop(pending);
     // Nobody receives it if the command was interrupted.
     let _ = answer.send((login, callback));
     let text = format!("The answer of {} is here. Close this window, and look at the terminal.", door.host);

@@ -39,7 +39,7 @@ pub(super) struct Options {
     /// Where the page listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7919")]
     listen: SocketAddr,
-    /// Where browsers find it: https, or http on this machine, without a path [default: http://ADDRESS]
+    /// Where browsers find it: https, or http on this machine, without a path [default: that of --listen]
     #[arg(long, value_name = "URL", requires = "serve")]
     public_url: Option<String>,
     /// The header in which a proxy in front of the page says who the user is, as X-Forwarded-User
@@ -115,13 +115,12 @@ async fn print_registrations(store: &tokenkeeper::store::Store, site: &Site) -> 
     }
     let mut output = Output::new();
     for provider in &providers {
-        match site.obstacle(provider) {
-            Some(why) => note(format_args!("warning: nobody can log in at {} here: {why}", provider.host)),
-            None => {
-                let (scopes, redirect_uri) = (&provider.login_scopes(), Some(site.redirect_uri()));
-                Registration { provider, scopes, redirect_uri }.print(&mut output)?;
-            }
+        if let Some(why) = site.obstacle(provider) {
+            note(format_args!("warning: nobody can log in at {} here: {why}", provider.host));
+            continue;
         }
+        let (scopes, redirect_uri) = (&provider.login_scopes(), Some(site.redirect_uri()));
+        Registration { provider, scopes, redirect_uri }.print(&mut output)?;
     }
     Ok(())
 }

@@ -54,17 +54,16 @@ pub(super) async fn accept(listener: TcpListener, router: Router, stop: Cancella
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, address)) => connections.admit(|last_active| {
-                let router = router.clone().layer(Extension(Peer(address)));
-                converse(stream, router, last_active, PATIENCE, stop.clone())
-            }),
+        let Ok((stream, address)) = accepted else {
             // Most likely the limit of open files is reached.
-            Err(_) => {
-                connections.close_longest_idle();
-                sleep(ACCEPT_AGAIN).await;
-            }
-        }
+            connections.close_longest_idle();
+            sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        connections.admit(|last_active| {
+            let router = router.clone().layer(Extension(Peer(address)));
+            converse(stream, router, last_active, PATIENCE, stop.clone())
+        });
     }
     let _ = timeout(LAST_ANSWERS, connections.ended()).await;
 }

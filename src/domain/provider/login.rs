@@ -112,7 +112,6 @@ impl ProviderKind {
                 registered_at: "Entra admin centre > App registrations > Authentication > Web",
                 loopback_host: "localhost",
                 remark: "The device flow needs \"Allow public client flows\".",
-                ..LoginProfile::UNKNOWN
             },
             Self::Generic => LoginProfile::UNKNOWN,
         }

@@ -96,10 +96,10 @@ impl Endpoint<'_> {
         let Transport { client, provider, .. } = self.transport;
         let reach = match provider.reach(self.url) {
             Ok(reach) => reach,
-            Err(error) => return self.refused("not_sent", &format!("not sent: {error}")),
+            Err(error) => return Ok(self.refused("not_sent", &format!("not sent: {error}"))),
         };
         let Ok(message) = message(self.url, request) else {
-            return self.refused("not_sent", "it cannot be sent");
+            return Ok(self.refused("not_sent", "it cannot be sent"));
         };
         let (connection, response) = match client.send(self.url, reach, message).await {
             Ok(answered) => answered,
@@ -120,15 +120,9 @@ impl Endpoint<'_> {
                 return Ok(ok(&granted(&pair, fields.get("id_token"))));
             }
             if fields.get("device_code").is_some() {
-                return device(fields).map_or_else(
-                    || {
-                        self.refused(
-                            "unusable_answer",
-                            "the answer has no usable device_code, user_code and verification_uri",
-                        )
-                    },
-                    |device| Ok(ok(&device)),
-                );
+                const UNUSABLE: &str = "the answer has no usable device_code, user_code and verification_uri";
+                let device = device(fields).map(|device| ok(&device));
+                return Ok(device.unwrap_or_else(|| self.refused("unusable_answer", UNUSABLE)));
             }
         }
         let error = ProviderError::read(&content);
@@ -137,20 +131,20 @@ impl Endpoint<'_> {
             (408 | 425 | 429 | 500.., code) if code != Some("slow_down") => {
                 self.unavailable(&format!("answered {told}"))
             }
-            (300..=399, _) => self.refused(
-                "redirect",
-                &format!(
-                    "answered {told}; redirects are not followed: they would carry the secrets elsewhere"
-                ),
-            ),
+            (300..=399, _) => {
+                let why = "redirects are not followed: they would carry the secrets elsewhere";
+                Ok(self.refused("redirect", &format!("answered {told}; {why}")))
+            }
             (_, Some(code)) => {
                 let code = error_code(code);
                 let description = error.description().map(|text| format!(" \"{}\"", self.quote(text)));
                 let outcome = format!("answered {told} {code}{}", description.unwrap_or_default());
-                self.refused(&code, &format!("{outcome}{}", hint(&code)))
+                Ok(self.refused(&code, &format!("{outcome}{}", hint(&code))))
             }
-            (200..=299, None) => self.refused("unusable_answer", &format!("answered {told} without a token")),
-            (_, None) => self.refused("no_endpoint", &format!("answered {told}; check its URL")),
+            (200..=299, None) => {
+                Ok(self.refused("unusable_answer", &format!("answered {told} without a token")))
+            }
+            (_, None) => Ok(self.refused("no_endpoint", &format!("answered {told}; check its URL"))),
         }
     }
 
@@ -160,7 +154,7 @@ impl Endpoint<'_> {
                 self.unavailable(&format!("cannot connect: {detail}"))
             }
             SendError::NotConnected(ConnectError::Url { detail } | ConnectError::NotPermitted { detail }) => {
-                self.refused("not_sent", &format!("not sent: {detail}"))
+                Ok(self.refused("not_sent", &format!("not sent: {detail}")))
             }
             SendError::BrokeUnsent | SendError::Broke => {
                 self.unavailable("the connection closed before an answer came")
@@ -172,8 +166,8 @@ impl Endpoint<'_> {
         Err(NoAnswer { detail: self.tell(outcome) })
     }
 
-    fn refused(&self, code: &str, outcome: &str) -> Result<HttpResponse, NoAnswer> {
-        Ok(refusal(code, &self.tell(outcome)))
+    fn refused(&self, code: &str, outcome: &str) -> HttpResponse {
+        refusal(code, &self.tell(outcome))
     }
 
     /// The URL without user info and query: they may hold secrets.

@@ -25,6 +25,9 @@ async fn a_user_logs_in_at_every_kind_of_host_and_gets_tokens_that_workers_refre
     ] {
         let (mut world, redirect) = world_with_redirect(dialect).await;
         world.set("access.require_sealed_stores", true);
+        // Entra takes http for this name alone.
+        let redirect = redirect.replace("127.0.0.1", kind.login().loopback_host);
+        world.scm.register_redirect(&redirect);
         let authorize = world.scm.authorize_url();
         world
             .apply_provider(|record| {
@@ -114,7 +117,9 @@ async fn who_else_knocks_does_not_end_the_wait() {
     }
     let silent: Vec<_> = (0..70).map(|_| TcpStream::connect(format!("127.0.0.1:{port}")).unwrap()).collect();
 
-    assert_eq!(status(&back).await, 200, "the browser itself gets through");
+    // Over a connection of its own: the others may have made room already.
+    let answer = http::client().get(&back).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "the browser itself gets through");
     login.ended().await.good().keeps_secrets_of(&world);
     drop(silent);
     assert_eq!(world.request("u-1").await["status"], "ok");

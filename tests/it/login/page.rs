@@ -192,7 +192,7 @@ async fn the_users_that_a_proxy_names_see_and_connect_their_own_hosts() {
     let page = Page::start(&world, &["--user-header", "X-Forwarded-User"]).await;
     let (mut one, mut other) = (page.browser_of("u-1"), page.browser_of("u-<2>"));
     assert_eq!(one.connect(&world, "jdoe").await.status, 303);
-    one.get("/").await.says(200, "connected, without an end");
+    one.get("/").await.says(200, "connected until");
     other.get("/").await.says(200, "Source-code hosts of u-&lt;2&gt;");
     other.get("/").await.says(200, "not connected");
     assert_eq!(other.connect(&world, "other").await.status, 303);

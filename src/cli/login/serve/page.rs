@@ -27,10 +27,18 @@ pub(super) enum Connection {
     Held {
         /// None: for ever.
         expires_at: Option<Timestamp>,
-        /// How long workers can refresh it. None: they cannot. Inside: None: nobody knows an end.
-        renewed_until: Option<Option<Timestamp>>,
+        renewal: Renewal,
         since: Timestamp,
     },
+}
+
+/// How long workers can refresh a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    Never,
+    Until(Timestamp),
+    /// Nobody says until when.
+    Endless,
 }
 
 impl Connection {
@@ -45,7 +53,11 @@ impl Connection {
         }
         Self::Held {
             expires_at: token.expires_at,
-            renewed_until: renewable.then_some(token.refresh_token_expires_at),
+            renewal: match (renewable, token.refresh_token_expires_at) {
+                (false, _) => Renewal::Never,
+                (true, Some(until)) => Renewal::Until(until),
+                (true, None) => Renewal::Endless,
+            },
             since: token.updated_at,
         }
     }
@@ -54,20 +66,18 @@ impl Connection {
         let (class, text, more) = match self {
             Self::Never => ("small", "not connected".to_owned(), String::new()),
             Self::Lost => ("bad", "must be connected again".to_owned(), String::new()),
-            Self::Held { expires_at, renewed_until, since } => {
-                let until = match (renewed_until, expires_at) {
-                    (None, Some(at)) => format!("connected until {}", shown(*at, now)),
-                    (Some(Some(at)), Some(_)) => format!("connected until {} at least", shown(*at, now)),
-                    (_, None) | (Some(None), Some(_)) => "connected, without an end".to_owned(),
-                };
-                let token = match (renewed_until, expires_at) {
-                    (_, None) => "the token never expires".to_owned(),
-                    (Some(_), Some(at)) if at <= &now => {
-                        "the token is renewed when it is asked for".to_owned()
+            Self::Held { expires_at, renewal, since } => {
+                let (until, token) = match (expires_at, renewal) {
+                    (None, _) => ("without an end".to_owned(), "the token never expires".to_owned()),
+                    (Some(at), Renewal::Never) => {
+                        (format!("until {}", shown(*at, now)), "the token cannot be renewed".to_owned())
                     }
-                    (Some(_), Some(at)) => format!("the token is renewed by {}", shown(*at, now)),
-                    (None, Some(_)) => "the token cannot be renewed".to_owned(),
+                    (Some(at), Renewal::Until(until)) => {
+                        (format!("until {} at least", shown(*until, now)), renewed_by(*at, now))
+                    }
+                    (Some(at), Renewal::Endless) => ("without an end".to_owned(), renewed_by(*at, now)),
                 };
+                let until = format!("connected {until}");
                 ("good", until, format!("{token}; stored {}", distance(*since, now)))
             }
         };
@@ -133,6 +143,13 @@ pub(super) fn trouble(text: &str) -> String {
     let body =
         format!("<h1>Not connected</h1><p class=\"bad\">{}</p><p><a href=\"/\">Back</a></p>", escaped(text));
     whole("Not connected", "", &body)
+}
+
+fn renewed_by(at: Timestamp, now: Timestamp) -> String {
+    if at <= now {
+        return "the token is renewed when it is asked for".to_owned();
+    }
+    format!("the token is renewed by {}", shown(at, now))
 }
 
 fn shown(at: Timestamp, now: Timestamp) -> String {
@@ -206,7 +223,7 @@ mod tests {
     #[test]
     fn the_page_says_until_when() {
         let html = |change: fn(&mut ListedToken)| Connection::of(Some(&token(change)), NOW).html(NOW);
-        assert!(html(|_| {}).contains("connected, without an end"));
+        assert!(html(|_| {}).contains("connected without an end"));
         assert!(html(|_| {}).contains("renewed by 2020-01-01 02:05 UTC (in 1h)"));
         assert!(
             html(|token| token.refreshable = false).contains("connected until 2020-01-01 02:05 UTC (in 1h)<")
