@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod checks;
+pub mod connections;
 pub mod database;
 pub mod exposed;
 pub mod hardening;

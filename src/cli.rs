@@ -16,6 +16,7 @@ pub(crate) mod doctor;
 pub(crate) mod fake;
 pub(crate) mod housekeeping;
 pub(crate) mod keys;
+pub(crate) mod login;
 pub(crate) mod migrate;
 pub(crate) mod provider;
 pub(crate) mod request;

@@ -68,6 +68,7 @@ enum Command {
     Request(cli::request::Arguments),
     WorkspaceStart(cli::workspace_start::Arguments),
     Credential(cli::credential::Arguments),
+    Login(cli::login::Arguments),
     Schema(cli::schema::Arguments),
     Fake(cli::fake::Arguments),
 }
@@ -109,6 +110,7 @@ fn run(CommandLine { config, command }: CommandLine) -> Result<Ending, Failure> 
         Command::Request(arguments) => in_runtime(cli::request::run(load()?, arguments)),
         Command::WorkspaceStart(arguments) => in_runtime(cli::workspace_start::run(load()?, arguments)),
         Command::Credential(arguments) => in_runtime(cli::credential::run(file.as_deref(), arguments)),
+        Command::Login(arguments) => in_runtime(cli::login::run(load()?, arguments)),
         Command::Fake(arguments) => in_runtime(cli::fake::run(load()?, arguments)),
         Command::Keys(arguments) => in_runtime(cli::keys::run(load, arguments)),
         Command::Restore(arguments) => in_runtime(cli::restore::run(load()?, arguments)),

@@ -8,7 +8,7 @@
 //! In reading order: `client` sends the request and receives the answer. `connect` opens connections, `connection`
 //! pools them and `budget` limits what is read. `address` says which addresses may be connected to. `local` separates failures of this machine from those of the host.
 //! `body` and `pause` read the answer, `answer` interprets it, `issued` reads a new pair, and `detail` words the outcome
-//! without secrets. `validate` checks whether the provider accepts a new token yet.
+//! without secrets. `validate` checks whether the provider accepts a new token yet. `login` is how a user gets the first pair.
 
 pub mod address;
 mod answer;
@@ -22,6 +22,7 @@ mod detail;
 pub(crate) mod fuzzing;
 mod issued;
 mod local;
+pub mod login;
 mod pause;
 #[cfg(any(test, fuzzing))]
 #[allow(clippy::expect_used, reason = "this is how a test fails")]

@@ -1,6 +1,5 @@
 //! The admin endpoint: `/metrics`, `/healthz`, `/readyz`.
 
-mod connections;
 mod progress;
 mod readiness;
 mod scrape;

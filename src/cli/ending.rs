@@ -63,6 +63,16 @@ impl Failure {
         Self::Logged(code)
     }
 
+    /// The error and its causes, for a page.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Failed(error) | Self::Usage(error) | Self::NoReply(error) | Self::Interrupted(error) => {
+                chain(error)
+            }
+            Self::Logged(_) => String::new(),
+        }
+    }
+
     /// Prints the error and its causes to standard error, and returns the exit code.
     pub(crate) fn report(self) -> ExitCode {
         let (code, error) = match self {

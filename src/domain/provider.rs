@@ -3,6 +3,7 @@
 mod endpoint;
 mod kind;
 mod lifespan;
+mod login;
 mod overrides;
 mod record;
 
@@ -15,6 +16,7 @@ use url::Url;
 pub use self::endpoint::{EndpointError, is_token_host};
 pub use self::kind::{Profile, ProviderKind, TokenEndpoint};
 pub use self::lifespan::Lifespan;
+pub use self::login::{LoginProfile, LoginSettings, RedirectError, is_safe_page, is_scope};
 pub use self::overrides::Overrides;
 pub use self::record::{Change, NoDefault, ProviderRecord};
 use crate::domain::clock::Timestamp;
@@ -68,6 +70,8 @@ pub struct Provider {
     pub required_while_reserved: RequiredWhileReserved,
     /// Per worker.
     pub max_concurrent_refreshes: usize,
+    /// What an operator says of logins.
+    pub login: LoginSettings,
     pub updated_at: Timestamp,
     /// Since when the host has refused everybody's refresh token.
     pub refusing_since: Option<Timestamp>,

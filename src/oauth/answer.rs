@@ -8,7 +8,7 @@ mod members;
 
 use std::time::Duration;
 
-use self::content::{Content, read_content};
+pub(super) use self::content::{Content, read_content};
 pub(super) use self::members::End;
 use super::detail::RefreshRequest;
 use super::issued::take_pair;
@@ -224,7 +224,7 @@ fn misconfigured_hint(status: u16, error: &ProviderError<'_>) -> &'static str {
 
 /// The error in an answer.
 #[derive(Default)]
-struct ProviderError<'a> {
+pub(super) struct ProviderError<'a> {
     /// In lower case, as in RFC 6749; some providers write upper case.
     code: Option<String>,
     description: Option<&'a str>,
@@ -232,7 +232,7 @@ struct ProviderError<'a> {
 
 impl<'a> ProviderError<'a> {
     /// The fields of RFC 6749, section 5.2, else those of common REST envelopes.
-    fn read(content: &'a Content) -> Self {
+    pub(super) fn read(content: &'a Content) -> Self {
         let Content::Object(fields) = content else { return Self::default() };
         let text = |pointer: &&str| fields.pointer(pointer)?.as_str().filter(|text| !text.is_empty());
         let code = [
@@ -262,6 +262,14 @@ impl<'a> ProviderError<'a> {
             code: code.iter().find_map(text).map(str::to_ascii_lowercase),
             description: description.iter().find_map(text),
         }
+    }
+
+    pub(super) fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    pub(super) const fn description(&self) -> Option<&'a str> {
+        self.description
     }
 
     fn client_refusal(&self, status: u16) -> ClientRefusal {

@@ -24,7 +24,7 @@ use super::connection::{Connection, Message, Pool};
 use super::detail::{RefreshRequest, root_cause};
 use super::pause::Pause;
 use super::{Acted, ClientRefusal, IssuedPair, LocalCause, RefreshError};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::network::Reach;
 use crate::domain::provider::{ClientAuth, Provider};
 use crate::domain::secret::{ExposeSecret, SecretString};
@@ -113,7 +113,7 @@ impl TokenClient {
         let (head, mut body) = response.into_parts();
         let received = receive(&head.headers, &mut body).await;
         if received.leaves_connection_usable() {
-            self.pool.put((request.provider.token_url.origin(), reach), connection);
+            self.keep(&request.provider.token_url, reach, connection);
         }
         let status = head.status.as_u16();
         let pause = Pause::read(&head.headers, status, self.clock.now());
@@ -144,6 +144,19 @@ impl TokenClient {
                 Err(None) => return Err(SendError::Broke),
             }
         }
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    pub(super) fn keep(&self, url: &Url, reach: Reach, connection: Connection) {
+        self.pool.put((url.origin(), reach), connection);
+    }
+
+    pub(super) const fn total_timeout(&self) -> Duration {
+        self.total_timeout
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn no_answer(&self, request: RefreshRequest<'_>) -> RefreshError {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use url::{Url, form_urlencoded};
 
 use crate::domain::clock::Timestamp;
-use crate::domain::provider::{ClientAuth, Provider, ProviderKind, RequiredWhileReserved};
+use crate::domain::provider::{ClientAuth, LoginSettings, Provider, ProviderKind, RequiredWhileReserved};
 
 pub(super) fn provider(kind: ProviderKind) -> Provider {
     let profile = kind.profile();
@@ -41,6 +41,7 @@ pub(super) fn provider(kind: ProviderKind) -> Provider {
         opportunistic_refresh_window: None,
         required_while_reserved: RequiredWhileReserved::default(),
         max_concurrent_refreshes: profile.max_concurrent_refreshes,
+        login: LoginSettings::default(),
         updated_at: Timestamp::from_millis(0),
         refusing_since: None,
     }

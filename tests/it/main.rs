@@ -39,6 +39,7 @@ mod housekeeping;
 mod journal;
 mod keys;
 mod known;
+mod login;
 mod logs;
 mod malformed;
 mod mass_refusal;

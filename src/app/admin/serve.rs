@@ -18,10 +18,10 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::connections::{Connections, LastActive, PATIENCE, converse};
 use super::tls;
 use super::token::BearerToken;
 use super::{Metrics, Readiness};
+use crate::app::connections::{Connections, LastActive, PATIENCE, converse};
 use crate::domain::escape;
 use crate::domain::problem::{Problem, of_system};
 use crate::settings;
@@ -72,7 +72,7 @@ impl Endpoint {
     }
 
     async fn accept(&self, router: Router, stop: &CancellationToken) {
-        let mut connections = Connections::default();
+        let mut connections = Connections::new(telemetry::admin_crowded);
         let mut fails = false;
         loop {
             let accepted = tokio::select! {
@@ -132,10 +132,10 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     match tls {
-        None => converse(stream, router, last_active, stop).await,
+        None => converse(stream, router, last_active, PATIENCE, stop).await,
         Some(tls) => {
             if let Ok(Ok(stream)) = timeout(PATIENCE, tls.accept(stream)).await {
-                converse(stream, router, last_active, stop).await;
+                converse(stream, router, last_active, PATIENCE, stop).await;
             }
         }
     }

@@ -55,7 +55,11 @@ use crate::cli::{Ending, Failure};
   validate_url = \"https://bitbucket.example.org/rest/api/latest/users\"   # polled with a new token
   # Where tokens may go: the hosts above, and these.
   token_hosts = [\"login.example.org\"]   # if token_url or validate_url has another host
-  allow_private_network = true       # if its hosts have addresses that are not of the internet")]
+  allow_private_network = true       # if its hosts have addresses that are not of the internet
+  # For `tokenkeeper login`. Kind generic requires the first one.
+  authorization_url = \"https://bitbucket.example.org/rest/oauth2/latest/authorize\"
+  device_authorization_url = \"https://login.example.org/device\"
+  login_scopes = [\"REPO_WRITE\"]")]
 pub(crate) struct Arguments {
     /// The file; - is standard input
     #[arg(value_name = "FILE")]
@@ -98,8 +102,12 @@ async fn require_permitted_addresses(records: &[ProviderRecord]) -> anyhow::Resu
     let mut refused = Vec::new();
     for record in records {
         let token_url = record.token_url.clone().or_else(|| record.kind.token_url(&record.host));
-        for (key, url) in [("token_url", token_url), ("validate_url", record.overrides.validate_url.clone())]
-        {
+        let device_url = record.overrides.device_authorization_url.clone();
+        for (key, url) in [
+            ("token_url", token_url),
+            ("validate_url", record.overrides.validate_url.clone()),
+            ("device_authorization_url", device_url),
+        ] {
             let Some(url) = url else { continue };
             let Ok(reach) = record.reach(&url) else { continue };
             if let Some(why) = address::refused(&url, reach).await {

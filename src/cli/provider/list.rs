@@ -55,6 +55,9 @@ struct Shown {
     unstated_lifetime_secs: Option<Lifespan>,
     refresh_parameters: BTreeMap<String, String>,
     validate_url: Option<String>,
+    authorization_url: Option<String>,
+    device_authorization_url: Option<String>,
+    login_scopes: Vec<String>,
     client_secrets: usize,
     refusing_since: Option<Timestamp>,
 }
@@ -62,6 +65,9 @@ struct Shown {
 impl From<Provider> for Shown {
     fn from(provider: Provider) -> Self {
         Self {
+            authorization_url: provider.authorization_url().map(String::from),
+            device_authorization_url: provider.device_authorization_url().map(String::from),
+            login_scopes: provider.login_scopes(),
             host: provider.host,
             other_hosts: provider.other_hosts,
             kind: provider.kind,

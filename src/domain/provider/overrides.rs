@@ -35,6 +35,15 @@ pub struct Overrides {
     /// Whether its hosts may have addresses that are not of the internet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub allow_private_network: bool,
+    /// The authorisation endpoint, if it does not stand where the kind has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization_url: Option<Url>,
+    /// The same of the device authorisation endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_authorization_url: Option<Url>,
+    /// What a login asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub login_scopes: Vec<String>,
 }
 
 impl Overrides {
@@ -71,7 +80,8 @@ impl Overrides {
             let pairs: Vec<String> = pairs.collect();
             (!pairs.is_empty()).then(|| pairs.join(" "))
         };
-        let hosts = |hosts: &[String]| (!hosts.is_empty()).then(|| hosts.join(" "));
+        let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.join(" "));
+        let url = |url: Option<&Url>| url.map(Url::to_string);
         let shown = |overrides: &Self| {
             [
                 ("kills_old_token", overrides.kills_old_token.map(|kills| kills.to_string())),
@@ -80,10 +90,13 @@ impl Overrides {
                 ("refresh_token_idle_lifetime_secs", secs(overrides.refresh_token_idle_lifetime_secs)),
                 ("unstated_lifetime_secs", secs(overrides.unstated_lifetime_secs)),
                 ("refresh_parameters", parameters(overrides)),
-                ("other_hosts", hosts(&overrides.other_hosts)),
-                ("validate_url", overrides.validate_url.as_ref().map(Url::to_string)),
-                ("token_hosts", hosts(&overrides.token_hosts)),
+                ("other_hosts", list(&overrides.other_hosts)),
+                ("validate_url", url(overrides.validate_url.as_ref())),
+                ("token_hosts", list(&overrides.token_hosts)),
                 ("allow_private_network", overrides.allow_private_network.then(|| true.to_string())),
+                ("authorization_url", url(overrides.authorization_url.as_ref())),
+                ("device_authorization_url", url(overrides.device_authorization_url.as_ref())),
+                ("login_scopes", list(&overrides.login_scopes)),
             ]
         };
         let both = shown(self).into_iter().zip(shown(after));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::{Position, Url};
 
-use super::{ClientAuth, Lifespan, Overrides, Provider, ProviderKind, RequiredWhileReserved};
+use super::{ClientAuth, Lifespan, LoginSettings, Overrides, Provider, ProviderKind, RequiredWhileReserved};
 use crate::domain::clock::Timestamp;
 use crate::domain::secret::{ExposeSecret, SecretString};
 
@@ -91,6 +91,11 @@ impl ProviderRecord {
             redirect_uri: self.redirect_uri,
             refresh_parameters: overrides.refresh_parameters.into_iter().collect(),
             validate_url: overrides.validate_url,
+            login: LoginSettings {
+                authorization_url: overrides.authorization_url,
+                device_authorization_url: overrides.device_authorization_url,
+                scopes: overrides.login_scopes,
+            },
             updated_at,
             refusing_since,
         })
@@ -156,5 +161,31 @@ impl ProviderRecord {
         let (own, others) = (secrets(self), secrets(other));
         own.len() == others.len()
             && own.iter().zip(&others).all(|(own, other)| own.expose_secret() == other.expose_secret())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A provider at `git.example.org` with its kind's defaults.
+    pub(in crate::domain::provider) fn provider(kind: ProviderKind) -> Provider {
+        let record = ProviderRecord {
+            host: "git.example.org".to_owned(),
+            kind,
+            client_id: "client".to_owned(),
+            client_secret: "s3cret".into(),
+            spare_client_secrets: Vec::new(),
+            token_url: kind.token_url("git.example.org").or("https://git.example.org/token".parse().ok()),
+            client_auth: Some(ClientAuth::Body),
+            redirect_uri: None,
+            username: None,
+            opportunistic_refresh: None,
+            opportunistic_refresh_window_secs: None,
+            required_while_reserved: None,
+            max_concurrent_refreshes: None,
+            overrides: Overrides::default(),
+        };
+        record.resolve(1, Timestamp::from_millis(0), None).unwrap()
     }
 }

@@ -14,8 +14,9 @@ use super::Body;
 use super::members::object;
 
 /// The fields of a pair (RFC 6749, section 5.1, and other names that `issued` knows) and of an error (section 5.2, and
-/// what providers use instead).
-const FIELDS: [&str; 14] = [
+/// what providers use instead), of a login (OpenID Connect Core, section 3.1.3.3), and of a code for a device (RFC 8628,
+/// section 3.2).
+const FIELDS: [&str; 21] = [
     "access_token",
     "refresh_token",
     "expires_in",
@@ -30,9 +31,16 @@ const FIELDS: [&str; 14] = [
     "code",
     "message",
     "suberror",
+    "id_token",
+    "device_code",
+    "user_code",
+    "verification_uri",
+    "verification_url",
+    "verification_uri_complete",
+    "interval",
 ];
 
-pub(super) enum Content {
+pub(in crate::oauth) enum Content {
     /// The readable [`FIELDS`] of a JSON object or a form.
     Object(Value),
     /// JSON, but not a readable object.
@@ -43,7 +51,7 @@ pub(super) enum Content {
     CutOff,
 }
 
-pub(super) fn read_content(body: Body<'_>) -> Content {
+pub(in crate::oauth) fn read_content(body: Body<'_>) -> Content {
     let (bytes, is_whole) = match body {
         Body::Whole(bytes) => (bytes, true),
         Body::CutOff(bytes) => (bytes, false),
@@ -72,7 +80,7 @@ pub(super) fn read_content(body: Body<'_>) -> Content {
         return Content::Garbled;
     }
     let form = read_form(text);
-    if form.get("access_token").is_some() || form.get("error").is_some() {
+    if ["access_token", "error", "device_code"].iter().any(|name| form.get(name).is_some()) {
         Content::Object(form)
     } else {
         Content::Page

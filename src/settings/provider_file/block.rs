@@ -11,7 +11,7 @@ use super::{Problem, SecretSource, client_secret};
 use crate::domain::escape::is_printable;
 use crate::domain::provider::{
     ClientAuth, Lifespan, Overrides, ProviderKind, ProviderRecord, RequiredWhileReserved, TokenEndpoint,
-    is_safe_token_url, is_token_host,
+    is_safe_token_url, is_scope, is_token_host,
 };
 use crate::domain::secret::SecretString;
 use crate::domain::text::{Host, Username};
@@ -76,7 +76,13 @@ impl Block {
 
     /// Says it of a URL that nothing would be sent to.
     fn require_known_hosts(&mut self, record: &ProviderRecord) {
-        let urls = [("token_url", &record.token_url), ("validate_url", &record.overrides.validate_url)];
+        let overrides = &record.overrides;
+        // A browser alone goes to `authorization_url`, and no secret with it.
+        let urls = [
+            ("token_url", &record.token_url),
+            ("validate_url", &overrides.validate_url),
+            ("device_authorization_url", &overrides.device_authorization_url),
+        ];
         for (key, url) in urls {
             if let Some(Err(error)) = url.as_ref().map(|url| record.reach(url)) {
                 self.problem(key, format!("cannot be used: {error}"));
@@ -121,6 +127,12 @@ impl Block {
                 .read("token_hosts", TOKEN_HOSTS, |found| read_token_hosts(found.typed()?))
                 .unwrap_or_default(),
             allow_private_network: self.keys.boolean("allow_private_network").unwrap_or_default(),
+            authorization_url: self.url("authorization_url"),
+            device_authorization_url: self.url("device_authorization_url"),
+            login_scopes: self
+                .keys
+                .read("login_scopes", LOGIN_SCOPES, |found| read_scopes(found.typed()?))
+                .unwrap_or_default(),
         };
         if overrides.contradicts_itself() {
             self.problem(
@@ -291,6 +303,14 @@ const TOKEN_HOSTS: &str =
 fn read_token_hosts(value: &Value) -> Option<Vec<String>> {
     let hosts = value.as_array().filter(|hosts| hosts.len() <= 16)?;
     hosts.iter().map(|host| host.as_str().filter(|host| is_token_host(host)).map(str::to_owned)).collect()
+}
+
+const LOGIN_SCOPES: &str =
+    "a list of at most 32 scopes without blanks, like [\"repo\"] (RFC 6749, section 3.3)";
+
+fn read_scopes(value: &Value) -> Option<Vec<String>> {
+    let scopes = value.as_array().filter(|scopes| scopes.len() <= 32)?;
+    scopes.iter().map(|scope| scope.as_str().filter(|scope| is_scope(scope)).map(str::to_owned)).collect()
 }
 
 const REFRESH_PARAMETERS: &str = "a table of at most 16 names and texts in printable ASCII, like { audience = \"api\" }, without what OAuth sends \

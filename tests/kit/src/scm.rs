@@ -20,6 +20,7 @@ mod fault;
 mod gate;
 mod git;
 mod ledger;
+mod login;
 mod options;
 mod refresh;
 mod server;
@@ -31,6 +32,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
+use url::Url;
 
 pub use self::{
     dialect::{ClientAuth, Dialect},
@@ -38,6 +40,7 @@ pub use self::{
     gate::{GitGate, HoldPoint, RefreshGate},
     git::{CloneError, Pace, git_clone},
     ledger::IssuedPair,
+    login::Parameters,
     options::{Connections, ScmOptions, SpentRefreshToken},
     traffic::{Clock, RefreshEvent, RefreshOutcome},
 };
@@ -138,6 +141,11 @@ impl SimulatedScm {
         settings
     }
 
+    /// The authorisation endpoint.
+    pub fn authorize_url(&self) -> String {
+        self.scm.url(self.scm.options.dialect.authorize_path())
+    }
+
     // --- Users and their tokens ---
 
     /// Issues a pair as a login does. Pairs of earlier logins live on.
@@ -203,12 +211,64 @@ impl SimulatedScm {
     /// Everything that must never be seen in a log: each token ever issued, and the client secret.
     pub fn secrets(&self) -> Vec<String> {
         let ledger = self.scm.ledger();
-        ledger.all_tokens().chain([&self.scm.options.client_secret]).cloned().collect()
+        let tokens = ledger.all_tokens().chain([&self.scm.options.client_secret]).cloned();
+        tokens.chain(self.scm.logins.secrets()).collect()
     }
 
     /// The SCM's clock, in epoch milliseconds.
     pub fn now_ms(&self) -> i64 {
         (self.scm.options.clock)()
+    }
+
+    // --- Logins ---
+
+    /// Lets browsers be sent back to exactly this URI.
+    pub fn register_redirect(&self, uri: &str) {
+        self.scm.logins.register(uri);
+    }
+
+    /// Goes to the authorisation endpoint as the browser of this user, and allows. Gives back where the SCM sends the browser.
+    pub async fn allow(&self, authorization_url: &str, user: &str) -> String {
+        self.decide(authorization_url, &[("user", user), ("decision", "allow")]).await
+    }
+
+    /// The same, but the user denies.
+    pub async fn deny(&self, authorization_url: &str) -> String {
+        self.decide(authorization_url, &[("decision", "deny")]).await
+    }
+
+    async fn decide(&self, authorization_url: &str, decision: &[(&str, &str)]) -> String {
+        let http = crate::http::client();
+        let page = http.get(authorization_url).send().await.expect("the authorisation endpoint answers");
+        let (status, text) = (page.status(), page.text().await.expect("its page"));
+        assert_eq!(status, 200, "{text}");
+        let asked: Parameters =
+            Url::parse(authorization_url).expect("a URL").query_pairs().into_owned().collect();
+        let hidden = asked.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let form: Vec<(&str, &str)> = hidden.chain(decision.iter().copied()).collect();
+        let answer = http.post(self.authorize_url()).form(&form).send().await.expect("it takes the decision");
+        let location = answer.headers().get("location").expect("it sends the browser back");
+        location.to_str().expect("a URL").to_owned()
+    }
+
+    /// Every good request of the authorisation endpoint.
+    pub fn authorization_requests(&self) -> Vec<Parameters> {
+        self.scm.logins.asked()
+    }
+
+    /// The next redirect names this issuer (RFC 9207).
+    pub fn send_issuer(&self, issuer: &str) {
+        self.scm.logins.send_issuer(issuer);
+    }
+
+    /// Types a code on another device, and allows as this user or denies. Whether the SCM knows the code.
+    pub fn type_code(&self, user_code: &str, user: Option<&str>) -> bool {
+        self.scm.logins.type_code(user_code, user)
+    }
+
+    /// The next questions about a code for a device are answered `slow_down`.
+    pub fn slow_down(&self, polls: usize) {
+        self.scm.logins.slow_down(polls);
     }
 
     // --- What happened ---

@@ -44,6 +44,16 @@ pub(super) enum Refusal {
     InvalidRequest,
     /// `grant_type` is not `refresh_token`.
     UnsupportedGrantType,
+    /// A login's code is unknown, used, too old, or was made for another client or redirect URI.
+    InvalidCode,
+    /// Nobody has typed the code yet.
+    AuthorizationPending,
+    /// The client asks too often.
+    SlowDown,
+    /// The user said no.
+    AccessDenied,
+    /// The code for a device is over.
+    ExpiredToken,
 }
 
 impl Dialect {
@@ -70,6 +80,27 @@ impl Dialect {
             Self::GitLab => "/oauth/token",
             Self::Bitbucket => "/site/oauth2/access_token",
             Self::Generic => "/token",
+        }
+    }
+
+    /// Where the authorisation endpoint is, below the context path.
+    pub fn authorize_path(self) -> &'static str {
+        match self {
+            Self::BitbucketServer => "/rest/oauth2/latest/authorize",
+            Self::GitHub => "/login/oauth/authorize",
+            Self::GitLab => "/oauth/authorize",
+            Self::Bitbucket => "/site/oauth2/authorize",
+            Self::Generic => "/authorize",
+        }
+    }
+
+    /// Where codes for other devices are issued, below the context path, if they are.
+    pub fn device_path(self) -> Option<&'static str> {
+        match self {
+            Self::GitHub => Some("/login/device/code"),
+            Self::GitLab => Some("/oauth/authorize_device"),
+            Self::Generic => Some("/device"),
+            Self::BitbucketServer | Self::Bitbucket => None,
         }
     }
 
@@ -237,6 +268,15 @@ fn standard_refusal(refusal: Refusal) -> RefusalWords {
         Refusal::UnsupportedGrantType => {
             (StatusCode::BAD_REQUEST, "unsupported_grant_type", "The grant type is not supported.")
         }
+        Refusal::InvalidCode => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", "The authorization code is invalid or expired.")
+        }
+        Refusal::AuthorizationPending => {
+            (StatusCode::BAD_REQUEST, "authorization_pending", "The request is still pending.")
+        }
+        Refusal::SlowDown => (StatusCode::BAD_REQUEST, "slow_down", "Ask less often."),
+        Refusal::AccessDenied => (StatusCode::BAD_REQUEST, "access_denied", "The user denied the request."),
+        Refusal::ExpiredToken => (StatusCode::BAD_REQUEST, "expired_token", "The code has expired."),
     }
 }
 
@@ -248,7 +288,13 @@ fn github_refusal(refusal: Refusal) -> RefusalWords {
         Refusal::InvalidClient => {
             ("incorrect_client_credentials", "The client_id and/or client_secret passed are incorrect.")
         }
-        Refusal::InvalidRequest | Refusal::UnsupportedGrantType => {
+        Refusal::InvalidCode => ("bad_verification_code", "The code passed is incorrect or expired."),
+        Refusal::InvalidRequest
+        | Refusal::UnsupportedGrantType
+        | Refusal::AuthorizationPending
+        | Refusal::SlowDown
+        | Refusal::AccessDenied
+        | Refusal::ExpiredToken => {
             let (_, error, description) = standard_refusal(refusal);
             (error, description)
         }
@@ -264,6 +310,12 @@ fn bitbucket_refusal(refusal: Refusal) -> RefusalWords {
         Refusal::InvalidClient => {
             (StatusCode::BAD_REQUEST, "unauthorized_client", "Invalid OAuth client credentials")
         }
-        Refusal::InvalidRequest | Refusal::UnsupportedGrantType => standard_refusal(refusal),
+        Refusal::InvalidRequest
+        | Refusal::UnsupportedGrantType
+        | Refusal::InvalidCode
+        | Refusal::AuthorizationPending
+        | Refusal::SlowDown
+        | Refusal::AccessDenied
+        | Refusal::ExpiredToken => standard_refusal(refusal),
     }
 }

@@ -1,4 +1,4 @@
-//! The token endpoint: `grant_type=refresh_token` (RFC 6749 section 6).
+//! The token endpoint: `grant_type=refresh_token` (RFC 6749 section 6). Those of a login go on to `login`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,6 +19,7 @@ use super::{
     fault::Fault,
     gate::Passage,
     ledger::{IssuedPair, Rotation},
+    login,
     options::{Connections, SpentRefreshToken},
     traffic::RefreshOutcome,
 };
@@ -35,6 +36,9 @@ pub(super) async fn serve(
     body: Bytes,
 ) -> Response {
     let request = TokenRequest::read(&headers, &body);
+    if login::is_login(&request) {
+        return login::grant(&scm, &request).into_response();
+    }
     let sent = scm.pair_of_refresh_token(request.field("refresh_token"));
     let user = sent.as_ref().map(|(user, _)| user.clone());
     let mut flight = scm.traffic.begin(sent);
@@ -167,15 +171,7 @@ fn check(scm: &Scm, request: &TokenRequest) -> Result<(), Refusal> {
     if !request.is_form {
         return Err(Refusal::InvalidRequest);
     }
-    let (id, secret) = match scm.options.client_auth {
-        ClientAuth::Body => (request.field("client_id"), request.field("client_secret")),
-        ClientAuth::Basic => {
-            request.basic.as_ref().map_or(("", ""), |(id, secret)| (id.as_str(), secret.as_str()))
-        }
-    };
-    if id != scm.options.client_id || secret != scm.options.client_secret {
-        return Err(Refusal::InvalidClient);
-    }
+    request.check_client(scm)?;
     if request.field("grant_type") != "refresh_token" {
         return Err(Refusal::UnsupportedGrantType);
     }
@@ -201,7 +197,7 @@ fn rotate(scm: &Scm, refresh_token: &str, index: usize) -> Result<IssuedPair, Re
 }
 
 /// What a client sent to the token endpoint.
-struct TokenRequest {
+pub(super) struct TokenRequest {
     form: HashMap<String, String>,
     basic: Option<(String, String)>,
     is_form: bool,
@@ -209,7 +205,7 @@ struct TokenRequest {
 }
 
 impl TokenRequest {
-    fn read(headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Self {
         Self {
             form: form_urlencoded::parse(body).into_owned().collect(),
             basic: basic_credentials(headers),
@@ -219,8 +215,24 @@ impl TokenRequest {
     }
 
     /// Empty where the client did not send it.
-    fn field(&self, name: &str) -> &str {
+    pub(super) fn field(&self, name: &str) -> &str {
         self.form.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn accepts_json(&self) -> bool {
+        self.accepts_json
+    }
+
+    /// Client id and secret, where this SCM wants them.
+    pub(super) fn check_client(&self, scm: &Scm) -> Result<(), Refusal> {
+        let (id, secret) = match scm.options.client_auth {
+            ClientAuth::Body => (self.field("client_id"), self.field("client_secret")),
+            ClientAuth::Basic => {
+                self.basic.as_ref().map_or(("", ""), |(id, secret)| (id.as_str(), secret.as_str()))
+            }
+        };
+        let is_ours = id == scm.options.client_id && secret == scm.options.client_secret;
+        is_ours.then_some(()).ok_or(Refusal::InvalidClient)
     }
 }
 

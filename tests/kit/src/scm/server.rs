@@ -26,7 +26,8 @@ use super::{
     fault::{Fault, FaultPlan},
     gate::GatePost,
     git::{self, Repositories},
-    ledger::Ledger,
+    ledger::{IssuedPair, Ledger},
+    login::{self, Logins},
     refresh,
     traffic::Traffic,
 };
@@ -44,6 +45,7 @@ pub(super) struct Scm {
     pub(super) refresh_lock: tokio::sync::Mutex<()>,
     pub(super) repositories: Repositories,
     pub(super) login_page_views: AtomicUsize,
+    pub(super) logins: Logins,
     ledger: Mutex<Ledger>,
 }
 
@@ -66,6 +68,12 @@ impl Scm {
 
     pub(super) fn lifetime_ms(&self) -> i64 {
         i64::try_from(self.options.token_lifetime.as_millis()).expect("a token lifetime that fits")
+    }
+
+    /// Issues a pair as a login does.
+    pub(super) fn authorize(&self, user: &str) -> IssuedPair {
+        let now_ms = (self.options.clock)();
+        self.ledger().authorize(self.options.dialect, user, now_ms, now_ms + self.lifetime_ms())
     }
 
     /// `path` below the context path.
@@ -104,6 +112,7 @@ impl Server {
             refresh_lock: tokio::sync::Mutex::default(),
             repositories: Repositories::new(),
             login_page_views: AtomicUsize::default(),
+            logins: Logins::default(),
             ledger: Mutex::default(),
             options,
         });
@@ -129,11 +138,17 @@ async fn accept(listener: ClosableListener, routes: Router) {
 }
 
 fn routes(scm: &Scm) -> Router<Arc<Scm>> {
-    Router::new()
-        .route(&scm.url_path(scm.options.dialect.token_path()), post(refresh::serve))
+    let dialect = scm.options.dialect;
+    let router = Router::new()
+        .route(&scm.url_path(dialect.token_path()), post(refresh::serve))
+        .route(&scm.url_path(dialect.authorize_path()), get(login::authorize).post(login::decide))
         .route(&scm.url_path("/api/user"), get(current_user))
-        .route(&scm.url_path("/login"), any(login))
-        .route(&scm.url_path("/scm/{*path}"), any(git::serve))
+        .route(&scm.url_path("/login"), any(login_page))
+        .route(&scm.url_path("/scm/{*path}"), any(git::serve));
+    match dialect.device_path() {
+        Some(path) => router.route(&scm.url_path(path), post(login::begin_device)),
+        None => router,
+    }
 }
 
 /// Tells whose token this is, so that a test can ask over HTTP whether a token is alive.
@@ -145,7 +160,7 @@ async fn current_user(State(scm): State<Arc<Scm>>, headers: HeaderMap) -> Respon
     }
 }
 
-async fn login(State(scm): State<Arc<Scm>>) -> Response {
+async fn login_page(State(scm): State<Arc<Scm>>) -> Response {
     scm.login_page_views.fetch_add(1, Ordering::Relaxed);
     refresh::login_page().into_response()
 }

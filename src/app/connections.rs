@@ -1,4 +1,4 @@
-//! The connections of the admin endpoint. None may keep others out.
+//! The connections of a small HTTP endpoint: the admin endpoint, the pages of a login. None may keep others out.
 //!
 //! A connection is *active* when it is accepted and with each complete request. If it is idle for too long, it is closed,
 //! whatever it waits for: a request that does not come or is incomplete, or a client that does not read. If there are too
@@ -19,13 +19,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::telemetry;
-
 /// Far more than there are probes and scrapers, and only a few of the files that a process may open.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may be idle.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may be idle, unless its answers take longer.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest life of a connection, however active it is.
 const LONGEST: Duration = Duration::from_mins(5);
@@ -33,8 +31,12 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// In bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-#[derive(Debug, Default)]
-pub(super) struct Connections(Vec<Connection>);
+#[derive(Debug)]
+pub struct Connections {
+    open: Vec<Connection>,
+    /// Called whenever there are too many.
+    crowded: fn(),
+}
 
 /// Dropping it closes the connection.
 #[derive(Debug)]
@@ -45,34 +47,38 @@ struct Connection {
 
 /// When a connection was last active. Clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct LastActive(Arc<Mutex<Instant>>);
+pub struct LastActive(Arc<Mutex<Instant>>);
 
 impl Connections {
+    pub const fn new(crowded: fn()) -> Self {
+        Self { open: Vec::new(), crowded }
+    }
+
     /// Serves one more connection. If there are too many, it closes the one that has been idle longest.
-    pub(super) fn admit<F>(&mut self, serve: impl FnOnce(LastActive) -> F)
+    pub fn admit<F>(&mut self, serve: impl FnOnce(LastActive) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.0.retain(|connection| !connection.task.is_finished());
-        if self.0.len() >= MAX_CONNECTIONS {
-            telemetry::admin_crowded();
+        self.open.retain(|connection| !connection.task.is_finished());
+        if self.open.len() >= MAX_CONNECTIONS {
+            (self.crowded)();
             self.close_longest_idle();
         }
         let last_active = LastActive(Arc::new(Mutex::new(Instant::now())));
         let task = AbortOnDropHandle::new(tokio::spawn(serve(last_active.clone())));
-        self.0.push(Connection { last_active, task });
+        self.open.push(Connection { last_active, task });
     }
 
-    pub(super) fn close_longest_idle(&mut self) {
+    pub fn close_longest_idle(&mut self) {
         let longest_idle =
-            self.0.iter().enumerate().min_by_key(|(_, connection)| connection.last_active.get());
+            self.open.iter().enumerate().min_by_key(|(_, connection)| connection.last_active.get());
         if let Some(index) = longest_idle.map(|(index, _)| index) {
-            self.0.swap_remove(index);
+            self.open.swap_remove(index);
         }
     }
 
-    pub(super) async fn ended(self) {
-        join_all(self.0.into_iter().map(|connection| connection.task)).await;
+    pub async fn ended(self) {
+        join_all(self.open.into_iter().map(|connection| connection.task)).await;
     }
 }
 
@@ -85,10 +91,9 @@ impl LastActive {
         *self.0.lock()
     }
 
-    /// Waits until the connection has been idle for [`PATIENCE`].
-    async fn idle_too_long(&self) {
+    async fn idle_for(&self, patience: Duration) {
         loop {
-            let until = self.get() + PATIENCE;
+            let until = self.get() + patience;
             if until <= Instant::now() {
                 return;
             }
@@ -97,11 +102,12 @@ impl LastActive {
     }
 }
 
-/// Serves a connection until it ends, is idle or too old, or until the worker stops.
-pub(super) async fn converse(
+/// Serves a connection until it ends, is idle or too old, or until the process stops.
+pub async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     last_active: LastActive,
+    patience: Duration,
     stop: CancellationToken,
 ) {
     let (heard, router) = (last_active.clone(), TowerToHyperService::new(router));
@@ -111,7 +117,7 @@ pub(super) async fn converse(
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
-        // `idle_too_long` covers it.
+        // `idle_for` covers it.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = std::pin::pin!(connection);
@@ -124,12 +130,12 @@ pub(super) async fn converse(
     tokio::select! {
         // An error matters only to the client.
         _ = connection.as_mut() => return,
-        () = last_active.idle_too_long() => return,
+        () = last_active.idle_for(patience) => return,
         () = last_answer => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         _ = connection => {}
-        () = last_active.idle_too_long() => {}
+        () = last_active.idle_for(patience) => {}
     }
 }
 
@@ -141,22 +147,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_idle_connection_makes_room_for_a_new_one() {
-        let mut connections = Connections::default();
+        let mut connections = Connections::new(|| {});
         for _ in 0..MAX_CONNECTIONS {
             connections.admit(|_| pending());
             tokio::time::advance(Duration::from_millis(1)).await;
         }
-        let oldest = connections.0[0].last_active.clone();
-        let second = connections.0[1].last_active.get();
+        let oldest = connections.open[0].last_active.clone();
+        let second = connections.open[1].last_active.get();
         oldest.touch();
         connections.admit(|_| pending());
-        assert_eq!(connections.0.len(), MAX_CONNECTIONS);
+        assert_eq!(connections.open.len(), MAX_CONNECTIONS);
         assert!(
-            connections.0.iter().any(|connection| connection.last_active.get() == oldest.get()),
+            connections.open.iter().any(|connection| connection.last_active.get() == oldest.get()),
             "it was active"
         );
         assert!(
-            connections.0.iter().all(|connection| connection.last_active.get() != second),
+            connections.open.iter().all(|connection| connection.last_active.get() != second),
             "it was idle longest"
         );
     }
@@ -167,7 +173,7 @@ mod tests {
         let begin = Instant::now();
         let idle = tokio::spawn({
             let last_active = last_active.clone();
-            async move { last_active.idle_too_long().await }
+            async move { last_active.idle_for(PATIENCE).await }
         });
         sleep(PATIENCE / 2).await;
         last_active.touch();
