@@ -9,19 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
-use lapin::runtime::default_runtime;
-use lapin::tcp::{AMQPUriTcpExt, RustlsConnector};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
 use parking_lot::Mutex;
-use rustls::ClientConfig;
-use rustls::crypto::{CryptoProvider, ring};
-use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
+use crate::connect::Nodes;
 use crate::error::{Cause, Error};
 use crate::options::Options;
 use crate::pending::{Outcome, Pending};
@@ -85,7 +80,7 @@ pub(crate) struct Opened {
 /// What the client and the task that keeps a link up share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    pub(crate) uri: AMQPUri,
+    pub(crate) nodes: Nodes,
     pub(crate) pending: Pending,
     state: watch::Sender<State>,
     numbers: Mutex<u64>,
@@ -93,19 +88,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
-        let uri = options.uri()?;
+        let nodes = Nodes::new(options.uris()?);
         let (pending, state) = (Pending::default(), watch::Sender::new(State::Down(None)));
-        Ok(Self { options, uri, pending, state, numbers: Mutex::new(0) })
+        Ok(Self { options, nodes, pending, state, numbers: Mutex::new(0) })
     }
 
     /// Connects, and prepares the channel.
     pub(crate) async fn open(&self) -> Result<Opened, Error> {
-        let limit = self.options.connect_timeout;
-        // Boxed: the handshakes are large.
-        let connected = timeout(limit, Box::pin(connect(&self.options, self.uri.clone()))).await;
-        let connection = connected
-            .map_err(|_| Error::Silent { action: "connect", after: limit })?
-            .map_err(|error| Error::Connect(error.into()))?;
+        let connection = self.nodes.connect(&self.options).await?;
         let channel = self.within("open a channel", connection.create_channel()).await?;
         // Without this every confirm looks like success.
         self.within("ask for publisher confirms", channel.confirm_select(ConfirmSelectOptions::default()))
@@ -311,43 +301,6 @@ fn settle(pending: &Pending, id: Uuid, confirmation: lapin::Result<Confirmation>
         pending.tell(id, outcome);
     }
     Ok(())
-}
-
-async fn connect(
-    options: &Options,
-    uri: AMQPUri,
-) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
-    if let Some(connect) = &options.connector {
-        return connect().await;
-    }
-    let properties = ConnectionProperties::default().with_connection_name(options.name.as_str().into());
-    if uri.scheme == AMQPScheme::AMQP {
-        return Ok(Connection::connect_uri(uri, properties).await?);
-    }
-    let config = match &options.tls {
-        Some(config) => Arc::clone(config),
-        None => Arc::new(trusting_this_machine()?),
-    };
-    let (connector, name) = (RustlsConnector::from(config), uri.authority.host.clone());
-    let connected = Connection::connector(
-        uri,
-        default_runtime()?,
-        async move |mut uri, runtime| {
-            // TCP alone: the library's own TLS takes no configuration of ours.
-            uri.scheme = AMQPScheme::AMQP;
-            Ok(uri.connect_async(&runtime).await?.into_rustls(&connector, &name).await?)
-        },
-        properties,
-    );
-    Ok(connected.await?)
-}
-
-/// With the process's own provider of cryptography, if it has chosen one.
-fn trusting_this_machine() -> Result<ClientConfig, rustls::Error> {
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_platform_verifier()?.with_no_client_auth())
 }
 
 #[cfg(test)]
