@@ -19,6 +19,7 @@ minutes; without names all are played:
   database       the database away between the provider's answer and the store; SIGTERM then; the broker away too
   bulkhead       a host that hangs for ever, beside one that works
   broker         broker stopped, restarted, starved; queue deleted, channels closed, connections cut
+  broker-node    in a RabbitMQ cluster of three: a node killed, frozen, two of them away, the leaders moved
   database-away  the database away under load: /readyz says so, and everything goes on by itself
   hostile        5 minutes of an honest publisher beside one who means harm, after a minute alone
   soak           10 minutes of load: memory, file descriptors, connections and channels stay flat

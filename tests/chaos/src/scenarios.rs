@@ -1,6 +1,7 @@
 //! One file a scenario.
 
 mod broker;
+mod broker_node;
 mod bulkhead;
 mod database;
 mod database_away;
@@ -51,6 +52,7 @@ pub(crate) async fn play(
         Scenario::Database => Box::pin(database::play(play)).await,
         Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
         Scenario::Broker => Box::pin(broker::play(play)).await,
+        Scenario::BrokerNode => Box::pin(broker_node::play(play)).await,
         Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
         Scenario::Hostile => Box::pin(hostile::play(play)).await,
         Scenario::Soak => Box::pin(soak::play(play)).await,

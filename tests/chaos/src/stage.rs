@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokenkeeper_testkit::{
     program::{Ground, Program, Worker},
     scm::SimulatedScm,
-    servers::Servers,
+    servers::{Postgres, Servers},
 };
 
 use crate::upstream::{Account, Ask, By, Upstream};
@@ -65,16 +65,29 @@ impl Stage {
         hosts: Vec<Host>,
         settings: &[(&'static str, &str)],
     ) -> Result<Self> {
-        let database = name.replace('-', "_");
-        servers.postgres.create_database(&database).await?;
         let broker = servers.rabbitmq.url();
+        Self::open_at(&servers.postgres, &broker, account, folder, name, hosts, settings).await
+    }
+
+    /// The same, at this broker.
+    pub(crate) async fn open_at(
+        postgres: &Postgres,
+        broker: &str,
+        account: Option<&Account>,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Self> {
+        let database = name.replace('-', "_");
+        postgres.create_database(&database).await?;
         let folder = folder.join(name);
         fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let mut program = Program::beside_this_one(&folder)?;
         let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
         let ground = Ground {
-            database: &servers.postgres.url(&database),
-            broker: &broker,
+            database: &postgres.url(&database),
+            broker,
             prefix: name,
             providers: &providers,
             settings,
@@ -82,7 +95,7 @@ impl Stage {
         program.set_up(&ground).await?;
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
-        let upstream = Upstream::start(&broker, account, name, move || clock.now_ms());
+        let upstream = Upstream::start(broker, account, name, move || clock.now_ms());
         let users = Vec::new();
         Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }

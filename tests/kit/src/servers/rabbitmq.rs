@@ -28,7 +28,7 @@ const ALONE: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
 const ONE_OF_MANY: &str = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none";
 
 /// A node boots in some seconds, on a machine under load in many.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// A node of its own that can be stopped, started, cut and starved.
 pub struct RabbitMq {
