@@ -19,6 +19,7 @@ minutes; without names all are played:
   database       the database away between the provider's answer and the store; SIGTERM then; the broker away too
   bulkhead       a host that hangs for ever, beside one that works
   broker         broker stopped, restarted, starved; queue deleted, channels closed, connections cut
+  broker-node    in a RabbitMQ cluster of three: a node killed, frozen, two of them away, the leaders moved
   database-away  the database away under load: /readyz says so, and everything goes on by itself
   readonly       the database answers and takes no writes any more: an outage as any other
   standby        the database's address leads to a standby

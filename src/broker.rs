@@ -11,9 +11,11 @@ pub mod dead_letters;
 mod diagnosis;
 pub mod events;
 mod journal;
+mod nodes;
 mod outgoing;
 mod parked;
 mod publisher;
+pub mod quorum;
 mod replies;
 mod topology;
 mod troubles;
@@ -33,9 +35,10 @@ pub use self::outgoing::{DeadLetter, MovedMessage, MovedTo, ORIGIN_HEADER, Outgo
 pub use self::parked::ParkedQueue;
 pub use self::publisher::{EventFate, NotMoved, Publisher, Stopped};
 pub use self::replies::{Aside, Patience, Replies, Told, Unanswered};
-pub use self::topology::{Feed, Names, declare, declare_for};
+pub use self::topology::{Feed, Names, declare, declare_for, policies};
 pub use self::troubles::{Source, Troubles};
 pub use self::version::version;
+use crate::domain::problem::Problem;
 use crate::retry::Backoff;
 
 /// The waits between two tries to reach the broker, or to publish.
@@ -75,6 +78,9 @@ pub enum BrokerError {
     /// The connection, or a channel of it, is closed.
     #[error("the connection or a channel is closed")]
     Closed,
+    /// A queue takes and gives nothing: its nodes cannot agree.
+    #[error("queue {queue} has no quorum")]
+    NoQuorum { queue: String },
     /// Acks do not reach the broker.
     #[error("the task that acks what comes from {queue} ended")]
     NoAcks { queue: String },
@@ -98,12 +104,25 @@ impl BrokerError {
         }
     }
 
+    /// What an operator reads of it. `login` is whose connection it was, where the error does not know that better.
+    pub fn problem(&self, login: &Login) -> Problem {
+        match self {
+            Self::Connect { diagnosis, login } => diagnosis.problem(login),
+            _ => Diagnosis::of(self).problem(login),
+        }
+    }
+
     /// Why the broker closed the connection, if it did.
     fn hard_error(&self) -> Option<&AMQPHardError> {
         match self.protocol_error()? {
             AMQPErrorKind::Hard(error) => Some(error),
             AMQPErrorKind::Soft(_) => None,
         }
+    }
+
+    /// Whether the broker failed by itself.
+    fn is_internal(&self) -> bool {
+        matches!(self.hard_error(), Some(AMQPHardError::INTERNALERROR))
     }
 
     fn protocol_error(&self) -> Option<&AMQPErrorKind> {

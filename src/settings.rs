@@ -9,6 +9,7 @@
 mod access;
 mod admin;
 mod audit;
+mod broker;
 mod circuit;
 mod encryption;
 mod error;
@@ -17,6 +18,7 @@ pub(crate) mod fuzzing;
 mod housekeeping;
 mod keys_command;
 mod limits;
+mod nodes;
 pub mod provider_file;
 mod reader;
 mod sources;
@@ -36,11 +38,13 @@ use tracing::level_filters::LevelFilter;
 pub use self::access::{Access, AccessPolicy, AccessRule, Asked, Denied, PublisherPolicy};
 pub use self::admin::{ADMIN_TOKEN_SHAPE, Admin, AdminToken, TlsFiles, is_admin_token};
 pub use self::audit::{AuditFile, AuditSettings};
+pub use self::broker::{Broker, QueueArguments, Topology};
 pub use self::circuit::CircuitSettings;
 pub use self::encryption::Encryption;
 pub use self::error::{NotToml, Problem, SettingsError, Source};
 pub use self::housekeeping::HousekeepingSettings;
 pub use self::limits::LimitSettings;
+pub use self::nodes::Nodes;
 pub use self::url::{ConnectionUrl, ServerUrl};
 pub use self::work::{RefreshSettings, WorkerSettings};
 use crate::domain::secret::KeyRing;
@@ -82,49 +86,6 @@ pub struct Settings {
     pub log: Log,
     /// Who was given, stored or refused what.
     pub audit: AuditSettings,
-}
-
-/// RabbitMQ.
-#[derive(Debug, Clone)]
-pub struct Broker {
-    /// `amqp://` or `amqps://`.
-    pub url: ConnectionUrl,
-    /// How the link is protected.
-    pub tls: LinkTls,
-    /// First part of the name of every exchange and queue.
-    pub prefix: String,
-    /// What the worker does about exchanges and queues at start.
-    pub topology: Topology,
-    /// Partitions of each kind of message but `token.report`, so that one user's messages meet in one worker. 0: none.
-    pub partitions: u16,
-    /// The oldest dead letters beyond this number are dropped. 0: any number.
-    pub dead_letters_max_length: u32,
-    /// How long a dead letter is kept. Zero: for ever.
-    pub dead_letters_max_age: Duration,
-    /// How often the broker redelivers a message before it goes to the dead letters.
-    pub delivery_limit: u32,
-    /// How long a message waits that failed for now, if its publisher cannot be told. Zero: the broker delays it (delayed
-    /// retries of quorum queues, from RabbitMQ 4.3).
-    pub retry_delay: Duration,
-    /// How often such a message is tried again before it goes to the dead letters.
-    pub retry_limit: u32,
-    /// How long the journal of pairs keeps a record: as old as the oldest backup that one would restore. Zero: no journal.
-    pub journal_max_age: Duration,
-    /// Limit for connecting, TLS and the AMQP handshake included.
-    pub connect_timeout: Duration,
-    /// Limit for every AMQP operation. Without it an operation on a blocked connection waits for ever.
-    pub operation_timeout: Duration,
-}
-
-/// What the worker does about exchanges and queues at start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Topology {
-    /// Declare them.
-    Declare,
-    /// Check that they are there. An operator declares them.
-    Passive,
-    /// Do nothing: the broker's user may not even check.
-    None,
 }
 
 /// Where identities and tokens are kept.
@@ -255,7 +216,8 @@ impl Settings {
         for (key, is_secret) in [
             ("encryption.keys", self.encryption.keys.is_some()),
             ("admin.token", matches!(self.admin.token, Some(AdminToken::Given(_)))),
-            ("broker.url", self.broker.url.has_password()),
+            ("broker.url", self.broker.nodes.has_password()),
+            ("broker.urls", self.broker.nodes.has_password()),
             ("database.url", self.database.url.has_password()),
         ] {
             if is_secret {
@@ -281,43 +243,6 @@ impl Settings {
     }
 }
 
-impl Broker {
-    /// The URL as logs and errors show it: without its password.
-    pub fn display_url(&self) -> &str {
-        self.url.redacted()
-    }
-
-    fn read(from: &mut Reader, files: FileRule) -> Self {
-        const URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
-        let url = from.url(["broker.url", "broker.url_file"], URL, ConnectionUrl::broker, files);
-        let tls = tls::broker(from, &url, files);
-        Self {
-            url,
-            tls,
-            prefix: from
-                .text("broker.prefix", is_prefix, PREFIX_SHAPE)
-                .unwrap_or_else(|| "tokenkeeper".to_owned()),
-            topology: from.choice(
-                "broker.topology",
-                &[("declare", Topology::Declare), ("passive", Topology::Passive), ("none", Topology::None)],
-                Topology::Declare,
-            ),
-            // Each partition is three quorum queues, and RabbitMQ 3.10 reserves three file handles for a quorum queue. On
-            // a broker with 1,024 files 256 partitions block every new connection. 64 leave a third of the files.
-            partitions: from.integer("broker.partitions", 0..=64, 0),
-            dead_letters_max_length: from.integer("broker.dead_letters_max_length", 0..=1_000_000_000, 0),
-            // The broker counts milliseconds in 32 bits.
-            dead_letters_max_age: from.seconds("broker.dead_letters_max_age_secs", 0..=4_294_967, 0),
-            delivery_limit: from.integer("broker.delivery_limit", 1..=1_000, 5),
-            retry_delay: from.seconds("broker.retry_delay_secs", 0..=3_600, 5),
-            retry_limit: from.integer("broker.retry_limit", 1..=1_000_000, 100),
-            journal_max_age: from.seconds("broker.journal_max_age_secs", 0..=31_536_000, 7 * 24 * 60 * 60),
-            connect_timeout: from.seconds("broker.connect_timeout_secs", 1..=300, 10),
-            operation_timeout: from.seconds("broker.operation_timeout_secs", 1..=300, 10),
-        }
-    }
-}
-
 impl Database {
     /// The URL as logs and errors show it: without its password.
     pub fn display_url(&self) -> &str {
@@ -327,6 +252,7 @@ impl Database {
     fn read(from: &mut Reader, files: FileRule) -> Self {
         const URL: &str = "sqlite://tokenkeeper.db";
         let url = from.url(["database.url", "database.url_file"], URL, ConnectionUrl::database, files);
+        let url = url.unwrap_or_else(ConnectionUrl::refused);
         let tls = tls::database(from, &url, files);
         // The user of an embedded database expects it to work. A shared one is migrated by one replica.
         let migrate_at_start = from.boolean("database.migrate_at_start").unwrap_or(url.is_sqlite());
@@ -374,15 +300,6 @@ impl Log {
             ),
         }
     }
-}
-
-const PREFIX_SHAPE: &str =
-    "1 to 100 letters, digits, `-`, `_` or `.`, and not begin with `amq.`, which the broker keeps for itself";
-
-fn is_prefix(text: &str) -> bool {
-    (1..=100).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && !text.starts_with("amq.")
 }
 
 fn process_environment() -> Result<HashMap<String, String>, SettingsError> {

@@ -15,6 +15,7 @@ use crate::domain::problem::Problem;
 mod access;
 mod admin;
 pub mod audit;
+mod broker;
 mod database;
 mod dead_letters;
 mod events;
@@ -39,6 +40,7 @@ mod told;
 
 pub use self::access::{denied, unguarded};
 pub use self::admin::{admin_crowded, admin_not_accepted};
+pub use self::broker::*;
 pub use self::database::*;
 pub use self::dead_letters::{
     dead_letter_sealed, dead_letters_are, dead_letters_in_use, dead_letters_left_unsealed,
@@ -71,13 +73,13 @@ pub use self::statements::{GroupedStatement, group_split, grouped_statement};
 pub use self::suspects::{SuspectMoved, message_not_moved, suspect_moved};
 
 const BUILD_INFO: &str = "tokenkeeper_build_info";
+const READY: &str = "tokenkeeper_ready";
 /// In seconds, by host.
 pub const REFRESH_LATENCY: &str = "gitpod_scm_token_refresh_latency_seconds";
 const MESSAGES: &str = "tokenkeeper_messages_total";
 /// In seconds from a delivery to its settlement, by message type.
 pub const HANDLING: &str = "tokenkeeper_message_handling_seconds";
 const IN_FLIGHT: &str = "tokenkeeper_messages_in_flight";
-const RECONNECTS: &str = "tokenkeeper_broker_reconnects_total";
 const DEAD_LETTERS: &str = "tokenkeeper_dead_letters_total";
 const LEASE_WAITS: &str = "tokenkeeper_lease_waits_total";
 const LEASE_WATCHES: &str = "tokenkeeper_lease_watches_total";
@@ -109,22 +111,6 @@ label! {
         RenewLease = "renew_lease",
         StorePair = "store_pair",
         GiveUp = "give_up",
-    }
-}
-
-label! {
-    /// A connection to the broker: label `connection`.
-    pub enum Link {
-        /// Deliveries, replies and acks.
-        Consume = "consume",
-        /// Suspects, a few at a time.
-        Suspects = "suspects",
-        /// Isolated suspects, one at a time.
-        Isolated = "isolated",
-        /// Replies to queues whose names only the broker can check.
-        Reply = "reply",
-        /// Dead letters, parked pairs and events.
-        Publish = "publish",
     }
 }
 
@@ -161,6 +147,11 @@ pub fn ready(ready: &Ready<'_>) {
         workers,
         "worker ready"
     );
+}
+
+/// As `/readyz` says it.
+pub fn is_ready(ready: bool) {
+    gauge!(READY).set(if ready { 1.0 } else { 0.0 });
 }
 
 pub fn refreshed(host: &str, took: Duration) {
@@ -269,43 +260,9 @@ pub fn acks_lost(messages: usize) {
     );
 }
 
-pub fn broker_connected(link: Link, broker: &str) {
-    tracing::debug!(connection = link.name(), broker, "connected to the broker");
-}
-
-/// A connection, or a consumer of it, is made anew.
-pub fn broker_lost(link: Link) {
-    counter!(RECONNECTS, "connection" => link.name()).increment(1);
-}
-
 /// A link crosses a network in plain text, as an operator wants it.
 pub fn link_exposed(problem: &Problem) {
     tracing::warn!("{problem}");
-}
-
-pub fn broker_problem(problem: &Problem) {
-    tracing::warn!("broker: {problem}");
-}
-
-pub fn broker_problem_lasts(problem: &Problem, lasting: Duration) {
-    tracing::warn!(lasting_secs = lasting.as_secs(), "broker, still: {problem}");
-}
-
-pub fn broker_problem_over(problem: &Problem, lasted: Duration) {
-    tracing::info!(lasted_secs = lasted.as_secs(), "broker, over: {}", problem.what);
-}
-
-/// The broker blocked or unblocked a connection (memory or disk alarm).
-pub fn broker_blocked(link: Link, reason: Option<&str>) {
-    if let Some(reason) = reason {
-        tracing::warn!(
-            connection = link.name(),
-            reason,
-            "the broker blocks publishing on this connection; check its memory and disk alarms"
-        );
-    } else {
-        tracing::info!(connection = link.name(), "the broker allows publishing on this connection again");
-    }
 }
 
 pub fn flags_reloaded(is_in_force: bool) {
@@ -317,11 +274,12 @@ pub fn flags_reloaded(is_in_force: bool) {
 pub fn describe() {
     describe_gauge!(BUILD_INFO, "Always 1: the label says which version runs.");
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    describe_gauge!(READY, "1 if the worker can do its job, as /readyz says it.");
+    is_ready(false);
     describe_histogram!(REFRESH_LATENCY, Unit::Seconds, "Time a refresh takes, retries included.");
     describe_counter!(MESSAGES, "Messages settled, by type and outcome.");
     describe_histogram!(HANDLING, Unit::Seconds, "Time from a delivery to its settlement.");
     describe_gauge!(IN_FLIGHT, "Messages in hand.");
-    describe_counter!(RECONNECTS, "Times a broker connection, channel or consumer was re-established.");
     describe_counter!(DEAD_LETTERS, "Messages that workers moved to the dead letters, by reason.");
     describe_counter!(LEASE_WAITS, "Waits for a refresh in progress.");
     describe_counter!(
@@ -344,9 +302,6 @@ pub fn describe() {
             counter!(MESSAGES, "type" => label, "outcome" => outcome.name()).absolute(0);
         }
     }
-    for link in Link::ALL {
-        counter!(RECONNECTS, "connection" => link.name()).absolute(0);
-    }
     for statement in Statement::ALL {
         counter!(LOST_CAS, "statement" => statement.name()).absolute(0);
     }
@@ -356,6 +311,7 @@ pub fn describe() {
     access::describe();
     admin::describe();
     audit::describe();
+    broker::describe();
     events::describe();
     hosts::describe();
     journal::describe();

@@ -9,6 +9,7 @@ mod arrivals;
 mod consume;
 mod in_hand;
 mod put_off;
+mod quorum;
 mod ready;
 mod restore;
 mod settle;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::consume::{Common, Consumers, Drained};
+use self::quorum::Quorums;
 use self::ready::tell_when_ready;
 use self::restore::Restorer;
 use self::settle::Settler;
@@ -180,6 +182,14 @@ impl Worker {
         }
         let tell = tell_when_ready(settings.clone(), Arc::clone(&health), store.clone());
         services.spawn_until("telling when it is ready", stop.soft.clone(), tell);
+        let quorums = Quorums {
+            settings: Arc::clone(&broker),
+            name: format!("{instance} quorum"),
+            health: Arc::clone(&health),
+            troubles: publisher.troubles().clone(),
+        };
+        let look = async move { match quorums.keep_looking().await {} };
+        services.spawn_until("looking at the quorum of the queues", stop.soft.clone(), look);
 
         let restorer = Arc::new(Restorer {
             store,

@@ -85,6 +85,11 @@ impl Health {
         Mark::Count(Arc::clone(&self.partitions))
     }
 
+    /// Whether this worker consumes it. No for partitions, which are only counted.
+    pub(crate) fn consumes(&self, feed: Feed) -> bool {
+        self.flag(feed).is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
     /// Marks the connection for requests and replies as blocked until the mark is dropped.
     pub(crate) fn blocked(&self) -> Mark {
         Mark::flag(&self.blocked)

@@ -12,7 +12,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ErrorKind, Event};
 
 use super::topology::{compare, short, text};
-use super::{BrokerError, Diagnosis, Feed, Login, Names, connect, take_leave, within};
+use super::{BrokerError, Feed, Login, Names, connect, take_leave, within};
 use crate::domain::problem::Problem;
 use crate::settings::{Broker, Topology};
 
@@ -97,7 +97,7 @@ pub async fn check(settings: &Broker) -> Checked {
     let (mut problems, mut blocked) = (Vec::new(), None);
     let mut note = |proven: Result<(), BrokerError>| {
         if let Err(error) = proven {
-            let problem = Diagnosis::of(&error).problem(&login);
+            let problem = error.problem(&login);
             if !problems.contains(&problem) {
                 problems.push(problem);
             }

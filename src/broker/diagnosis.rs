@@ -14,7 +14,7 @@ use std::time::Duration;
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
-use self::login::word;
+pub(super) use self::login::word;
 pub use self::login::{Login, Permissions};
 pub(super) use self::said::plainly;
 pub use self::said::{Difference, Permission};
@@ -62,6 +62,10 @@ pub enum Diagnosis {
     NoHashExchange {
         exchange: String,
     },
+    /// More than half of the nodes that keep the queue are away.
+    NoQuorum {
+        queue: String,
+    },
     /// The broker stopped delivering.
     Cancelled {
         queue: String,
@@ -83,6 +87,7 @@ impl Diagnosis {
             BrokerError::Closed => Self::Lost,
             BrokerError::Timeout { after, .. } => Self::Silent { after: *after },
             BrokerError::NoHashExchange { exchange } => Self::NoHashExchange { exchange: exchange.clone() },
+            BrokerError::NoQuorum { queue } => Self::NoQuorum { queue: queue.clone() },
             BrokerError::Cancelled { queue } => Self::Cancelled { queue: queue.clone() },
             BrokerError::NoQueue { queue } => Self::Missing { object: format!("queue {queue}") },
             BrokerError::NoDeadLetters { exchange } => {
@@ -185,6 +190,11 @@ impl Diagnosis {
         }
     }
 
+    /// Whether it is for an operator to mend.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.again() == super::AFTER_A_REFUSAL
+    }
+
     /// How long to wait before the next try. What an operator must mend is not tried every second: each login that
     /// fails is a line in the broker's log.
     pub const fn again(&self) -> Backoff {
@@ -194,6 +204,7 @@ impl Diagnosis {
             | Self::Unreachable
             | Self::Silent { .. }
             | Self::NotAmqp
+            | Self::NoQuorum { .. }
             | Self::Cancelled { .. }
             | Self::Lost
             | Self::Other { .. } => super::AGAIN,
@@ -302,6 +313,14 @@ impl Diagnosis {
                 "`rabbitmq-plugins enable rabbitmq_consistent_hash_exchange` on each of its nodes, or \
                  broker.partitions = 0",
             ),
+            Self::NoQuorum { queue } => Problem::new(
+                format!("queue {queue} has no quorum (broker.prefix)"),
+                "more than half of the nodes that keep it are away, or no node leads it",
+                format!(
+                    "start the nodes that `rabbitmq-queues quorum_status -p {vhost_word} {}` misses",
+                    word(queue)
+                ),
+            ),
             Self::Cancelled { queue } => Problem::new(
                 format!("the broker delivers nothing more from queue {queue} (broker.prefix)"),
                 "the queue was deleted, or its node is away",
@@ -323,7 +342,9 @@ impl Diagnosis {
 
 fn different(object: &str, difference: &Difference, vhost: &str) -> Problem {
     let Difference { argument, wanted, found } = difference;
+    let is_by_policy = [wanted, found].into_iter().any(|value| value == "none");
     let setting = match (argument.as_str(), object.rsplit('.').next()) {
+        ("x-delivery-limit", _) if is_by_policy => "broker.queue_arguments",
         ("x-message-ttl", Some("again")) => "broker.retry_delay_secs",
         ("x-message-ttl", Some("dead-letters")) => "broker.dead_letters_max_age_secs",
         ("x-max-length" | "x-overflow", Some("dead-letters")) => "broker.dead_letters_max_length",

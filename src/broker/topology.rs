@@ -1,6 +1,7 @@
 //! Exchanges and queues: what there is, and how it is declared.
 
 mod partitions;
+mod policies;
 
 use std::fmt;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 
+pub use self::policies::policies;
 use super::{BrokerError, within};
 use crate::contract::MessageKind;
-use crate::settings::{Broker, Topology};
+use crate::settings::{Broker, QueueArguments, Topology};
 
 /// The delivery limit of dead letters, parked pairs and waiting messages. The broker would drop a message that is taken and given
 /// back this often.
@@ -176,7 +178,10 @@ async fn work(
     let limit = settings.operation_timeout;
     // A channel of its own: a missing or different queue closes it.
     let channel = open_channel(connection, limit).await?;
-    let delivery_limit = i64::from(settings.delivery_limit);
+    let delivery_limit = match settings.queue_arguments {
+        QueueArguments::Declare => Some(settings.delivery_limit.into()),
+        QueueArguments::Policy => None,
+    };
     let names = Names::new(&settings.prefix);
     let dead_letters = dead_letter_arguments(settings);
     let retry_delay = settings.retry_delay;
@@ -227,7 +232,8 @@ struct Declarer<'a> {
     limit: Duration,
     mode: Mode<'a>,
     names: Names,
-    delivery_limit: i64,
+    /// None: a policy sets it.
+    delivery_limit: Option<i64>,
     dead_letters: FieldTable,
     retry_delay: Duration,
     /// How long the journal keeps its records. Zero: there is none.
@@ -329,7 +335,9 @@ impl Declarer<'_> {
     fn work_arguments(&self) -> FieldTable {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), text("quorum"));
-        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(self.delivery_limit));
+        if let Some(limit) = self.delivery_limit {
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(limit));
+        }
         arguments.insert("x-dead-letter-exchange".into(), text(&self.names.dead_letters()));
         arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
         arguments.insert("x-overflow".into(), text("reject-publish"));
@@ -349,6 +357,7 @@ const fn verb(passive: bool) -> &'static str {
     if passive { "find" } else { "declare" }
 }
 
+/// Not for a policy to change: without the argument, brokers from 4.0 on drop a message that was given back 20 times.
 fn keeping_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
@@ -380,6 +389,9 @@ fn journal_arguments(max_age: Duration) -> FieldTable {
 /// No queue is behind the dead letters: a letter dropped by their bounds is gone.
 fn dead_letter_arguments(settings: &Broker) -> FieldTable {
     let mut arguments = keeping_arguments();
+    if settings.queue_arguments == QueueArguments::Policy {
+        return arguments;
+    }
     if settings.dead_letters_max_length > 0 {
         arguments
             .insert("x-max-length".into(), AMQPValue::LongLongInt(settings.dead_letters_max_length.into()));

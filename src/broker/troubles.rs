@@ -21,6 +21,8 @@ const TOLD_AGAIN_AFTER: Duration = Duration::from_mins(1);
 pub enum Source {
     Connection(Link),
     Consumer(Feed),
+    /// The look at the quorum of the queues.
+    Quorum,
 }
 
 /// The problems of a worker with its broker. Clones share them.
@@ -62,10 +64,9 @@ impl Troubles {
 
     /// Notes what went wrong, and says how long to wait before the next try.
     pub fn met(&self, source: Source, error: &BrokerError) -> Backoff {
-        let diagnosis = Diagnosis::of(error);
-        let line = self.state.lock().met(source, diagnosis.problem(&self.login), Instant::now());
+        let line = self.state.lock().met(source, error.problem(&self.login), Instant::now());
         tell(line);
-        diagnosis.again()
+        Diagnosis::of(error).again()
     }
 
     /// Notes that a source has no problem any more.

@@ -27,8 +27,15 @@ const LONGEST_WORD: usize = 60;
 
 /// Product and version, as `RabbitMQ 4.0.5`. None: the broker cannot be asked, or does not say.
 pub async fn version(settings: &Broker) -> Option<String> {
-    let uri: AMQPUri = settings.url.expose_secret().parse().ok()?;
-    timeout(settings.connect_timeout, ask(&uri)).await.ok()?
+    let urls = settings.nodes.urls();
+    let share = settings.connect_timeout / u32::try_from(urls.len()).ok()?.max(1);
+    for url in urls {
+        let Ok(uri) = url.expose_secret().parse() else { continue };
+        if let Ok(Some(version)) = timeout(share, ask(&uri)).await {
+            return Some(version);
+        }
+    }
+    None
 }
 
 async fn ask(uri: &AMQPUri) -> Option<String> {

@@ -76,7 +76,9 @@ fn of_broker<'a>(cause: &'a (dyn StdError + Send + Sync + 'static)) -> Option<&'
 
 /// A client that connects as the settings say, under this name.
 pub(super) async fn client(settings: &Broker, name: &'static str) -> Result<Client, Error> {
-    let options = Options::new(settings.url.expose_secret())
+    // Any node says as whom to publish.
+    let url = settings.nodes.urls().first().map(|url| url.expose_secret().to_owned());
+    let options = Options::new(url.unwrap_or_default())
         .prefix(&*settings.prefix)
         .partitioned(settings.partitions > 0)
         // Each command says itself whether it asks sealed, and how often.

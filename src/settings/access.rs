@@ -177,7 +177,7 @@ impl Access {
 impl Settings {
     /// Tells of a worker that would give any token to any publisher, where others than this machine's programs may publish.
     pub fn unguarded(&self) -> Option<Problem> {
-        let is_guarded = !self.access.is_open() || self.broker.url.is_on_this_machine();
+        let is_guarded = !self.access.is_open() || self.broker.nodes.are_on_this_machine();
         (!is_guarded).then(|| {
             let broker = self.broker.display_url();
             Problem::new(

@@ -13,7 +13,7 @@ use super::{Reader, Settings, SettingsError, Sources};
 use crate::domain::secret::fuzzing::{MARK, assert_untold};
 
 /// Keys whose values are secrets, or have some in them. What stands behind other keys is repeated in errors.
-const SECRET_KEYS: [&str; 4] = ["url", "keys", "token", "password"];
+const SECRET_KEYS: [&str; 5] = ["url", "urls", "keys", "token", "password"];
 
 /// The input is a settings file, a NUL, and environment variables: `NAME=VALUE` in a line each.
 pub fn settings(input: &[u8]) {

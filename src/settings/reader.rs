@@ -14,7 +14,6 @@ use zeroize::Zeroize;
 use super::error::{Problem, SettingsError, Source};
 use super::keys_command;
 use super::sources::{Sources, variable_of, wipe};
-use super::url::ConnectionUrl;
 use crate::domain::expected::must_be;
 use crate::domain::secret::{KeyRing, SecretString};
 use crate::private_file::{Exposed, FileRule};
@@ -158,7 +157,7 @@ impl Found {
     }
 
     /// Overwrites a secret that was read.
-    fn wipe(self) {
+    pub(super) fn wipe(self) {
         match self {
             Self::Typed(mut value) => wipe(&mut value),
             Self::Text(mut text) => text.zeroize(),
@@ -245,14 +244,14 @@ impl Reader<Sources> {
         self.written.folder().join(path)
     }
 
-    /// The URL behind the first key, or in the file that the second one names.
-    pub(super) fn url(
+    /// The URL behind the first key, or in the file that the second one names. None: it is wrong.
+    pub(super) fn url<T>(
         &mut self,
         [key, file_key]: [&'static str; 2],
         default: &'static str,
-        parse: fn(&str) -> Result<ConnectionUrl, &'static str>,
+        parse: fn(&str) -> Result<T, &'static str>,
         files: FileRule,
-    ) -> ConnectionUrl {
+    ) -> Option<T> {
         let (found, path) = (self.value(key), self.path(file_key));
         let url = match (found, path) {
             (Some(_), Some(_)) => Err((file_key, format!("is set beside `{key}`; set one of the two"))),
@@ -269,10 +268,7 @@ impl Reader<Sources> {
                 url.map_err(|expected| (key, expected.to_owned()))
             }
         };
-        url.unwrap_or_else(|(key, text)| {
-            self.problem(key, text);
-            ConnectionUrl::refused()
-        })
+        url.map_err(|(key, text)| self.problem(key, text)).ok()
     }
 
     /// The value of `key` is a secret: if it stands in a file that other users may read, that is a problem.

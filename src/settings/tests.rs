@@ -65,8 +65,10 @@ fn the_example_file_shows_the_defaults() {
     let example = Settings::load_from(Some(Path::new(EXAMPLE)), HashMap::new()).unwrap();
     let defaults = from_environment(&[]).unwrap();
     assert_eq!(format!("{example:#?}"), format!("{defaults:#?}"));
-    assert_eq!(example.broker.url.expose_secret(), defaults.broker.url.expose_secret());
-    assert_eq!(defaults.broker.url.expose_secret(), "amqp://guest:guest@127.0.0.1:5672/%2f");
+    for Settings { broker, .. } in [&example, &defaults] {
+        let [url] = broker.nodes.urls() else { panic!("{broker:?}") };
+        assert_eq!(url.expose_secret(), "amqp://guest:guest@127.0.0.1:5672/%2f");
+    }
     assert_eq!(defaults.database.url.expose_secret(), "sqlite://tokenkeeper.db");
 }
 
@@ -113,7 +115,8 @@ fn the_example_file_is_valid_with_its_commented_keys_active() {
         is_key || code.starts_with(['[', ']', '{'])
     };
     // Another one does the same as each of these.
-    let doubled = ["# keys = ", "# keys_command = ", "# token = ", "# url_file = ", "# rules = "];
+    let doubled =
+        ["# keys = ", "# keys_command = ", "# token = ", "# url_file = ", "# urls = ", "# rules = "];
     let is_doubled = |line: &&str| doubled.iter().any(|start| line.starts_with(start));
     let lines: Vec<&str> = text.lines().filter(is_code).filter(|line| !is_doubled(line)).collect();
     let ca = Authority::new("an authority");
@@ -227,6 +230,28 @@ fn one_error_lists_every_wrong_setting() {
         assert!(error.contains(&expected), "{expected} is not in {error}");
     }
     assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn the_nodes_of_the_broker_are_in_one_setting_and_each_of_them_needs_tls_or_none() {
+    const URLS: &str = "TOKENKEEPER__BROKER__URLS";
+    let urls = r#"["amqps://u:s3cret@a/v", "amqps://u:s3cret@b:5673/v"]"#;
+    let settings = from_environment(&[(URLS, urls)]).unwrap();
+    assert_eq!(settings.broker.display_url(), "amqps://u:***@a,b:5673/v");
+    assert_eq!(settings.broker.nodes.urls().len(), 2);
+    let both = problem(from_environment(&[(URLS, urls), ("AMQP_URL", "amqps://u:s3cret@a/v")])).to_string();
+    let told = format!("`broker.urls` ({URLS}) is set beside `broker.url`; set one of the two");
+    assert_eq!(both, told);
+    let plain = r#"["amqp://u:s3cret@127.0.0.1/v", "amqp://u:s3cret@b/v"]"#;
+    let refused = problem(from_environment(&[(URLS, plain)])).to_string();
+    let told = format!("`broker.urls` ({URLS}) would send passwords and tokens to b in plain text");
+    assert!(refused.starts_with(&told) && !refused.contains("s3cret"), "{refused}");
+    let off = from_environment(&[(URLS, plain), ("TOKENKEEPER__BROKER__TLS", "off")]).unwrap();
+    assert_eq!(off.broker.tls, LinkTls::Off { crosses_network: true });
+    let (_folder, path) = file("[broker]\nurls = [\"amqps://u:s3cret@a/v\"]\n");
+    set_mode(&path, 0o644);
+    let exposed = problem(Settings::load_from(Some(&path), HashMap::new())).to_string();
+    assert!(exposed.starts_with("`broker.urls` (") && exposed.contains("chmod 600"), "{exposed}");
 }
 
 #[test]

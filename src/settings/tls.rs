@@ -11,6 +11,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 use secrecy::ExposeSecret;
 use url::Url;
 
+use super::nodes::Nodes;
 use super::reader::Reader;
 use super::url::ConnectionUrl;
 use crate::domain::network::is_this_machine;
@@ -36,19 +37,21 @@ const SERVER_NAME: &str = "broker.tls_server_name";
 const SERVER_NAME_SHAPE: &str = "a host name or an IP address, as it stands in the broker's certificate";
 
 /// The link to the broker. `amqps://` is TLS, `amqp://` is not.
-pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> LinkTls {
+pub(super) fn broker(from: &mut Reader, nodes: &Nodes, rule: FileRule) -> LinkTls {
     let wanted = from.one_of("broker.tls", &WANTED);
     let mut tls = files(from, BROKER_FILES, UrlFiles::default(), rule);
     tls.server_name =
         from.text(SERVER_NAME, |text| ServerName::try_from(text.to_owned()).is_ok(), SERVER_NAME_SHAPE);
     // A wrong URL was told already, and is this machine's here.
-    let uri: AMQPUri = url.expose_secret().parse().unwrap_or_default();
-    let host = uri.authority.host.as_str();
+    let hosts = nodes.urls().iter().map(|url| url.expose_secret().parse().unwrap_or_default());
+    let remote = hosts.map(|uri: AMQPUri| uri.authority.host).find(|host| !is_this_machine(host));
+    let uri = nodes.uri();
+    let key = if from.is_set("broker.urls") { "broker.urls" } else { "broker.url" };
     let is_encrypted = uri.scheme == AMQPScheme::AMQPS;
     if uri.query.auth_mechanism == Some(SASLMechanism::External) && tls.identity.is_none() {
         let text = "logs in by certificate (auth_mechanism=external), which needs amqps://, \
                     `broker.tls_cert_file` and `broker.tls_key_file`";
-        from.problem("broker.url", text);
+        from.problem(key, text);
     }
     match (is_encrypted, wanted) {
         (true, Some(Wanted::Off)) => {
@@ -66,17 +69,18 @@ pub(super) fn broker(from: &mut Reader, url: &ConnectionUrl, rule: FileRule) -> 
             );
             LinkTls::Off { crosses_network: false }
         }
-        (false, None) if !is_this_machine(host) => {
+        (false, None) if remote.is_some() => {
+            let host = remote.unwrap_or_default();
             let text = format!(
                 "would send passwords and tokens to {host} in plain text; write amqps://, or, on a network that nobody \
                  else reads, set `broker.tls` = \"off\" (TOKENKEEPER__BROKER__TLS=off)"
             );
-            from.problem("broker.url", text);
+            from.problem(key, text);
             LinkTls::Off { crosses_network: true }
         }
         (false, _) => {
             has_no_use(from, &tls, "`broker.url` begins with amqp://, which is without TLS; write amqps://");
-            LinkTls::Off { crosses_network: !is_this_machine(host) }
+            LinkTls::Off { crosses_network: remote.is_some() }
         }
     }
 }

@@ -48,6 +48,7 @@ mod migrations;
 mod mixed_claims;
 mod no_secrets;
 mod nodelay;
+mod nodes;
 mod one_user;
 mod open_files;
 mod own_time;

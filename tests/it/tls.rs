@@ -18,7 +18,7 @@ use crate::harness::{Dialect, Kind, World};
 
 /// Whether this machine can run servers of a test's own.
 #[allow(clippy::print_stderr, reason = "a test that looks at nothing must say so")]
-fn can_run_servers() -> bool {
+pub(crate) fn can_run_servers() -> bool {
     let can = servers::are_installed();
     if !can {
         eprintln!(

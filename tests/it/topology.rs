@@ -5,9 +5,12 @@ use lapin::types::FieldTable;
 use tokenkeeper::broker;
 use tokenkeeper::settings::{Broker, Topology};
 use tokenkeeper_testkit::queues::{BasicProperties, TOKEN_REQUEST};
+use tokenkeeper_testkit::servers::RabbitMq;
 
+use crate::cli::Cli;
 use crate::harness::links::{BrokerLinks, Link};
 use crate::harness::{Dialect, Kind, PATIENCE, WorkerProcess, World, eventually};
+use crate::tls::can_run_servers;
 
 async fn world_with_topology(mode: &str) -> World {
     let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
@@ -146,4 +149,47 @@ async fn messages_for_a_missing_queue_of_dead_letters_are_kept_until_it_is_there
     let letters = world.broker.wait_for_dead_letters(1).await;
     assert_eq!(letters[0].body, b"{}");
     worker.stop(&world).await;
+}
+
+/// A policy's name, pattern and definition in the command that `doctor` prints.
+fn policy_in(told: &str) -> [String; 3] {
+    let (_, command) = told.split_once("--apply-to queues ").unwrap();
+    let (name, rest) = command.split_once(" '").unwrap();
+    let (pattern, rest) = rest.split_once("' '").unwrap();
+    let (definition, _) = rest.split_once('\'').unwrap();
+    [name, pattern, definition].map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_that_are_left_to_a_policy_change_in_place_and_never_with_a_worker_that_declares_them() {
+    use std::os::unix::fs::PermissionsExt;
+    if !can_run_servers() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let rabbitmq = RabbitMq::start(folder.path(), None).await.unwrap();
+    let mut world = World::new(Kind::Sqlite, Dialect::GitHub).await;
+    world.set_broker_url(rabbitmq.url()).set("broker.queue_arguments", "policy");
+    let worker = world.spawn_worker().await;
+    let limited_by = async |name: &str| {
+        let policies = rabbitmq.list("queues", "policy").await.unwrap();
+        policies.iter().filter(|policy| *policy == name).count()
+    };
+    let told = Cli::of(&world).run(&["doctor"]).await.stdout;
+    let [name, pattern, definition] = policy_in(&told);
+    assert_eq!(limited_by(&name).await, 0);
+    for limit in ["5", "7"] {
+        assert!(definition.contains("\"delivery-limit\":5"), "{definition}");
+        rabbitmq.set_policy(&name, &pattern, &definition.replace('5', limit)).await.unwrap();
+        assert_eq!(limited_by(&name).await, 6, "four kinds of messages, and the two queues of suspects");
+    }
+    worker.stop(&world).await;
+    world.spawn_worker().await.stop(&world).await;
+
+    world.set("broker.queue_arguments", "declare");
+    let refused = world.launch_worker_process().await;
+    refused.wait_for_log("exists with another x-delivery-limit (broker.queue_arguments)", 1).await;
+    assert_not_ready(&refused).await;
+    refused.stop(&world).await;
 }

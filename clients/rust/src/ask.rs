@@ -187,7 +187,7 @@ impl Question<'_> {
 
     fn properties(&self) -> Result<BasicProperties, Error> {
         let mut properties = BasicProperties::default();
-        if let Some(publisher) = Options::publisher(&self.client.shared().uri) {
+        if let Some(publisher) = Options::publisher(&self.client.shared().nodes.any()) {
             let publisher = ShortString::try_new(publisher);
             let publisher = publisher
                 .map_err(|_| Error::Options("the broker's user is longer than 255 bytes".to_owned()))?;

@@ -2,6 +2,7 @@
 
 mod ask;
 mod client;
+mod connect;
 mod error;
 mod events;
 mod kind;

@@ -3,8 +3,6 @@
 //! Publishing is a task of its own: a caller who stops waiting must not stop in the middle of a message. It also waits for all
 //! confirms, since the library keeps each one that nobody waits for.
 
-mod connect;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +10,13 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-use self::connect::connect;
+use crate::connect::Nodes;
 use crate::error::{Cause, Error};
 use crate::options::Options;
 use crate::pending::{Outcome, Pending};
@@ -83,7 +80,7 @@ pub(crate) struct Opened {
 /// What the client and the task that keeps a link up share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    pub(crate) uri: AMQPUri,
+    pub(crate) nodes: Nodes,
     pub(crate) pending: Pending,
     state: watch::Sender<State>,
     numbers: Mutex<u64>,
@@ -91,19 +88,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
-        let uri = options.uri()?;
+        let nodes = Nodes::new(options.uris()?);
         let (pending, state) = (Pending::default(), watch::Sender::new(State::Down(None)));
-        Ok(Self { options, uri, pending, state, numbers: Mutex::new(0) })
+        Ok(Self { options, nodes, pending, state, numbers: Mutex::new(0) })
     }
 
     /// Connects, and prepares the channel.
     pub(crate) async fn open(&self) -> Result<Opened, Error> {
-        let limit = self.options.connect_timeout;
-        // Boxed: the handshakes are large.
-        let connected = timeout(limit, Box::pin(connect(&self.options, self.uri.clone()))).await;
-        let connection = connected
-            .map_err(|_| Error::Silent { action: "connect", after: limit })?
-            .map_err(|error| Error::Connect(error.into()))?;
+        let connection = self.nodes.connect(&self.options).await?;
         let channel = self.within("open a channel", connection.create_channel()).await?;
         // Without this every confirm looks like success.
         self.within("ask for publisher confirms", channel.confirm_select(ConfirmSelectOptions::default()))

@@ -42,7 +42,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Of the broker at this URL: `amqps://USER:PASSWORD@HOST/VHOST`. `amqp://` only within this machine, unless
+    /// Of the broker at this URL: `amqps://USER:PASSWORD@HOST/VHOST`. Several hosts with commas between are the nodes of a cluster:
+    /// `amqps://USER:PASSWORD@HOST,HOST:PORT/VHOST`. `amqp://` only within this machine, unless
     /// [`plain_text`](Self::plain_text) says otherwise.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -105,7 +106,7 @@ impl Options {
         Self { in_flight, ..self }
     }
 
-    /// Limit for connecting, the handshakes of TLS and AMQP included. Default: 10 s.
+    /// Limit for connecting, the handshakes of TLS and AMQP included; each of several nodes has its share of it. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(self, connect_timeout: Duration) -> Self {
         Self { connect_timeout, ..self }
@@ -135,19 +136,31 @@ impl Options {
         Self { connector: Some(Arc::new(connect)), ..self }
     }
 
-    /// The broker, where all of them can work.
-    pub(crate) fn uri(&self) -> Result<AMQPUri, Error> {
+    /// Where the nodes of the broker are, at least one. An error: some of the options cannot work.
+    pub(crate) fn uris(&self) -> Result<Vec<AMQPUri>, Error> {
         const MOST: usize = Semaphore::MAX_PERMITS;
         let refused = |text: &str| Err(Error::Options(text.to_owned()));
-        let url = self.url.expose_secret();
-        let Ok(mut uri) = url.parse::<AMQPUri>() else {
-            return refused("the URL is not one of a broker: amqps://USER:PASSWORD@HOST/VHOST");
-        };
-        if self.connector.is_none() && uri.scheme == AMQPScheme::AMQP && !self.plain_text && !is_local(url) {
-            return refused(
-                "the URL would send passwords and tokens over the network in plain text: write amqps://, or allow it \
-                 with Options::plain_text",
-            );
+        let mut uris = Vec::new();
+        for url in urls(self.url.expose_secret()) {
+            let url = SecretString::from(url);
+            let url = url.expose_secret();
+            // The library takes this machine for a host that is missing.
+            let has_host = !url.contains("@,") && !url.contains("://,");
+            let Some(mut uri) = url.parse::<AMQPUri>().ok().filter(|_| has_host) else {
+                return refused("the URL is not one of a broker: amqps://USER:PASSWORD@HOST/VHOST");
+            };
+            if self.connector.is_none()
+                && uri.scheme == AMQPScheme::AMQP
+                && !self.plain_text
+                && !is_local(url)
+            {
+                return refused(
+                    "the URL would send passwords and tokens over the network in plain text: write amqps://, or allow it \
+                     with Options::plain_text",
+                );
+            }
+            uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
+            uris.push(uri);
         }
         if self.prefix.is_empty() || self.prefix.len() > 100 {
             return refused("the prefix must be 1 to 100 bytes");
@@ -155,8 +168,7 @@ impl Options {
         if !(1..=MOST).contains(&self.in_flight) {
             return refused(&format!("the number of requests in flight must be from 1 to {MOST}"));
         }
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECS);
-        Ok(uri)
+        Ok(uris)
     }
 
     /// The publisher for the worker's access rules, or `None` if the broker does not authenticate us by the URL's user.
@@ -166,6 +178,15 @@ impl Options {
             _ => Some(uri.authority.userinfo.username.clone()),
         }
     }
+}
+
+/// A URL for each of the hosts in `url`.
+fn urls(url: &str) -> Vec<String> {
+    let begin = url.find("://").map_or(0, |at| at + "://".len());
+    let end = url[begin..].find(['/', '?', '#']).map_or(url.len(), |at| begin + at);
+    let begin = url[begin..end].rfind('@').map_or(begin, |at| begin + at + 1);
+    let (before, hosts, behind) = (&url[..begin], &url[begin..end], &url[end..]);
+    hosts.split(',').map(|host| format!("{before}{host}{behind}")).collect()
 }
 
 /// Whether a URL stays within this machine.
@@ -208,10 +229,10 @@ mod tests {
         for url in
             ["amqp://mq.example.org/%2f", "amqp://u:s3cret@192.0.2.1:5672/%2f", "amqp://[2001:db8::1]/"]
         {
-            let refused = Options::new(url).uri().unwrap_err();
+            let refused = Options::new(url).uris().unwrap_err();
             assert!(matches!(&refused, Error::Options(text) if text.contains("plain text")), "{refused}");
             assert!(!refused.to_string().contains("s3cret"));
-            assert!(Options::new(url).plain_text(true).uri().is_ok(), "{url}");
+            assert!(Options::new(url).plain_text(true).uris().is_ok(), "{url}");
         }
         for url in [
             "amqps://mq.example.org/%2f",
@@ -220,8 +241,23 @@ mod tests {
             "amqp://u:p@127.0.0.1:5672/x",
             "amqp://[::1]/",
         ] {
-            assert!(Options::new(url).uri().is_ok(), "{url}");
+            assert!(Options::new(url).uris().is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn every_host_of_the_url_is_a_node_with_all_of_the_rest() {
+        let options = Options::new("amqps://u:p%2Cw@a.example.org,b:5673/v?heartbeat=3");
+        let uris = options.uris().unwrap();
+        let nodes: Vec<_> =
+            uris.iter().map(|uri| (uri.authority.host.as_str(), uri.authority.port)).collect();
+        assert_eq!(nodes, [("a.example.org", 5671), ("b", 5673)]);
+        for uri in &uris {
+            let password = uri.authority.userinfo.password.as_str();
+            assert_eq!((password, uri.vhost.as_str(), uri.query.heartbeat), ("p,w", "v", Some(3)));
+        }
+        let one_is_elsewhere = Options::new("amqp://u:s3cret@127.0.0.1,192.0.2.1/v").uris().unwrap_err();
+        assert!(one_is_elsewhere.to_string().contains("plain text"), "{one_is_elsewhere}");
     }
 
     #[test]
@@ -232,14 +268,14 @@ mod tests {
             Options::new("amqp://u:s3cret@127.0.0.1/").prefix(""),
             Options::new("amqp://u:s3cret@127.0.0.1/").in_flight(0),
         ] {
-            let refused = options.uri().unwrap_err();
+            let refused = options.uris().unwrap_err();
             assert!(!format!("{refused} {options:?}").contains("s3cret"), "{refused}");
         }
     }
 
     #[test]
     fn the_number_of_requests_in_flight_has_a_lowest_and_a_highest_value() {
-        let with = |in_flight| Options::new("amqp://127.0.0.1/").in_flight(in_flight).uri();
+        let with = |in_flight| Options::new("amqp://127.0.0.1/").in_flight(in_flight).uris();
         assert!(with(1).is_ok() && with(Semaphore::MAX_PERMITS).is_ok());
         for in_flight in [0, Semaphore::MAX_PERMITS + 1] {
             let refused = with(in_flight).unwrap_err().to_string();

@@ -146,8 +146,10 @@ fn router(
     metrics: Option<Arc<Metrics>>,
     token: Option<Arc<BearerToken>>,
 ) -> Router {
+    let asked = Arc::clone(&readiness);
     let render = move || async move {
         let Some(metrics) = metrics else { return Ok(String::new()) };
+        telemetry::is_ready(asked.problems().is_empty());
         metrics.render().await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     };
     Router::new()

@@ -7,7 +7,7 @@ use futures_util::future::join;
 
 use crate::broker::checks::{self, Checked};
 use crate::broker::dead_letters::{DeadLetters, DeadLettersError};
-use crate::broker::version;
+use crate::broker::{policies, version};
 use crate::domain::escape;
 use crate::domain::finding::Finding;
 use crate::domain::problem::{Problem, of_system};
@@ -29,7 +29,16 @@ pub(super) async fn look(settings: &Broker) -> Vec<Finding> {
     let version = version.unwrap_or_else(|| "a broker that does not say its version".to_owned());
     let at = settings.display_url();
     let how = format!("{version} at {at} lets a worker publish, declare and consume");
-    vec![Finding::good("broker", how), alarms(blocked), queues(settings).await]
+    let mut findings = vec![Finding::good("broker", how), alarms(blocked), queues(settings).await];
+    findings.extend(limits(settings));
+    findings
+}
+
+/// What policies are to say, where limits are left to them. A client cannot ask which there are.
+fn limits(settings: &Broker) -> Option<Finding> {
+    let policies = policies(settings);
+    let commands = policies.iter().map(|command| format!("`{command}`")).collect::<Vec<_>>().join(" and ");
+    (!policies.is_empty()).then(|| Finding::good("queue limits", format!("by policy, as set by {commands}")))
 }
 
 fn alarms(blocked: Option<String>) -> Finding {

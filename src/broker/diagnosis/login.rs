@@ -11,6 +11,8 @@ use crate::tls::{ClientTls, LinkTls};
 pub struct Login {
     pub host: String,
     pub port: u16,
+    /// Host and port; where any of several nodes is meant, all of theirs.
+    pub(super) address: String,
     pub user: String,
     pub vhost: String,
     /// The name that the broker's certificate must have.
@@ -41,17 +43,28 @@ pub struct Permissions {
 
 impl Login {
     pub fn of(settings: &Broker) -> Self {
+        let nodes = settings.nodes.urls().iter();
         // The settings were checked with the same parser.
-        let uri: AMQPUri = settings.url.expose_secret().parse().unwrap_or_default();
+        let nodes = nodes.map(|url| Self::at(settings, &url.expose_secret().parse().unwrap_or_default()));
+        let nodes: Vec<Self> = nodes.collect();
+        let addresses: Vec<String> = nodes.iter().map(|node| node.address.clone()).collect();
+        let first = nodes.into_iter().next().unwrap_or_else(|| Self::at(settings, &AMQPUri::default()));
+        Self { address: addresses.join(", "), ..first }
+    }
+
+    /// The same of one node.
+    pub(in crate::broker) fn at(settings: &Broker, uri: &AMQPUri) -> Self {
+        let AMQPUri { authority, vhost, .. } = uri.clone();
         let server_name = match &settings.tls {
             LinkTls::Verified(ClientTls { server_name: Some(name), .. }) => name.clone(),
-            _ => uri.authority.host.clone(),
+            _ => authority.host.clone(),
         };
         Self {
-            host: uri.authority.host,
-            port: uri.authority.port,
-            user: uri.authority.userinfo.username,
-            vhost: uri.vhost,
+            address: format!("{}:{}", authority.host, authority.port),
+            host: authority.host,
+            port: authority.port,
+            user: authority.userinfo.username,
+            vhost,
             server_name,
             prefix: settings.prefix.clone(),
             topology: settings.topology,
@@ -64,8 +77,8 @@ impl Login {
         Self { role: Role::Publisher { to_partitions: settings.partitions > 0 }, ..Self::of(settings) }
     }
 
-    pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// What the user needs. A worker's replies go through the default exchange, which permissions call `amq.default`.
@@ -95,7 +108,7 @@ impl Login {
 }
 
 /// One word of a POSIX shell.
-pub(super) fn word(text: &str) -> String {
+pub(in crate::broker) fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@%+,=".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
         text.to_owned()

@@ -13,6 +13,7 @@ fn login() -> Login {
     Login {
         host: "HOST".to_owned(),
         port: 5672,
+        address: "HOST:5672".to_owned(),
         user: "USER".to_owned(),
         vhost: "VHOST".to_owned(),
         server_name: "HOST".to_owned(),
@@ -52,8 +53,10 @@ fn examples() -> Vec<Diagnosis> {
         Diagnosis::Missing { object: queue("token-requests") },
         different(queue("token-requests"), "x-queue-type", "quorum", "classic"),
         different(queue("token-requests"), "x-delivery-limit", "7", "5"),
+        different(queue("token-requests"), "x-delivery-limit", "none", "5"),
         Diagnosis::Locked { object: queue("token-requests") },
         Diagnosis::NoHashExchange { exchange: "tokenkeeper.token-requests".to_owned() },
+        Diagnosis::NoQuorum { queue: "tokenkeeper.token-requests".to_owned() },
         Diagnosis::Cancelled { queue: "tokenkeeper.token-requests".to_owned() },
         Diagnosis::Lost,
         Diagnosis::Other { action: "ACTION".to_owned(), reason: "what RabbitMQ says".to_owned() },
@@ -90,13 +93,14 @@ const fn number(diagnosis: &Diagnosis) -> u8 {
         Diagnosis::Lost => 17,
         Diagnosis::Other { .. } => 18,
         Diagnosis::CertificateLoginRefused => 19,
+        Diagnosis::NoQuorum { .. } => 20,
     }
 }
 
 #[test]
 fn the_document_lists_the_words_of_every_first_error() {
     let numbers: BTreeSet<u8> = examples().iter().map(number).collect();
-    assert_eq!(numbers, (0..=19).collect(), "an example of each");
+    assert_eq!(numbers, (0..=20).collect(), "an example of each");
     let passive = Login { topology: Topology::Passive, ..login() };
     let missing = Diagnosis::Missing { object: queue("token-requests") };
     let problems = examples().into_iter().map(|diagnosis| diagnosis.problem(&login()));

@@ -7,7 +7,7 @@ use crate::tls::TlsFault;
 pub(super) fn problem(fault: TlsFault, login: &Login) -> Problem {
     let (address, host) = (login.address(), &login.host);
     let show = |what: &str| {
-        let (address, host) = (word(&address), word(host));
+        let (address, host) = (word(address), word(host));
         format!(
             "`openssl s_client -connect {address} -servername {host} </dev/null | openssl x509 -noout {what}`"
         )

@@ -98,6 +98,7 @@ fn is_refusal(error: &BrokerError) -> bool {
         | BrokerError::NoAcks { .. }
         | BrokerError::NoDeadLetters { .. }
         | BrokerError::NoQueue { .. }
+        | BrokerError::NoQuorum { .. }
         | BrokerError::NoHashExchange { .. }
         | BrokerError::Refused { .. } => false,
     }

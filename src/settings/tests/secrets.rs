@@ -57,7 +57,7 @@ fn a_url_may_stand_in_a_file_of_its_own() {
     write_private(&database, "postgres://u:s3cret@db/tokens\n");
     let load = |variables| Settings::load_from(Some(&path), environment(variables));
     let settings = load(&[]).unwrap();
-    assert_eq!(settings.broker.url.expose_secret(), "amqps://u:s3cret@mq/%2f");
+    assert_eq!(settings.broker.nodes.urls()[0].expose_secret(), "amqps://u:s3cret@mq/%2f");
     assert_eq!(settings.database.url.expose_secret(), "postgres://u:s3cret@db/tokens");
     let both = problem(load(&[("AMQP_URL", "amqps://mq/%2f")]));
     assert!(both.key == "broker.url_file" && both.text.contains("set one of the two"), "{both}");

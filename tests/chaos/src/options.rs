@@ -60,6 +60,8 @@ pub(crate) enum Scenario {
     Bulkhead,
     /// The broker stopped, restarted, starved; queues deleted, connections cut.
     Broker,
+    /// A node of a RabbitMQ cluster killed, frozen, without the others; its leaders moved.
+    BrokerNode,
     /// The database away under load.
     DatabaseAway,
     /// The database read-only at the same address, under load.
@@ -85,6 +87,7 @@ impl Scenario {
             Self::Database => "database",
             Self::Bulkhead => "bulkhead",
             Self::Broker => "broker",
+            Self::BrokerNode => "broker-node",
             Self::DatabaseAway => "database-away",
             Self::Readonly => "readonly",
             Self::Standby => "standby",

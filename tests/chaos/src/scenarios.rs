@@ -1,6 +1,7 @@
 //! One file a scenario.
 
 mod broker;
+mod broker_node;
 mod bulkhead;
 mod database;
 mod database_away;
@@ -53,6 +54,7 @@ pub(crate) async fn play(
         Scenario::Database => Box::pin(database::play(play)).await,
         Scenario::Bulkhead => Box::pin(bulkhead::play(play)).await,
         Scenario::Broker => Box::pin(broker::play(play)).await,
+        Scenario::BrokerNode => Box::pin(broker_node::play(play)).await,
         Scenario::DatabaseAway => Box::pin(database_away::play(play)).await,
         Scenario::Readonly => Box::pin(no_writes::play(play, no_writes::Fault::ReadOnly)).await,
         Scenario::Standby => Box::pin(no_writes::play(play, no_writes::Fault::Standby)).await,

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokenkeeper_testkit::{
     program::{Ground, Program, Worker},
     scm::SimulatedScm,
-    servers::Servers,
+    servers::{Postgres, Servers},
 };
 
 use crate::upstream::{Account, Ask, By, Upstream};
@@ -66,10 +66,24 @@ impl Stage {
         hosts: Vec<Host>,
         settings: &[(&'static str, &str)],
     ) -> Result<Self> {
+        let broker = servers.rabbitmq.url();
+        Self::open_at(&servers.postgres, &broker, account, folder, name, hosts, settings).await
+    }
+
+    /// The same, at this broker.
+    pub(crate) async fn open_at(
+        postgres: &Postgres,
+        broker: &str,
+        account: Option<&Account>,
+        folder: &Path,
+        name: &str,
+        hosts: Vec<Host>,
+        settings: &[(&'static str, &str)],
+    ) -> Result<Self> {
         let database = name.replace('-', "_");
-        servers.postgres.create_database(&database).await?;
-        let url = servers.postgres.url(&database);
-        let stage = Self::make(servers, account, &url, folder, name, hosts, settings).await?;
+        postgres.create_database(&database).await?;
+        let stage =
+            Self::make(broker, account, &postgres.url(&database), folder, name, hosts, settings).await?;
         Ok(Self { database, ..stage })
     }
 
@@ -81,11 +95,11 @@ impl Stage {
         name: &str,
         hosts: Vec<Host>,
     ) -> Result<Self> {
-        Self::make(servers, None, database_url, folder, name, hosts, &[]).await
+        Self::make(&servers.rabbitmq.url(), None, database_url, folder, name, hosts, &[]).await
     }
 
     async fn make(
-        servers: &Servers,
+        broker: &str,
         account: Option<&Account>,
         database_url: &str,
         folder: &Path,
@@ -93,17 +107,15 @@ impl Stage {
         hosts: Vec<Host>,
         settings: &[(&'static str, &str)],
     ) -> Result<Self> {
-        let broker = servers.rabbitmq.url();
         let folder = folder.join(name);
         fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
         let mut program = Program::beside_this_one(&folder)?;
         let providers: String = hosts.iter().map(|host| host.scm.provider_toml(&host.overrides)).collect();
-        let ground =
-            Ground { database: database_url, broker: &broker, prefix: name, providers: &providers, settings };
+        let ground = Ground { database: database_url, broker, prefix: name, providers: &providers, settings };
         program.set_up(&ground).await?;
         let scms: Vec<_> = hosts.into_iter().map(|host| Arc::new(host.scm)).collect();
         let clock = Arc::clone(scms.first().context("a scenario needs an SCM")?);
-        let upstream = Upstream::start(&broker, account, name, move || clock.now_ms());
+        let upstream = Upstream::start(broker, account, name, move || clock.now_ms());
         let (users, database) = (Vec::new(), String::new());
         Ok(Self { scms, users, upstream, database, program, folder, started: 0 })
     }

@@ -54,6 +54,17 @@ async fn a_broker_is_used_by_certificate_and_each_way_to_fail_is_one_line_with_i
     let named = told(&by_address, named).await;
     assert!(named.starts_with('✓'), "{named}");
 
+    // Of several nodes each one must show its own name.
+    let of_two = |one: &str, other: &str| {
+        let (before, host) = (rabbitmq.url_by_certificate(one), rabbitmq.url_by_certificate(other));
+        let host = host.trim_start_matches("amqps://").split('/').next().unwrap().to_owned();
+        before.replace("amqps://", &format!("amqps://{host},"))
+    };
+    let one_of_two = told(&of_two("127.0.0.1", "localhost"), settings(&trust.known, Some(&client))).await;
+    assert!(one_of_two.starts_with('✓'), "{one_of_two}");
+    let none_of_two = told(&of_two("127.0.0.1", "127.0.0.2"), settings(&trust.known, Some(&client))).await;
+    assert!(none_of_two.contains("it does not name 127.0.0."), "{none_of_two}");
+
     let with_password =
         url.replace("amqps://", "amqps://guest:guest@").replace("?auth_mechanism=external", "");
     let nothing_shown = told(&with_password, settings(&trust.known, None)).await;

@@ -17,7 +17,7 @@ pub use self::{
     daemon::are_installed,
     mariadb::MariaDb,
     postgres::Postgres,
-    rabbitmq::{Permissions, RabbitMq},
+    rabbitmq::{Cluster, Permissions, RabbitMq},
 };
 
 /// PostgreSQL and RabbitMQ. They end, and whatever they wrote with them, when this is dropped.

@@ -152,6 +152,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Sends a signal to it and to its children.
+    pub(super) fn signal_all(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().with_context(|| format!("{} has ended by itself", self.name))?;
+        let group = format!("-{id}");
+        let sent = BlockingCommand::new("kill").args(["-s", signal, "--", &group]).status()?;
+        ensure!(sent.success(), "{} cannot be sent SIG{signal}", self.name);
+        Ok(())
+    }
+
     /// Waits until it has ended.
     pub(super) async fn wait(&mut self) -> Result<()> {
         match timeout(PATIENCE, self.child.wait()).await {

@@ -1,7 +1,8 @@
-//! A RabbitMQ node of its own, with an Erlang port mapper of its own.
+//! RabbitMQ nodes of their own, with an Erlang port mapper of their own: one alone, or some as a cluster.
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,8 +20,15 @@ use super::{
 const NAME: &str = "RabbitMQ";
 const NODE: &str = "chaos@localhost";
 
+/// What nodes of one cluster prove to each other that they belong together.
+const COOKIE: &str = "NODESOFONETESTALONE";
+
+/// Without interfaces of the machine. Of a cluster's nodes each takes one thread, since they share the machine.
+const ALONE: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
+const ONE_OF_MANY: &str = "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none";
+
 /// A node boots in some seconds, on a machine under load in many.
-const BOOT: Duration = Duration::from_secs(90);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// A node of its own that can be stopped, started, cut and starved.
 pub struct RabbitMq {
@@ -30,8 +38,45 @@ pub struct RabbitMq {
     folder: PathBuf,
     ports: Ports,
     daemon: Option<Daemon>,
+    node: String,
+    erlang: &'static str,
     /// Ends last.
-    _port_mapper: Daemon,
+    _port_mapper: Arc<Daemon>,
+}
+
+/// Nodes of one cluster. Each may be killed, frozen and started again.
+pub struct Cluster {
+    /// Each with a port of its own.
+    pub nodes: Vec<RabbitMq>,
+}
+
+impl Cluster {
+    /// Starts so many nodes, with everything they write below `folder`. `more` are lines of rabbitmq.conf for each.
+    pub async fn start(folder: &Path, count: usize, more: &str) -> Result<Self> {
+        let mapper = free_port()?;
+        let port_mapper = Arc::new(RabbitMq::map_ports(folder, mapper).await?);
+        let mut nodes: Vec<RabbitMq> = Vec::new();
+        for number in 1..=count {
+            let mapper = (mapper, Arc::clone(&port_mapper));
+            let name = format!("chaos-{number}");
+            let mut node = RabbitMq::prepare(folder, &name, mapper, None, more).await?;
+            node.erlang = ONE_OF_MANY;
+            node.begin().await?;
+            if let Some(first) = nodes.first() {
+                node.ctl(&["stop_app"]).await?;
+                node.ctl(&["join_cluster", &first.node]).await?;
+                node.ctl(&["start_app"]).await?;
+            }
+            nodes.push(node);
+        }
+        Ok(Self { nodes })
+    }
+
+    /// One URL with the hosts of all nodes.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.ports.amqp)).collect();
+        format!("amqp://guest:guest@{}/%2f", hosts.join(","))
+    }
 }
 
 /// What an account may do, each a regular expression over the names of exchanges and queues.
@@ -57,19 +102,41 @@ impl RabbitMq {
     /// Starts one with everything it writes below `folder`. With TLS, its port for that wants a client certificate, and takes
     /// the name in it as a login (EXTERNAL).
     pub async fn start(folder: &Path, tls: Option<&ServerTls<'_>>) -> Result<Self> {
+        let mapper = free_port()?;
+        let port_mapper = Arc::new(Self::map_ports(folder, mapper).await?);
+        let mut broker = Self::prepare(folder, "rabbitmq", (mapper, port_mapper), tls, "").await?;
+        NODE.clone_into(&mut broker.node);
+        broker.begin().await?;
+        Ok(broker)
+    }
+
+    /// Starts an Erlang port mapper.
+    async fn map_ports(folder: &Path, port: u16) -> Result<Daemon> {
         let owner = Owner::find("rabbitmq").await?;
-        let folder = folder.join("rabbitmq");
+        let folder = folder.join("epmd");
         owner.make_folder(&folder)?;
+        let mut epmd = owner.command(&find_program("epmd", erlang_folders())?, &folder);
+        epmd.args(["-address", "127.0.0.1", "-port", &port.to_string()]);
+        Daemon::spawn("the Erlang port mapper", "TERM", &mut epmd, &folder.join("epmd.log"))
+    }
+
+    /// Writes what a node needs. `more` are lines of rabbitmq.conf.
+    async fn prepare(
+        folder: &Path,
+        name: &str,
+        (mapper, port_mapper): (u16, Arc<Daemon>),
+        tls: Option<&ServerTls<'_>>,
+        more: &str,
+    ) -> Result<Self> {
+        let owner = Owner::find("rabbitmq").await?;
+        let folder = folder.join(name);
+        owner.make_folder(&folder)?;
+        owner.write_secret(&folder.join(".erlang.cookie"), COOKIE)?;
         let program = |name| find_program(name, debian_folders());
         let (server, control) = (program("rabbitmq-server")?, program("rabbitmqctl")?);
-        let ports = Ports {
-            amqp: free_port()?,
-            amqps: free_port()?,
-            distribution: free_port()?,
-            mapper: free_port()?,
-        };
+        let ports = Ports { amqp: free_port()?, amqps: free_port()?, distribution: free_port()?, mapper };
         owner.write(&folder.join("env.conf"), "")?;
-        let mut settings = format!("listeners.tcp.default = 127.0.0.1:{}\n", ports.amqp);
+        let mut settings = format!("listeners.tcp.default = 127.0.0.1:{}\n{more}", ports.amqp);
         let mut plugins = "[].\n";
         if let Some(tls) = tls {
             tls.write(owner, &folder)?;
@@ -78,14 +145,9 @@ impl RabbitMq {
         }
         owner.write(&folder.join("enabled_plugins"), plugins)?;
         owner.write(&folder.join("rabbitmq.conf"), &settings)?;
-        let mut epmd = owner.command(&find_program("epmd", erlang_folders())?, &folder);
-        epmd.args(["-address", "127.0.0.1", "-port", &ports.mapper.to_string()]);
-        let port_mapper =
-            Daemon::spawn("the Erlang port mapper", "TERM", &mut epmd, &folder.join("epmd.log"))?;
-        let mut broker =
-            Self { owner, server, control, folder, ports, daemon: None, _port_mapper: port_mapper };
-        broker.begin().await?;
-        Ok(broker)
+        let node = format!("{name}@localhost");
+        let (daemon, erlang) = (None, ALONE);
+        Ok(Self { owner, server, control, folder, ports, daemon, node, erlang, _port_mapper: port_mapper })
     }
 
     /// The URL of the default virtual host.
@@ -122,6 +184,50 @@ impl RabbitMq {
         let mut daemon = self.daemon.take().context("RabbitMQ runs")?;
         self.ctl(&["stop"]).await?;
         daemon.wait().await
+    }
+
+    /// Ends the node at once, as a machine that loses its power does.
+    pub fn kill(&mut self) -> Result<()> {
+        // Dropped, it is killed with its children, and waited for.
+        self.daemon.take().map(drop).context("RabbitMQ runs")
+    }
+
+    /// Leaves the node and its connections where they are, but it does nothing any more.
+    pub fn freeze(&self) -> Result<()> {
+        self.daemon.as_ref().context("RabbitMQ runs")?.signal_all("STOP")
+    }
+
+    /// Lets a frozen node go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.daemon.as_ref().context("RabbitMQ runs")?.signal_all("CONT")
+    }
+
+    /// Spreads the leaders of the cluster's quorum queues evenly over its nodes.
+    pub async fn rebalance(&self) -> Result<()> {
+        let queues = find_program("rabbitmq-queues", debian_folders())?;
+        let mut command = self.command(&queues);
+        command.args(["-n", &self.node, "rebalance", "quorum"]);
+        run(&mut command, "rebalance the leaders").await.map(drop)
+    }
+
+    /// Of each quorum queue its name, and the node that leads it.
+    pub async fn leaders(&self) -> Result<Vec<(String, String)>> {
+        let listed = self.ctl(&["--quiet", "--no-table-headers", "list_queues", "name", "leader"]).await?;
+        let parts = |line: &str| {
+            let (name, leader) = line.split_once('\t')?;
+            Some((name.to_owned(), leader.trim_matches('\'').to_owned()))
+        };
+        Ok(listed.lines().filter_map(parts).collect())
+    }
+
+    /// The name of the node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Sets a policy for queues.
+    pub async fn set_policy(&self, name: &str, pattern: &str, definition: &str) -> Result<()> {
+        self.ctl(&["set_policy", "--apply-to", "queues", name, pattern, definition]).await.map(drop)
     }
 
     /// Starts the node, and waits until it takes a login.
@@ -193,7 +299,7 @@ impl RabbitMq {
 
     async fn ctl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(&self.control);
-        command.args(["-n", NODE]).args(arguments);
+        command.args(["-n", &self.node]).args(arguments);
         run(&mut command, &format!("rabbitmqctl {}", arguments.join(" "))).await
     }
 
@@ -201,7 +307,7 @@ impl RabbitMq {
         let mut command = self.owner.command(program, &self.folder);
         let file = |name: &str| self.folder.join(name);
         command
-            .env("RABBITMQ_NODENAME", NODE)
+            .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_CONF_ENV_FILE", file("env.conf"))
             .env("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config"))
@@ -211,7 +317,7 @@ impl RabbitMq {
             .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
             .env("ERL_EPMD_PORT", self.ports.mapper.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}");
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", self.erlang);
         command
     }
 }
