@@ -111,7 +111,8 @@ impl Fault {
             "28P01" => Self::Password,
             "28000" if routine == "InitializeSessionUserId" => Self::NoLogin,
             "28000" => Self::Login,
-            "3D000" => Self::NoDatabase,
+            // Not there, and dropped.
+            "3D000" | "57P04" => Self::NoDatabase,
             "42501" => Self::Denied,
             "25006" => Self::ReadOnly,
             "42P01" | "42703" | "3F000" => Self::NoTable,
@@ -122,7 +123,6 @@ impl Fault {
             "53300" => Self::TooManyConnections,
             // Class 57, operator intervention: shut down, crashed, starting.
             "57P01" | "57P02" | "57P03" => Self::NotTaking,
-            "57P04" => Self::NoDatabase,
             "57P05" => Self::Unreachable,
             // Class 08, connection exception. A pooler has these for a server that it does not reach.
             _ if code.starts_with("08") => Self::Unreachable,

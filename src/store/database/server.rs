@@ -118,7 +118,8 @@ async fn look(settings: &settings::Database, patience: Duration) -> Result<Serve
         };
         let count = targets.len();
         for ((target, name), left) in targets.into_iter().zip((1..=count).rev()) {
-            match takes_writes(&target, &place, share_of(until, left)).await {
+            // Boxed: the future that opens a connection takes 14 kB.
+            match Box::pin(takes_writes(&target, &place, share_of(until, left))).await {
                 Ok(true) => return Ok(Server { target, takes_writes: true, name }),
                 Ok(false) => {
                     useless.unables.push((name.clone(), place.unable(Fault::ReadOnly, "")));
