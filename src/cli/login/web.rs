@@ -116,9 +116,9 @@ mod tests {
     fn a_request_names_one_host_that_is_known() {
         let headers = |hosts: &[&'static str]| {
             let mut headers = HeaderMap::new();
-            hosts.iter().for_each(|host| {
+            for host in hosts {
                 headers.append(HOST, HeaderValue::from_static(host));
-            });
+            }
             headers
         };
         let known = ["127.0.0.1:7919".to_owned(), "logins.example.org".to_owned()];
