@@ -46,15 +46,13 @@ impl Running {
             None
         };
         let found = within(&format!("a line with {text:?}"), PATIENCE, found).await;
-        match found {
-            Some(line) => line,
-            None => {
-                let mut stderr = String::new();
-                let mut pipe = self.child.stderr.take().expect("it is piped");
-                pipe.read_to_string(&mut stderr).await.expect("its error");
-                panic!("it ended without {text:?}:\n{}\n{stderr}", self.printed)
-            }
+        if let Some(line) = found {
+            return line;
         }
+        let mut stderr = String::new();
+        let mut pipe = self.child.stderr.take().expect("it is piped");
+        pipe.read_to_string(&mut stderr).await.expect("its error");
+        panic!("it ended without {text:?}:\n{}\n{stderr}", self.printed)
     }
 
     /// The page that it tells a person to open.

@@ -106,7 +106,7 @@ impl Person {
             }
             let (status, page) = (answer.status(), answer.text().await.unwrap());
             assert!(status.is_success(), "{url}: {status} {page}");
-            let Some((action, fields)) = read_form(&page) else { return None };
+            let (action, fields) = read_form(&page)?;
             url = url.join(&action).unwrap();
             form = Some(fields);
         }

@@ -1,4 +1,4 @@
-//! The page in a real browser: Chromium without a window, by chromedriver (W3C WebDriver).
+//! The page in a real browser: Chromium without a window, by chromedriver (`WebDriver`, of the W3C).
 //!
 //! Both are Debian's packages `chromium` and `chromium-driver`. Where chromedriver is missing these tests are skipped, with a line
 //! that says so. The page is at `localhost`, and the host at `127.0.0.1`: two sites to a browser.
@@ -19,7 +19,7 @@ use super::{Page, Running, free_port};
 use crate::cli::Cli;
 use crate::harness::{Dialect, Kind, World};
 
-/// How WebDriver names an element.
+/// How `WebDriver` names an element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 struct Chromium {

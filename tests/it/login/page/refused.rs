@@ -5,6 +5,9 @@ use serde_json::json;
 use super::{Browser, Page};
 use crate::harness::{Dialect, Kind, World};
 
+/// What a callback of nobody's login is told.
+const NOT_HERE: &str = "this is no login that was begun here, in this browser";
+
 /// A form that another site sends, with the browser's own cookie.
 async fn sent_by(browser: &Browser, world: &World, form_token: &str, headers: &[(&str, &str)]) -> u16 {
     let mut request = browser.posting(&world.scm.host(), form_token);
@@ -84,7 +87,6 @@ async fn a_callback_is_good_once_in_the_session_and_for_the_user_that_began_it()
     let back = world.scm.allow(&away, "attackers-account").await;
 
     // The attacker's account must not become the victim's.
-    const NOT_HERE: &str = "this is no login that was begun here, in this browser";
     victim.get(&back).await.says(400, NOT_HERE);
     let mut planted = Browser { cookie: attacker.cookie.clone(), ..victim.clone() };
     planted.get(&back).await.says(400, NOT_HERE);
