@@ -49,7 +49,7 @@ use crate::domain::secret::KeyRing;
 use crate::flags::{Flags, FlagsEvent};
 use crate::housekeeping::Housekeeper;
 use crate::limits::publisher::PublisherLimit;
-use crate::parking;
+use crate::parking::{self, Spool};
 use crate::requests::{Budgets, Handler};
 use crate::settings::{Broker, Settings};
 use crate::store::Store;
@@ -146,12 +146,9 @@ impl Worker {
             Refreshing::open(&settings, &keys, &store, &clock, (&instance, name), stop, closed)?;
         services.spawn("the publishing connection", tasks.keep_publishing);
         services.spawn_until("the journal", stop.hard.clone(), tasks.keep_journal);
-        let publisher = refreshing.publisher.clone();
+        let (publisher, spool) = (refreshing.publisher.clone(), refreshing.spool.clone());
         seal_dead_letters(&broker, &keys, &publisher, services, stop);
-        let spool = refreshing.spool.clone();
-        services.spawn_until("checking the spool folder", stop.hard.clone(), spool.clone().keep_checking());
-        let pick_up = parking::pick_up(spool.clone(), store.clone(), Arc::clone(&clock), stop.hard.clone());
-        services.spawn("the spool folder", pick_up);
+        watch_spool(&spool, &store, &clock, services, stop);
         let handler = Handler {
             providers: Providers::new(store.clone()),
             store: store.clone(),
@@ -167,9 +164,8 @@ impl Worker {
         };
 
         keep_house(&settings, &handler, &instance, services, stop);
-        services.spawn_until("feature flags", stop.hard.clone(), async move {
-            match reload_flags.run(|event| telemetry::flags_reloaded(*event == FlagsEvent::InForce)).await {}
-        });
+        let reload = reload_flags.run(|event| telemetry::flags_reloaded(*event == FlagsEvent::InForce));
+        services.spawn_until("feature flags", stop.hard.clone(), async move { match reload.await {} });
 
         let health =
             Health::new(database.clone(), publisher.clone(), services.clone(), spool, broker.partitions)
@@ -182,14 +178,7 @@ impl Worker {
         }
         let tell = tell_when_ready(settings.clone(), Arc::clone(&health), store.clone());
         services.spawn_until("telling when it is ready", stop.soft.clone(), tell);
-        let quorums = Quorums {
-            settings: Arc::clone(&broker),
-            name: format!("{instance} quorum"),
-            health: Arc::clone(&health),
-            troubles: publisher.troubles().clone(),
-        };
-        let look = async move { match quorums.keep_looking().await {} };
-        services.spawn_until("looking at the quorum of the queues", stop.soft.clone(), look);
+        look_at_quorum(&broker, &instance, &health, &publisher, services, stop);
 
         let restorer = Arc::new(Restorer {
             store,
@@ -296,6 +285,31 @@ impl TimeSource {
             }
         }
     }
+}
+
+/// Checks the spool folder, and stores what an earlier worker left there.
+fn watch_spool(spool: &Spool, store: &Store, clock: &Arc<dyn Clock>, services: &Services, stop: &Stop) {
+    services.spawn_until("checking the spool folder", stop.hard.clone(), spool.clone().keep_checking());
+    let pick_up = parking::pick_up(spool.clone(), store.clone(), Arc::clone(clock), stop.hard.clone());
+    services.spawn("the spool folder", pick_up);
+}
+
+fn look_at_quorum(
+    broker: &Arc<Broker>,
+    instance: &str,
+    health: &Arc<Health>,
+    publisher: &Publisher,
+    services: &Services,
+    stop: &Stop,
+) {
+    let quorums = Quorums {
+        settings: Arc::clone(broker),
+        name: format!("{instance} quorum"),
+        health: Arc::clone(health),
+        troubles: publisher.troubles().clone(),
+    };
+    let look = async move { match quorums.keep_looking().await {} };
+    services.spawn_until("looking at the quorum of the queues", stop.soft.clone(), look);
 }
 
 /// Opens the admin endpoint, and serves it until the hard stop.

@@ -11,7 +11,7 @@ pub struct Model {
     pub name: String,
     /// The offset of the last record that the database holds.
     pub position: i64,
-    /// SHA-256 of that record, in hex.
+    /// SHA-256 of that record, in Base64.
     pub fingerprint: String,
     /// Counts the writes of this row. It goes back only with the database.
     pub moves: i64,

@@ -38,7 +38,9 @@ impl Memory {
         let mut state = self.0.lock();
         if let Some(at) = state.used.iter().position(|(used, _)| used == name) {
             let (_, places) = state.used.remove(at);
-            places.into_iter().for_each(|place| state.fails(place));
+            for place in places {
+                state.fails(place);
+            }
         }
     }
 

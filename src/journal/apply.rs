@@ -70,12 +70,11 @@ impl Applying {
             by_host.entry(host).or_default().push(stored);
         }
         for (host, records) in by_host {
-            match self.providers.find(&host).await? {
-                Some(provider) => done.add(self.apply_to(&provider, last_of_each(records)).await?),
-                None => {
-                    telemetry::journal_without_provider(&host);
-                    done.left += records.len() as u64;
-                }
+            if let Some(provider) = self.providers.find(&host).await? {
+                done.add(self.apply_to(&provider, last_of_each(records)).await?);
+            } else {
+                telemetry::journal_without_provider(&host);
+                done.left += records.len() as u64;
             }
         }
         // Those that a later one of the same user made needless.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, interval, timeout};
@@ -323,5 +325,5 @@ enum Rest {
 }
 
 fn fingerprint_of(record: &Appended) -> String {
-    Sha256::digest(&record.body).iter().map(|byte| format!("{byte:02x}")).collect()
+    BASE64.encode(Sha256::digest(&record.body))
 }

@@ -168,8 +168,8 @@ impl FlightContext {
             Ok(issue) => {
                 let pair = new_pair(&flight.order, issue, spent.token);
                 // The database goes first, and no pair is handed out before the journal has it too.
-                let (Order { provider, entry, .. }, sent) = (&flight.order, fingerprint(spent.token));
-                let journalled = self.journal.refreshed(&provider.host, entry, &pair, &sent);
+                let (Order { provider, entry, .. }, attempt) = (&flight.order, fingerprint(spent.token));
+                let journalled = self.journal.refreshed(&provider.host, entry, &pair, &attempt);
                 let (outcome, ()) = tokio::join!(self.save_pair(flight, pair.clone(), started), journalled);
                 outcome
             }

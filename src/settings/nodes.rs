@@ -112,7 +112,7 @@ impl Nodes {
     fn of(urls: Vec<ConnectionUrl>) -> Self {
         let redacted = match &urls[..] {
             [first, _, ..] => {
-                let hosts: Vec<&str> = urls.iter().map(|url| address(url)).collect();
+                let hosts: Vec<&str> = urls.iter().map(address).collect();
                 split(first.redacted())
                     .map(|(before, _, behind)| format!("{before}{}{behind}", hosts.join(",")))
                     .unwrap_or_default()

@@ -99,7 +99,9 @@ async fn nothing_is_lost_while_one_node_after_the_other_goes_and_comes() {
         };
         let (replies, ()) = tokio::join!(requests, goes);
         assert!(replies.iter().all(|reply| reply["status"] == "ok"), "{replies:?}");
-        there.iter().for_each(|node| node.accept());
+        for node in there {
+            node.accept();
+        }
     }
     worker.wait_until_ready().await;
     worker.stop(&world).await;

@@ -25,7 +25,7 @@ const PAGE: u64 = 500;
 /// For a database that is older than the pairs that were handed out since, where no journal can bring these back (docs/journal.md).
 /// Every pair of the host that was stored before the given date is marked: its refresh token is not sent to the host again, and
 /// where a refresh ends the old access token, that is not handed out again either. Each user gets an event
-/// token.reauthorization_required. A login mends it. Pairs without a refresh token are left alone.
+/// `token.reauthorization_required`. A login mends it. Pairs without a refresh token are left alone.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tokenkeeper token condemn --host bitbucket.example.org --updated-before 2026-11-29T03:00:00Z --dry-run

@@ -25,13 +25,14 @@ struct Need {
 const MIGRATIONS: &str = "seaql_migrations";
 
 /// Every table. `provider apply` and `provider remove` need INSERT and DELETE beside these.
-static NEEDS: [Need; 7] = [
+static NEEDS: [Need; 8] = [
     Need { table: "auth_provider", rights: &["SELECT", "UPDATE"], column: "updated_at" },
     Need { table: "identity", rights: &["SELECT", "INSERT", "UPDATE"], column: "updated_at" },
     Need { table: "token_entry", rights: &["SELECT", "INSERT", "UPDATE", "DELETE"], column: "updated_at" },
     Need { table: "duty", rights: &["SELECT", "INSERT", "UPDATE"], column: "lease_until" },
     Need { table: "worker", rights: &["SELECT", "INSERT", "UPDATE", "DELETE"], column: "last_seen_at" },
     Need { table: "key_canary", rights: &["SELECT", "INSERT", "UPDATE", "DELETE"], column: "in_use_since" },
+    Need { table: "journal_mark", rights: &["SELECT", "INSERT", "UPDATE"], column: "moved_at" },
     Need { table: MIGRATIONS, rights: &["SELECT"], column: "version" },
 ];
 

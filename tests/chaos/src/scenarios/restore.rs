@@ -78,7 +78,7 @@ fn backup() -> String {
 
 /// All at once, as a dump is restored in a single transaction.
 fn restore() -> String {
-    let empty: String = TABLES.iter().rev().map(|table| format!("DELETE FROM {table};")).collect();
+    let empty = TABLES.map(|table| format!("DELETE FROM {table};")).into_iter().rev().collect::<String>();
     let fill = TABLES.map(|table| format!("INSERT INTO {table} TABLE backup_{table};")).concat();
     format!("BEGIN;{empty}{fill}COMMIT;")
 }

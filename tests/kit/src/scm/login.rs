@@ -58,7 +58,8 @@ struct Code {
 }
 
 struct Device {
-    device_code: String,
+    /// What the device polls with.
+    code: String,
     user_code: String,
     verdict: Verdict,
 }
@@ -105,7 +106,7 @@ impl Logins {
     /// What opens something while it lives.
     pub(super) fn secrets(&self) -> Vec<String> {
         let record = self.record();
-        let devices = record.devices.iter().map(|device| device.device_code.clone());
+        let devices = record.devices.iter().map(|device| device.code.clone());
         record.codes.keys().cloned().chain(devices).collect()
     }
 }
@@ -232,7 +233,7 @@ fn allowed(scm: &Scm, device_code: &str) -> Result<IssuedPair, Refusal> {
         record.slow_downs -= 1;
         return Err(Refusal::SlowDown);
     }
-    let device = record.devices.iter_mut().find(|device| device.device_code == device_code);
+    let device = record.devices.iter_mut().find(|device| device.code == device_code);
     let device = device.ok_or(Refusal::InvalidCode)?;
     match &device.verdict {
         Verdict::Pending => Err(Refusal::AuthorizationPending),
@@ -263,6 +264,6 @@ pub(super) async fn begin_device(
         "device_code": device_code, "user_code": user_code, "verification_uri": page,
         "verification_uri_complete": format!("{page}?user_code={user_code}"), "expires_in": 900, "interval": 1,
     });
-    scm.logins.record().devices.push(Device { device_code, user_code, verdict: Verdict::Pending });
+    scm.logins.record().devices.push(Device { code: device_code, user_code, verdict: Verdict::Pending });
     Answer::json(StatusCode::OK, &answer).into_response()
 }
