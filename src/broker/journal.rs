@@ -11,7 +11,7 @@ use crate::domain::clock::Timestamp;
 use crate::settings::Broker;
 
 /// Records on their way to one reader.
-const PREFETCH: u16 = 1_000;
+const PREFETCH: u16 = 200;
 
 /// Reads the journal over a connection of its own, from one record on and without an end.
 #[derive(Debug)]

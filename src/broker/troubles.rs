@@ -1,5 +1,5 @@
 //! What keeps this worker from its broker, as its connections and consumers find it: all of it for `/readyz`, and a few lines
-//! for the log. A worker has four connections and many consumers, which meet the same problem at the same time, again and again.
+//! for the log. A worker has several connections and many consumers, which meet the same problem at the same time, again and again.
 
 use std::sync::Arc;
 use std::time::Duration;

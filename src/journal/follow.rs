@@ -1,6 +1,8 @@
 //! Follows the journal: reads what the database may lack, then goes on reading, and moves the mark.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -103,25 +105,20 @@ impl Follower {
         })
     }
 
-    /// Follows until `stop`, over as many connections as that takes.
+    /// Follows over as many connections as that takes. Begins none after `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let lost = |broken: &Broken| {
             telemetry::journal_not_followed(broken);
             AGAIN
         };
-        let followed: Option<std::convert::Infallible> = retry_until_cancelled(&stop, lost, async || {
-            tokio::select! {
-                broken = self.follow() => broken,
-                // The loop ends by itself.
-                () = stop.cancelled() => Err(Broken::Broker(BrokerError::Closed)),
-            }
-        })
-        .await;
-        debug_assert!(followed.is_none(), "nothing but the stop ends it");
+        match retry_until_cancelled(&stop, lost, || self.follow()).await {
+            Some(never) => match never {},
+            None => {}
+        }
     }
 
     /// Over one connection.
-    async fn follow(&self) -> Result<std::convert::Infallible, Broken> {
+    async fn follow(&self) -> Result<Infallible, Broken> {
         let name = format!("{} journal", self.shared.instance);
         let mark = self.shared.store.journal_mark().await?;
         let from = mark.as_ref().map_or(ReadFrom::First, |mark| ReadFrom::Offset(mark.offset));
@@ -167,7 +164,7 @@ impl Follower {
                     // The broker sends whole chunks.
                     continue;
                 }
-                if std::mem::take(&mut is_first) {
+                if mem::take(&mut is_first) {
                     if record.offset == mark.offset && fingerprint_of(&record) != mark.fingerprint {
                         return Ok(Rest::OtherJournal);
                     }
@@ -182,7 +179,7 @@ impl Follower {
             read += 1;
             page.extend(self.note(&record));
             if page.len() == PAGE {
-                done.add(self.applying.apply(std::mem::take(&mut page)).await?);
+                done.add(self.applying.apply(mem::take(&mut page)).await?);
                 self.shared.gate.send_replace(Gate::Reading { records: read });
                 telemetry::journal_read(read, done.stored);
             }
@@ -207,7 +204,7 @@ impl Follower {
         Ok(Rest::Read(moved))
     }
 
-    async fn keep_following(&self, reader: &mut JournalReader) -> Result<std::convert::Infallible, Broken> {
+    async fn keep_following(&self, reader: &mut JournalReader) -> Result<Infallible, Broken> {
         let mut unsettled = VecDeque::new();
         let (mut tick, mut retry) = (interval(TICK), interval(SOON));
         loop {
@@ -243,7 +240,7 @@ impl Follower {
             return Err(Broken::WentBack);
         };
         self.see(mark.clone());
-        self.shared.gate.send_if_modified(|gate| std::mem::replace(gate, Gate::Open) != Gate::Open);
+        self.shared.gate.send_if_modified(|gate| mem::replace(gate, Gate::Open) != Gate::Open);
         while unsettled.front().is_some_and(|record| record.offset <= mark.offset) {
             unsettled.pop_front();
         }

@@ -129,7 +129,7 @@ async fn a_dead_letter_is_told_by_the_name_that_dead_show_takes() {
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let told: Vec<Value> =
         lines.filter(|line| line["message"] == "message moved to the dead letters").collect();
-    assert_eq!(told[0]["id"], "message-7");
+    assert!(told.iter().any(|line| line["id"] == "message-7"), "{told:?}");
     for line in told {
         let shown = Cli::of(&world).run(&["dead", "show", line["id"].as_str().unwrap()]).await.good();
         assert!(shown.stdout.contains(line["reason"].as_str().unwrap()), "{shown:?}");

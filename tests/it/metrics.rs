@@ -99,7 +99,7 @@ async fn every_result_is_counted_under_the_labels_that_dashboards_use() {
     world.user_with_expired_token("bob").await;
     assert_eq!(world.request("bob").await["refresh"], "required");
     world.user_with_token("carol").await;
-    world.scm.fail_next_for("carol", 1, Fault::InvalidGrant);
+    world.scm.fail_next_for("carol", 1, Fault::InvalidClient);
     assert_eq!(world.request("carol").await["warnings"], json!(["refresh_failed"]));
     store(&world, "dave", json!({"value": "a-token-for-ever"})).await;
     assert_eq!(world.request("dave").await["refresh"], "none");

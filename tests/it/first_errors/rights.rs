@@ -62,7 +62,7 @@ async fn a_postgresql_user_is_told_the_grants_and_they_are_enough() {
 
     let line = not_ready_because(&worker, "may not use what a worker needs").await;
     assert!(
-        line.contains("it lacks rights on auth_provider, duty, identity, key_canary, seaql_migrations, token_entry, worker"),
+        line.contains("it lacks rights on auth_provider, duty, identity, journal_mark, key_canary, seaql_migrations, token_entry, worker"),
         "{line}"
     );
     assert_told_once(&worker);
@@ -102,7 +102,7 @@ async fn a_mariadb_user_is_told_the_grants_and_they_are_enough() {
     login.run(&format!("GRANT SELECT ON {name}.duty TO '{}'@'127.0.0.1'", login.name)).await;
     let line = not_ready_because(&worker, "may not use what a worker needs").await;
     assert!(
-        line.contains("it lacks rights on auth_provider, duty, identity, key_canary, seaql_migrations, token_entry, worker"),
+        line.contains("it lacks rights on auth_provider, duty, identity, journal_mark, key_canary, seaql_migrations, token_entry, worker"),
         "{line}"
     );
     login.run(next(&line)).await;
