@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::apply::Done;
@@ -24,7 +24,7 @@ use crate::broker::{BrokerError, JournalReader, Publisher, ReadFrom};
 use crate::domain::clock::Timestamp;
 use crate::retry::{Backoff, retry_forever};
 use crate::settings::Broker;
-use crate::store::{AccountNames, Entry, JournalRecord, JournalledPair, NewPair, Store};
+use crate::store::{AccountNames, Entry, JournalMark, JournalRecord, JournalledPair, NewPair, Store};
 use crate::telemetry;
 
 /// How long a hand-out waits until the broker has the record of its pair. After that it is appended later.
@@ -62,6 +62,12 @@ pub(super) struct Shared {
     told: Mutex<Told>,
     /// Until then reservations may be unknown, because the database went back.
     unsure_until: Mutex<Option<Timestamp>>,
+    /// The mark that this process saw last. None: none yet.
+    seen: Mutex<Option<JournalMark>>,
+    /// When the last look at the mark for a refresh began.
+    looked_at: tokio::sync::Mutex<Option<Instant>>,
+    /// The follower must look at once.
+    went_back: Notify,
     late: mpsc::Sender<Vec<u8>>,
     /// One at a time: each opens a connection.
     bringing_up: tokio::sync::Mutex<()>,
@@ -95,6 +101,9 @@ impl Journal {
             gate: watch::Sender::new(Gate::Reading { records: 0 }),
             told: Mutex::new(Told::nothing()),
             unsure_until: Mutex::default(),
+            seen: Mutex::default(),
+            looked_at: tokio::sync::Mutex::default(),
+            went_back: Notify::new(),
             late,
             bringing_up: tokio::sync::Mutex::default(),
         };
@@ -116,6 +125,30 @@ impl Journal {
     /// The same, up to a deadline. Whether it is open.
     pub async fn opened_by(&self, deadline: Instant) -> bool {
         self.gate() == Gate::Open || timeout_at(deadline, self.opened()).await.is_ok()
+    }
+
+    /// Whether the database has not gone back, as it says now. For before a refresh: reservations go back, too, and a refresh may end
+    /// a token that somebody holds. Who asks at the same time shares the answer.
+    pub async fn is_where_it_was(&self) -> bool {
+        let Some(shared) = &self.0 else { return true };
+        let asked_at = Instant::now();
+        let mut looked_at = shared.looked_at.lock().await;
+        if self.gate() != Gate::Open {
+            return false;
+        }
+        if looked_at.is_some_and(|began| began >= asked_at) {
+            return true;
+        }
+        // Before the question: the follower may see a later mark meanwhile.
+        let (began, seen) = (Instant::now(), shared.seen.lock().clone());
+        // A database that is away says so to the next statement as well.
+        let Ok(mark) = shared.store.journal_mark().await else { return true };
+        *looked_at = Some(began);
+        if is_behind(mark.as_ref(), seen.as_ref()) {
+            shared.gate.send_replace(Gate::Reading { records: 0 });
+            shared.went_back.notify_one();
+        }
+        self.gate() == Gate::Open
     }
 
     /// Appends the pair that a refresh of `entry` brought. `spent`: fingerprint of the refresh token that was sent.
@@ -228,6 +261,11 @@ impl Shared {
         self.store.apply_journalled(provider_id, &stored).await?;
         Ok(())
     }
+}
+
+/// Whether the mark was written before one that was seen earlier.
+fn is_behind(mark: Option<&JournalMark>, seen: Option<&JournalMark>) -> bool {
+    seen.is_some_and(|seen| mark.is_none_or(|mark| mark.moves < seen.moves))
 }
 
 /// Appends what the broker did not take in time, one record after the other.

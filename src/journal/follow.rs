@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::apply::{Applying, Done};
-use super::{Gate, Journal, Shared};
+use super::{Gate, Journal, Shared, is_behind};
 use crate::broker::{AGAIN, Appended, BrokerError, JournalReader, ReadFrom};
 use crate::domain::clock::Clock;
 use crate::retry::retry_until_cancelled;
@@ -59,8 +58,6 @@ pub struct Follower {
     shared: Arc<Shared>,
     applying: Applying,
     clock: Arc<dyn Clock>,
-    /// The mark that this process saw last. None: none yet.
-    seen: Mutex<Option<JournalMark>>,
     /// This process saw the mark go back, and has not read on from there yet.
     went_back: AtomicBool,
     /// Whether this process moves the mark.
@@ -99,7 +96,6 @@ impl Follower {
             shared,
             applying,
             clock,
-            seen: Mutex::default(),
             went_back: AtomicBool::default(),
             has_duty: AtomicBool::default(),
         })
@@ -218,6 +214,7 @@ impl Follower {
                 }
                 _ = tick.tick(), if !asking => self.look(&mut unsettled).await?,
                 _ = retry.tick(), if asking => self.look(&mut unsettled).await?,
+                () = self.shared.went_back.notified() => self.look(&mut unsettled).await?,
             }
         }
     }
@@ -230,9 +227,8 @@ impl Follower {
             self.shared.gate.send_replace(Gate::Asking);
             return Ok(());
         };
-        let seen = self.seen.lock().clone();
-        let Some(mark) = stands.filter(|mark| seen.as_ref().is_none_or(|seen| mark.moves >= seen.moves))
-        else {
+        let seen = self.shared.seen.lock().clone();
+        let Some(mark) = stands.filter(|mark| !is_behind(Some(mark), seen.as_ref())) else {
             self.shared.gate.send_replace(Gate::Reading { records: 0 });
             self.went_back.store(true, Ordering::Relaxed);
             self.shared.store.forget_known();
@@ -254,7 +250,7 @@ impl Follower {
 
     fn see(&self, mark: JournalMark) {
         *self.shared.unsure_until.lock() = mark.unsure_until;
-        *self.seen.lock() = Some(mark);
+        *self.shared.seen.lock() = Some(mark);
     }
 
     /// Sees to it that the database holds what was read some time ago, and moves the mark there.

@@ -98,7 +98,9 @@ impl FlightContext {
         let attempt = fingerprint(&refresh_token);
         // The database went back, or somebody put an old row back. The next round sees to it.
         let journal = &self.journal;
-        if !journal.opened_by(order.deadline).await || journal.is_ahead_of(&order.provider.host, &order.entry)
+        if !journal.opened_by(order.deadline).await
+            || !journal.is_where_it_was().await
+            || journal.is_ahead_of(&order.provider.host, &order.entry)
         {
             return FlightOutcome::Moved;
         }

@@ -248,6 +248,9 @@ impl Attempt<'_> {
 
     /// Waits and refreshes are boxed: every message would carry the size of its largest step, and few need that.
     async fn round(&mut self) -> Result<Round, Refusal> {
+        if !self.handler.journal.opened_by(self.ask.time.give_up_at).await {
+            return Err(database_away().into());
+        }
         let entry = self.load().await?;
         if self.handler.journal.is_ahead_of(&self.provider.host, &entry) {
             return Box::pin(self.bring_up(&entry)).await;
