@@ -22,7 +22,7 @@ use crate::settings::{Broker, Topology};
 /// commit. These transactions are rolled back.
 ///
 /// # Errors
-/// [`BrokerError`]: mostly a missing permission, as [`Diagnosis::Forbidden`].
+/// [`BrokerError`]: mostly a missing permission, as [`super::Diagnosis::Forbidden`].
 pub async fn may_publish(connection: &Connection, settings: &Broker) -> Result<(), BrokerError> {
     let names = Names::new(&settings.prefix);
     let mut exchanges = vec![String::new(), names.dead_letters()];

@@ -107,9 +107,8 @@ impl Follower {
             telemetry::journal_not_followed(broken);
             AGAIN
         };
-        match retry_until_cancelled(&stop, lost, || self.follow()).await {
-            Some(never) => match never {},
-            None => {}
+        if let Some(never) = retry_until_cancelled(&stop, lost, || self.follow()).await {
+            match never {}
         }
     }
 
