@@ -191,9 +191,9 @@ impl Journal {
         self.0.as_ref().is_some_and(|shared| shared.told.lock().last(host, user_id).is_some())
     }
 
-    /// Whether the journal names this refresh token, by its fingerprint, as spent.
-    pub fn is_spent(&self, fingerprint: &str) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.told.lock().is_spent(fingerprint))
+    /// Whether the journal names a user's refresh token, by its fingerprint, as spent.
+    pub fn is_spent(&self, host: &str, user_id: &str, fingerprint: &str) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.told.lock().is_spent(host, user_id, fingerprint))
     }
 
     /// Brings a user's row up to the last record about it.

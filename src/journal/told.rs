@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 
 use crate::domain::clock::Timestamp;
+use crate::domain::secret::fingerprint;
 use crate::store::JournalledPair;
 
 /// Users whose last record is remembered, some hundred bytes each. Those who were refreshed last stay.
@@ -24,7 +25,7 @@ pub(super) struct Told {
     /// The seed is random, so that nobody can choose users with equal hashes.
     hash: RandomState,
     users: LruCache<u64, Last>,
-    /// Hashes of the fingerprints of spent refresh tokens.
+    /// Hashes of the fingerprints of spent refresh tokens, and of whose they were.
     spent: LruCache<u64, ()>,
 }
 
@@ -45,8 +46,12 @@ impl Told {
         if self.users.get(&user).is_none_or(|before| before.at <= last.at) {
             self.users.put(user, last);
         }
+        // Whoever logs in says that this refresh token works.
+        if let Some(token) = &stored.pair.refresh_token {
+            self.spent.pop(&self.hash.hash_one((host, stored.user_id.as_str(), fingerprint(token).as_str())));
+        }
         if let Some(spent) = &stored.spent {
-            self.spent.put(self.hash.hash_one(spent), ());
+            self.spent.put(self.hash.hash_one((host, stored.user_id.as_str(), spent.as_str())), ());
         }
         while self.users.len() > MOST_USERS.get() {
             self.users.pop_lru();
@@ -60,8 +65,9 @@ impl Told {
         self.users.peek(&self.hash.hash_one((host, user_id))).copied()
     }
 
-    pub(super) fn is_spent(&self, fingerprint: &str) -> bool {
-        self.spent.contains(&self.hash.hash_one(fingerprint))
+    /// By this user at this host: nobody promises that others have other tokens.
+    pub(super) fn is_spent(&self, host: &str, user_id: &str, fingerprint: &str) -> bool {
+        self.spent.contains(&self.hash.hash_one((host, user_id, fingerprint)))
     }
 }
 
@@ -96,9 +102,17 @@ mod tests {
         told.note("h", &stored("jdoe", 1, Some("two")), 11);
         let last = told.last("h", "jdoe").unwrap();
         assert_eq!((last.at.as_millis(), last.offset), (2, 10));
-        assert!(told.is_spent("one") && told.is_spent("two"), "of both the refresh token was spent");
+        let is_spent = |user, token| told.is_spent("h", user, token);
+        assert!(is_spent("jdoe", "one") && is_spent("jdoe", "two"), "of both the refresh token was spent");
+        assert!(!is_spent("other", "one") && !told.is_spent("other", "jdoe", "one"));
         assert!(told.last("other", "jdoe").is_none() && told.last("h", "other").is_none());
-        assert!(!told.is_spent("three"));
+        assert!(!is_spent("jdoe", "three"));
+        let mut again = stored("jdoe", 3, None);
+        again.pair.refresh_token = Some("token".into());
+        let spent = fingerprint(&"token".into());
+        told.note("h", &stored("jdoe", 2, Some(&spent)), 12);
+        told.note("h", &again, 13);
+        assert!(!told.is_spent("h", "jdoe", &spent), "somebody logged in with it again");
     }
 
     #[test]

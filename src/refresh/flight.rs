@@ -117,7 +117,7 @@ impl FlightContext {
             }
             Err(error) => return FlightOutcome::StoreFailed(error),
         }
-        if journal.is_spent(&attempt) {
+        if journal.is_spent(&order.provider.host, &order.user_id, &attempt) {
             return Box::pin(self.give_up(&flight, &refresh_token, spent_before(order))).await;
         }
         let lease_guard = LeaseGuard::until(now.plus(ttl));
