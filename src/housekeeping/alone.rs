@@ -2,8 +2,10 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -13,7 +15,9 @@ use crate::app::lifecycle::Stop;
 use crate::app::presence::Presence;
 use crate::app::refreshing::{Refreshing, open_store};
 use crate::domain::clock::{Clock, DatabaseClock};
+use crate::domain::problem::Problem;
 use crate::domain::secret::KeyRing;
+use crate::journal::Gate;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::store::database::clock_sync;
@@ -66,8 +70,14 @@ async fn pass_with(
 
     let mut done = Pass::default();
     let passing = async {
+        let patience = settings.broker.connect_timeout + settings.broker.operation_timeout;
+        if !refreshing.journal.opened_by(Instant::now() + patience).await
+            && refreshing.journal.gate() == (Gate::Reading { records: 0 })
+        {
+            return Err(no_journal(patience).into());
+        }
         refreshing.journal.opened().await;
-        housekeeper.pass(&mut done).await
+        Ok::<(), anyhow::Error>(housekeeper.pass(&mut done).await?)
     };
     let is_whole = tokio::select! {
         passed = passing => passed.map(|()| true),
@@ -82,4 +92,13 @@ async fn pass_with(
     told?;
     publishing.await.context("the task of the broker connection ended unexpectedly")?;
     Ok(if is_whole? { Passed::ToTheEnd(done) } else { Passed::Stopped(done) })
+}
+
+/// Without the journal nobody knows whether the database went back, and a refresh could send a spent token.
+fn no_journal(patience: Duration) -> Problem {
+    Problem::new(
+        "nothing is refreshed before the journal of pairs is read",
+        format!("the broker did not give it within {} s", patience.as_secs()),
+        "tokenkeeper doctor",
+    )
 }
